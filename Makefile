@@ -1,0 +1,45 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help run serve test lint types contracts check migrate bench-overhead clean
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
+
+$(VENV)/.stack: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; set PYTHON=/path/to/it" if sys.version_info < (3, 11) else 0)'
+	@echo "Installing into $(VENV) (once)"
+	@$(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[stack]' && touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.stack
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' && touch $@
+
+run: $(VENV)/.stack ## Solve the bundled sample with every role running, print what it cost
+	@$(BIN)/python -m stack run
+
+serve: $(VENV)/.stack ## Serve the API with every role running, until Ctrl-C
+	@$(BIN)/python -m stack serve
+
+test: $(VENV)/.dev ## Run the tests; those that need servers are skipped where there are none
+	@$(BIN)/python -m pytest --cov=shared/domain --cov=shared/policies --cov-report=term-missing:skip-covered --cov-fail-under=100
+
+lint: $(VENV)/.dev ## Check style
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(VENV)/.dev ## Check types
+	@$(BIN)/mypy
+
+contracts: $(VENV)/.dev ## Check who may import whom
+	@$(BIN)/lint-imports
+
+check: lint types contracts test ## Everything that must be green before a change lands
+
+migrate: $(VENV)/.stack ## Bring the database of TRIM_DATABASE_URL to the newest schema
+	@$(BIN)/python -m migrations upgrade
+
+bench-overhead: $(VENV)/.dev ## Measure what the service adds to its models (needs RabbitMQ and Postgres)
+	@$(BIN)/python -m bench.overhead
+
+clean: ## Remove the virtual environment and the embedded state
+	@rm -rf $(VENV) .state

@@ -1,0 +1,30 @@
+"""Runs migrations on the database of TRIM_DATABASE_URL."""
+
+from __future__ import annotations
+
+import argparse
+
+import migrations
+from shared.settings import Settings
+
+
+def main() -> None:
+    """Run one migration command."""
+    parser = argparse.ArgumentParser(prog="python -m migrations", description="Migrate the database.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("upgrade", help="bring the database to the newest revision")
+    commands.add_parser("check", help="compare the database with the tables of the code")
+    down = commands.add_parser("downgrade", help="take the database back to a revision")
+    down.add_argument("revision", help="a revision's number, or base for an empty database")
+    arguments = parser.parse_args()
+    url = Settings().require_database_url()
+    if arguments.command == "upgrade":
+        migrations.upgrade(url)
+    elif arguments.command == "check":
+        migrations.check(url)
+    else:
+        migrations.downgrade(url, arguments.revision)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The processes of the service, one package each. They never import each other."""

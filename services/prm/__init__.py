@@ -1,0 +1,1 @@
+"""The PRM worker: scores drafts with a process reward model."""

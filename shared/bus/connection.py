@@ -1,0 +1,112 @@
+"""Connections to the broker, whichever of the two it is."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+from kombu.connection import Connection
+from psycopg.conninfo import make_conninfo
+
+from shared.errors import PermanentError, RetryableError
+from shared.settings import Settings
+
+_INSTALL_LOCK = 0x7472_6971
+_CONNECT_TIMEOUT_S = 5
+
+
+class BrokerUnavailable(RetryableError):
+    """The broker does not answer; check TRIM_BROKER_URL and that the server runs."""
+
+    code = "broker_unavailable"
+
+
+class BadBrokerUrl(PermanentError):
+    """TRIM_BROKER_URL is neither amqp://user:password@host:port/vhost nor pgmq://user:password@host:port/database."""
+
+    code = "bad_broker_url"
+
+
+def broker_options(settings: Settings) -> dict[str, Any]:
+    """Make the transport options that Kombu and Celery take for the broker of the settings.
+
+    Raises:
+        BadBrokerUrl: The URL names no broker that is supported.
+        MissingSetting: There is no URL.
+    """
+    if not is_pgmq(settings):
+        return {"connect_timeout": _CONNECT_TIMEOUT_S}
+    return {
+        "conn_string": _conninfo(settings),
+        "init_extension": False,
+        # Plain reads woken by NOTIFY: an idle queue costs one query a second and a message waits milliseconds.
+        "use_notify": True,
+        "notify_throttle_interval_ms": 0,
+        "wait_time_seconds": 0,
+        "polling_interval": 1.0,
+        "visibility_timeout": settings.visibility_timeout_s,
+        "pool_size": 4,
+        "pool_timeout": _CONNECT_TIMEOUT_S,
+    }
+
+
+def broker_url(settings: Settings) -> str:
+    """Return the URL that Kombu and Celery take; for pgmq the address is in the options."""
+    return "pgmq://" if is_pgmq(settings) else settings.require_broker_url()
+
+
+def connect(settings: Settings) -> Connection:
+    """Open a connection of its own; the caller closes it. Connections are not shared between threads.
+
+    Raises:
+        BrokerUnavailable: The broker does not answer.
+    """
+    connection = Connection(broker_url(settings), transport_options=broker_options(settings))
+    try:
+        if is_pgmq(settings):
+            _install_pgmq(_conninfo(settings))
+        connection.connect()
+    except broker_errors(connection) as error:
+        connection.release()
+        raise BrokerUnavailable from error
+    return connection
+
+
+def broker_errors(connection: Connection) -> tuple[type[Exception], ...]:
+    """List what a connection raises when the broker goes away, refuses, or does not answer."""
+    return (*connection.connection_errors, *connection.channel_errors, psycopg.Error, OSError)
+
+
+def is_pgmq(settings: Settings) -> bool:
+    """Tell whether the broker is pgmq rather than RabbitMQ.
+
+    Raises:
+        BadBrokerUrl: It is neither.
+    """
+    scheme = urlsplit(settings.require_broker_url()).scheme
+    if scheme not in ("amqp", "amqps", "pgmq"):
+        raise BadBrokerUrl
+    return scheme == "pgmq"
+
+
+def _conninfo(settings: Settings) -> str:
+    url = settings.require_broker_url()
+    try:
+        return make_conninfo("postgresql" + url.removeprefix("pgmq"), connect_timeout=_CONNECT_TIMEOUT_S)
+    except psycopg.ProgrammingError as error:
+        raise BadBrokerUrl from error
+
+
+def _install_pgmq(conninfo: str) -> None:
+    """Create pgmq's schema if the database has none; several processes may try at once."""
+    from pgmq import install_pgmq_from_sql  # noqa: PLC0415 - only where pgmq is the broker
+
+    with psycopg.connect(conninfo) as connection:
+        found = connection.execute("SELECT to_regclass('pgmq.meta')").fetchone()
+        if found and found[0] is not None:
+            return
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [_INSTALL_LOCK])
+        found = connection.execute("SELECT to_regclass('pgmq.meta')").fetchone()
+        if found and found[0] is None:
+            install_pgmq_from_sql(conn=connection)

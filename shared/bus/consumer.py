@@ -1,0 +1,114 @@
+"""Consuming in batches: what is there is taken together and acknowledged together. The orchestrator's side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kombu.connection import Connection
+from kombu.message import Message as KombuMessage
+from kombu.messaging import Consumer
+
+from shared.bus.connection import BrokerUnavailable, broker_errors, connect
+from shared.bus.topology import QueueSpec, declare
+from shared.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message as it was delivered, not acknowledged yet."""
+
+    body: bytes
+    is_redelivered: bool
+    """Whether it was delivered before, to a process that did not acknowledge it."""
+    message: KombuMessage
+
+
+class BatchConsumer:
+    """Takes messages from one queue, many at a time. For one thread, on a connection of its own."""
+
+    def __init__(self, settings: Settings, queue: QueueSpec, *, batch: int, linger_s: float) -> None:
+        """Connect and start to consume.
+
+        Args:
+            settings: Where the broker is.
+            queue: What to take from.
+            batch: Most messages in one batch.
+            linger_s: How long to wait for more once one message is there.
+
+        Raises:
+            BrokerUnavailable: The broker does not answer.
+        """
+        self._batch = batch
+        self._linger_s = linger_s
+        self._received: list[KombuMessage] = []
+        self._connection: Connection = connect(settings)
+        try:
+            declare(self._connection)
+            channel = self._connection.channel()
+            self._consumer = Consumer(
+                channel, [queue.declaration()], on_message=self._received.append, auto_declare=False
+            )
+            # Twice the batch, so that the next one is on its way while this one is worked on.
+            self._consumer.qos(prefetch_count=2 * batch)
+            self._consumer.consume()
+        except broker_errors(self._connection) as error:
+            self.close()
+            raise BrokerUnavailable from error
+
+    def take(self, timeout_s: float) -> list[Delivery]:
+        """Wait for messages and take those that are there; an empty list if none came in time.
+
+        Raises:
+            BrokerUnavailable: The connection broke; what was taken and not acknowledged will be delivered again.
+        """
+        try:
+            self._drain(timeout_s)
+            linger_until = time.monotonic() + self._linger_s
+            while 0 < len(self._received) < self._batch and (left := linger_until - time.monotonic()) > 0:
+                if not self._drain(left):
+                    break
+        except broker_errors(self._connection) as error:
+            raise BrokerUnavailable from error
+        taken, self._received[:] = self._received[: self._batch], self._received[self._batch :]
+        return [_delivery(message) for message in taken]
+
+    def settle(self, deliveries: Sequence[Delivery]) -> None:
+        """Acknowledge messages whose effect is committed and whose consequences are published.
+
+        Raises:
+            BrokerUnavailable: The connection broke; they will be delivered again.
+        """
+        try:
+            for delivery in deliveries:
+                delivery.message.ack()
+        except broker_errors(self._connection) as error:
+            raise BrokerUnavailable from error
+
+    def close(self) -> None:
+        """Give back what was not acknowledged, and disconnect."""
+        try:
+            for message in self._received:
+                message.requeue()
+        except broker_errors(self._connection):
+            pass  # A broken connection gives everything back by itself.
+        self._received.clear()
+        self._connection.release()
+
+    def _drain(self, timeout_s: float) -> bool:
+        """Let one delivery (AMQP) or one bulk of them (pgmq) in; tell whether something came."""
+        if len(self._received) >= self._batch:
+            return True
+        try:
+            self._connection.drain_events(timeout=timeout_s)
+        except TimeoutError:
+            return False
+        return True
+
+
+def _delivery(message: KombuMessage) -> Delivery:
+    info = message.delivery_info
+    redelivered = bool(info.get("redelivered")) or info.get("pgmq_message", {}).get("read_ct", 1) > 1
+    body = message.body
+    return Delivery(body.encode() if isinstance(body, str) else bytes(body), redelivered, message)

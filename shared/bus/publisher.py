@@ -1,0 +1,181 @@
+"""Publishing: a message counts as sent when the broker has confirmed it, and not before."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any
+
+from kombu.connection import Connection
+from kombu.messaging import Producer
+
+from shared.bus.connection import BrokerUnavailable, broker_errors, connect
+from shared.bus.topology import Outgoing, declare
+from shared.errors import RetryableError
+from shared.log import get_logger
+from shared.settings import Settings
+
+CONFIRM_TIMEOUT_S = 10.0
+"""A broker that has not confirmed by then counts as gone."""
+
+RECONNECT_DELAYS_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""Waits between attempts to reach a broker that is not there; the last one repeats."""
+
+_log = get_logger(__name__)
+
+
+class Unroutable(RetryableError):
+    """The broker has no queue for the message; the queues are declared again before the next attempt."""
+
+    code = "unroutable"
+
+
+class Publisher:
+    """Publishes from one thread, on a connection of its own.
+
+    Confirms are pipelined: a sequence of messages is written out at once and then waited for, instead of one round
+    trip a message.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._connection: Connection | None = None
+        self._producer: Producer | None = None
+        self._has_confirms = False
+        self._published = 0
+        self._unconfirmed: set[int] = set()
+        self._refusals: list[str] = []
+
+    def publish(self, messages: Sequence[Outgoing]) -> None:
+        """Publish messages in order and return when the broker has confirmed all of them.
+
+        Raises:
+            BrokerUnavailable: The broker is not there or went away; any of the messages may have arrived.
+            Unroutable: The broker has no queue for one of them; the others have arrived.
+        """
+        if not messages:
+            return
+        connection, producer = self._connected()
+        try:
+            for message in messages:
+                producer.publish(
+                    message.body,
+                    exchange=message.exchange,
+                    routing_key=message.routing_key,
+                    headers=dict(message.headers),
+                    content_type="application/json",
+                    content_encoding="binary",
+                    delivery_mode=2,
+                    mandatory=not message.is_broadcast,
+                )
+                if self._has_confirms:
+                    self._published += 1
+                    self._unconfirmed.add(self._published)
+            while self._unconfirmed:
+                connection.drain_events(timeout=CONFIRM_TIMEOUT_S)
+        except broker_errors(connection) as error:
+            self.close()
+            raise BrokerUnavailable from error
+        if self._refusals:
+            reason = self._refusals[0]
+            self.close()
+            raise Unroutable(f"The broker refused a message: {reason}.")
+
+    def close(self) -> None:
+        """Close the connection; the next publication opens another."""
+        connection, self._connection, self._producer = self._connection, None, None
+        if connection is not None:
+            connection.release()
+
+    def _connected(self) -> tuple[Connection, Producer]:
+        if self._connection is not None and self._producer is not None:
+            return self._connection, self._producer
+        connection = connect(self._settings)
+        try:
+            declare(connection)
+            channel = connection.channel()
+            self._published, self._unconfirmed, self._refusals = 0, set(), []
+            # pgmq needs none: a publication is a committed INSERT when the call returns.
+            self._has_confirms = connection.transport.driver_type == "amqp"
+            if self._has_confirms:
+                channel.confirm_select()
+                channel.events["basic_ack"].add(self._on_confirm)
+                channel.events["basic_nack"].add(self._on_nack)
+                channel.events["basic_return"].add(self._on_return)
+        except broker_errors(connection) as error:
+            connection.release()
+            raise BrokerUnavailable from error
+        self._connection, self._producer = connection, Producer(channel, auto_declare=False)
+        return self._connection, self._producer
+
+    def _on_confirm(self, delivery_tag: int, multiple: bool) -> None:
+        done = {tag for tag in self._unconfirmed if tag <= delivery_tag} if multiple else {delivery_tag}
+        self._unconfirmed -= done
+
+    def _on_nack(self, delivery_tag: int, multiple: bool) -> None:
+        self._refusals.append("a queue is full")
+        self._on_confirm(delivery_tag, multiple)
+
+    def _on_return(self, error: Exception, exchange: str, routing_key: str, _message: Any) -> None:
+        self._refusals.append(f"no queue for {routing_key} at {exchange} ({type(error).__name__})")
+
+
+class SharedPublisher:
+    """Publishes for many threads, from a thread of its own, and does not give up while the broker is away.
+
+    What several threads hand in while a confirm is awaited goes out together.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._publisher = Publisher(settings)
+        self._inbox: queue.SimpleQueue[tuple[Sequence[Outgoing], Future[None]] | None] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+        self._thread.start()
+
+    def publish(self, *messages: Outgoing) -> Future[None]:
+        """Hand in messages; the future is done when the broker has confirmed them, or when the publisher closes."""
+        done: Future[None] = Future()
+        if self._stopping.is_set():
+            done.set_exception(BrokerUnavailable("The publisher is closed."))
+        else:
+            self._inbox.put((messages, done))
+        return done
+
+    def close(self) -> None:
+        """Send what was handed in, if the broker is there, and end; what could not be sent fails."""
+        self._stopping.set()
+        self._inbox.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        is_open = True
+        while is_open:
+            entries = [self._inbox.get()]
+            while not self._inbox.empty():
+                entries.append(self._inbox.get())
+            is_open = None not in entries
+            handed_in = [entry for entry in entries if entry is not None]
+            error = self._send([message for messages, _ in handed_in for message in messages])
+            for _, done in handed_in:
+                if error is None:
+                    done.set_result(None)
+                else:
+                    done.set_exception(error)
+        self._publisher.close()
+
+    def _send(self, messages: Sequence[Outgoing]) -> RetryableError | None:
+        attempt = 0
+        while True:
+            try:
+                self._publisher.publish(messages)
+            except RetryableError as error:
+                delay = RECONNECT_DELAYS_S[min(attempt, len(RECONNECT_DELAYS_S) - 1)]
+                attempt += 1
+                _log.warning("publication_failed", code=error.code, attempt=attempt, retry_in_s=delay)
+                if self._stopping.wait(delay):
+                    return error
+            else:
+                return None

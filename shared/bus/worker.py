@@ -1,0 +1,342 @@
+"""A worker process: Celery takes commands off one queue, and N threads hand them to one engine.
+
+Celery's part is what it is good at: the connection and its repair, prefetch, the pool of threads, late
+acknowledgement. Its own message envelope, results, retries, events and remote control are not used: a command on the
+wire is the contract's JSON and nothing else, and state is in Postgres.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from datetime import UTC, datetime
+from typing import Any, Literal, Protocol
+
+import celery.worker.state
+from celery import Celery, Task
+from celery.worker import WorkController
+from celery.worker.consumer import Consumer
+from kombu.message import Message as KombuMessage
+
+from shared.bus.cancellations import CancelListener, RunningWork
+from shared.bus.connection import BrokerUnavailable, broker_options, broker_url, connect
+from shared.bus.publisher import RECONNECT_DELAYS_S, SharedPublisher
+from shared.bus.topology import COMMAND, QUEUES, address, address_dead, declare
+from shared.engines.port import Cancellation, Cancelled
+from shared.errors import TrimError
+from shared.log import get_logger
+from shared.messages import Command, Message, UndecodableMessage, WorkerSeen, WorkFailed, decode, derive_id
+from shared.settings import Settings
+
+WorkerRole = Literal["small", "large", "prm"]
+
+PUBLISH_TIMEOUT_S = 120.0
+"""How long finished work waits for a broker that is away before it is given up (and done again elsewhere)."""
+
+_log = get_logger(__name__)
+_settle_log = logging.getLogger(__name__)
+
+
+class Publish:
+    """Hands a command's results to the broker and remembers which are not confirmed yet."""
+
+    def __init__(self, publisher: SharedPublisher) -> None:
+        self._publisher = publisher
+        self._unconfirmed: list[Future[None]] = []
+
+    def __call__(self, message: Message) -> None:
+        """Publish a message without waiting for the broker's confirmation."""
+        self._unconfirmed.append(self._publisher.publish(address(message)))
+
+    def is_idle(self) -> bool:
+        """Tell whether all that was published is confirmed."""
+        self._unconfirmed = [future for future in self._unconfirmed if not future.done() or future.exception()]
+        return not self._unconfirmed
+
+    def wait(self) -> None:
+        """Wait for the confirmations.
+
+        Raises:
+            BrokerUnavailable: The broker stayed away; whoever takes the command next does the work again.
+        """
+        for future in self._unconfirmed:
+            try:
+                future.result(PUBLISH_TIMEOUT_S)
+            except TimeoutError as error:
+                raise BrokerUnavailable from error
+
+
+Handle = Callable[[Any, Cancellation, Publish], None]
+"""Carries out one command: call the engine, publish what came of it. Runs in many threads at once."""
+
+
+class Settle(Protocol):
+    """Acknowledges a command, or gives it back to its queue."""
+
+    def __call__(self, *, give_back: bool) -> None:
+        """Settle it."""
+
+
+class CommandWorker:
+    """Runs one role's worker until it is told to stop."""
+
+    def __init__(self, settings: Settings, role: WorkerRole, *, model: str, handle: Handle) -> None:
+        self._settings = settings
+        self._role: WorkerRole = role
+        self._model = model
+        self._handle = handle
+        self._queue = QUEUES[role]
+        self._running = RunningWork()
+        self._is_draining = threading.Event()
+        self._must_give_back = threading.Event()
+        self._controller: WorkController | None = None
+
+    def run(self) -> None:
+        """Work until SIGTERM or SIGINT; then finish what runs, or give it back once the grace is over."""
+        wait_for_broker(self._settings)
+        self._publisher = SharedPublisher(self._settings)
+        listener = CancelListener(self._settings, self._running)
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+        alive = threading.Thread(target=self._report_alive, name="alive", daemon=True)
+        alive.start()
+        self._controller = WorkController(
+            app=make_app(self._settings, self._role, self._strategy),
+            hostname=f"{self._role}@{self._settings.node_name}",
+            pool="threads",
+            concurrency=self._settings.concurrency,
+            consumer_cls=_consumer_class(self._bury),
+            without_mingle=True,
+        )
+        _log.info("worker_started", model=self._model, concurrency=self._settings.concurrency)
+        try:
+            self._controller.start()
+        finally:
+            self._is_draining.set()
+            listener.close()
+            self._publisher.close()
+            _log.info("worker_stopped")
+
+    # --- taking ----------------------------------------------------------------------------------------------------
+
+    def _strategy(self, _task: Task, _app: Celery, consumer: Consumer) -> Callable[..., None]:
+        """Tell Celery what becomes of a message: it is decoded and run in the pool's threads."""
+
+        def take(
+            message: KombuMessage,
+            _body: object,
+            _acknowledge: object,
+            _reject: object,
+            _callbacks: object,
+        ) -> None:
+            if self._is_draining.is_set():
+                message.requeue()
+                return
+            try:
+                command = self._decode(message)
+            except UndecodableMessage as error:
+                self._bury(message, error.reason)
+                return
+
+            def settle(*, give_back: bool) -> None:
+                # Threads may not touch an AMQP connection: Celery's loop does it for them.
+                how = message.reject_log_error if give_back else message.ack_log_error
+                more = {"requeue": True} if give_back else {}
+                consumer.call_soon_ack(how, _settle_log, consumer.connection_errors, **more)
+
+            consumer.pool.apply_async(self._work, (command, settle))
+
+        return take
+
+    def _decode(self, message: KombuMessage) -> Command:
+        raw = _raw(message)
+        command = decode(raw)
+        if not isinstance(command, self._queue.carries):
+            raise UndecodableMessage(raw, f"{command.kind} does not belong on this queue")
+        return command  # type: ignore[return-value]
+
+    def _bury(self, message: KombuMessage, reason: str) -> None:
+        """Move a message that cannot be used to the dead letters; it stays on its queue until it is there."""
+        _log.error("message_buried", queue=self._queue.name, reason=reason)
+        buried = self._publisher.publish(address_dead(self._queue, _raw(message), reason))
+        try:
+            buried.result(PUBLISH_TIMEOUT_S)
+        except (TimeoutError, TrimError):
+            message.requeue()
+        else:
+            message.ack()
+
+    # --- working ---------------------------------------------------------------------------------------------------
+
+    def _work(self, command: Command, settle: Settle) -> None:
+        """Carry out a command in a thread of the pool. Acknowledges last."""
+        publish = Publish(self._publisher)
+        log = _log.bind(problem_id=str(command.problem_id), command_id=str(command.id), epoch=command.epoch)
+        with self._running.track(command.problem_id, command.epoch) as cancellation:
+            try:
+                if datetime.now(UTC) > command.expires_at:
+                    log.info("command_expired")
+                else:
+                    self._handle(command, cancellation, publish)
+                publish.wait()
+            except Cancelled:
+                log.debug("command_cancelled", given_back=self._must_give_back.is_set())
+                if self._must_give_back.is_set():
+                    settle(give_back=True)
+                    return
+            except BrokerUnavailable:
+                # The connection that the command came by is gone with the broker: it is delivered again.
+                log.warning("result_lost")
+                settle(give_back=True)
+                return
+            except Exception as error:
+                self._report_failure(command, error, publish)
+        settle(give_back=False)
+
+    def _report_failure(self, command: Command, error: Exception, publish: Publish) -> None:
+        """Tell the orchestrator that a command failed; a fault that nobody foresaw may pass, so it is tried again."""
+        if isinstance(error, TrimError):
+            code, detail, retryable = error.code, str(error), error.retryable
+            _log.warning("command_failed", command_id=str(command.id), code=code, retryable=retryable)
+        else:
+            code, detail, retryable = "internal", f"The {self._role} worker failed ({type(error).__name__}).", True
+            _log.exception("command_crashed", command_id=str(command.id))
+        publish(
+            WorkFailed(
+                id=derive_id(command.id, "failed"),
+                problem_id=command.problem_id,
+                epoch=command.epoch,
+                role=self._role,
+                code=code,
+                detail=detail,
+                retryable=retryable,
+                worker=self._settings.node_name,
+            )
+        )
+        try:
+            publish.wait()
+        except BrokerUnavailable:
+            _log.warning("failure_report_lost", command_id=str(command.id))
+
+    # --- living and stopping ---------------------------------------------------------------------------------------
+
+    def _report_alive(self) -> None:
+        while not self._is_draining.is_set():
+            seen = WorkerSeen(
+                role=self._role, worker=self._settings.node_name, model=self._model, seen_at=datetime.now(UTC)
+            )
+            self._publisher.publish(address(seen))
+            self._is_draining.wait(self._settings.heartbeat_s)
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        if not self._is_draining.is_set():
+            _log.info("worker_stopping", signal=signal.Signals(number).name, running=self._running.count)
+            threading.Thread(target=self._drain, name="drain", daemon=True).start()
+
+    def _drain(self) -> None:
+        """Take nothing new, let the grace pass or the work end, give back the rest, then end Celery's loop."""
+        self._is_draining.set()
+        grace_until = time.monotonic() + self._settings.stop_grace_s
+        while self._running.count and time.monotonic() < grace_until:
+            time.sleep(0.02)
+        self._must_give_back.set()
+        self._running.cancel_all()
+        celery.worker.state.should_stop = 0
+        hub = self._controller.hub if self._controller else None
+        if hub is not None:
+            hub.call_soon(lambda: None)  # The loop sleeps until something happens: make something happen.
+
+
+def make_app(settings: Settings, role: WorkerRole, strategy: Callable[..., Any]) -> Celery:
+    """Make the Celery app of a role: one queue, one task, and everything that keeps state elsewhere switched off."""
+    app = Celery(f"trim.{role}", set_as_current=False)
+    queue = QUEUES[role]
+    app.conf.update(
+        broker_url=broker_url(settings),
+        broker_transport_options=broker_options(settings),
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        task_queues=[queue.declaration()],
+        task_default_queue=queue.name,
+        task_create_missing_queues=False,
+        task_acks_late=True,
+        task_ignore_result=True,
+        result_backend=None,
+        worker_prefetch_multiplier=1,
+        # The quorum detection is right that prefetch must be per consumer, and wants 28 queues for delayed delivery,
+        # which nobody here uses: the consumer class below leaves that part out.
+        worker_detect_quorum_queues=True,
+        worker_enable_prefetch_count_reduction=False,
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+    )
+
+    class _Command(Task):  # type: ignore[misc]
+        """The one thing that workers do. Never called: its strategy takes the messages."""
+
+        name = COMMAND
+
+        def start_strategy(self, app: Celery, consumer: Consumer, **_options: object) -> Callable[..., None]:
+            return strategy(self, app, consumer)  # type: ignore[no-any-return]
+
+        def run(self) -> None:
+            """Do nothing."""
+
+    app.register_task(_Command())
+    return app
+
+
+def wait_for_broker(settings: Settings) -> None:
+    """Wait, with back-off, until the broker answers, and declare the queues."""
+    attempt = 0
+    while True:
+        try:
+            connection = connect(settings)
+            try:
+                declare(connection)
+            finally:
+                connection.release()
+            return
+        except BrokerUnavailable as error:
+            delay = RECONNECT_DELAYS_S[min(attempt, len(RECONNECT_DELAYS_S) - 1)]
+            attempt += 1
+            _log.warning("broker_awaited", code=error.code, retry_in_s=delay)
+            time.sleep(delay)
+
+
+def _raw(message: KombuMessage) -> bytes:
+    body = message.body
+    return body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body)
+
+
+def _consumer_class(bury: Callable[[KombuMessage, str], None]) -> type[Consumer]:
+    """Make Celery's consumer with what is not needed left out, and with dead letters instead of log lines."""
+
+    class _CommandConsumer(Consumer):  # type: ignore[misc]
+        class Blueprint(Consumer.Blueprint):  # type: ignore[misc]
+            default_steps = (
+                "celery.worker.consumer.connection:Connection",
+                "celery.worker.consumer.mingle:Mingle",
+                "celery.worker.consumer.tasks:Tasks",
+                "celery.worker.consumer.consumer:Evloop",
+            )
+
+        def on_unknown_message(self, _body: object, message: KombuMessage) -> None:
+            bury(message, "it does not say what it is")
+
+        def on_unknown_task(self, _body: object, message: KombuMessage, _error: Exception) -> None:
+            bury(message, "it is no command")
+
+        def on_invalid_task(self, _body: object, message: KombuMessage, error: Exception) -> None:
+            bury(message, f"it could not be taken ({type(error).__name__})")
+
+        def on_decode_error(self, message: KombuMessage, error: Exception) -> None:
+            bury(message, f"it could not be decoded ({type(error).__name__})")
+
+    return _CommandConsumer

@@ -1,0 +1,102 @@
+"""Reading a solution's text: where a step ends, what is no step at all, where the answer stands.
+
+The step separator is a blank line. It is never part of a step's text: joining puts it back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from decimal import Decimal, InvalidOperation
+
+SEPARATOR = "\n\n"
+"""Ends a step. Kept out of the step's text and put back on joining."""
+
+_FENCE = re.compile(r"^\s*```", re.MULTILINE)
+_ENVIRONMENT = re.compile(r"\\(begin|end)\{[^{}]*\}")
+_BOXED = "\\boxed{"
+
+
+def join_steps(steps: Sequence[str]) -> str:
+    """Join the texts of steps to the text that a model continues, closing separator included.
+
+    An empty sequence gives an empty string.
+    """
+    return "".join(step + SEPARATOR for step in steps)
+
+
+def is_degenerate(text: str) -> bool:
+    """Tell whether a step holds only white space and punctuation, and so says nothing."""
+    return not any(character.isalnum() for character in text)
+
+
+def is_open(text: str) -> bool:
+    """Tell whether text stands inside a code fence or a LaTeX environment, where a blank line ends no step."""
+    if len(_FENCE.findall(text)) % 2:
+        return True
+    depth = 0
+    for found in _ENVIRONMENT.finditer(text):
+        depth = depth + 1 if found[1] == "begin" else max(0, depth - 1)
+    return depth > 0
+
+
+def split_step(text: str) -> tuple[str, str] | None:
+    """Split generated text at its first step end.
+
+    Args:
+        text: All that was generated since the last step end. Blank lines before the first word are part of
+            the (degenerate) step that they close.
+
+    Returns:
+        The step's text, stripped, and what follows the separator; `None` while the step is still open.
+    """
+    start = 0
+    while (end := text.find(SEPARATOR, start)) >= 0:
+        if not is_open(text[:end]):
+            return text[:end].strip(), text[end:].lstrip("\n")
+        start = end + 1
+    return None
+
+
+def boxed_answer(text: str) -> str | None:
+    r"""Return the content of the last balanced `\boxed{...}`, stripped, or `None` if there is none."""
+    start = text.rfind(_BOXED)
+    while start >= 0:
+        depth = 0
+        for position in range(start + len(_BOXED) - 1, len(text)):
+            depth += {"{": 1, "}": -1}.get(text[position], 0)
+            if depth == 0:
+                return text[start + len(_BOXED) : position].strip()
+        start = text.rfind(_BOXED, 0, start)
+    return None
+
+
+def extend_digest(digest: str, text: str) -> str:
+    """Extend a digest of a prefix by one more step.
+
+    A draft names the digest of what it continues, so that a draft of another prefix is never taken for one of
+    this one, whatever the order in which messages arrive. Digests are 16 hexadecimal digits.
+    """
+    return hashlib.blake2b(f"{digest}\x1f{text}".encode(), digest_size=8).hexdigest()
+
+
+def prefix_digest(question: str, steps: Sequence[str]) -> str:
+    """Compute the digest of a question and the steps that follow it."""
+    digest = extend_digest("", question)
+    for text in steps:
+        digest = extend_digest(digest, text)
+    return digest
+
+
+def as_number(text: str) -> Decimal | None:
+    """Read an answer as a plain decimal number (`1,200` and `-3.50` are), or return `None`.
+
+    Model text is compared, never evaluated.
+    """
+    if not re.fullmatch(r"[+-]?(\d{1,3}(,\d{3})+|\d{1,40})(\.\d{1,40})?", text):
+        return None
+    try:
+        return Decimal(text.replace(",", ""))
+    except InvalidOperation:  # pragma: no cover - the pattern admits nothing that Decimal refuses
+        return None

@@ -1,0 +1,1 @@
+"""Engines that write and score steps: one port (`port.py`), one adapter a module."""

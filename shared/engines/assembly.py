@@ -1,0 +1,72 @@
+"""Turns a model's stream of text into finished steps, the same way for every engine that streams text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared.domain.text import boxed_answer, is_degenerate, split_step
+from shared.domain.values import Finish
+from shared.engines.port import GeneratedStep, GenerationRequest
+
+
+@dataclass(slots=True)
+class StepAssembler:
+    """Collects the text of one generation call and cuts it into steps.
+
+    Feed it each piece of text as it is decoded; it returns a step when one is finished. A degenerate step is dropped
+    once, with its tokens billed to the step that follows (the model goes on with the blank text in its context,
+    which is how it is asked again); the second one in a row is returned and ends the call.
+    """
+
+    request: GenerationRequest
+    prompt_tokens: int
+    cached_tokens: int
+    is_done: bool = False
+    """Whether the call is over: nothing may be fed any more."""
+    _text: str = ""
+    _step_tokens: int = 0
+    _call_tokens: int = 0
+    _steps: int = 0
+    _was_degenerate: bool = False
+
+    def feed(self, piece: str, tokens: int = 1) -> GeneratedStep | None:
+        """Take the next piece of decoded text; return the step that it finishes, if any."""
+        self._text += piece
+        self._step_tokens += tokens
+        self._call_tokens += tokens
+        if "\n" in piece and (parts := split_step(self._text)) is not None:
+            return self._close(parts[0], Finish.SEPARATOR, rest=parts[1])
+        if self._step_tokens >= self.request.max_step_tokens:
+            return self._close(self._text.strip(), Finish.LENGTH)
+        return None
+
+    def end(self, tokens: int = 1) -> GeneratedStep:
+        """Take the model's own end of the solution; return the step that it finishes, which may be empty."""
+        self._step_tokens += tokens
+        step = self._close(self._text.strip(), Finish.ENDED)
+        assert step is not None, "a step that the model ended itself is never asked for again"
+        return step
+
+    def _close(self, text: str, finish: Finish, *, rest: str = "") -> GeneratedStep | None:
+        degenerate = is_degenerate(text)
+        if degenerate and finish is not Finish.ENDED and not self._was_degenerate:
+            self._was_degenerate, self._text = True, rest
+            return None
+        step = GeneratedStep(
+            text=text,
+            finish=finish,
+            tokens=self._step_tokens,
+            prompt_tokens=self.prompt_tokens,
+            cached_tokens=self.cached_tokens,
+        )
+        self._steps += 1
+        self.is_done = (
+            degenerate
+            or finish is Finish.ENDED
+            or self._steps >= self.request.max_steps
+            or self._call_tokens >= self.request.max_tokens
+            or boxed_answer(text) is not None
+        )
+        self.prompt_tokens = self.cached_tokens = self._step_tokens = 0
+        self._text, self._was_degenerate = rest, False
+        return step

@@ -1,0 +1,177 @@
+"""The port that every engine implements: write steps, score steps.
+
+Calls are synchronous and come from many threads at once: an engine owns whatever loop or thread it needs, batches
+the concurrent calls itself, and is shared by all task threads of a worker process.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import abc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+from shared.domain.values import Finish, Sampling
+from shared.errors import PermanentError, RetryableError
+
+
+class InputTooLong(PermanentError):
+    """The question and its steps do not fit the model's context; submit a shorter question or lower max_steps."""
+
+    code = "input_too_long"
+
+
+class BadScores(PermanentError):
+    """The process reward model answered with a wrong number of scores; check that the served model is a PRM."""
+
+    code = "bad_scores"
+
+
+class ModelUnusable(PermanentError):
+    """The model's files are missing or damaged; check the model folder that the settings name."""
+
+    code = "model_unusable"
+
+
+class StepTimeout(RetryableError):
+    """The model did not finish a step in time."""
+
+    code = "step_timeout"
+
+
+class EngineStopped(RetryableError):
+    """The engine was stopped while it worked on this call."""
+
+    code = "engine_stopped"
+
+
+class Cancelled(Exception):
+    """Raised out of a call whose cancellation was asked for; nobody waits for its result."""
+
+
+class Cancellation:
+    """Tells a running call, from another thread, that nobody waits for it any more."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def cancel(self) -> None:
+        """Ask the call to end as soon as it can."""
+        self._event.set()
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether cancellation was asked for."""
+        return self._event.is_set()
+
+    def raise_if_cancelled(self) -> None:
+        """Raise `Cancelled` if cancellation was asked for."""
+        if self._event.is_set():
+            raise Cancelled
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """Asks for the steps that follow a prefix."""
+
+    problem_id: UUID
+    """Names the sequence, so that an engine can find what it has cached for it. Never changes the result."""
+    question: str
+    prefix: tuple[str, ...]
+    """Texts of the steps so far, without separators."""
+    max_steps: int
+    """How many steps to write at most, at least 1."""
+    max_step_tokens: int
+    """A step that reaches this many tokens is closed there (`Finish.LENGTH`)."""
+    max_tokens: int
+    """No further step is begun once the call has written this many tokens."""
+    step_timeout_s: float
+    """Seconds that a single step may take before the call raises `StepTimeout`."""
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GeneratedStep:
+    """One finished step, as an engine wrote it."""
+
+    text: str
+    """Stripped; empty or without any letter or digit if the model twice had nothing to say (degenerate)."""
+    finish: Finish
+    tokens: int
+    """Tokens decoded for it, those of a dropped degenerate attempt and of the separator included."""
+    prompt_tokens: int
+    """Tokens of the call's input; counted with the first step of a call, 0 with the others."""
+    cached_tokens: int
+    """Those of `prompt_tokens` that were not computed again."""
+
+
+class Generator(Protocol):
+    """Writes steps."""
+
+    @property
+    def model_id(self) -> str:
+        """Name of the model, as the decision record shows it."""
+
+    def stream(self, request: GenerationRequest, cancellation: Cancellation) -> abc.Generator[GeneratedStep, None, None]:
+        """Yield steps as they finish.
+
+        Ends after `max_steps` steps, after `max_tokens` tokens, after a step that finishes the solution (the model
+        ended by itself, or the step holds a balanced boxed answer), or after a step that stays degenerate.
+        Closing the iterator frees what the call holds in the engine.
+
+        Raises:
+            Cancelled: Cancellation was asked for.
+            InputTooLong: Question and prefix do not fit the model's context.
+            StepTimeout: A step took longer than `step_timeout_s`.
+            EngineStopped: The engine was closed meanwhile.
+        """
+
+    def close(self) -> None:
+        """Free all that the engine holds; calls that still run raise `EngineStopped`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringRequest:
+    """Asks for the scores of the newest steps of a solution."""
+
+    problem_id: UUID
+    """As in `GenerationRequest`."""
+    question: str
+    steps: tuple[str, ...]
+    """Texts of all steps, the newest last."""
+    newest: int
+    """How many of the last steps to score, at least 1."""
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """What a PRM said of the newest steps."""
+
+    values: Sequence[float]
+    """One number a step asked for, oldest first, as the model gave it: the caller checks count and range."""
+    tokens: int
+    """Tokens that were computed for it (cached ones left out)."""
+
+
+class Scorer(Protocol):
+    """Scores steps."""
+
+    @property
+    def model_id(self) -> str:
+        """Name of the model, as the decision record shows it."""
+
+    def score(self, request: ScoringRequest, cancellation: Cancellation) -> Scores:
+        """Score the newest steps of a solution.
+
+        Raises:
+            Cancelled: Cancellation was asked for.
+            InputTooLong: Question and steps do not fit the model's context; nothing is ever cut in silence.
+            StepTimeout: The call took longer than `timeout_s`.
+            EngineStopped: The engine was closed meanwhile.
+        """
+
+    def close(self) -> None:
+        """Free all that the engine holds; calls that still run raise `EngineStopped`."""

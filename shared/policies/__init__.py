@@ -1,0 +1,1 @@
+"""Routing policies: pure, total, deterministic functions of an observation. One family a module."""

@@ -1,0 +1,74 @@
+"""The baselines that every comparison shows: one model alone, and escalation by lot."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from shared.domain.values import Action, Decision, Observation, Plan
+from shared.policies.policy import Policy
+
+
+class SmallOnly(Policy):
+    """Keep every draft: the small model alone, without the PRM."""
+
+    name: ClassVar[str] = "small-only"
+
+    @property
+    def plan(self) -> Plan:
+        """The small model only."""
+        return Plan(scores=False, escalates=False)
+
+    def decide(self, observation: Observation) -> Decision:
+        """Accept."""
+        return Decision(action=Action.ACCEPT, reason="small_only")
+
+
+class LargeOnly(Policy):
+    """Write every step with the large model, without drafts."""
+
+    name: ClassVar[str] = "large-only"
+
+    @property
+    def plan(self) -> Plan:
+        """The large model only."""
+        return Plan(drafts=False, scores=False)
+
+    def decide(self, observation: Observation) -> Decision:
+        """Escalate."""
+        return Decision(action=Action.ESCALATE, reason="large_only")
+
+
+class Random(Policy):
+    """Escalate each step with a fixed probability, whatever it looks like, without the PRM.
+
+    The lot of a step depends on the problem's seed and the step's index alone, so a replay draws the same lots.
+    """
+
+    name: ClassVar[str] = "random"
+
+    p: Annotated[float, Field(ge=0, le=1, description="Probability that a step is escalated.")] = 0.2
+
+    @property
+    def plan(self) -> Plan:
+        """Drafts, but no scores."""
+        return Plan(scores=False)
+
+    def decide(self, observation: Observation) -> Decision:
+        """Draw the step's lot."""
+        lot = _lot(observation.seed, observation.step)
+        drawn = lot < self.p
+        return Decision(
+            action=Action.ESCALATE if drawn else Action.ACCEPT,
+            reason="lot_drawn" if drawn else "lot_not_drawn",
+            value=lot,
+            against=self.p,
+        )
+
+
+def _lot(seed: int, step: int) -> float:
+    """Draw a number in [0, 1) that depends on seed and step alone."""
+    digest = hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=8).digest()
+    return (int.from_bytes(digest) >> 11) / 2**53

@@ -1,0 +1,45 @@
+"""The policies that a submission can name. A new policy joins by one entry in `POLICIES`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from shared.errors import PermanentError
+from shared.policies.baselines import LargeOnly, Random, SmallOnly
+from shared.policies.policy import Policy
+from shared.policies.threshold import Threshold
+
+POLICIES: Mapping[str, type[Policy]] = {kind.name: kind for kind in (Threshold, SmallOnly, LargeOnly, Random)}
+
+
+class UnknownPolicy(PermanentError):
+    """There is no policy of this name; GET /v1/policies lists those that there are."""
+
+    code = "unknown_policy"
+
+
+class BadParameters(PermanentError):
+    """The policy's parameters are wrong; GET /v1/policies shows what each policy takes."""
+
+    code = "bad_policy_parameters"
+
+
+def build_policy(name: str, parameters: Mapping[str, Any]) -> Policy:
+    """Build a policy from its name and parameters.
+
+    Raises:
+        UnknownPolicy: No policy has this name.
+        BadParameters: A parameter is unknown, of the wrong type or out of range.
+    """
+    kind = POLICIES.get(name)
+    if kind is None:
+        raise UnknownPolicy(f"There is no policy {name[:80]!r}; there are {', '.join(sorted(POLICIES))}.")
+    try:
+        return kind.model_validate(dict(parameters))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"])[:80]
+        raise BadParameters(f"Policy {name!r}, parameter {field!r}: {first['msg']}.") from error

@@ -1,0 +1,40 @@
+"""The threshold policy: escalate what the PRM scores too low."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from shared.domain.values import Action, Decision, Observation, Plan
+from shared.policies.policy import Policy
+
+
+class Threshold(Policy):
+    """Escalate a draft whose PRM score is below a threshold, strictly (TRIM-Thr, section 4 of the TRIM paper).
+
+    A threshold of 0 never escalates and 1 always does; neither calls the PRM, and at 1 nothing is drafted.
+    """
+
+    name: ClassVar[str] = "threshold"
+
+    threshold: Annotated[float, Field(ge=0, le=1, description="Escalate below this PRM score.")] = 0.5
+
+    @property
+    def plan(self) -> Plan:
+        """Leave out the models that cannot change the outcome."""
+        inside = 0 < self.threshold < 1
+        return Plan(drafts=self.threshold < 1, scores=inside, escalates=self.threshold > 0)
+
+    def decide(self, observation: Observation) -> Decision:
+        """Compare the newest score with the threshold; without a score, only 0 and 1 can decide."""
+        if observation.score is None:
+            action = Action.ACCEPT if self.threshold == 0 else Action.ESCALATE
+            return Decision(action=action, reason="threshold_without_score", against=self.threshold)
+        below = observation.score < self.threshold
+        return Decision(
+            action=Action.ESCALATE if below else Action.ACCEPT,
+            reason="score_below_threshold" if below else "score_at_least_threshold",
+            value=observation.score,
+            against=self.threshold,
+        )

@@ -1,0 +1,45 @@
+"""How every process begins and ends: settings, logs, and an error in one sentence instead of a stack trace."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+
+from pydantic import ValidationError
+
+from shared import log
+from shared.errors import PermanentError
+from shared.settings import Settings
+
+EXIT_USAGE = 2
+"""Exit status of a process that was started with wrong settings: starting it again does not help."""
+
+
+def run(serve: Callable[[Settings], None], *, role: str) -> None:
+    """Run a process: read the settings, set up the logs, serve until told to stop.
+
+    Wrong settings, and everything else that only a person can mend, end the process with one sentence.
+    """
+    try:
+        settings = Settings()
+        log.configure(settings, role=role)
+        if settings.ends_with_parent:
+            threading.Thread(target=_stop_with_parent, name="parent", daemon=True).start()
+        serve(settings)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = "_".join(str(part) for part in first["loc"]).upper()
+        print(f"{role}: setting TRIM_{name}: {first['msg']}.", file=sys.stderr)
+        sys.exit(EXIT_USAGE)
+    except PermanentError as error:
+        print(f"{role}: {error}", file=sys.stderr)
+        sys.exit(EXIT_USAGE)
+
+
+def _stop_with_parent() -> None:
+    """Stop, as on SIGTERM, when the parent is gone: it holds the other end of standard input."""
+    sys.stdin.buffer.read()
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,114 @@
+"""The settings of every process: read once from the environment (prefix `TRIM_`), immutable from then on."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.errors import PermanentError
+
+MODELS = Path(__file__).resolve().parent.parent / "models"
+"""Where the bundled models lie."""
+
+
+class MissingSetting(PermanentError):
+    """A setting that this process needs is not set."""
+
+    code = "missing_setting"
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Each field is read from `TRIM_` plus its name in upper case."""
+
+    model_config = SettingsConfigDict(env_prefix="TRIM_", frozen=True, extra="ignore")
+
+    # Servers
+    database_url: SecretStr | None = Field(
+        None, description="Postgres, as `postgresql://user:password@host:port/database`."
+    )
+    broker_url: SecretStr | None = Field(
+        None,
+        description="Message broker: `amqp://...` for RabbitMQ, `pgmq://...` for queues in Postgres. "
+        "Empty with `make run` and `make serve` means pgmq on the same Postgres.",
+    )
+    node_name: str = Field(
+        default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}",
+        description="Name of this process in the decision record; unique among running processes.",
+    )
+
+    ends_with_parent: bool = Field(
+        False, description="Stop when standard input closes: set by the process that starts the whole stack."
+    )
+
+    # API
+    api_host: str = Field("127.0.0.1", description="Address that the API listens on.")
+    api_port: Annotated[int, Field(ge=0, le=65535)] = Field(8080, description="Port of the API; 0 picks a free one.")
+    max_body_bytes: int = Field(4_194_304, description="Largest request body that the API reads.")
+    max_question_chars: int = Field(20_000, description="Longest question that the API accepts.")
+    max_batch_size: int = Field(1_000, description="Most problems in one submission.")
+
+    # Orchestrator
+    window: Annotated[int, Field(ge=1)] = Field(
+        128, description="Problems that run at a time; the others wait in the database."
+    )
+    batch_events: Annotated[int, Field(ge=1)] = Field(64, description="Most events in one transaction.")
+    sweep_interval_s: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="Seconds between looks for queued, overdue and cancelled problems."
+    )
+
+    # Workers
+    concurrency: Annotated[int, Field(ge=1, le=1024)] = Field(
+        32, description="Commands that one worker process has in its engine at a time."
+    )
+    stop_grace_s: Annotated[float, Field(ge=0)] = Field(
+        20.0, description="Seconds that a worker may finish its work in after SIGTERM before it gives it back."
+    )
+    heartbeat_s: Annotated[float, Field(gt=0)] = Field(
+        5.0, description="Seconds between two signs of life of a process."
+    )
+    visibility_timeout_s: Annotated[int, Field(ge=1)] = Field(
+        300, description="pgmq only: seconds until a message that a dead process held is delivered again."
+    )
+
+    # Engines
+    engine: Literal["embedded", "scripted"] = Field(
+        "embedded", description="`embedded`: ONNX Runtime on the CPU. `scripted`: given steps, for tests and benchmarks."
+    )
+    small_model: str = Field(str(MODELS / "small"), description="Folder of the small model.")
+    large_model: str = Field(str(MODELS / "large"), description="Folder of the large model.")
+    prm_model: str = Field(str(MODELS / "prm"), description="Folder of the process reward model.")
+    engine_threads: Annotated[int, Field(ge=1)] = Field(1, description="CPU threads of an embedded engine.")
+    script: str | None = Field(None, description="JSON file of the scripted engine.")
+
+    # Logs
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe messages that are logged; questions and steps appear at `debug` only."
+    )
+    log_format: Literal["console", "json"] = Field("console", description="Lines for people or for machines.")
+
+    def require_database_url(self) -> str:
+        """Return the database's URL.
+
+        Raises:
+            MissingSetting: It is not set.
+        """
+        return _required(self.database_url, "TRIM_DATABASE_URL", "postgresql://user:password@host:5432/trim")
+
+    def require_broker_url(self) -> str:
+        """Return the broker's URL.
+
+        Raises:
+            MissingSetting: It is not set.
+        """
+        return _required(self.broker_url, "TRIM_BROKER_URL", "amqp://user:password@host:5672/trim")
+
+
+def _required(value: SecretStr | None, name: str, example: str) -> str:
+    if value is None or not value.get_secret_value():
+        raise MissingSetting(f"{name} is not set; set it to something like {example}.")
+    return value.get_secret_value()

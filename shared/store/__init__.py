@@ -1,0 +1,1 @@
+"""Postgres: the tables and all SQL. Callers open the transaction; nothing in here commits."""

@@ -1,0 +1,82 @@
+"""What the orchestrator looks for between messages: problems to start, to end, or to ask for again."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import Connection, delete, func, select
+from sqlalchemy.dialects.postgresql import insert
+
+from shared.domain.values import Status
+from shared.store.tables import InboxRow, Problem, Process
+
+_ADMISSION_LOCK = 0x7472_696D
+"""Advisory lock: one orchestrator at a time admits, so that several replicas keep to one window."""
+
+INBOX_KEPT = timedelta(hours=24)
+"""How long a finished problem's inbox stays: a message that arrives later may be booked twice as wasted."""
+
+
+def next_queued(connection: Connection, *, window: int, limit: int) -> list[UUID]:
+    """Find the queued problems, oldest first, that fit into the window beside those that run.
+
+    The window holds across replicas until the transaction ends; a replica that finds another one admitting
+    gets an empty list.
+    """
+    if not connection.scalar(select(func.pg_try_advisory_xact_lock(_ADMISSION_LOCK))):
+        return []
+    running = connection.scalar(select(func.count()).where(Problem.status == Status.RUNNING)) or 0
+    if running >= window:
+        return []
+    queued = (
+        select(Problem.id)
+        .where(Problem.status == Status.QUEUED)
+        .order_by(Problem.created_at, Problem.batch_index, Problem.id)
+        .limit(min(window - running, limit))
+        .with_for_update(skip_locked=True)
+    )
+    return list(connection.scalars(queued))
+
+
+def find_attention(connection: Connection, *, now: datetime, limit: int) -> list[UUID]:
+    """Find problems that are overdue, past their deadline, or asked to be cancelled."""
+    open_ = Problem.status.in_([Status.QUEUED, Status.RUNNING])
+    queries = (
+        select(Problem.id).where(open_, Problem.cancel_requested_at.is_not(None)),
+        select(Problem.id).where(open_, Problem.deadline_at <= now),
+        select(Problem.id).where(Problem.status == Status.RUNNING, Problem.due_at <= now),
+    )
+    found: dict[UUID, None] = {}
+    for query in queries:
+        found |= dict.fromkeys(connection.scalars(query.limit(limit)))
+    return list(found)[:limit]
+
+
+def find_cancelling(connection: Connection, problem_ids: list[UUID]) -> set[UUID]:
+    """Tell which of these problems were asked to be cancelled."""
+    query = select(Problem.id).where(Problem.id.in_(problem_ids), Problem.cancel_requested_at.is_not(None))
+    return set(connection.scalars(query))
+
+
+def prune_inbox(connection: Connection, *, now: datetime, limit: int = 5000) -> int:
+    """Delete inbox rows of problems that ended long ago; return how many."""
+    old = (
+        select(InboxRow.id)
+        .join(Problem, Problem.id == InboxRow.problem_id)
+        .where(Problem.finished_at < now - INBOX_KEPT)
+        .limit(limit)
+    )
+    return connection.execute(delete(InboxRow).where(InboxRow.id.in_(old))).rowcount
+
+
+def record_process(connection: Connection, *, name: str, role: str, model: str | None, seen_at: datetime) -> None:
+    """Note that a process of the service was heard of."""
+    row = insert(Process).values(name=name, role=role, model=model, seen_at=seen_at)
+    connection.execute(
+        row.on_conflict_do_update(
+            index_elements=["name"],
+            set_={"role": row.excluded.role, "model": row.excluded.model, "seen_at": row.excluded.seen_at},
+            where=Process.seen_at < row.excluded.seen_at,
+        )
+    )

@@ -1,0 +1,122 @@
+"""The connection to Postgres: engine, transactions, and how to tell that it is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.orm import Session
+
+from shared.errors import PermanentError, RetryableError
+
+LISTEN_CHANNEL = "trim_problems"
+"""Carries a wake-up for orchestrators when problems were submitted or cancelled. A hint only: they poll as well."""
+
+CONNECT_TIMEOUT_S = 5
+STATEMENT_TIMEOUT_MS = 30_000
+
+
+class DatabaseUnavailable(RetryableError):
+    """The database does not answer; check TRIM_DATABASE_URL and that the server runs."""
+
+    code = "database_unavailable"
+
+
+class BadDatabaseUrl(PermanentError):
+    """TRIM_DATABASE_URL is no Postgres URL; write postgresql://user:password@host:port/database."""
+
+    code = "bad_database_url"
+
+
+class Database:
+    """One process's pool of connections to Postgres."""
+
+    def __init__(self, url: str, *, pool_size: int = 5) -> None:
+        """Prepare the pool; nothing connects yet.
+
+        Raises:
+            BadDatabaseUrl: The URL is not one of Postgres.
+        """
+        self.engine = _make_engine(url, pool_size=pool_size)
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """Open a transaction: committed at the end of the block, rolled back if it raises.
+
+        Raises:
+            DatabaseUnavailable: The server does not answer or went away.
+        """
+        with _translated(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """Open a transaction as an ORM session: committed at the end of the block, rolled back if it raises.
+
+        Raises:
+            DatabaseUnavailable: The server does not answer or went away.
+        """
+        with _translated(), Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def listen(self) -> psycopg.Connection[tuple[object, ...]]:
+        """Open a connection of its own that listens for wake-ups; the caller closes it.
+
+        Raises:
+            DatabaseUnavailable: The server does not answer.
+        """
+        url = self.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        try:
+            connection = psycopg.connect(url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S)
+            connection.execute(f"LISTEN {LISTEN_CHANNEL}")
+        except psycopg.OperationalError as error:
+            raise DatabaseUnavailable from error
+        return connection
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+
+def wake_orchestrators(transaction: Session | Connection) -> None:
+    """Tell orchestrators, at commit, that there is something to admit or to cancel."""
+    transaction.execute(text(f"NOTIFY {LISTEN_CHANNEL}"))
+
+
+def _make_engine(url: str, *, pool_size: int) -> Engine:
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise BadDatabaseUrl from error
+    if parsed.get_backend_name() != "postgresql":
+        raise BadDatabaseUrl
+    engine = create_engine(
+        parsed.set(drivername="postgresql+psycopg"),
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": CONNECT_TIMEOUT_S},
+    )
+
+    @event.listens_for(engine, "connect")
+    def _limit(connection: psycopg.Connection[tuple[object, ...]], _record: object) -> None:
+        connection.execute(f"SET statement_timeout = {STATEMENT_TIMEOUT_MS}")
+        connection.execute("SET timezone = 'UTC'")
+        connection.commit()
+
+    return engine
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except OperationalError as error:
+        raise DatabaseUnavailable from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise DatabaseUnavailable from error
+        raise

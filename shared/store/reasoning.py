@@ -1,0 +1,253 @@
+"""Reads and writes the reasoning state of problems, many at a time: the orchestrator's hot path."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+from uuid import UUID
+
+from pydantic import TypeAdapter
+from sqlalchemy import Connection, RowMapping, Table, bindparam, insert, select, update
+from sqlalchemy.dialects.postgresql import insert as postgres_insert
+
+from shared.domain.state import State
+from shared.domain.text import prefix_digest
+from shared.domain.values import (
+    Ask,
+    DecisionRecord,
+    Failure,
+    Finish,
+    Ledger,
+    Options,
+    Role,
+    ScoredDraft,
+    Status,
+    Step,
+    StopReason,
+    Verdict,
+    verdict_of,
+)
+from shared.policies.policy import Policy
+from shared.policies.registry import build_policy
+from shared.store.tables import DecisionRow, InboxRow, Problem, StepRow
+
+_PROBLEMS: Table = Problem.metadata.tables["problems"]
+_STEPS: Table = StepRow.metadata.tables["steps"]
+_DECISIONS: Table = DecisionRow.metadata.tables["decisions"]
+_INBOX: Table = InboxRow.metadata.tables["inbox"]
+
+_OPTIONS = TypeAdapter(Options)
+_ASK = TypeAdapter(Ask | None)
+_PENDING = TypeAdapter(tuple[ScoredDraft, ...])
+_LEDGER_COLUMNS = tuple(each.name for each in fields(Ledger))
+_STEP_COLUMNS = [_STEPS.c[each.name if each.name != "index" else "step"] for each in fields(Step)]
+
+
+@dataclass(frozen=True, slots=True)
+class LockedProblem:
+    """A problem whose row is locked until the transaction ends."""
+
+    state: State
+    """With `decisions` empty: those of before are written and never read again."""
+    policy: Policy
+    reference: str | None
+
+
+def lock_problems(
+    connection: Connection, problem_ids: Collection[UUID], *, heard: Collection[UUID] = ()
+) -> dict[UUID, LockedProblem]:
+    """Lock problems, in the order of their ids, and read their states.
+
+    Args:
+        connection: An open transaction.
+        problem_ids: Ids of the problems; unknown ones are left out of the result.
+        heard: Ids of events and drafts about to be applied; those booked before are in `State.booked`.
+    """
+    if not problem_ids:
+        return {}
+    ids = list(problem_ids)
+    rows = connection.execute(
+        select(_PROBLEMS).where(_PROBLEMS.c.id.in_(ids)).order_by(_PROBLEMS.c.id).with_for_update()
+    ).mappings()
+    problems = rows.all()
+    steps: dict[UUID, list[Step]] = {}
+    for row in connection.execute(
+        select(_STEPS.c.problem_id, *_STEP_COLUMNS)
+        .where(_STEPS.c.problem_id.in_(ids))
+        .order_by(_STEPS.c.problem_id, _STEPS.c.step)
+    ):
+        steps.setdefault(row[0], []).append(_step(row[1:]))
+    booked: dict[UUID, set[UUID]] = {}
+    if heard:
+        known = select(_INBOX.c.problem_id, _INBOX.c.id).where(_INBOX.c.id.in_(list(heard)))
+        for problem_id, booked_id in connection.execute(known):
+            booked.setdefault(problem_id, set()).add(booked_id)
+    return {
+        row["id"]: _locked(row, steps.get(row["id"], ()), frozenset(booked.get(row["id"], ()))) for row in problems
+    }
+
+
+def save_states(connection: Connection, changes: Iterable[tuple[LockedProblem, State]]) -> None:
+    """Write what changed: new steps, new scores, new decisions, new inbox ids, and the problems' rows."""
+    problems: list[dict[str, Any]] = []
+    steps: list[dict[str, Any]] = []
+    decisions: list[dict[str, Any]] = []
+    inbox: list[dict[str, Any]] = []
+    for locked, after in changes:
+        before = locked.state
+        if after is before:
+            continue
+        problems.append(_problem_values(after, locked.reference))
+        steps += [
+            _step_values(after.problem_id, step)
+            for step, old in zip(after.steps, _padded(before.steps, len(after.steps)), strict=True)
+            if step != old
+        ]
+        decisions += [_decision_values(after.problem_id, record) for record in after.decisions]
+        inbox += [{"id": each, "problem_id": after.problem_id} for each in after.booked - before.booked]
+    if inbox:
+        connection.execute(insert(_INBOX), inbox)
+    if steps:
+        connection.execute(_UPSERT_STEPS, steps)
+    if decisions:
+        connection.execute(insert(_DECISIONS), decisions)
+    if problems:
+        connection.execute(_UPDATE_PROBLEMS, problems)
+
+
+def options_values(options: Options) -> dict[str, Any]:
+    """Turn options into the JSON that the problem's row keeps; the deadline has a column of its own."""
+    values: dict[str, Any] = _OPTIONS.dump_python(options, mode="json")
+    del values["deadline_at"]
+    return values
+
+
+def read_options(values: Mapping[str, Any], deadline_at: datetime | None) -> Options:
+    """Read options back from what `options_values` made of them."""
+    return replace(_OPTIONS.validate_python(dict(values)), deadline_at=deadline_at)
+
+
+# --- rows to values -------------------------------------------------------------------------------------------------
+
+
+def _locked(row: RowMapping, steps: Sequence[Step], booked: frozenset[UUID]) -> LockedProblem:
+    state = State(
+        problem_id=row["id"],
+        question=row["question"],
+        options=read_options(row["options"], row["deadline_at"]),
+        status=Status(row["status"]),
+        epoch=row["epoch"],
+        steps=tuple(steps),
+        digest=prefix_digest(row["question"], [step.text for step in steps]),
+        pending=_PENDING.validate_python(row["pending"]),
+        ask=_ASK.validate_python(row["ask"]),
+        asks=row["asks"],
+        attempts=row["attempts"],
+        due_at=row["due_at"],
+        ledger=Ledger(**{name: row[name] for name in _LEDGER_COLUMNS}),
+        booked=booked,
+        stop_reason=StopReason(row["stop_reason"]) if row["stop_reason"] else None,
+        failure=Failure(code=row["failure_code"], detail=row["failure_detail"]) if row["failure_code"] else None,
+        answer=row["answer"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+    )
+    policy = _policy(row["policy"], tuple(sorted(row["policy_parameters"].items())))
+    return LockedProblem(state=state, policy=policy, reference=row["reference"])
+
+
+@lru_cache(maxsize=1024)
+def _policy(name: str, parameters: tuple[tuple[str, Any], ...]) -> Policy:
+    return build_policy(name, dict(parameters))
+
+
+def _step(values: Sequence[Any]) -> Step:
+    named = dict(zip((each.name for each in fields(Step)), values, strict=True))
+    return Step(**{**named, "author": Role(named["author"]), "finish": Finish(named["finish"])})
+
+
+# --- values to rows -------------------------------------------------------------------------------------------------
+
+
+def _padded(steps: Sequence[Step], length: int) -> Sequence[Step | None]:
+    return [*steps, *[None] * (length - len(steps))]
+
+
+def _problem_values(state: State, reference: str | None) -> dict[str, Any]:
+    verdict: Verdict | None = None
+    if state.status is Status.SUCCEEDED:
+        verdict = verdict_of(state.answer, reference)
+    return {
+        "problem_id": state.problem_id,
+        "status": state.status,
+        "epoch": state.epoch,
+        "ask": _ASK.dump_python(state.ask, mode="json"),
+        "asks": state.asks,
+        "attempts": state.attempts,
+        "pending": _PENDING.dump_python(state.pending, mode="json"),
+        "due_at": state.due_at,
+        "started_at": state.started_at,
+        "finished_at": state.finished_at,
+        "stop_reason": state.stop_reason,
+        "failure_code": state.failure.code if state.failure else None,
+        "failure_detail": state.failure.detail if state.failure else None,
+        "answer": state.answer,
+        "verdict": verdict,
+        **asdict(state.ledger),
+    }
+
+
+def _step_values(problem_id: UUID, step: Step) -> dict[str, Any]:
+    values = {each.name: getattr(step, each.name) for each in fields(step)}
+    return {"problem_id": problem_id, "step": values.pop("index"), **values}
+
+
+def _decision_values(problem_id: UUID, record: DecisionRecord) -> dict[str, Any]:
+    seen, chosen, draft, scoring = record.observation, record.decision, record.draft, record.scoring
+    return {
+        "problem_id": problem_id,
+        "step": record.step,
+        "epoch": record.epoch,
+        "decided_at": record.decided_at,
+        "action": chosen.action,
+        "reason": chosen.reason,
+        "value": chosen.value,
+        "against": chosen.against,
+        "score": seen.score,
+        "previous_scores": list(seen.previous_scores),
+        "is_final": seen.is_final,
+        "large_tokens": seen.large_tokens,
+        "seed": seen.seed,
+        "draft_id": draft and draft.id,
+        "draft_text": draft and draft.text,
+        "draft_finish": draft and draft.finish,
+        "draft_tokens": draft and draft.tokens,
+        "draft_prompt_tokens": draft and draft.prompt_tokens,
+        "draft_cached_tokens": draft and draft.cached_tokens,
+        "draft_model": draft and draft.model,
+        "draft_worker": draft and draft.worker,
+        "draft_waited_ms": draft and draft.waited_ms,
+        "draft_worked_ms": draft and draft.worked_ms,
+        "prm_model": scoring and scoring.model,
+        "prm_worker": scoring and scoring.worker,
+        "prm_tokens": scoring and scoring.tokens,
+        "prm_waited_ms": scoring and scoring.waited_ms,
+        "prm_worked_ms": scoring and scoring.worked_ms,
+    }
+
+
+_WRITTEN = ("status", "epoch", "ask", "asks", "attempts", "pending", "due_at", "started_at", "finished_at")
+_ENDED = ("stop_reason", "failure_code", "failure_detail", "answer", "verdict")
+_UPDATE_PROBLEMS = (
+    update(_PROBLEMS)
+    .where(_PROBLEMS.c.id == bindparam("problem_id"))
+    .values({name: bindparam(name) for name in (*_WRITTEN, *_ENDED, *_LEDGER_COLUMNS)})
+)
+_INSERT_STEPS = postgres_insert(_STEPS)
+# A step is written once; only its score may come later (a large step is scored with the draft that follows it).
+_UPSERT_STEPS = _INSERT_STEPS.on_conflict_do_update(
+    index_elements=["problem_id", "step"], set_={"score": _INSERT_STEPS.excluded.score}
+)

@@ -1,0 +1,116 @@
+"""The roles as child processes: started, watched, stopped together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from shared.errors import TrimError
+
+ROLES: Mapping[str, Sequence[str]] = {
+    "api": ["-m", "services.api"],
+    "orchestrator": ["-m", "services.orchestrator"],
+    "small": ["-m", "services.generator", "small"],
+    "prm": ["-m", "services.prm"],
+    "large": ["-m", "services.generator", "large"],
+}
+"""How each role is started."""
+
+STOP_TIMEOUT_S = 40.0
+"""Longer than a worker's grace; whoever has not ended by then is killed."""
+
+
+class RoleEnded(TrimError):
+    """A process of the stack ended by itself; its log says why."""
+
+    code = "role_ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """One running role."""
+
+    role: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+class Roles:
+    """Runs roles until the block ends, each with a log file of its own."""
+
+    def __init__(self, environment: Mapping[str, str], logs: Path, *, roles: Sequence[str] = tuple(ROLES)) -> None:
+        """Prepare.
+
+        Args:
+            environment: Settings for every role, on top of this process's own.
+            logs: Folder for the log files.
+            roles: Which roles to start.
+        """
+        self._environment = {**os.environ, **environment, "TRIM_ENDS_WITH_PARENT": "1"}
+        self._logs = logs
+        self._names = roles
+        self._children: dict[str, Child] = {}
+
+    def __enter__(self) -> Roles:
+        """Start all roles."""
+        self._logs.mkdir(parents=True, exist_ok=True)
+        for role in self._names:
+            self.start(role)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop all roles: politely first, and wait for them."""
+        for child in self._children.values():
+            child.process.send_signal(signal.SIGTERM)
+        until = time.monotonic() + STOP_TIMEOUT_S
+        for child in self._children.values():
+            try:
+                child.process.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.process.kill()
+                child.process.wait()
+
+    def start(self, role: str) -> Child:
+        """Start a role, or start it again after it was killed."""
+        path = self._logs / f"{role}.log"
+        with path.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, *ROLES[role]],
+                env={**self._environment, "TRIM_NODE_NAME": f"{role}-0"},
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                # Ctrl-C reaches this process alone, which then stops the roles in order.
+                start_new_session=True,
+            )
+        child = Child(role, process, path)
+        self._children[role] = child
+        return child
+
+    def kill(self, role: str) -> None:
+        """Kill a role on the spot, as a crash would."""
+        child = self._children[role]
+        child.process.kill()
+        child.process.wait()
+
+    def check(self) -> None:
+        """Check that every role still runs.
+
+        Raises:
+            RoleEnded: One has ended; the message holds the end of its log.
+        """
+        for child in self._children.values():
+            status = child.process.poll()
+            if status is not None:
+                tail = child.log.read_text(errors="replace").splitlines()[-5:]
+                lines = "\n  ".join(tail)
+                raise RoleEnded(f"{child.role} ended with status {status}; the end of {child.log}:\n  {lines}")
