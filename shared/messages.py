@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID, uuid5
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from shared.domain.values import Draft, Role, Sampling, Scoring
 from shared.errors import PermanentError
@@ -27,6 +27,22 @@ Count = Annotated[int, Field(ge=1)]
 def derive_id(*parts: object) -> UUID:
     """Derive an id from what it stands for: the same parts always give the same id."""
     return uuid5(_NAMESPACE, "/".join(str(part) for part in parts))
+
+
+def _check_drafts(drafts: tuple[Draft, ...]) -> tuple[Draft, ...]:
+    """Refuse what would make the ledger wrong; drafts are plain values of the domain, which checks nothing."""
+    if any(min(each.index, each.tokens, each.prompt_tokens, each.cached_tokens) < 0 for each in drafts):
+        raise ValueError("a draft has a negative index or count")
+    return drafts
+
+
+def _check_scoring(scoring: Scoring) -> Scoring:
+    if scoring.tokens < 0:
+        raise ValueError("a scoring has a negative count")
+    return scoring
+
+
+Drafts = Annotated[tuple[Draft, ...], Field(min_length=1), AfterValidator(_check_drafts)]
 
 
 class UndecodableMessage(PermanentError):
@@ -93,7 +109,7 @@ class ScoreSteps(_Command):
     kind: Literal["score_steps"] = "score_steps"
     unscored: Index = 0
     """How many of the last prefix steps to score as well."""
-    drafts: Annotated[tuple[Draft, ...], Field(min_length=1)]
+    drafts: Drafts
     """Follow the prefix and each other without a gap."""
 
 
@@ -108,7 +124,7 @@ class StepsGenerated(_ProblemMessage):
 
     kind: Literal["steps_generated"] = "steps_generated"
     id: UUID
-    drafts: Annotated[tuple[Draft, ...], Field(min_length=1)]
+    drafts: Drafts
 
 
 class StepsScored(_ProblemMessage):
@@ -116,12 +132,12 @@ class StepsScored(_ProblemMessage):
 
     kind: Literal["steps_scored"] = "steps_scored"
     id: UUID
-    drafts: Annotated[tuple[Draft, ...], Field(min_length=1)]
+    drafts: Drafts
     scores: tuple[Annotated[float, Field(ge=0, le=1)] | None, ...]
     """One a draft; `None` where the PRM gave no number in [0, 1]."""
     prefix_scores: tuple[Annotated[float, Field(ge=0, le=1)] | None, ...] = ()
     """Scores of the accepted steps right before the first draft that had none."""
-    scoring: Scoring
+    scoring: Annotated[Scoring, AfterValidator(_check_scoring)]
 
 
 class WorkFailed(_ProblemMessage):
@@ -183,5 +199,7 @@ def _reason(error: Exception) -> str:
     if not isinstance(error, ValidationError):
         return type(error).__name__
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    if first["type"] == "union_tag_invalid":
+        return "its kind is unknown"
     place = ".".join(str(part) for part in first["loc"])
     return f"{place}: {first['msg']}" if place else str(first["msg"])

@@ -42,7 +42,6 @@ def broker_options(settings: Settings) -> dict[str, Any]:
         "init_extension": False,
         # Plain reads woken by NOTIFY: an idle queue costs one query a second and a message waits milliseconds.
         "use_notify": True,
-        "notify_throttle_interval_ms": 0,
         "wait_time_seconds": 0,
         "polling_interval": 1.0,
         "visibility_timeout": settings.visibility_timeout_s,
@@ -53,7 +52,12 @@ def broker_options(settings: Settings) -> dict[str, Any]:
 
 def broker_url(settings: Settings) -> str:
     """Return the URL that Kombu and Celery take; for pgmq the address is in the options."""
-    return "pgmq://" if is_pgmq(settings) else settings.require_broker_url()
+    return "pgmq://localhost" if is_pgmq(settings) else settings.require_broker_url()
+
+
+def broker_transport(settings: Settings) -> str | None:
+    """Return the transport class that Kombu and Celery take, where it is not the one that the URL implies."""
+    return "shared.bus.pgmq_transport:Transport" if is_pgmq(settings) else None
 
 
 def connect(settings: Settings) -> Connection:
@@ -62,7 +66,9 @@ def connect(settings: Settings) -> Connection:
     Raises:
         BrokerUnavailable: The broker does not answer.
     """
-    connection = Connection(broker_url(settings), transport_options=broker_options(settings))
+    connection = Connection(
+        broker_url(settings), transport=broker_transport(settings), transport_options=broker_options(settings)
+    )
     try:
         if is_pgmq(settings):
             _install_pgmq(_conninfo(settings))
@@ -102,11 +108,15 @@ def _install_pgmq(conninfo: str) -> None:
     """Create pgmq's schema if the database has none; several processes may try at once."""
     from pgmq import install_pgmq_from_sql  # noqa: PLC0415 - only where pgmq is the broker
 
-    with psycopg.connect(conninfo) as connection:
-        found = connection.execute("SELECT to_regclass('pgmq.meta')").fetchone()
-        if found and found[0] is not None:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        if _has_pgmq(connection):
             return
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", [_INSTALL_LOCK])
-        found = connection.execute("SELECT to_regclass('pgmq.meta')").fetchone()
-        if found and found[0] is None:
-            install_pgmq_from_sql(conn=connection)
+        # A lock of the session: the installation commits more than once.
+        connection.execute("SELECT pg_advisory_lock(%s)", [_INSTALL_LOCK])
+        if not _has_pgmq(connection):
+            install_pgmq_from_sql(dsn=conninfo)
+
+
+def _has_pgmq(connection: psycopg.Connection[tuple[object, ...]]) -> bool:
+    found = connection.execute("SELECT to_regclass('pgmq.meta')").fetchone()
+    return found is not None and found[0] is not None

@@ -23,7 +23,7 @@ from celery.worker.consumer import Consumer
 from kombu.message import Message as KombuMessage
 
 from shared.bus.cancellations import CancelListener, RunningWork
-from shared.bus.connection import BrokerUnavailable, broker_options, broker_url, connect
+from shared.bus.connection import BrokerUnavailable, broker_options, broker_transport, broker_url, connect
 from shared.bus.publisher import RECONNECT_DELAYS_S, SharedPublisher
 from shared.bus.topology import COMMAND, QUEUES, address, address_dead, declare
 from shared.engines.port import Cancellation, Cancelled
@@ -257,6 +257,7 @@ def make_app(settings: Settings, role: WorkerRole, strategy: Callable[..., Any])
     queue = QUEUES[role]
     app.conf.update(
         broker_url=broker_url(settings),
+        broker_transport=broker_transport(settings),
         broker_transport_options=broker_options(settings),
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,

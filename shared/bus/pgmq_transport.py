@@ -1,0 +1,39 @@
+"""Kombu's pgmq transport, made safe for many processes that start at the same moment.
+
+Kombu switches a queue's notifications on whenever a queue is declared or consumed from, by dropping and creating a
+trigger; two processes that do so at once fail with an error that Celery takes for fatal. Here it is done once a queue,
+one process at a time.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+from kombu.transport import pgmq
+
+# Kombu calls it in the way that the warning recommends.
+warnings.filterwarnings("ignore", message=r"list_queues\(\) now returns", category=UserWarning)
+
+_NOTIFY_LOCK = 0x7472_6E6F
+_HAS_TRIGGER = """
+SELECT 1 FROM pg_trigger
+WHERE tgrelid = to_regclass(%s) AND tgname = 'trigger_notify_queue_insert_listeners'
+"""
+
+
+class Channel(pgmq.Channel):  # type: ignore[misc]
+    """A channel that leaves alone what is as it should be."""
+
+    def _maybe_enable_notify(self, queue: str, queue_name: str | None = None) -> None:
+        name = queue_name or self._queue_name(queue)
+        with self.pgmq.pool.connection() as connection:
+            connection.execute("SELECT pg_advisory_xact_lock(%s)", [_NOTIFY_LOCK])
+            if connection.execute(_HAS_TRIGGER, [f'pgmq."q_{name}"']).fetchone() is None:
+                self.pgmq.enable_notify(name, throttle_interval_ms=0, conn=connection)
+        self.connection._register_notify_queue(name)
+
+
+class Transport(pgmq.Transport):  # type: ignore[misc]
+    """The transport with that channel."""
+
+    Channel = Channel
