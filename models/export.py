@@ -140,7 +140,7 @@ class _Graph:
 
     def norm(self, x: str, name: str, epsilon: float) -> str:
         """Apply RMSNorm to rows."""
-        square = self.op("ReduceMean", self.op("Mul", x, x), self.constant([-1]), keepdims=1)
+        square = self.op("ReduceMean", self.op("Pow", x, self.constant(2.0)), self.constant([-1]), keepdims=1)
         root = self.op("Sqrt", self.op("Add", square, self.constant(epsilon)))
         return str(self.op("Mul", self.op("Div", x, root), self.weight(f"{name}.weight")))
 

@@ -36,6 +36,9 @@ class Settings(BaseSettings):
         description="Message broker: `amqp://...` for RabbitMQ, `pgmq://...` for queues in Postgres. "
         "Empty with `make run` and `make serve` means pgmq on the same Postgres.",
     )
+    queue_prefix: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,32}$")] = Field(
+        "trim", description="Begins the names of all queues; deployments on one broker need different ones."
+    )
     node_name: str = Field(
         default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}",
         description="Name of this process in the decision record; unique among running processes.",

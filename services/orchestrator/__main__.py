@@ -11,11 +11,10 @@ from contextlib import suppress
 
 import psycopg
 
-from services.orchestrator.applying import apply_deliveries
+from services.orchestrator.applying import Outgoing, apply_deliveries
 from services.orchestrator.sweeping import PRUNE_EVERY, admit, attend, prune, report_alive
 from shared.bus.consumer import BatchConsumer
 from shared.bus.publisher import RECONNECT_DELAYS_S, Publisher
-from shared.bus.topology import EVENTS, Outgoing
 from shared.errors import RetryableError
 from shared.log import get_logger
 from shared.process import run
@@ -73,7 +72,7 @@ class Orchestrator:
     def _consume(self) -> None:
         """Take events, apply them, publish what follows, acknowledge: in this order, so that nothing is lost."""
         publisher = Publisher(self._settings)
-        consumer = BatchConsumer(self._settings, EVENTS, batch=self._settings.batch_events, linger_s=LINGER_S)
+        consumer = BatchConsumer(self._settings, "events", batch=self._settings.batch_events, linger_s=LINGER_S)
         try:
             while not self._stopping.is_set():
                 deliveries = consumer.take(TAKE_TIMEOUT_S)

@@ -11,16 +11,18 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from shared.bus.consumer import Delivery
-from shared.bus.topology import EVENTS, Outgoing, address, address_dead
+from shared.bus.topology import QUEUES, DeadLetter
 from shared.domain.commands import next_commands
 from shared.domain.state import ControlEvent, State
 from shared.domain.transitions import apply
 from shared.errors import RetryableError
 from shared.log import get_logger
-from shared.messages import Event, ProblemEvent, UndecodableMessage, WorkerSeen, WorkFailed, decode
+from shared.messages import Event, Message, ProblemEvent, UndecodableMessage, WorkerSeen, WorkFailed, decode
 from shared.store.admission import record_process
 from shared.store.database import Database, wake_orchestrators
 from shared.store.reasoning import LockedProblem, lock_problems, save_states
+
+Outgoing = Message | DeadLetter
 
 _log = get_logger(__name__)
 
@@ -109,7 +111,7 @@ def _apply_together(database: Database, heard: Sequence[_Heard]) -> list[Outgoin
             changes.append((locked, state))
             # A redelivered event may be one whose commands were lost between commit and publication: they are
             # derived and sent again. A mere double is not: it would double the work of every later step too.
-            outgoing += _all(state) if is_redelivered else _news(locked.state, state)
+            outgoing += next_commands(state) if is_redelivered else _news(locked.state, state)
         save_states(connection, changes)
         _after(connection, changes)
         for worker in seen.values():
@@ -152,20 +154,16 @@ def _news(before: State, after: State) -> list[Outgoing]:
     if after is before:
         return []
     known = next_commands(before)
-    return [address(command) for command in next_commands(after) if command not in known]
-
-
-def _all(state: State) -> list[Outgoing]:
-    return [address(command) for command in next_commands(state)]
+    return [command for command in next_commands(after) if command not in known]
 
 
 def _decode(raw: bytes) -> Event:
     event = decode(raw)
-    if not isinstance(event, EVENTS.carries):
+    if not isinstance(event, QUEUES["events"]):
         raise UndecodableMessage(raw, f"{event.kind} does not belong on this queue")
     return event  # type: ignore[return-value]
 
 
-def _bury(delivery: Delivery, reason: str) -> Outgoing:
-    _log.error("message_buried", queue=EVENTS.name, reason=reason)
-    return address_dead(EVENTS, delivery.body, reason)
+def _bury(delivery: Delivery, reason: str) -> DeadLetter:
+    _log.error("message_buried", queue="events", reason=reason)
+    return DeadLetter("events", delivery.body, reason)

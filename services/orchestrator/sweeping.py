@@ -5,8 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from services.orchestrator.applying import apply_controls
-from shared.bus.topology import Outgoing
+from services.orchestrator.applying import Outgoing, apply_controls
 from shared.domain.state import AskOverdue, CancelRequested, DeadlinePassed, ProblemAdmitted
 from shared.store.admission import find_attention, find_cancelling, next_queued, prune_inbox, record_process
 from shared.store.database import Database

@@ -9,13 +9,12 @@ from contextlib import contextmanager
 from uuid import UUID
 
 from kombu.connection import Connection
-from kombu.entity import Queue
 from kombu.message import Message as KombuMessage
 from kombu.messaging import Consumer
 
 from shared.bus.connection import BrokerUnavailable, broker_errors, connect, is_pgmq
 from shared.bus.publisher import RECONNECT_DELAYS_S
-from shared.bus.topology import CANCELS
+from shared.bus.topology import Topology
 from shared.engines.port import Cancellation
 from shared.log import get_logger
 from shared.messages import CancelWork, UndecodableMessage, decode
@@ -109,17 +108,9 @@ class CancelListener:
                 self._stopping.wait(delay)
 
     def _listen(self, connection: Connection) -> None:
-        # RabbitMQ removes an exclusive queue with its connection; pgmq knows none, so there it is removed at the end
-        # (and found again by its name if the process was killed and started anew).
         exclusive = not is_pgmq(self._settings)
         channel = connection.channel()
-        queue = Queue(
-            f"trim.cancels.{self._settings.node_name}",
-            CANCELS,
-            durable=not exclusive,
-            exclusive=exclusive,
-            auto_delete=exclusive,
-        )
+        queue = Topology(self._settings.queue_prefix).cancel_queue(self._settings.node_name, is_exclusive=exclusive)
         consumer = Consumer(channel, [queue], on_message=self._on_message, no_ack=True)
         consumer.consume()
         try:
@@ -129,6 +120,8 @@ class CancelListener:
                 except TimeoutError:
                     continue
         finally:
+            # Where the broker does not remove the queue it is removed here; if the process is killed instead, it is
+            # found again by its name when the process is started anew.
             if not exclusive and self._stopping.is_set():
                 consumer.cancel()
                 queue(channel).delete()

@@ -11,7 +11,7 @@ from kombu.message import Message as KombuMessage
 from kombu.messaging import Consumer
 
 from shared.bus.connection import BrokerUnavailable, broker_errors, connect
-from shared.bus.topology import QueueSpec, declare
+from shared.bus.topology import QueueRole, Topology
 from shared.settings import Settings
 
 
@@ -28,12 +28,12 @@ class Delivery:
 class BatchConsumer:
     """Takes messages from one queue, many at a time. For one thread, on a connection of its own."""
 
-    def __init__(self, settings: Settings, queue: QueueSpec, *, batch: int, linger_s: float) -> None:
+    def __init__(self, settings: Settings, role: QueueRole, *, batch: int, linger_s: float) -> None:
         """Connect and start to consume.
 
         Args:
             settings: Where the broker is.
-            queue: What to take from.
+            role: Whose queue to take from.
             batch: Most messages in one batch.
             linger_s: How long to wait for more once one message is there.
 
@@ -45,10 +45,11 @@ class BatchConsumer:
         self._received: list[KombuMessage] = []
         self._connection: Connection = connect(settings)
         try:
-            declare(self._connection)
+            topology = Topology(settings.queue_prefix)
+            topology.declare(self._connection)
             channel = self._connection.channel()
             self._consumer = Consumer(
-                channel, [queue.declaration()], on_message=self._received.append, auto_declare=False
+                channel, [topology.queue(role)], on_message=self._received.append, auto_declare=False
             )
             # Twice the batch, so that the next one is on its way while this one is worked on.
             self._consumer.qos(prefetch_count=2 * batch)

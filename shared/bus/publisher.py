@@ -12,9 +12,10 @@ from kombu.connection import Connection
 from kombu.messaging import Producer
 
 from shared.bus.connection import BrokerUnavailable, broker_errors, connect
-from shared.bus.topology import Outgoing, declare
+from shared.bus.topology import DeadLetter, Topology
 from shared.errors import RetryableError
 from shared.log import get_logger
+from shared.messages import Message
 from shared.settings import Settings
 
 CONFIRM_TIMEOUT_S = 10.0
@@ -41,6 +42,7 @@ class Publisher:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._topology = Topology(settings.queue_prefix)
         self._connection: Connection | None = None
         self._producer: Producer | None = None
         self._has_confirms = False
@@ -48,7 +50,7 @@ class Publisher:
         self._unconfirmed: set[int] = set()
         self._refusals: list[str] = []
 
-    def publish(self, messages: Sequence[Outgoing]) -> None:
+    def publish(self, messages: Sequence[Message | DeadLetter]) -> None:
         """Publish messages in order and return when the broker has confirmed all of them.
 
         Raises:
@@ -59,16 +61,16 @@ class Publisher:
             return
         connection, producer = self._connected()
         try:
-            for message in messages:
+            for outgoing in map(self._topology.address, messages):
                 producer.publish(
-                    message.body,
-                    exchange=message.exchange,
-                    routing_key=message.routing_key,
-                    headers=dict(message.headers),
+                    outgoing.body,
+                    exchange=outgoing.exchange,
+                    routing_key=outgoing.routing_key,
+                    headers=dict(outgoing.headers),
                     content_type="application/json",
                     content_encoding="binary",
                     delivery_mode=2,
-                    mandatory=not message.is_broadcast,
+                    mandatory=not outgoing.is_broadcast,
                 )
                 if self._has_confirms:
                     self._published += 1
@@ -94,7 +96,7 @@ class Publisher:
             return self._connection, self._producer
         connection = connect(self._settings)
         try:
-            declare(connection)
+            self._topology.declare(connection)
             channel = connection.channel()
             self._published, self._unconfirmed, self._refusals = 0, set(), []
             # pgmq needs none: a publication is a committed INSERT when the call returns.
@@ -130,12 +132,12 @@ class SharedPublisher:
 
     def __init__(self, settings: Settings) -> None:
         self._publisher = Publisher(settings)
-        self._inbox: queue.SimpleQueue[tuple[Sequence[Outgoing], Future[None]] | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[Sequence[Message | DeadLetter], Future[None]] | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         self._thread.start()
 
-    def publish(self, *messages: Outgoing) -> Future[None]:
+    def publish(self, *messages: Message | DeadLetter) -> Future[None]:
         """Hand in messages; the future is done when the broker has confirmed them, or when the publisher closes."""
         done: Future[None] = Future()
         if self._stopping.is_set():
@@ -166,7 +168,7 @@ class SharedPublisher:
                     done.set_exception(error)
         self._publisher.close()
 
-    def _send(self, messages: Sequence[Outgoing]) -> RetryableError | None:
+    def _send(self, messages: Sequence[Message | DeadLetter]) -> RetryableError | None:
         attempt = 0
         while True:
             try:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 
 from shared.messages import (
     CancelWork,
-    Event,
     GenerateSteps,
     Message,
     ScoreSteps,
@@ -22,6 +22,20 @@ from shared.messages import (
     encode,
 )
 
+QueueRole = Literal["small", "large", "prm", "events"]
+"""Who takes from a queue: the worker of that role, or (`events`) the orchestrator."""
+
+QUEUES: Mapping[QueueRole, tuple[type[Message], ...]] = MappingProxyType(
+    {
+        "small": (GenerateSteps,),
+        "large": (GenerateSteps,),
+        "prm": (ScoreSteps,),
+        "events": (StepsGenerated, StepsScored, WorkFailed, WorkerSeen),
+    }
+)
+"""Every queue, and the kinds of messages that it carries. `CancelWork` is broadcast: each worker process binds a queue
+of its own."""
+
 COMMAND = "trim.command"
 """Celery's name of the one thing that workers do; each command message carries it as its `task` header."""
 
@@ -31,50 +45,14 @@ REASON_HEADER = "x-trim-reason"
 DELIVERY_LIMIT = 20
 """Deliveries after which RabbitMQ itself gives up on a message: it kills every process that takes it."""
 
-WORK = Exchange("trim", type="direct", durable=True)
-DEAD = Exchange("trim.dead", type="direct", durable=True)
-CANCELS = Exchange("trim.cancels", type="fanout", durable=True)
-"""Broadcast: each worker process binds a queue of its own."""
-
 
 @dataclass(frozen=True, slots=True)
-class QueueSpec:
-    """One queue."""
+class DeadLetter:
+    """A message that cannot be used, its bytes as they came, and why."""
 
-    name: str
-    carries: tuple[type[Message], ...]
-
-    @property
-    def dead_letters(self) -> str:
-        """Name of the queue for messages that cannot be used."""
-        return f"{self.name}.dead"
-
-    def declaration(self) -> Queue:
-        """Describe the queue to the broker; arguments that a broker does not know are ignored by it."""
-        arguments = {
-            "x-queue-type": "quorum",
-            "x-delivery-limit": DELIVERY_LIMIT,
-            "x-dead-letter-exchange": DEAD.name,
-            "x-dead-letter-routing-key": self.dead_letters,
-            # At-least-once dead-lettering needs a queue that refuses when full rather than dropping its head.
-            "x-dead-letter-strategy": "at-least-once",
-            "x-overflow": "reject-publish",
-        }
-        return Queue(self.name, WORK, routing_key=self.name, durable=True, queue_arguments=arguments)
-
-    def dead_declaration(self) -> Queue:
-        """Describe the dead-letter queue to the broker."""
-        arguments = {"x-queue-type": "quorum"}
-        return Queue(self.dead_letters, DEAD, routing_key=self.dead_letters, durable=True, queue_arguments=arguments)
-
-
-SMALL = QueueSpec("trim.small", (GenerateSteps,))
-LARGE = QueueSpec("trim.large", (GenerateSteps,))
-PRM = QueueSpec("trim.prm", (ScoreSteps,))
-EVENTS = QueueSpec("trim.events", (StepsGenerated, StepsScored, WorkFailed, WorkerSeen))
-
-QUEUES: Mapping[str, QueueSpec] = {"small": SMALL, "large": LARGE, "prm": PRM, "events": EVENTS}
-"""By the role that takes from it; `events` is the orchestrator's."""
+    role: QueueRole
+    body: bytes
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,37 +63,74 @@ class Outgoing:
     exchange: str
     routing_key: str
     headers: Mapping[str, Any]
-    is_broadcast: bool = False
+    is_broadcast: bool
     """Whether nobody may be there to hear it."""
 
 
-def address(message: Message) -> Outgoing:
-    """Address a message of the contract."""
-    match message:
-        case GenerateSteps():
-            queue = QUEUES[message.role]
-        case ScoreSteps():
-            queue = PRM
-        case CancelWork():
-            return Outgoing(encode(message), CANCELS.name, "", {}, is_broadcast=True)
-        case _:
-            return _to_queue(EVENTS, message, {})
-    return _to_queue(queue, message, {"task": COMMAND, "id": str(message.id)})
+class Topology:
+    """The queues and exchanges of one deployment; the prefix keeps deployments on one broker apart."""
 
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._work = Exchange(prefix, type="direct", durable=True)
+        self._dead = Exchange(f"{prefix}.dead", type="direct", durable=True)
+        self.cancels = Exchange(f"{prefix}.cancels", type="fanout", durable=True)
 
-def address_dead(queue: QueueSpec, body: bytes, reason: str) -> Outgoing:
-    """Address a message that cannot be used to its queue's dead letters, its bytes as they came."""
-    return Outgoing(body, DEAD.name, queue.dead_letters, {REASON_HEADER: reason[:500]})
+    def queue(self, role: QueueRole) -> Queue:
+        """Describe a role's queue; arguments that a broker does not know are ignored by it."""
+        name = f"{self._prefix}.{role}"
+        arguments = {
+            "x-queue-type": "quorum",
+            "x-delivery-limit": DELIVERY_LIMIT,
+            "x-dead-letter-exchange": self._dead.name,
+            "x-dead-letter-routing-key": f"{name}.dead",
+            # At-least-once dead-lettering needs a queue that refuses when full rather than dropping its head.
+            "x-dead-letter-strategy": "at-least-once",
+            "x-overflow": "reject-publish",
+        }
+        return Queue(name, self._work, routing_key=name, durable=True, queue_arguments=arguments)
 
+    def dead_letters(self, role: QueueRole) -> Queue:
+        """Describe the queue for what a role cannot use."""
+        name = f"{self._prefix}.{role}.dead"
+        return Queue(name, self._dead, routing_key=name, durable=True, queue_arguments={"x-queue-type": "quorum"})
 
-def _to_queue(queue: QueueSpec, message: Event | GenerateSteps | ScoreSteps, headers: Mapping[str, Any]) -> Outgoing:
-    return Outgoing(encode(message), WORK.name, queue.name, headers)
+    def cancel_queue(self, node: str, *, is_exclusive: bool) -> Queue:
+        """Describe a worker process's own queue for cancels."""
+        name = f"{self._prefix}.cancels.{node}"
+        # RabbitMQ removes an exclusive queue with its connection; pgmq knows none.
+        return Queue(
+            name, self.cancels, durable=not is_exclusive, exclusive=is_exclusive, auto_delete=is_exclusive
+        )
 
+    def address(self, message: Message | DeadLetter) -> Outgoing:
+        """Address a message of the contract, or one that is none."""
+        match message:
+            case DeadLetter():
+                headers = {REASON_HEADER: message.reason[:500]}
+                return Outgoing(message.body, self._dead.name, self.dead_letters(message.role).name, headers, is_broadcast=False)
+            case CancelWork():
+                return Outgoing(encode(message), self.cancels.name, "", {}, is_broadcast=True)
+            case GenerateSteps() | ScoreSteps():
+                role = "prm" if isinstance(message, ScoreSteps) else message.role
+                headers = {"task": COMMAND, "id": str(message.id)}
+                return Outgoing(encode(message), self._work.name, f"{self._prefix}.{role}", headers, is_broadcast=False)
+            case _:
+                return Outgoing(encode(message), self._work.name, f"{self._prefix}.events", {}, is_broadcast=False)
 
-def declare(connection: Connection) -> None:
-    """Declare all queues, so that nothing that is published finds no queue."""
-    channel = connection.default_channel
-    CANCELS(channel).declare()
-    for queue in QUEUES.values():
-        queue.dead_declaration()(channel).declare()
-        queue.declaration()(channel).declare()
+    def declare(self, connection: Connection) -> None:
+        """Declare everything, so that nothing that is published finds no queue."""
+        channel = connection.default_channel
+        self.cancels(channel).declare()
+        for role in QUEUES:
+            self.dead_letters(role)(channel).declare()
+            self.queue(role)(channel).declare()
+
+    def delete(self, connection: Connection) -> None:
+        """Delete everything, with all messages: for tests and benchmarks, which leave nothing behind."""
+        channel = connection.default_channel
+        for role in QUEUES:
+            self.queue(role)(channel).delete()
+            self.dead_letters(role)(channel).delete()
+        for exchange in (self._work, self._dead, self.cancels):
+            exchange(channel).delete()

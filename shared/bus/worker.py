@@ -25,7 +25,7 @@ from kombu.message import Message as KombuMessage
 from shared.bus.cancellations import CancelListener, RunningWork
 from shared.bus.connection import BrokerUnavailable, broker_options, broker_transport, broker_url, connect
 from shared.bus.publisher import RECONNECT_DELAYS_S, SharedPublisher
-from shared.bus.topology import COMMAND, QUEUES, address, address_dead, declare
+from shared.bus.topology import COMMAND, QUEUES, DeadLetter, Topology
 from shared.engines.port import Cancellation, Cancelled
 from shared.errors import TrimError
 from shared.log import get_logger
@@ -50,7 +50,7 @@ class Publish:
 
     def __call__(self, message: Message) -> None:
         """Publish a message without waiting for the broker's confirmation."""
-        self._unconfirmed.append(self._publisher.publish(address(message)))
+        self._unconfirmed.append(self._publisher.publish(message))
 
     def is_idle(self) -> bool:
         """Tell whether all that was published is confirmed."""
@@ -89,7 +89,6 @@ class CommandWorker:
         self._role: WorkerRole = role
         self._model = model
         self._handle = handle
-        self._queue = QUEUES[role]
         self._running = RunningWork()
         self._is_draining = threading.Event()
         self._must_give_back = threading.Event()
@@ -155,14 +154,14 @@ class CommandWorker:
     def _decode(self, message: KombuMessage) -> Command:
         raw = _raw(message)
         command = decode(raw)
-        if not isinstance(command, self._queue.carries):
+        if not isinstance(command, QUEUES[self._role]):
             raise UndecodableMessage(raw, f"{command.kind} does not belong on this queue")
         return command  # type: ignore[return-value]
 
     def _bury(self, message: KombuMessage, reason: str) -> None:
         """Move a message that cannot be used to the dead letters; it stays on its queue until it is there."""
-        _log.error("message_buried", queue=self._queue.name, reason=reason)
-        buried = self._publisher.publish(address_dead(self._queue, _raw(message), reason))
+        _log.error("message_buried", queue=self._role, reason=reason)
+        buried = self._publisher.publish(DeadLetter(self._role, _raw(message), reason))
         try:
             buried.result(PUBLISH_TIMEOUT_S)
         except (TimeoutError, TrimError):
@@ -229,7 +228,7 @@ class CommandWorker:
             seen = WorkerSeen(
                 role=self._role, worker=self._settings.node_name, model=self._model, seen_at=datetime.now(UTC)
             )
-            self._publisher.publish(address(seen))
+            self._publisher.publish(seen)
             self._is_draining.wait(self._settings.heartbeat_s)
 
     def _on_signal(self, number: int, _frame: object) -> None:
@@ -254,14 +253,14 @@ class CommandWorker:
 def make_app(settings: Settings, role: WorkerRole, strategy: Callable[..., Any]) -> Celery:
     """Make the Celery app of a role: one queue, one task, and everything that keeps state elsewhere switched off."""
     app = Celery(f"trim.{role}", set_as_current=False)
-    queue = QUEUES[role]
+    queue = Topology(settings.queue_prefix).queue(role)
     app.conf.update(
         broker_url=broker_url(settings),
         broker_transport=broker_transport(settings),
         broker_transport_options=broker_options(settings),
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        task_queues=[queue.declaration()],
+        task_queues=[queue],
         task_default_queue=queue.name,
         task_create_missing_queues=False,
         task_acks_late=True,
@@ -300,7 +299,7 @@ def wait_for_broker(settings: Settings) -> None:
         try:
             connection = connect(settings)
             try:
-                declare(connection)
+                Topology(settings.queue_prefix).declare(connection)
             finally:
                 connection.release()
             return

@@ -13,9 +13,9 @@ from decimal import Decimal
 SEPARATOR = "\n\n"
 """Ends a step. Kept out of the step's text and put back on joining."""
 
-_FENCE = re.compile(r"^\s*```", re.MULTILINE)
+_FENCE = re.compile(r"^[^\S\n]*```", re.MULTILINE)
 _ENVIRONMENT = re.compile(r"\\(begin|end)\{[^{}]*\}")
-_BOXED = "\\boxed{"
+_BRACE = re.compile(r"\\boxed\{|[{}]")
 
 
 def join_steps(steps: Sequence[str]) -> str:
@@ -61,15 +61,14 @@ def split_step(text: str) -> tuple[str, str] | None:
 
 def boxed_answer(text: str) -> str | None:
     r"""Return the content of the last balanced `\boxed{...}`, stripped, or `None` if there is none."""
-    start = text.rfind(_BOXED)
-    while start >= 0:
-        depth = 0
-        for position in range(start + len(_BOXED) - 1, len(text)):
-            depth += {"{": 1, "}": -1}.get(text[position], 0)
-            if depth == 0:
-                return text[start + len(_BOXED) : position].strip()
-        start = text.rfind(_BOXED, 0, start)
-    return None
+    opened: list[int | None] = []
+    last, answer = 0, None
+    for found in _BRACE.finditer(text):
+        if found[0] != "}":
+            opened.append(found.end() if found[0] != "{" else None)
+        elif opened and (start := opened.pop()) is not None and start > last:
+            last, answer = start, text[start : found.start()].strip()
+    return answer
 
 
 def extend_digest(digest: str, text: str) -> str:

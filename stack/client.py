@@ -1,0 +1,83 @@
+"""What the stack asks of the REST API."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import httpx2
+from shared.errors import RetryableError, TrimError
+
+READY_TIMEOUT_S = 90.0
+
+
+class NotReady(RetryableError):
+    """The stack did not become ready in time; the logs under .state/logs say why."""
+
+    code = "not_ready"
+
+
+class ApiRefused(TrimError):
+    """The API refused a request."""
+
+    code = "api_refused"
+
+
+class Api:
+    """The REST API at an address."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._http = httpx2.Client(base_url=address, timeout=30.0)
+
+    def __enter__(self) -> Api:
+        """Open."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self._http.close()
+
+    def wait_until_ready(self, check: Callable[[], None]) -> None:
+        """Wait until every part of the service is up.
+
+        Args:
+            check: Called between attempts; raises if waiting is pointless.
+
+        Raises:
+            NotReady: Something is still down after `READY_TIMEOUT_S`; the message names it.
+        """
+        until = time.monotonic() + READY_TIMEOUT_S
+        down: object = "the API"
+        while time.monotonic() < until:
+            check()
+            try:
+                answer = self._http.get("/health/ready").json()
+            except (httpx2.TransportError, ValueError):
+                down = "the API"
+            else:
+                down = ", ".join(answer["down"])
+                if not down:
+                    return
+            time.sleep(0.1)
+        raise NotReady(f"Still down after {READY_TIMEOUT_S:.0f} s: {down}; the logs under .state/logs say why.")
+
+    def submit(self, problems: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any]) -> str:
+        """Submit problems as one batch and return its id."""
+        batch: str = self._json("POST", "/v1/batches", {"problems": list(problems), "defaults": dict(defaults)})["id"]
+        return batch
+
+    def batch(self, batch_id: str) -> dict[str, Any]:
+        """Read how a batch stands."""
+        return self._json("GET", f"/v1/batches/{batch_id}")
+
+    def _json(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+        response = self._http.request(method, path, json=body)
+        if response.is_error:
+            raise ApiRefused(f"{method} {path} was refused with {response.status_code}: {response.text[:500]}")
+        answer: dict[str, Any] = response.json()
+        return answer

@@ -1,0 +1,81 @@
+"""Solves the bundled sample with three policies over REST, and prints what each one cost."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from stack.client import Api
+from stack.roles import Roles
+
+SAMPLE = Path(__file__).resolve().parent.parent / "models" / "sample.jsonl"
+
+POLICIES: Mapping[str, Mapping[str, Any]] = {
+    "threshold 0.5": {"name": "threshold", "parameters": {"threshold": 0.5}},
+    "small-only": {"name": "small-only", "parameters": {}},
+    "large-only": {"name": "large-only", "parameters": {}},
+}
+"""What is compared, by the name that the table shows."""
+
+GREEDY = {"temperature": 0.0, "seed": 0}
+"""So that two runs show the same figures."""
+
+FINAL = ("succeeded", "failed", "cancelled", "expired")
+
+
+def run_sample(api: Api, roles: Roles, console: Console) -> None:
+    """Solve the sample with every policy, then print the table."""
+    problems = [json.loads(line) for line in SAMPLE.read_text().splitlines()]
+    console.print(f"Solving {len(problems)} problems with {len(POLICIES)} policies at {api.address}")
+    started = time.monotonic()
+    columns = (TextColumn("{task.description:>14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    results: dict[str, dict[str, Any]] = {}
+    with Progress(*columns, console=console) as progress:
+        for title, policy in POLICIES.items():
+            line = progress.add_task(title, total=len(problems))
+            batch = api.submit(problems, {"policy": policy, "sampling": GREEDY})
+            while True:
+                roles.check()
+                results[title] = api.batch(batch)
+                done = sum(results[title]["statuses"].get(status, 0) for status in FINAL)
+                progress.update(line, completed=done)
+                if done == len(problems):
+                    break
+                time.sleep(0.1)
+    console.print(_table(results))
+    console.print(_summary(results, time.monotonic() - started))
+
+
+def _table(results: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = Table(title="The same problems, three ways")
+    table.add_column("policy")
+    for title in ("accuracy", "steps", "escalated", "large tokens", "share of large-only", "small tokens", "failed"):
+        table.add_column(title, justify="right")
+    whole = results["large-only"]["ledger"]["large_out"]
+    for title, batch in results.items():
+        ledger, size = batch["ledger"], batch["size"]
+        correct = batch["verdicts"].get("correct", 0)
+        table.add_row(
+            title,
+            f"{correct / size:.1%}",
+            str(batch["steps"]),
+            str(batch["escalated_steps"]),
+            str(ledger["large_out"]),
+            f"{ledger['large_out'] / whole:.1%}" if whole else "-",
+            str(ledger["small_kept"] + ledger["small_discarded"] + ledger["small_wasted"]),
+            str(batch["statuses"].get("failed", 0)),
+        )
+    return table
+
+
+def _summary(results: Mapping[str, Mapping[str, Any]], seconds: float) -> str:
+    ours, whole = next(iter(results.values())), results["large-only"]
+    saved = 1 - ours["ledger"]["large_out"] / max(1, whole["ledger"]["large_out"])
+    return f"Large tokens saved: {saved:.1%}. Solved in {seconds:.1f} s; every decision is in the view `audit`."

@@ -1,0 +1,641 @@
+"""Each branch of the state machine by example."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, replace
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+
+from shared.domain.commands import next_commands
+from shared.domain.state import (
+    AskOverdue,
+    CancelRequested,
+    ControlEvent,
+    DeadlinePassed,
+    ProblemAdmitted,
+    State,
+    new_state,
+)
+from shared.domain.text import prefix_digest
+from shared.domain.transitions import MAX_DOUBLINGS, RETRY_DELAY_S, apply
+from shared.domain.values import (
+    Action,
+    Decision,
+    Draft,
+    Finish,
+    Ledger,
+    Limits,
+    Observation,
+    Options,
+    Plan,
+    Role,
+    Scoring,
+    Status,
+    StopReason,
+)
+from shared.messages import (
+    CancelWork,
+    GenerateSteps,
+    ProblemEvent,
+    StepsGenerated,
+    StepsScored,
+    WorkFailed,
+    derive_id,
+)
+from tests.world import PROBLEM_ID, QUESTION, START, make_draft
+
+LATER = START + timedelta(seconds=10)
+DRAFTS_ONLY = Plan(scores=False, escalates=False)
+LARGE_ONLY = Plan(drafts=False, scores=False)
+
+
+def by_score(observation: Observation) -> Decision:
+    """Escalate below a half, and without a score."""
+    score = observation.score
+    accepts = score is not None and score >= 0.5
+    return Decision(action=Action.ACCEPT if accepts else Action.ESCALATE, reason="test", value=score, against=0.5)
+
+
+def keep(observation: Observation) -> Decision:
+    return Decision(action=Action.ACCEPT, reason="kept")
+
+
+def feed(state: State, *events: ProblemEvent | ControlEvent, **how: object) -> State:
+    """Apply events one after another, as a store would: with the whole inbox at hand."""
+    decide = keep if state.options.plan == DRAFTS_ONLY else by_score
+    for event in events:
+        state = apply(state, event, decide=decide, now=how.get("now", START))  # type: ignore[arg-type]
+    return state
+
+
+def running(**options: object) -> State:
+    state = new_state(problem_id=PROBLEM_ID, question=QUESTION, options=Options(**options))  # type: ignore[arg-type]
+    return feed(state, ProblemAdmitted())
+
+
+def command_of(state: State) -> GenerateSteps:
+    (command,) = [each for each in next_commands(state) if isinstance(each, GenerateSteps)]
+    return command
+
+
+def drafts_of(command: GenerateSteps, *texts: str, finish: Finish = Finish.SEPARATOR, tokens: int = 5) -> list[Draft]:
+    """Write the drafts that a command asks for; the last one has the given finish."""
+    drafts = []
+    for place, text in enumerate(texts):
+        prefix = (*command.prefix, *texts[:place])
+        drafts.append(
+            make_draft(
+                command_id=command.id,
+                author=command.role,
+                index=len(prefix),
+                after=prefix_digest(QUESTION, prefix),
+                text=text,
+                finish=finish if place == len(texts) - 1 else Finish.SEPARATOR,
+                tokens=tokens,
+                opens_call=place == 0,
+            )
+        )
+    return drafts
+
+
+def generated(*drafts: Draft, epoch: int = 0) -> StepsGenerated:
+    identity = derive_id("generated", *(draft.id for draft in drafts))
+    return StepsGenerated(problem_id=PROBLEM_ID, epoch=epoch, id=identity, drafts=drafts)
+
+
+def scored(
+    *drafts: Draft, scores: tuple[float | None, ...], epoch: int = 0, prefix_scores: tuple[float | None, ...] = ()
+) -> StepsScored:
+    identity = derive_id("scored", *(draft.id for draft in drafts))
+    return StepsScored(
+        problem_id=PROBLEM_ID,
+        epoch=epoch,
+        id=identity,
+        drafts=drafts,
+        scores=scores,
+        prefix_scores=prefix_scores,
+        scoring=Scoring(id=identity, model="prm", worker="w", tokens=7, waited_ms=0, worked_ms=0),
+    )
+
+
+def failed(*, retryable: bool, epoch: int = 0, name: str = "failed") -> WorkFailed:
+    return WorkFailed(
+        problem_id=PROBLEM_ID,
+        epoch=epoch,
+        id=derive_id(name),
+        role="small",
+        code="engine_busy",
+        detail="The engine was busy.",
+        retryable=retryable,
+        worker="w",
+    )
+
+
+def answer(state: State, text: str, *, score: float | None = None, finish: Finish = Finish.SEPARATOR) -> State:
+    """Answer what the state asks for by one step: scored if it is to be scored."""
+    command = command_of(state)
+    (draft,) = drafts_of(command, text, finish=finish)
+    if command.then == "prm":
+        return feed(state, scored(draft, scores=(score,), epoch=state.epoch))
+    return feed(state, generated(draft, epoch=state.epoch))
+
+
+# --- beginning ------------------------------------------------------------------------------------------------------
+
+
+def test_a_queued_problem_asks_for_nothing() -> None:
+    state = new_state(problem_id=PROBLEM_ID, question=QUESTION, options=Options())
+    assert next_commands(state) == ()
+    assert feed(state, AskOverdue(), DeadlinePassed()) is state
+
+
+def test_an_admitted_problem_asks_for_its_first_step_and_is_admitted_once() -> None:
+    state = running()
+    assert (state.status, state.started_at) == (Status.RUNNING, START)
+    assert state.due_at == START + timedelta(seconds=60)
+    command = command_of(state)
+    assert (command.prefix, command.max_steps, command.role, command.then) == ((), 1, Role.SMALL, "prm")
+    assert feed(state, ProblemAdmitted(), now=LATER) is state
+
+
+@pytest.mark.parametrize(
+    ("plan", "lookahead", "max_steps", "then", "announce", "role"),
+    [
+        (Plan(), 0, 1, "prm", False, Role.SMALL),
+        (Plan(), 4, 5, "prm", True, Role.SMALL),
+        (Plan(), None, 30, "prm", False, Role.SMALL),
+        (DRAFTS_ONLY, 4, 5, "events", False, Role.SMALL),
+        (LARGE_ONLY, 0, 30, "events", False, Role.LARGE),
+    ],
+)
+def test_the_plan_and_the_window_shape_the_first_command(
+    plan: Plan, lookahead: int | None, max_steps: int, then: str, announce: bool, role: Role
+) -> None:
+    command = command_of(running(plan=plan, lookahead=lookahead))
+    assert (command.max_steps, command.then, command.announce, command.role) == (max_steps, then, announce, role)
+
+
+def test_commands_are_the_same_for_the_same_state_and_leave_it_alone() -> None:
+    state = running(lookahead=2)
+    before = replace(state)
+    assert next_commands(state) == next_commands(state)
+    assert state == before
+
+
+# --- deciding -------------------------------------------------------------------------------------------------------
+
+
+def test_a_good_draft_becomes_a_step_and_the_next_one_is_asked_for() -> None:
+    state = answer(running(), "one", score=0.5)
+    assert [(step.text, step.author, step.score) for step in state.steps] == [("one", Role.SMALL, 0.5)]
+    assert command_of(state).prefix == ("one",)
+    assert state.ledger == Ledger(small_kept=5, prm=7, small_calls=1, prm_calls=1)
+
+
+def test_a_bad_draft_is_replaced_by_a_large_step_whose_score_the_next_decision_sees() -> None:
+    state = answer(running(), "bad", score=0.25)
+    assert (state.epoch, state.steps, state.is_escalating) == (1, (), True)
+    command = command_of(state)
+    assert (command.role, command.max_steps, command.then, command.prefix) == (Role.LARGE, 1, "events", ())
+    state = answer(state, "good")
+    assert [(step.author, step.score) for step in state.steps] == [(Role.LARGE, None)]
+    command = command_of(state)
+    assert (command.role, command.unscored, command.epoch) == (Role.SMALL, 1, 1)
+    (draft,) = drafts_of(command, "next")
+    state = feed(state, scored(draft, scores=(1.0,), prefix_scores=(0.75,), epoch=1))
+    assert state.decisions[-1].observation.previous_scores == (0.75,)
+    assert state.decisions[-1].observation.large_tokens == 5
+    assert [step.score for step in state.steps] == [0.75, 1.0]
+    assert (state.ledger.small_discarded, state.ledger.small_kept, state.ledger.large_out) == (5, 5, 5)
+    assert command_of(state).unscored == 0
+
+
+def test_large_steps_in_a_row_are_scored_together_and_only_those_without_a_score() -> None:
+    state = answer(answer(running(), "bad", score=0.0), "large 0")
+    state = answer(state, "bad", score=None)
+    assert state.decisions[-1].decision.reason == "invalid_score"
+    state = answer(state, "large 1")
+    command = command_of(state)
+    assert command.unscored == 2
+    (draft,) = drafts_of(command, "bad again")
+    state = feed(state, scored(draft, scores=(0.0,), prefix_scores=(0.5, 0.25), epoch=2))
+    assert [step.score for step in state.steps] == [0.5, 0.25]
+    state = answer(state, "large 2")
+    command = command_of(state)
+    assert command.unscored == 1
+    (draft,) = drafts_of(command, "fine")
+    state = feed(state, scored(draft, scores=(1.0,), prefix_scores=(0.9, 0.125), epoch=3))
+    assert [step.score for step in state.steps] == [0.5, 0.25, 0.125, 1.0], "a score never changes"
+
+
+def test_an_invalid_score_is_accepted_where_nobody_can_escalate() -> None:
+    state = answer(running(plan=Plan(escalates=False)), "one", score=None)
+    assert state.decisions[0].decision == Decision(action=Action.ACCEPT, reason="invalid_score")
+    assert len(state.steps) == 1
+
+
+def test_scores_that_do_not_match_the_drafts_are_no_scores() -> None:
+    state = running()
+    (draft,) = drafts_of(command_of(state), "one")
+    state = feed(state, scored(draft, scores=(0.9, 0.9)))
+    assert state.decisions[0].decision.reason == "invalid_score"
+    assert state.decisions[0].observation.score is None
+    assert state.is_escalating
+
+
+def test_every_large_step_has_its_decision_where_nothing_is_drafted() -> None:
+    state = running(plan=LARGE_ONLY)
+    command = command_of(state)
+    drafts = drafts_of(command, "one", "so \\boxed{42}")
+    state = feed(state, generated(drafts[0]))
+    assert command_of(state) == command, "the stretch goes on"
+    state = feed(state, generated(drafts[1]), now=LATER)
+    assert [(each.draft, each.decision.action) for each in state.decisions] == [(None, Action.ESCALATE)] * 2
+    assert state.decisions[0].observation == Observation(step=0, score=None, is_final=False)
+    assert (state.status, state.answer, state.finished_at) == (Status.SUCCEEDED, "42", LATER)
+    assert (state.epoch, state.ledger.large_out, state.ledger.large_calls) == (0, 10, 1)
+
+
+# --- ending by itself -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "expected"), [("\\boxed{7}", Finish.SEPARATOR, "7"), ("Seven.", Finish.ENDED, None)]
+)
+def test_a_boxed_answer_or_an_end_of_the_text_ends_the_problem(text: str, finish: Finish, expected: str | None) -> None:
+    state = answer(running(), text, score=1.0, finish=finish)
+    assert (state.status, state.stop_reason, state.answer) == (Status.SUCCEEDED, StopReason.FINAL_ANSWER, expected)
+    assert state.decisions[0].observation.is_final
+    assert (state.ask, state.due_at, next_commands(state)) == (None, None, ())
+
+
+def test_the_limit_of_steps_ends_the_problem() -> None:
+    state = answer(running(limits=Limits(max_steps=2)), "one", score=1.0)
+    assert command_of(state).max_steps == 1
+    state = answer(state, "two", score=1.0)
+    assert (state.stop_reason, state.answer) == (StopReason.MAX_STEPS, None)
+    assert [each.observation.is_final for each in state.decisions] == [False, True]
+
+
+def test_the_limit_of_tokens_ends_the_problem() -> None:
+    state = answer(running(limits=Limits(max_tokens=10)), "one", score=1.0)
+    assert command_of(state).max_tokens == 5
+    state = answer(state, "two", score=1.0)
+    assert state.stop_reason is StopReason.TOKEN_LIMIT
+
+
+def test_a_degenerate_first_draft_is_escalated_and_a_degenerate_first_large_step_is_a_failure() -> None:
+    state = running()
+    (draft,) = drafts_of(command_of(state), "...", finish=Finish.ENDED)
+    state = feed(state, generated(draft))
+    assert state.decisions[0].decision == Decision(action=Action.ESCALATE, reason="degenerate_draft")
+    state = answer(state, "--")
+    assert state.status is Status.FAILED
+    assert state.failure is not None
+    assert state.failure.code == "no_output"
+    assert (state.epoch, next_commands(state)) == (2, (CancelWork(problem_id=PROBLEM_ID, epoch=2),))
+
+
+def test_a_degenerate_first_draft_is_a_failure_where_nobody_can_escalate() -> None:
+    state = answer(running(plan=DRAFTS_ONLY), "...")
+    assert state.status is Status.FAILED
+    assert state.decisions[0].decision.action is Action.ACCEPT
+
+
+def test_a_degenerate_later_draft_is_escalated_and_a_degenerate_large_step_ends_the_problem() -> None:
+    state = answer(running(), "one", score=1.0)
+    (draft,) = drafts_of(command_of(state), "...")
+    state = answer(feed(state, generated(draft)), "...")
+    assert (state.status, state.stop_reason) == (Status.SUCCEEDED, StopReason.DEGENERATE)
+    assert [step.text for step in state.steps] == ["one"]
+
+
+def test_a_degenerate_later_draft_ends_the_problem_where_nobody_can_escalate() -> None:
+    state = answer(answer(running(plan=DRAFTS_ONLY), "one"), "...")
+    assert state.stop_reason is StopReason.DEGENERATE
+
+
+@pytest.mark.parametrize("plan", [Plan(), DRAFTS_ONLY])
+def test_a_model_that_ends_with_nothing_more_to_say_has_finished(plan: Plan) -> None:
+    state = answer(running(plan=plan), "It is \\boxed{", score=1.0)
+    (draft,) = drafts_of(command_of(state), ".", finish=Finish.ENDED)
+    state = feed(state, generated(draft))
+    assert state.decisions[-1].decision == Decision(action=Action.ACCEPT, reason="model_ended")
+    assert (state.status, state.stop_reason) == (Status.SUCCEEDED, StopReason.FINAL_ANSWER)
+    assert len(state.steps) == 1
+
+
+# --- drafting ahead -------------------------------------------------------------------------------------------------
+
+
+def test_announced_drafts_make_room_for_their_continuation_while_scores_are_on_their_way() -> None:
+    state = running(lookahead=2, limits=Limits(max_steps=4, max_tokens=100))
+    command = command_of(state)
+    drafts = drafts_of(command, "a", "b", "c")
+    state = feed(state, generated(*drafts))
+    assert (state.ask, len(state.pending), next_commands(state)) == (None, 3, ()), "the window is full"
+    state = feed(state, scored(drafts[0], scores=(1.0,)))
+    ahead = command_of(state)
+    assert (ahead.prefix, ahead.max_steps, ahead.max_tokens) == (("a", "b", "c"), 1, 85)
+    state = feed(state, scored(drafts[1], scores=(1.0,)))
+    assert command_of(state) == ahead, "what is out stays the same"
+    (last,) = drafts_of(ahead, "d")
+    state = feed(state, generated(last), scored(drafts[2], scores=(1.0,)))
+    assert (state.ask, state.status) == (None, Status.RUNNING), "there is no fifth step to ask for"
+    state = feed(state, scored(last, scores=(1.0,)))
+    assert state.stop_reason is StopReason.MAX_STEPS
+
+
+def test_a_command_stays_the_same_while_its_steps_are_decided() -> None:
+    state = answer(answer(running(lookahead=4), "bad", score=0.0), "large")
+    command = command_of(state)
+    assert (command.unscored, command.max_steps, command.max_tokens) == (1, 5, 4091)
+    drafts = drafts_of(command, "a", "b", "c")
+    state = feed(state, scored(drafts[0], scores=(1.0,), prefix_scores=(0.5,), epoch=1))
+    assert next_commands(state) == (command,)
+    state = feed(state, generated(*drafts, epoch=1))
+    assert next_commands(state) == (command,), "known drafts past the command's start are no prefix of it"
+    state = feed(state, scored(drafts[1], scores=(1.0,), epoch=1))
+    assert next_commands(state) == (command,)
+
+
+def test_scores_out_of_order_wait_for_their_turn() -> None:
+    state = running(lookahead=2)
+    drafts = drafts_of(command_of(state), "a", "b", "c")
+    for place in (2, 1):
+        state = feed(state, scored(drafts[place], scores=(1.0,)))
+        assert state.steps == ()
+    state = feed(state, scored(drafts[0], scores=(1.0,)))
+    assert [step.text for step in state.steps] == ["a", "b", "c"]
+    assert state.pending == ()
+
+
+def test_an_escalation_wastes_what_was_drafted_past_it_and_cancels_the_rest() -> None:
+    state = running(lookahead=2)
+    drafts = drafts_of(command_of(state), "a", "b", "c")
+    state = feed(state, generated(*drafts[:2]), scored(drafts[0], scores=(0.0,)))
+    cancel, command = next_commands(state)
+    assert cancel == CancelWork(problem_id=PROBLEM_ID, epoch=1)
+    assert (state.pending, state.ledger.small_discarded, state.ledger.small_wasted) == ((), 5, 5)
+    late = feed(state, scored(drafts[1], scores=(1.0,)), scored(drafts[2], scores=(1.0,)))
+    assert next_commands(late) == (cancel, command)
+    assert (late.steps, late.ledger.small_wasted, late.ledger.prm_calls) == ((), 10, 3)
+    assert late.due_at == state.due_at
+
+
+@pytest.mark.parametrize("text", ["\\boxed{1}", "..."])
+@pytest.mark.parametrize("lookahead", [1, 4])
+def test_nothing_is_asked_for_past_a_draft_after_which_nothing_can_come(text: str, lookahead: int) -> None:
+    state = running(lookahead=lookahead)
+    command = command_of(state)
+    state = feed(state, generated(*drafts_of(command, "a", text)))
+    assert next_commands(state) == (() if lookahead == 1 else (command,))
+    assert state.due_at is not None
+    again = feed(state, AskOverdue(), now=state.due_at)
+    assert command_of(again).prefix == ()
+    assert command_of(again).id != command.id
+    assert again.ledger.small_wasted == 10
+
+
+# --- messages that come twice, late, or for another prefix ------------------------------------------------------------
+
+
+def test_a_copy_changes_nothing() -> None:
+    state = running()
+    (draft,) = drafts_of(command_of(state), "one")
+    event = scored(draft, scores=(1.0,))
+    state = feed(state, event)
+    assert feed(state, event, now=LATER) is state
+    ended = answer(state, "\\boxed{1}", score=1.0)
+    assert feed(ended, event, now=LATER) is ended
+    assert feed(ended, AskOverdue(), DeadlinePassed(), CancelRequested(), ProblemAdmitted(), now=LATER) is ended
+    assert feed(ended, failed(retryable=False)) is ended
+
+
+def test_a_draft_in_a_second_event_is_booked_once() -> None:
+    state = running(lookahead=1)
+    drafts = drafts_of(command_of(state), "a", "b")
+    state = feed(state, scored(drafts[0], scores=(1.0,)), generated(*drafts), generated(drafts[0]))
+    assert [each.draft for each in state.pending] == [drafts[1]]
+    state = feed(state, generated(drafts[1]), scored(drafts[1], scores=(1.0,)))
+    assert len(state.steps) == 2
+    assert state.ledger.small_kept == 10
+
+
+def test_late_events_are_booked_as_wasted_once_and_never_applied() -> None:
+    state = running(plan=Plan())
+    command = command_of(state)
+    (first,) = drafts_of(command, "bad")
+    (other,) = drafts_of(command.model_copy(update={"id": derive_id("other")}), "better")
+    state = feed(state, scored(first, scores=(0.0,)), scored(other, scores=(1.0,)), generated(other))
+    assert (state.steps, state.ledger.small_wasted, state.ledger.small_discarded) == ((), 5, 5)
+    done = answer(answer(state, "large"), "\\boxed{1}", score=1.0)
+    (late,) = drafts_of(command.model_copy(update={"id": derive_id("late"), "role": Role.LARGE}), "too late")
+    after = feed(done, generated(late, epoch=done.epoch))
+    assert after.ledger.large_wasted == 5
+    assert replace(after, ledger=done.ledger, booked=done.booked) == done
+
+
+def test_a_second_draft_of_a_decided_step_is_wasted() -> None:
+    state = running()
+    command = command_of(state)
+    (twin,) = drafts_of(command.model_copy(update={"id": derive_id("twin")}), "one, again")
+    state = answer(state, "one", score=1.0)
+    state = feed(state, scored(twin, scores=(1.0,)))
+    assert (len(state.steps), state.ledger.small_kept, state.ledger.small_wasted) == (1, 5, 5)
+
+
+def test_a_draft_of_another_prefix_is_never_applied_and_booked_once() -> None:
+    state = running(lookahead=1)
+    command = command_of(state)
+    ours = drafts_of(command, "a", "b")
+    theirs = drafts_of(command.model_copy(update={"id": derive_id("another")}), "x", "y")
+    state = feed(state, scored(theirs[1], scores=(1.0,)), scored(ours[0], scores=(1.0,)))
+    assert [step.text for step in state.steps] == ["a"]
+    assert (state.pending, state.ledger.small_wasted) == ((), 5)
+    state = feed(state, generated(theirs[1]), scored(ours[1], scores=(1.0,)))
+    assert [step.text for step in state.steps] == ["a", "b"]
+    assert state.ledger.small_wasted == 5
+
+
+def test_of_two_drafts_of_a_place_a_score_belongs_to_its_text() -> None:
+    state = running(lookahead=1)
+    command = command_of(state)
+    (first,) = drafts_of(command, "a")
+    (same,) = drafts_of(command.model_copy(update={"id": derive_id("same")}), "a")
+    (other,) = drafts_of(command.model_copy(update={"id": derive_id("other")}), "b")
+    state = feed(state, generated(first))
+    kept = feed(state, scored(other, scores=(1.0,)), generated(same))
+    assert [each.draft.text for each in kept.pending] == ["a"]
+    assert kept.ledger.small_wasted == 10
+    taken = feed(state, scored(same, scores=(1.0,)))
+    assert [step.text for step in taken.steps] == ["a"]
+    assert (taken.ledger.small_kept, taken.ledger.small_wasted) == (5, 5)
+
+
+@pytest.mark.parametrize("has_other_prefix", [False, True])
+def test_a_draft_whose_worker_did_it_again_with_another_text_is_booked_once(has_other_prefix: bool) -> None:
+    state = running(lookahead=2)
+    drafts = drafts_of(command_of(state), "a", "b")
+    again = replace(drafts[1], text="c", after=prefix_digest(QUESTION, ["z"]) if has_other_prefix else drafts[1].after)
+    state = feed(state, generated(*drafts), scored(again, scores=(1.0,)), scored(drafts[0], scores=(1.0,)))
+    assert [each.draft for each in state.pending] == [drafts[1]]
+    assert state.due_at is not None
+    state = feed(state, AskOverdue(), now=state.due_at)
+    assert (state.ledger.small_kept, state.ledger.small_wasted) == (5, 5)
+
+
+# --- time, faults and cancelling ------------------------------------------------------------------------------------
+
+
+def test_what_is_overdue_is_asked_for_again_with_twice_the_time_until_the_attempts_are_used_up() -> None:
+    state = running(max_attempts=3, step_timeout_s=8.0)
+    first = command_of(state)
+    assert feed(state, AskOverdue(), now=START + timedelta(seconds=7)) is state
+    state = feed(state, AskOverdue(), now=START + timedelta(seconds=8))
+    second = command_of(state)
+    assert (second.prefix, second.epoch) == (first.prefix, first.epoch)
+    assert second.id != first.id
+    assert state.due_at == second.expires_at == START + timedelta(seconds=8 + 16)
+    state = feed(state, AskOverdue(), now=START + timedelta(seconds=24))
+    assert state.due_at == START + timedelta(seconds=24 + 32)
+    state = feed(state, AskOverdue(), now=START + timedelta(seconds=56))
+    assert state.failure is not None
+    assert (state.status, state.failure.code) == (Status.FAILED, "attempts_exhausted")
+    assert "small model or the PRM" in state.failure.detail
+    assert isinstance(next_commands(state)[0], CancelWork)
+
+
+def test_progress_gives_the_next_step_all_its_attempts() -> None:
+    state = running()
+    assert state.due_at is not None
+    state = feed(state, AskOverdue(), now=state.due_at)
+    assert state.attempts == 1
+    state = answer(state, "one", score=1.0)
+    assert (state.attempts, state.due_at) == (0, START + timedelta(seconds=60))
+
+
+def test_an_overdue_large_step_is_asked_of_the_large_model_again() -> None:
+    state = answer(running(max_attempts=2), "bad", score=0.0)
+    assert state.due_at is not None
+    again = feed(state, AskOverdue(), now=state.due_at)
+    assert (command_of(again).role, command_of(again).max_steps, again.epoch) == (Role.LARGE, 1, 1)
+    assert again.due_at is not None
+    over = feed(again, AskOverdue(), now=again.due_at)
+    assert over.failure is not None
+    assert "large model" in over.failure.detail
+
+
+def test_a_passing_fault_is_waited_out_and_a_lasting_one_ends_the_problem() -> None:
+    state = running()
+    waiting = feed(state, failed(retryable=True), now=LATER)
+    assert waiting.due_at == LATER + timedelta(seconds=RETRY_DELAY_S)
+    assert next_commands(waiting) == next_commands(state)
+    assert feed(waiting, failed(retryable=True), now=LATER + timedelta(seconds=9)) is waiting
+    again = feed(waiting, AskOverdue(), now=LATER + timedelta(seconds=1))
+    assert command_of(again).id != command_of(state).id
+    waiting = feed(again, failed(retryable=True, name="second"), now=LATER)
+    assert waiting.due_at == LATER + timedelta(seconds=2 * RETRY_DELAY_S)
+    over = feed(state, failed(retryable=False))
+    assert over.failure is not None
+    assert (over.status, over.failure.code, over.epoch) == (Status.FAILED, "engine_busy", 1)
+
+
+def test_a_fault_in_work_that_is_wanted_no_more_changes_nothing() -> None:
+    state = answer(running(), "bad", score=0.0)
+    assert feed(state, failed(retryable=False, epoch=0)) is state
+
+
+def test_waits_stop_doubling() -> None:
+    state = replace(running(), attempts=5_000, options=Options(max_attempts=10_000))
+    longest = 2**MAX_DOUBLINGS
+    waiting = feed(state, failed(retryable=True))
+    assert waiting.due_at == START + timedelta(seconds=longest)
+    asked = feed(state, AskOverdue(), now=START + timedelta(seconds=60))
+    assert asked.due_at == START + timedelta(seconds=60 + 60 * longest)
+
+
+def test_a_deadline_ends_a_problem_that_is_not_solved_by_then() -> None:
+    state = running(deadline_at=LATER)
+    assert feed(state, DeadlinePassed(), now=START) is state
+    state = feed(state, DeadlinePassed(), now=LATER)
+    assert (state.status, state.finished_at, state.epoch) == (Status.EXPIRED, LATER, 1)
+    unbound = running()
+    assert feed(unbound, DeadlinePassed(), now=LATER) is unbound
+
+
+def make_in(status: Status) -> State:
+    match status:
+        case Status.QUEUED:
+            return new_state(problem_id=PROBLEM_ID, question=QUESTION, options=Options())
+        case Status.RUNNING:
+            state = running(lookahead=1)
+            return feed(state, generated(*drafts_of(command_of(state), "a", "b")))
+        case Status.SUCCEEDED:
+            return answer(running(), "\\boxed{1}", score=1.0)
+        case Status.FAILED:
+            return feed(running(), failed(retryable=False))
+        case Status.CANCELLED:
+            return feed(running(), CancelRequested())
+        case Status.EXPIRED:
+            return feed(running(deadline_at=START), DeadlinePassed())
+
+
+@pytest.mark.parametrize("status", list(Status))
+def test_cancelling_ends_what_has_not_ended(status: Status) -> None:
+    state = make_in(status)
+    assert state.status is status
+    cancelled = feed(state, CancelRequested(), now=LATER)
+    if status.is_final:
+        assert cancelled is state
+    else:
+        assert (cancelled.status, cancelled.epoch, cancelled.finished_at) == (Status.CANCELLED, 1, LATER)
+        assert next_commands(cancelled) == (CancelWork(problem_id=PROBLEM_ID, epoch=1),)
+        assert cancelled.ledger.small_wasted == 5 * len(state.pending)
+        assert feed(cancelled, ProblemAdmitted(), AskOverdue(), CancelRequested()) is cancelled
+
+
+@pytest.mark.parametrize("status", list(Status))
+def test_no_event_raises_in_any_status(status: Status) -> None:
+    command = command_of(running(lookahead=4))
+    drafts = drafts_of(command, "a", "...", "\\boxed{1}")
+    for epoch in (0, 1, 7):
+        for event in (
+            ProblemAdmitted(),
+            CancelRequested(),
+            DeadlinePassed(),
+            AskOverdue(),
+            generated(*drafts, epoch=epoch),
+            scored(*drafts, scores=(1.0,), epoch=epoch),
+            scored(*drafts[1:], scores=(None, 1.0), epoch=epoch),
+            generated(*drafts, *drafts, epoch=epoch),
+            failed(retryable=True, epoch=epoch),
+            failed(retryable=False, epoch=epoch),
+        ):
+            once = feed(make_in(status), event, now=LATER)
+            assert sum(astuple(once.ledger)) >= 0
+            assert feed(once, event, now=LATER) is once or event == AskOverdue()
+
+
+def test_input_that_was_not_cached_is_booked_with_the_first_draft_of_a_call() -> None:
+    state = running()
+    (draft,) = drafts_of(command_of(state), "one")
+    state = feed(state, scored(replace(draft, prompt_tokens=100, cached_tokens=64), scores=(0.0,)))
+    (draft,) = drafts_of(command_of(state), "large")
+    state = feed(state, generated(replace(draft, prompt_tokens=50, cached_tokens=20), epoch=1))
+    assert state.ledger == Ledger(
+        small_discarded=5, small_in=36, large_out=5, large_in=30, prm=7, small_calls=1, large_calls=1, prm_calls=1
+    )
+
+
+def test_a_store_may_leave_out_ids_that_are_not_in_the_event() -> None:
+    state = running(lookahead=1)
+    drafts = drafts_of(command_of(state), "a", "b")
+    state = feed(state, generated(*drafts))
+    inbox: set[UUID] = set(state.booked)
+    event = scored(drafts[0], scores=(0.0,))
+    after = apply(replace(state, booked=frozenset()), event, decide=by_score, now=START)
+    assert after.booked.isdisjoint(inbox)
+    assert after.booked == {event.id, drafts[0].id, drafts[1].id}

@@ -1,0 +1,156 @@
+"""What every policy promises, and what each one does."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared.domain.values import Action, Decision, Observation, Plan
+from shared.errors import PermanentError
+from shared.policies.policy import Policy
+from shared.policies.registry import POLICIES, BadParameters, UnknownPolicy, build_policy
+
+quick = settings(max_examples=100, deadline=None, derandomize=True, database=None)
+shares = st.floats(0, 1)
+observations = st.builds(
+    Observation,
+    step=st.integers(0, 30),
+    score=st.none() | shares,
+    previous_scores=st.lists(shares, max_size=4).map(tuple),
+    draft_tokens=st.none() | st.integers(0, 512),
+    is_final=st.booleans(),
+    large_tokens=st.integers(0, 4096),
+    seed=st.integers(),
+)
+
+
+
+def escalates(name: str, observation: Observation, **parameters: float) -> bool:
+    return build_policy(name, parameters).decide(observation).action is Action.ESCALATE
+
+
+@quick
+@given(name=st.sampled_from(sorted(POLICIES)), observation=observations)
+def test_every_policy_decides_everything_and_always_the_same(name: str, observation: Observation) -> None:
+    first, second = (build_policy(name, {}).decide(observation) for _ in range(2))
+    assert first == second
+    assert first.reason
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_every_policy_has_its_words_for_users(name: str) -> None:
+    kind = POLICIES[name]
+    assert kind.name == name
+    assert kind.__doc__
+    assert kind.revision >= 1
+    assert all(field.description for field in kind.model_fields.values())
+
+
+@quick
+@given(observation=observations, lower=shares, higher=shares)
+def test_a_higher_threshold_escalates_whatever_a_lower_one_does(
+    observation: Observation, lower: float, higher: float
+) -> None:
+    lower, higher = sorted((lower, higher))
+    if escalates("threshold", observation, threshold=lower):
+        assert escalates("threshold", observation, threshold=higher)
+
+
+@quick
+@given(score=shares)
+def test_a_score_equal_to_the_threshold_is_kept(score: float) -> None:
+    decision = build_policy("threshold", {"threshold": score}).decide(Observation(step=0, score=score))
+    assert (decision.action, decision.reason) == (Action.ACCEPT, "score_at_least_threshold")
+    assert (decision.value, decision.against) == (score, score)
+
+
+def test_a_score_just_below_the_threshold_is_escalated() -> None:
+    decision = build_policy("threshold", {}).decide(Observation(step=0, score=0.4999999))
+    assert (decision.action, decision.reason) == (Action.ESCALATE, "score_below_threshold")
+    assert (decision.value, decision.against) == (0.4999999, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("value", "plan", "action"),
+    [
+        (0.0, Plan(drafts=True, scores=False, escalates=False), Action.ACCEPT),
+        (0.5, Plan(drafts=True, scores=True, escalates=True), Action.ESCALATE),
+        (1.0, Plan(drafts=False, scores=False, escalates=True), Action.ESCALATE),
+    ],
+)
+def test_a_threshold_at_either_end_needs_one_model_and_no_score(value: float, plan: Plan, action: Action) -> None:
+    policy = build_policy("threshold", {"threshold": value})
+    assert policy.plan == plan
+    decision = policy.decide(Observation(step=0, score=None))
+    assert (decision.action, decision.reason) == (action, "threshold_without_score")
+
+
+@quick
+@given(observation=observations)
+def test_each_model_alone_never_turns_to_the_other(observation: Observation) -> None:
+    assert not escalates("small-only", observation)
+    assert escalates("large-only", observation)
+    assert build_policy("small-only", {}).plan == Plan(scores=False, escalates=False)
+    assert build_policy("large-only", {}).plan == Plan(drafts=False, scores=False)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_lots_escalate_their_share_of_steps(p: float) -> None:
+    drawn = [
+        escalates("random", Observation(step=step, score=None, seed=seed), p=p) for seed in range(400) for step in range(10)
+    ]
+    assert sum(drawn) / len(drawn) == pytest.approx(p, abs=0.03)
+
+
+def test_a_lot_depends_on_seed_and_step_alone() -> None:
+    policy = build_policy("random", {"p": 0.5})
+    assert policy.plan == Plan(scores=False)
+    one = policy.decide(Observation(step=3, score=None, seed=7))
+    assert policy.decide(Observation(step=3, score=0.9, seed=7, large_tokens=99, is_final=True)) == one
+    assert one.value is not None
+    assert 0 <= one.value < 1
+    assert policy.decide(Observation(step=4, score=None, seed=7)).value != one.value
+    assert policy.decide(Observation(step=3, score=None, seed=8)).value != one.value
+    assert one.reason == ("lot_drawn" if one.value < 0.5 else "lot_not_drawn")
+
+
+class Cautious(Policy):
+    """Escalate everything, and say nothing of models."""
+
+    name: ClassVar[str] = "cautious"
+
+    def decide(self, observation: Observation) -> Decision:
+        return Decision(action=Action.ESCALATE, reason="cautious")
+
+
+def test_a_policy_that_says_nothing_of_models_needs_all_of_them() -> None:
+    assert Cautious().plan == Plan(drafts=True, scores=True, escalates=True)
+
+
+def test_an_unknown_policy_is_a_typed_error_that_names_those_that_there_are() -> None:
+    with pytest.raises(UnknownPolicy, match="large-only, random, small-only, threshold") as caught:
+        build_policy("x" * 1000, {})
+    assert isinstance(caught.value, PermanentError)
+    assert caught.value.code == "unknown_policy"
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("threshold", {"threshold": 1.5}),
+        ("threshold", {"threshold": -0.1}),
+        ("threshold", {"threshold": float("nan")}),
+        ("threshold", {"threshold": "much"}),
+        ("threshold", {"unknown": 1}),
+        ("small-only", {"p": 1}),
+        ("random", {"p": 2}),
+    ],
+)
+def test_wrong_parameters_are_a_typed_error_that_names_the_parameter(name: str, parameters: dict[str, object]) -> None:
+    with pytest.raises(BadParameters, match=repr(next(iter(parameters)))) as caught:
+        build_policy(name, parameters)
+    assert caught.value.code == "bad_policy_parameters"
