@@ -90,7 +90,10 @@ class Architecture:
 
 
 class _Graph:
-    """Collects nodes and initializers; each method adds what it is named after and returns the name of its result."""
+    """Collects nodes and initializers; each method adds what it is named after and returns the name of its result.
+
+    `op` is typed `Any` since it gives one name or, if several outputs are asked for, a list of names.
+    """
 
     def __init__(self, weights: Path) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -103,7 +106,7 @@ class _Graph:
         self._known: set[str] = set()
 
     def op(self, kind: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
-        """Add a node; the result is one name, or a list if several outputs are asked for."""
+        """Add a node."""
         names = [f"{kind}_{len(self.nodes)}_{index}" for index in range(outputs)]
         self.nodes.append(helper.make_node(kind, list(inputs), names, **attributes))
         return names[0] if outputs == 1 else names
@@ -136,13 +139,115 @@ class _Graph:
     def linear(self, x: str, name: str) -> str:
         """Apply a dense layer, with its bias if it has one, to rows."""
         bias = [self.weight(f"{name}.bias")] if f"{name}.bias" in self._tensors else []
-        return str(self.op("Gemm", x, self.weight(f"{name}.weight"), *bias, transB=1))
+        return self.op("Gemm", x, self.weight(f"{name}.weight"), *bias, transB=1)
 
-    def norm(self, x: str, name: str, epsilon: float) -> str:
-        """Apply RMSNorm to rows."""
+    def result(self, name: str, x: str) -> None:
+        """Make a value one of the graph's outputs."""
+        self.nodes.append(helper.make_node("Identity", [x], [name]))
+
+
+class _Qwen2(_Graph):
+    """The graph of one model: what all layers share is made with it, layers and outputs are added."""
+
+    def __init__(self, shape: Architecture, weights: Path) -> None:
+        super().__init__(weights)
+        self.shape = shape
+        size = self.op("Shape", "input_ids")
+        self.batch, self.length = self.op("Split", size, self.constant([1, 1]), outputs=2, axis=0)
+        self.past_length = self.op("Shape", "past_k.0", start=2, end=3)
+        starts = self.op("Unsqueeze", "past_length", self.constant([1]))
+        steps = self._range(self.length)
+        # Scores are (B, key heads, groups, T, P) and (B, key heads, groups, T, T).
+        valid = self.op("Unsqueeze", starts, self.constant([2, 3, 4]))
+        self.past_mask = self._mask(self.op("LessOrEqual", valid, self._range(self.past_length)))
+        self.new_mask = self._mask(self.op("Less", self.op("Unsqueeze", steps, self.constant([1])), steps))
+        positions = self.op("Cast", self.op("Add", starts, steps), to=TensorProto.FLOAT)
+        positions = self.op("Unsqueeze", positions, self.constant([1, 3]))
+        frequencies = shape.rope_theta ** (-np.arange(0, shape.head_size, 2) / shape.head_size)
+        angles = self.op("Mul", positions, self.constant(frequencies))
+        self.cosine, self.sine = self.op("Cos", angles), self.op("Sin", angles)
+
+    def _range(self, end: str) -> str:
+        return self.op("Range", self.constant(0), self.op("Squeeze", end), self.constant(1))
+
+    def _mask(self, hidden: str) -> str:
+        return self.op("Where", hidden, self.constant(_MASKED), self.constant(0.0))
+
+    def _size(self, *parts: str | int) -> str:
+        """Put a shape together from numbers and names of lengths."""
+        names = [part if isinstance(part, str) else self.constant([part]) for part in parts]
+        return self.op("Concat", *names, axis=0)
+
+    def embed(self) -> str:
+        """Look up the ids: (B*T, hidden), the layout of everything outside of attention."""
+        ids = self.op("Reshape", "input_ids", self.constant([-1]))
+        return self.op("Gather", self.weight("model.embed_tokens.weight"), ids)
+
+    def norm(self, x: str, name: str) -> str:
+        """Apply RMSNorm to rows. In this form ONNX Runtime makes one operation of it."""
         square = self.op("ReduceMean", self.op("Pow", x, self.constant(2.0)), self.constant([-1]), keepdims=1)
-        root = self.op("Sqrt", self.op("Add", square, self.constant(epsilon)))
-        return str(self.op("Mul", self.op("Div", x, root), self.weight(f"{name}.weight")))
+        root = self.op("Sqrt", self.op("Add", square, self.constant(self.shape.epsilon)))
+        return self.op("Mul", self.op("Div", x, root), self.weight(f"{name}.weight"))
+
+    def heads(self, x: str, name: str, count: int) -> str:
+        """Project rows to heads: (B, heads, T, D)."""
+        size = self._size(self.batch, self.length, count, self.shape.head_size)
+        return self.op("Transpose", self.op("Reshape", self.linear(x, name), size), perm=[0, 2, 1, 3])
+
+    def rotate(self, x: str) -> str:
+        """Turn each pair of a lower and an upper half's element by the angle of its position."""
+        low, high = self.op("Split", x, outputs=2, axis=-1, num_outputs=2)
+        turned_low = self.op("Sub", self.op("Mul", low, self.cosine), self.op("Mul", high, self.sine))
+        turned_high = self.op("Add", self.op("Mul", high, self.cosine), self.op("Mul", low, self.sine))
+        return self.op("Concat", turned_low, turned_high, axis=-1)
+
+    def attend(self, q: str, k: str, v: str, layer: int) -> str:
+        """Attend to past and new tokens; the query heads that share a key head read its one copy."""
+        shape = self.shape
+        size = self._size(self.batch, shape.kv_heads, shape.heads // shape.kv_heads, self.length, shape.head_size)
+        q = self.op("Mul", self.op("Reshape", q, size), self.constant(shape.head_size**-0.5))
+        scores = [
+            self.op("Add", self.op("MatMul", q, self.op("Transpose", self._grouped(keys), perm=[0, 1, 2, 4, 3])), mask)
+            for keys, mask in ((f"past_k.{layer}", self.past_mask), (k, self.new_mask))
+        ]
+        shares = self.op("Softmax", self.op("Concat", *scores, axis=-1), axis=-1)
+        past, new = self.op("Split", shares, self._size(self.past_length, self.length), outputs=2, axis=-1)
+        of_past = self.op("MatMul", past, self._grouped(f"past_v.{layer}"))
+        mixed = self.op("Add", of_past, self.op("MatMul", new, self._grouped(v)))
+        return self.op("Reshape", self.op("Transpose", mixed, perm=[0, 3, 1, 2, 4]), self.constant([-1, shape.hidden]))
+
+    def _grouped(self, x: str) -> str:
+        return self.op("Unsqueeze", x, self.constant([2]))
+
+    def layer(self, x: str, index: int) -> tuple[str, str, str]:
+        """Add a layer; the result is its output, its new keys and its new values."""
+        name, shape = f"model.layers.{index}", self.shape
+        normed = self.norm(x, f"{name}.input_layernorm")
+        q = self.rotate(self.heads(normed, f"{name}.self_attn.q_proj", shape.heads))
+        k = self.rotate(self.heads(normed, f"{name}.self_attn.k_proj", shape.kv_heads))
+        v = self.heads(normed, f"{name}.self_attn.v_proj", shape.kv_heads)
+        x = self.op("Add", x, self.linear(self.attend(q, k, v, index), f"{name}.self_attn.o_proj"))
+        normed = self.norm(x, f"{name}.post_attention_layernorm")
+        gate = self.linear(normed, f"{name}.mlp.gate_proj")
+        gate = self.op("Mul", gate, self.op("Sigmoid", gate))
+        up = self.linear(normed, f"{name}.mlp.up_proj")
+        return self.op("Add", x, self.linear(self.op("Mul", gate, up), f"{name}.mlp.down_proj")), k, v
+
+    def head(self, x: str) -> str:
+        """Turn the rows that are asked for into logits."""
+        x = self.norm(self.op("Gather", x, "rows"), "model.norm")
+        if self.shape.is_prm:
+            return self.linear(self.op("Relu", self.linear(x, "score.0")), "score.2")
+        return self.linear(x, "model.embed_tokens" if self.shape.is_tied else "lm_head")
+
+    def stack(self, new_kv: Sequence[str]) -> str:
+        """Stack the keys and values of all layers: (layers, 2, B, key heads, T, D)."""
+        shape = self.shape
+        size = self._size(shape.layers, 2, self.batch, shape.kv_heads, self.length, shape.head_size)
+        return self.op("Reshape", self.op("Concat", *(self._leading(part) for part in new_kv), axis=0), size)
+
+    def _leading(self, x: str) -> str:
+        return self.op("Unsqueeze", x, self.constant([0]))
 
 
 def build(config: Mapping[str, Any], weights: Path) -> onnx.ModelProto:
@@ -152,98 +257,30 @@ def build(config: Mapping[str, Any], weights: Path) -> onnx.ModelProto:
         ValueError: The configuration describes something that the graph does not do.
     """
     shape = Architecture.of(config)
-    graph = _Graph(weights)
-    batch_and_length = graph.op("Shape", "input_ids")
-    batch, length = graph.op("Split", batch_and_length, graph.constant([1, 1]), outputs=2, axis=0)
-    steps = graph.op("Range", graph.constant(0), graph.op("Squeeze", length), graph.constant(1))
-    past_size = graph.op("Shape", "past_k.0", start=2, end=3)
-    places = graph.op("Range", graph.constant(0), graph.op("Squeeze", past_size), graph.constant(1))
+    graph = _Qwen2(shape, weights)
+    x, new_kv = graph.embed(), []
+    for index in range(shape.layers):
+        x, k, v = graph.layer(x, index)
+        new_kv += [k, v]
+    graph.result("logits", graph.head(x))
+    graph.result("new_kv", graph.stack(new_kv))
 
-    def penalty(hidden: str) -> str:
-        return str(graph.op("Where", hidden, graph.constant(_MASKED), graph.constant(0.0)))
-
-    starts = graph.op("Unsqueeze", "past_length", graph.constant([1]))
-    past_mask = penalty(graph.op("LessOrEqual", graph.op("Unsqueeze", starts, graph.constant([2, 3, 4])), places))
-    new_mask = penalty(graph.op("Less", graph.op("Unsqueeze", steps, graph.constant([1])), steps))
-
-    frequencies = shape.rope_theta ** (-np.arange(0, shape.head_size, 2) / shape.head_size)
-    positions = graph.op("Cast", graph.op("Add", starts, steps), to=TensorProto.FLOAT)
-    angles = graph.op("Mul", graph.op("Unsqueeze", positions, graph.constant([1, 3])), graph.constant(frequencies))
-    cosine, sine = graph.op("Cos", angles), graph.op("Sin", angles)
-
-    def heads_of(x: str, heads: int) -> str:
-        """(B*T, heads*D) -> (B, heads, T, D)."""
-        target = graph.op("Concat", batch, length, graph.constant([heads, shape.head_size]), axis=0)
-        return str(graph.op("Transpose", graph.op("Reshape", x, target), perm=[0, 2, 1, 3]))
-
-    def rotate(x: str) -> str:
-        """Turn each pair of a lower and an upper half's element by its angle."""
-        low, high = graph.op("Split", x, outputs=2, axis=-1, num_outputs=2)
-        turned_low = graph.op("Sub", graph.op("Mul", low, cosine), graph.op("Mul", high, sine))
-        turned_high = graph.op("Add", graph.op("Mul", high, cosine), graph.op("Mul", low, sine))
-        return str(graph.op("Concat", turned_low, turned_high, axis=-1))
-
-    def attend(q: str, k: str, v: str, layer: int) -> str:
-        """Attend to past and new tokens; all query heads of a key head share its one copy."""
-        groups = shape.heads // shape.kv_heads
-        grouped = graph.op("Concat", batch, graph.constant([shape.kv_heads, groups]), length,
-                           graph.constant([shape.head_size]), axis=0)  # fmt: skip
-        q = graph.op("Mul", graph.op("Reshape", q, grouped), graph.constant(shape.head_size**-0.5))
-        pairs = [(f"past_k.{layer}", f"past_v.{layer}", past_mask), (k, v, new_mask)]
-        scores, values = [], []
-        for keys, some_values, mask in pairs:
-            keys, some_values = (graph.op("Unsqueeze", x, graph.constant([2])) for x in (keys, some_values))
-            product = graph.op("MatMul", q, graph.op("Transpose", keys, perm=[0, 1, 2, 4, 3]))
-            scores.append(graph.op("Add", product, mask))
-            values.append(some_values)
-        share = graph.op("Softmax", graph.op("Concat", *scores, axis=-1), axis=-1)
-        parts = graph.op("Split", share, graph.op("Concat", past_size, length, axis=0), outputs=2, axis=-1)
-        mixed = graph.op("Add", *(graph.op("MatMul", part, value) for part, value in zip(parts, values, strict=True)))
-        merged = graph.op("Transpose", mixed, perm=[0, 3, 1, 2, 4])
-        return str(graph.op("Reshape", merged, graph.constant([-1, shape.hidden])))
-
-    x = graph.op("Gather", graph.weight("model.embed_tokens.weight"), graph.op("Reshape", "input_ids", graph.constant([-1])))
-    new_kv = []
-    for layer in range(shape.layers):
-        name = f"model.layers.{layer}"
-        normed = graph.norm(x, f"{name}.input_layernorm", shape.epsilon)
-        q = rotate(heads_of(graph.linear(normed, f"{name}.self_attn.q_proj"), shape.heads))
-        k = rotate(heads_of(graph.linear(normed, f"{name}.self_attn.k_proj"), shape.kv_heads))
-        v = heads_of(graph.linear(normed, f"{name}.self_attn.v_proj"), shape.kv_heads)
-        new_kv += [graph.op("Unsqueeze", part, graph.constant([0])) for part in (k, v)]
-        x = graph.op("Add", x, graph.linear(attend(q, k, v, layer), f"{name}.self_attn.o_proj"))
-        normed = graph.norm(x, f"{name}.post_attention_layernorm", shape.epsilon)
-        gate = graph.linear(normed, f"{name}.mlp.gate_proj")
-        gated = graph.op("Mul", graph.op("Mul", gate, graph.op("Sigmoid", gate)), graph.linear(normed, f"{name}.mlp.up_proj"))
-        x = graph.op("Add", x, graph.linear(gated, f"{name}.mlp.down_proj"))
-    x = graph.norm(graph.op("Gather", x, "rows"), "model.norm", shape.epsilon)
-    if shape.is_prm:
-        logits = graph.linear(graph.op("Relu", graph.linear(x, "score.0")), "score.2")
-    else:
-        logits = graph.linear(x, "model.embed_tokens" if shape.is_tied else "lm_head")
-
-    layout = ["layers", 2, "batch", shape.kv_heads, "length", shape.head_size]
-    stacked = graph.op("Concat", *new_kv, axis=0)
-    graph.nodes.append(helper.make_node("Identity", [logits], ["logits"]))
-    folded = graph.op("Concat", graph.constant([shape.layers, 2]), batch, graph.constant([shape.kv_heads]), length,
-                      graph.constant([shape.head_size]), axis=0)  # fmt: skip
-    graph.nodes.append(helper.make_node("Reshape", [stacked, folded], ["new_kv"]))
-    past = [f"past_{part}.{layer}" for layer in range(shape.layers) for part in "kv"]
-    past_layout = ["batch", shape.kv_heads, "past", shape.head_size]
+    heads, size = shape.kv_heads, shape.head_size
+    inputs: dict[str, list[str | int]] = {"input_ids": ["B", "T"], "past_length": ["B"], "rows": ["N"]}
+    past: dict[str, list[str | int]] = {
+        f"past_{part}.{index}": ["B", heads, "P", size] for index in range(shape.layers) for part in "kv"
+    }
+    outputs: dict[str, list[str | int | None]] = {
+        "logits": ["N", None],
+        "new_kv": [shape.layers, 2, "B", heads, "T", size],
+    }
     model = helper.make_model(
         helper.make_graph(
             graph.nodes,
             config["architectures"][0],
-            [
-                helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "length"]),
-                helper.make_tensor_value_info("past_length", TensorProto.INT64, ["batch"]),
-                helper.make_tensor_value_info("rows", TensorProto.INT64, ["rows"]),
-                *(helper.make_tensor_value_info(name, TensorProto.FLOAT, past_layout) for name in past),
-            ],
-            [
-                helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["rows", None]),
-                helper.make_tensor_value_info("new_kv", TensorProto.FLOAT, layout),
-            ],
+            [helper.make_tensor_value_info(name, TensorProto.INT64, dims) for name, dims in inputs.items()]
+            + [helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name, dims in past.items()],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name, dims in outputs.items()],
             initializer=graph.initializers,
         ),
         opset_imports=[helper.make_opsetid("", _OPSET)],
@@ -270,7 +307,9 @@ def greatest_difference(folder: Path, *, tokens: int = 48, seed: int = 0) -> flo
     greatest = 0.0
     for pieces in ([tokens], [tokens // 2, tokens - tokens // 2 - 2, 1, 1]):
         # The past is wider than it need be, and full of nonsense where it is not valid.
-        past = np.full((layers, 2, 2, kv_heads, tokens + 3, config["hidden_size"] // config["num_attention_heads"]), 7.0)
+        past = np.full(
+            (layers, 2, 2, kv_heads, tokens + 3, config["hidden_size"] // config["num_attention_heads"]), 7.0
+        )
         past = past.astype(np.float32)
         lengths = np.zeros(2, np.int64)
         for piece in pieces:

@@ -102,6 +102,10 @@ class Roles:
         child.process.kill()
         child.process.wait()
 
+    def pids(self) -> dict[str, int]:
+        """List the process id of each role."""
+        return {role: child.process.pid for role, child in self._children.items()}
+
     def check(self) -> None:
         """Check that every role still runs.
 

@@ -209,12 +209,13 @@ class Simulation:
             assert state.due_at is not None, "nothing would ever wake the problem"
             assert state.ask is not None or state.pending, "the problem waits for nothing"
         else:
-            assert state.ask is None and state.due_at is None and not state.pending
+            assert (state.ask, state.due_at, state.pending) == (None, None, ()), "an ended problem waits"
         if state.ask is not None and state.options.lookahead is not None and state.options.plan.drafts:
             assert state.ask.end - len(state.steps) <= state.options.lookahead + 1, "the window is exceeded"
         for command in next_commands(state):
             if isinstance(command, GenerateSteps):
-                assert state.ask is not None and command.from_step == state.ask.from_step, "a prefix has a gap"
+                assert state.ask is not None
+                assert command.from_step == state.ask.from_step, "a prefix has a gap"
                 first = self.commands.setdefault(command.id, command)
                 assert command == first, "an id names two commands"
 

@@ -22,8 +22,8 @@ from shared.settings import Settings
 from shared.store.database import Database, DatabaseUnavailable
 from shared.store.schema import check_schema
 
-LINGER_S = 0.002
-"""How long a batch waits for more events: long enough to fill under load, too short to notice without."""
+LINGER_S = 0.003
+"""How long a batch waits for more events while the service is busy; one event alone never waits."""
 
 TAKE_TIMEOUT_S = 0.5
 

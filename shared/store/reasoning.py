@@ -10,7 +10,8 @@ from typing import Any
 from uuid import UUID
 
 from pydantic import TypeAdapter
-from sqlalchemy import Connection, RowMapping, Table, bindparam, insert, select, update
+from sqlalchemy import Connection, RowMapping, Table, Uuid, any_, bindparam, insert, select, update
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 
 from shared.domain.state import State
@@ -69,21 +70,13 @@ def lock_problems(
     if not problem_ids:
         return {}
     ids = list(problem_ids)
-    rows = connection.execute(
-        select(_PROBLEMS).where(_PROBLEMS.c.id.in_(ids)).order_by(_PROBLEMS.c.id).with_for_update()
-    ).mappings()
-    problems = rows.all()
+    problems = connection.execute(_LOCK_PROBLEMS, {"ids": ids}).mappings().all()
     steps: dict[UUID, list[Step]] = {}
-    for row in connection.execute(
-        select(_STEPS.c.problem_id, *_STEP_COLUMNS)
-        .where(_STEPS.c.problem_id.in_(ids))
-        .order_by(_STEPS.c.problem_id, _STEPS.c.step)
-    ):
+    for row in connection.execute(_READ_STEPS, {"ids": ids}):
         steps.setdefault(row[0], []).append(_step(row[1:]))
     booked: dict[UUID, set[UUID]] = {}
     if heard:
-        known = select(_INBOX.c.problem_id, _INBOX.c.id).where(_INBOX.c.id.in_(list(heard)))
-        for problem_id, booked_id in connection.execute(known):
+        for problem_id, booked_id in connection.execute(_READ_INBOX, {"ids": list(heard)}):
             booked.setdefault(problem_id, set()).add(booked_id)
     return {
         row["id"]: _locked(row, steps.get(row["id"], ()), frozenset(booked.get(row["id"], ()))) for row in problems
@@ -238,6 +231,16 @@ def _decision_values(problem_id: UUID, record: DecisionRecord) -> dict[str, Any]
         "prm_worked_ms": scoring and scoring.worked_ms,
     }
 
+
+# One array parameter rather than a list of them: the same statement, prepared once, for batches of every size.
+_IDS = any_(bindparam("ids", type_=ARRAY(Uuid())))
+_LOCK_PROBLEMS = select(_PROBLEMS).where(_PROBLEMS.c.id == _IDS).order_by(_PROBLEMS.c.id).with_for_update()
+_READ_STEPS = (
+    select(_STEPS.c.problem_id, *_STEP_COLUMNS)
+    .where(_STEPS.c.problem_id == _IDS)
+    .order_by(_STEPS.c.problem_id, _STEPS.c.step)
+)
+_READ_INBOX = select(_INBOX.c.problem_id, _INBOX.c.id).where(_INBOX.c.id == _IDS)
 
 _WRITTEN = ("status", "epoch", "ask", "asks", "attempts", "pending", "due_at", "started_at", "finished_at")
 _ENDED = ("stop_reason", "failure_code", "failure_detail", "answer", "verdict")

@@ -63,7 +63,9 @@ class DisturbedProblem(RuleBasedStateMachine):
         self.lookahead = lookahead
         peaceful = Simulation(world, policy, options)
         self.reference = peaceful.settle()
-        assert len(peaceful.history) == len({encode(message) for message in peaceful.history}), "work is asked for twice"
+        assert len(peaceful.history) == len({encode(message) for message in peaceful.history}), (
+            "work is asked for twice"
+        )
         self.simulation = Simulation(world, policy, options)
         self.has_losses = False
 
@@ -263,8 +265,10 @@ def test_the_ledger_of_a_peaceful_run_is_the_trajectory_and_its_rejected_drafts(
     assert state.ledger.small_discarded == sum(rejected)
     steps = {role: sum(step.tokens for step in state.steps if step.author is role) for role in Role}
     spoke_last = state.stop_reason is StopReason.DEGENERATE or state.status is Status.FAILED
-    if not spoke_last and state.decisions[-1].decision.reason != "model_ended" and len(state.steps) == (
-        len(state.decisions)
+    if (
+        not spoke_last
+        and state.decisions[-1].decision.reason != "model_ended"
+        and len(state.steps) == (len(state.decisions))
     ):
         assert (state.ledger.small_kept, state.ledger.large_out) == (steps[Role.SMALL], steps[Role.LARGE])
     else:

@@ -28,7 +28,9 @@ def test_joined_steps_are_each_closed_by_the_separator() -> None:
     assert join_steps(["a", "b"]) == "a\n\nb\n\n"
 
 
-@pytest.mark.parametrize(("text", "expected"), [("", True), (" .\n-", True), ("a", False), ("…7…", False), ("é", False)])
+@pytest.mark.parametrize(
+    ("text", "expected"), [("", True), (" .\n-", True), ("a", False), ("…7…", False), ("é", False)]
+)
 def test_a_step_without_a_letter_or_digit_says_nothing(text: str, expected: bool) -> None:
     assert is_degenerate(text) is expected
 
@@ -71,7 +73,9 @@ def test_a_step_ends_at_the_first_blank_line_that_is_not_inside_something(
 
 
 @quick
-@given(st.lists(st.text(alphabet="ab.\n ", min_size=1).map(str.strip).filter(lambda text: text and SEPARATOR not in text)))
+@given(
+    st.lists(st.text(alphabet="ab.\n ", min_size=1).map(str.strip).filter(lambda text: text and SEPARATOR not in text))
+)
 def test_splitting_undoes_joining(steps: list[str]) -> None:
     found, rest = [], join_steps(steps)
     while (split := split_step(rest)) is not None:

@@ -161,20 +161,20 @@ def test_an_admitted_problem_asks_for_its_first_step_and_is_admitted_once() -> N
 
 
 @pytest.mark.parametrize(
-    ("plan", "lookahead", "max_steps", "then", "announce", "role"),
+    ("plan", "lookahead", "expected"),
     [
-        (Plan(), 0, 1, "prm", False, Role.SMALL),
-        (Plan(), 4, 5, "prm", True, Role.SMALL),
-        (Plan(), None, 30, "prm", False, Role.SMALL),
-        (DRAFTS_ONLY, 4, 5, "events", False, Role.SMALL),
-        (LARGE_ONLY, 0, 30, "events", False, Role.LARGE),
+        (Plan(), 0, (1, "prm", False, Role.SMALL)),
+        (Plan(), 4, (5, "prm", True, Role.SMALL)),
+        (Plan(), None, (30, "prm", False, Role.SMALL)),
+        (DRAFTS_ONLY, 4, (5, "events", False, Role.SMALL)),
+        (LARGE_ONLY, 0, (30, "events", False, Role.LARGE)),
     ],
 )
 def test_the_plan_and_the_window_shape_the_first_command(
-    plan: Plan, lookahead: int | None, max_steps: int, then: str, announce: bool, role: Role
+    plan: Plan, lookahead: int | None, expected: tuple[object, ...]
 ) -> None:
     command = command_of(running(plan=plan, lookahead=lookahead))
-    assert (command.max_steps, command.then, command.announce, command.role) == (max_steps, then, announce, role)
+    assert (command.max_steps, command.then, command.announce, command.role) == expected
 
 
 def test_commands_are_the_same_for_the_same_state_and_leave_it_alone() -> None:

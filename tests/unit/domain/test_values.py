@@ -22,7 +22,9 @@ from tests.world import make_draft
         ("0.5", "\\frac{1}{2}", Verdict.UNVERIFIED),
     ],
 )
-def test_an_answer_is_compared_and_never_evaluated(answer: str | None, reference: str | None, expected: Verdict) -> None:
+def test_an_answer_is_compared_and_never_evaluated(
+    answer: str | None, reference: str | None, expected: Verdict
+) -> None:
     assert verdict_of(answer, reference) is expected
 
 

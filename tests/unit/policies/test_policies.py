@@ -27,7 +27,6 @@ observations = st.builds(
 )
 
 
-
 def escalates(name: str, observation: Observation, **parameters: float) -> bool:
     return build_policy(name, parameters).decide(observation).action is Action.ESCALATE
 
@@ -100,7 +99,9 @@ def test_each_model_alone_never_turns_to_the_other(observation: Observation) -> 
 @pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.9, 1.0])
 def test_lots_escalate_their_share_of_steps(p: float) -> None:
     drawn = [
-        escalates("random", Observation(step=step, score=None, seed=seed), p=p) for seed in range(400) for step in range(10)
+        escalates("random", Observation(step=step, score=None, seed=seed), p=p)
+        for seed in range(400)
+        for step in range(10)
     ]
     assert sum(drawn) / len(drawn) == pytest.approx(p, abs=0.03)
 

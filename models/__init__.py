@@ -1,0 +1,1 @@
+"""The bundled models, and what made them ready to serve."""

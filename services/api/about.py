@@ -1,0 +1,79 @@
+"""Endpoints about the service itself: which policies there are, and whether every part is up."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+
+from fastapi import APIRouter, Response, status
+
+from services.api import schemas
+from services.api.errors import RESPONSES
+from services.api.problems import WithDatabase, WithSettings
+from shared.policies.registry import POLICIES
+from shared.store import readings
+from shared.store.database import Database, DatabaseUnavailable
+from shared.store.schema import SchemaOutdated, check_schema
+
+ROLES = ("orchestrator", "small", "large", "prm")
+"""The processes that a problem needs besides this one."""
+
+SILENCE_BEATS = 3
+"""Heartbeats that a process may miss before it counts as down."""
+
+router = APIRouter(tags=["service"], responses=RESPONSES)
+
+
+@router.get("/v1/policies")
+def policies() -> list[schemas.PolicyDescription]:
+    """List the policies that a submission can name."""
+    return [
+        schemas.PolicyDescription(
+            name=name,
+            revision=kind.revision,
+            description=(inspect.getdoc(kind) or "").split("\n\n")[0].replace("\n", " "),
+            parameters=kind.model_json_schema(),
+        )
+        for name, kind in sorted(POLICIES.items())
+    ]
+
+
+@router.get("/health/live")
+def live() -> dict[str, str]:
+    """Tell that the process answers."""
+    return {"status": "live"}
+
+
+@router.get("/health/ready")
+def ready(response: Response, database: WithDatabase, settings: WithSettings) -> schemas.Readiness:
+    """Tell whether submissions are taken, and which parts of the service are down.
+
+    Submissions need the database alone; without the rest they wait, and the status is `degraded`.
+    """
+    parts = list(_parts(database, silence_s=SILENCE_BEATS * settings.heartbeat_s))
+    down = [part.name for part in parts if not part.is_up]
+    if "database" in down or "schema" in down:
+        response.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
+        return schemas.Readiness(status="unavailable", down=down, parts=parts)
+    return schemas.Readiness(status="degraded" if down else "ready", down=down, parts=parts)
+
+
+def _parts(database: Database, *, silence_s: float) -> Iterator[schemas.Part]:
+    try:
+        with database.session() as session:
+            session.connection()
+            yield schemas.Part(name="database", is_up=True, detail="It answers.")
+            check_schema(session.connection())
+            yield schemas.Part(name="schema", is_up=True, detail="It is the one that this version needs.")
+            now = readings.read_clock(session)
+            seen = [(each.role, each.name, (now - each.seen_at).total_seconds()) for each in readings.list_processes(session)]
+    except DatabaseUnavailable as error:
+        yield schemas.Part(name="database", is_up=False, detail=str(error))
+        return
+    except SchemaOutdated as error:
+        yield schemas.Part(name="schema", is_up=False, detail=str(error))
+        return
+    for role in ROLES:
+        up = [f"{name} ({ago_s:.0f} s ago)" for seen_role, name, ago_s in seen if seen_role == role and ago_s <= silence_s]
+        detail = f"Seen: {', '.join(up)}." if up else f"None was seen in the last {silence_s:.0f} s."
+        yield schemas.Part(name=role, is_up=bool(up), detail=detail)

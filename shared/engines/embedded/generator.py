@@ -1,0 +1,141 @@
+"""Writes steps with a model on ONNX Runtime: one thread, sequences join and leave between decode steps."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from shared.domain.text import SEPARATOR
+from shared.domain.values import Finish
+from shared.engines.assembly import StepAssembler
+from shared.engines.embedded.batch import Batch, Row
+from shared.engines.embedded.loop import Call, Loop
+from shared.engines.embedded.pieces import pieces_of
+from shared.engines.embedded.runtime import Floats, Model
+from shared.engines.embedded.sampling import draw
+from shared.engines.port import Cancellation, GeneratedStep, GenerationRequest
+
+
+@dataclass(kw_only=True, eq=False)
+class _Writing(Row, Call[GeneratedStep | None]):
+    """A call of `stream`; its last answer is `None`."""
+
+    request: GenerationRequest
+    assembler: StepAssembler
+    settled: list[int]
+    """The ids of the question and all finished steps, as a later call will encode them."""
+    is_begun: bool = False
+    decoder: codecs.IncrementalDecoder = field(default_factory=lambda: _Utf8Decoder(errors="replace"))
+
+
+_Utf8Decoder = codecs.getincrementaldecoder("utf-8")
+
+
+class EmbeddedGenerator:
+    """Writes steps with a model of the Qwen2 family from a folder that `models.export` has prepared.
+
+    All state belongs to the loop's thread; callers only encode their input and wait.
+    """
+
+    def __init__(self, folder: Path, *, threads: int = 1, max_batch: int = 64, cache_tokens: int = 32_768) -> None:
+        """Load the model and start the thread.
+
+        Args:
+            folder: The model folder.
+            threads: Cores that one computation may use.
+            max_batch: Sequences that are computed together at most; further calls wait for their turn.
+            cache_tokens: Tokens whose keys and values are kept for later calls.
+
+        Raises:
+            ModelUnusable: The folder's files are missing or damaged.
+        """
+        self._model = Model(folder, threads=threads)
+        self._pieces = pieces_of(self._model.tokenizer)
+        self._max_batch = max_batch
+        self._batch: Batch[_Writing] = Batch(self._model, cache_tokens=cache_tokens)
+        self._waiting: list[_Writing] = []
+        self._loop: Loop[_Writing] = Loop(self._turn, name=self.model_id)
+
+    @property
+    def model_id(self) -> str:
+        """Name of the model with the first digits of its weights' digest."""
+        return self._model.model_id
+
+    def stream(self, request: GenerationRequest, cancellation: Cancellation) -> Iterator[GeneratedStep]:
+        """Yield steps as they finish; see `Generator.stream`."""
+        ids = self._model.encode_question(request.question)
+        for step in request.prefix:
+            ids += self._model.encode(step + SEPARATOR)
+        self._model.refuse_past(self._model.max_tokens - 1, ids)
+        call = _Writing(
+            problem_id=request.problem_id,
+            ids=list(ids),
+            settled=ids,
+            request=request,
+            cancellation=cancellation,
+            assembler=StepAssembler(request, prompt_tokens=len(ids), cached_tokens=0),
+        )
+        with self._loop.submitted(call):
+            while (step := call.wait(request.step_timeout_s)) is not None:
+                yield step
+
+    def close(self) -> None:
+        """Stop the thread; calls that still run raise `EngineStopped`."""
+        self._loop.close()
+
+    def _turn(self, arrived: list[_Writing]) -> bool:
+        """Let waiting calls join, or write one token of each that has joined."""
+        self._waiting = [call for call in self._waiting + arrived if not call.has_left()]
+        for call in [call for call in self._batch.rows if call.has_left()]:
+            self._batch.leave(call)
+        room = self._max_batch - len(self._batch.rows)
+        joining, self._waiting = self._waiting[:room], self._waiting[room:]
+        if joining:
+            joined = self._batch.join(joining)
+            for call, _ in joined:
+                if not call.is_begun:
+                    call.is_begun, call.assembler.cached_tokens = True, call.cached
+            self._take_tokens([call for call, _ in joined], np.concatenate([logits for _, logits in joined]))
+        elif self._batch.rows:
+            self._take_tokens(list(self._batch.rows), self._batch.decode())
+        return bool(self._batch.rows or self._waiting)
+
+    def _take_tokens(self, calls: Sequence[_Writing], logits: Floats) -> None:
+        """Draw the next token of each call from its line of logits."""
+        tokens = draw(logits, [call.request.sampling for call in calls], [len(call.ids) for call in calls])
+        for call, token in zip(calls, tokens, strict=True):
+            if (step := self._step_with(call, token)) is not None:
+                self._hand_over(call, step)
+
+    def _step_with(self, call: _Writing, token: int) -> GeneratedStep | None:
+        """Append a token; return the step that it finishes, if any."""
+        if token in self._model.end_ids:
+            return call.assembler.end()
+        call.ids.append(token)
+        step = call.assembler.feed(call.decoder.decode(self._pieces[token]))
+        if step is None and len(call.ids) >= self._model.max_tokens:
+            return replace(call.assembler.end(tokens=0), finish=Finish.LENGTH)
+        return step
+
+    def _hand_over(self, call: _Writing, step: GeneratedStep) -> None:
+        """Give the caller a step and go on from the text as a later call would encode it.
+
+        That is what was written, as a rule. It differs where a step was cut off, began with blank text, or was
+        spelled with other tokens than the tokenizer's: then the call joins again, so that where a solution is cut
+        into calls never shows in it.
+        """
+        call.answer(step)
+        call.decoder.reset()
+        call.settled += self._model.encode(step.text + SEPARATOR)
+        if call.assembler.is_done or len(call.settled) >= self._model.max_tokens:
+            self._batch.leave(call)
+            call.is_over = True
+            call.answer(None)
+        elif call.ids != call.settled:
+            self._batch.leave(call)
+            call.ids = list(call.settled)
+            self._waiting.insert(0, call)

@@ -1,0 +1,57 @@
+"""A database and queues of one's own on given servers, gone afterwards: for tests and benchmarks."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import migrations
+import psycopg
+from shared.bus.connection import connect
+from shared.bus.topology import Topology
+from shared.settings import Settings
+from sqlalchemy import make_url
+
+
+@contextmanager
+def scratch_database(server_url: str) -> Iterator[str]:
+    """Create a database on a server, migrate it, and drop it in the end.
+
+    Args:
+        server_url: URL of a database from which others can be created, such as `postgres`.
+
+    Yields:
+        The URL of the new database.
+    """
+    name = f"trim_scratch_{secrets.token_hex(4)}"
+    url = make_url(server_url).set(drivername="postgresql")
+    server = url.render_as_string(hide_password=False)
+    _execute(server, f"CREATE DATABASE {name}")
+    try:
+        made = url.set(database=name).render_as_string(hide_password=False)
+        migrations.upgrade(made)
+        yield made
+    finally:
+        _execute(server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@contextmanager
+def scratch_queues(settings: Settings) -> Iterator[None]:
+    """Delete the deployment's queues in the end, with all that is in them."""
+    try:
+        yield
+    finally:
+        connection = connect(settings)
+        Topology(settings.queue_prefix).delete(connection)
+        connection.release()
+
+
+def scratch_prefix() -> str:
+    """Make a queue prefix that nobody else uses."""
+    return f"scratch_{secrets.token_hex(4)}"
+
+
+def _execute(url: str, statement: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(statement.encode())
