@@ -41,6 +41,11 @@ class Child:
     process: subprocess.Popen[bytes]
     log: Path
 
+    def close(self) -> None:
+        """Let go of an ended process's standard input."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
 
 class Roles:
     """Runs roles until the block ends, each with a log file of its own."""
@@ -76,8 +81,8 @@ class Roles:
             try:
                 child.process.wait(max(0.0, until - time.monotonic()))
             except subprocess.TimeoutExpired:
-                child.process.kill()
-                child.process.wait()
+                self.kill(child.role)
+            child.close()
 
     def start(self, role: str) -> Child:
         """Start a role, or start it again after it was killed."""
@@ -101,6 +106,7 @@ class Roles:
         child = self._children[role]
         child.process.kill()
         child.process.wait()
+        child.close()
 
     def pids(self) -> dict[str, int]:
         """List the process id of each role."""

@@ -1,0 +1,108 @@
+"""The service with a scripted engine, every role a process, on servers of the test's choice."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from shared.settings import Settings
+from stack.client import Api
+from stack.roles import Roles
+from stack.scratch import scratch_prefix, scratch_queues
+
+PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A running service and ways to look at it."""
+
+    api: Api
+    roles: Roles
+    settings: Settings
+    database_url: str
+
+    def submit(self, count: int, **choices: Any) -> list[str]:
+        """Submit problems as a batch; return their ids."""
+        problems = [{"question": f"What is problem {index}?", "reference": "7"} for index in range(count)]
+        return self.submit_all(problems, **choices)
+
+    def submit_all(self, problems: list[dict[str, Any]], **choices: Any) -> list[str]:
+        """Submit given problems as a batch; return their ids."""
+        batch = self.api.submit(problems, choices)
+        return [str(row["id"]) for row in self.rows("SELECT id FROM problems WHERE batch_id = %s ORDER BY batch_index", batch)]
+
+    def rows(self, query: str, *parameters: Any) -> list[dict[str, Any]]:
+        """Read rows from the database."""
+        with psycopg.connect(self.database_url, autocommit=True, row_factory=dict_row) as connection:
+            return connection.execute(query.encode(), parameters).fetchall()
+
+    def problems(self, ids: list[str]) -> list[dict[str, Any]]:
+        """Read problems in the order of their ids' list."""
+        found = {str(row["id"]): row for row in self.rows("SELECT * FROM problems WHERE id = ANY(%s::uuid[])", ids)}
+        return [found[each] for each in ids]
+
+    def finish(self, ids: list[str]) -> list[dict[str, Any]]:
+        """Wait until problems have ended; return their rows."""
+        self.until(
+            lambda: not self.rows(
+                "SELECT 1 FROM problems WHERE id = ANY(%s::uuid[]) AND status IN ('queued', 'running')", ids
+            )
+        )
+        return self.problems(ids)
+
+    def trajectory(self, problem_id: str) -> list[tuple[int, str, str]]:
+        """Read index, author and text of a problem's steps."""
+        query = "SELECT step, author, text FROM steps WHERE problem_id = %s ORDER BY step"
+        return [(row["step"], row["author"], row["text"]) for row in self.rows(query, problem_id)]
+
+    def until(self, holds: Callable[[], object]) -> None:
+        """Wait until something holds; fail with what is in the database if it never does."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not holds():
+            if time.monotonic() > deadline:
+                stuck = self.rows("SELECT id, status, epoch, ask, attempts, due_at FROM problems WHERE finished_at IS NULL")
+                raise AssertionError(f"It did not come to pass in {PATIENCE_S:.0f} s. Open problems: {stuck[:3]}")
+            time.sleep(0.05)
+
+
+@contextmanager
+def deployed(
+    folder: Path, *, database_url: str, broker_url: str, script: Mapping[str, Any], **settings: str
+) -> Iterator[Deployment]:
+    """Run the service for as long as the block does."""
+    path = folder / "script.json"
+    path.write_text(json.dumps(script))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        "TRIM_DATABASE_URL": database_url,
+        "TRIM_BROKER_URL": broker_url,
+        "TRIM_QUEUE_PREFIX": scratch_prefix(),
+        "TRIM_API_PORT": str(port),
+        "TRIM_ENGINE": "scripted",
+        "TRIM_SCRIPT": str(path),
+        "TRIM_HEARTBEAT_S": "1",
+        "TRIM_SWEEP_INTERVAL_S": "0.2",
+        "TRIM_VISIBILITY_TIMEOUT_S": "5",
+        "TRIM_STOP_GRACE_S": "2",
+        **{f"TRIM_{name.upper()}": value for name, value in settings.items()},
+    }
+    configured = Settings.model_validate(
+        {name.removeprefix("TRIM_").lower(): value for name, value in environment.items()}
+    )
+    api = Api(f"http://127.0.0.1:{port}")
+    with scratch_queues(configured), api, Roles({**os.environ, **environment}, folder / "logs") as roles:
+        api.wait_until_ready(roles.check)
+        yield Deployment(api, roles, configured, database_url)
