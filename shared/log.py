@@ -18,8 +18,15 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
 
 def configure(settings: Settings, *, role: str) -> None:
     """Send all logs of the process to standard error, in the settings' format; call once, at the start."""
+
+    def name_process(
+        _logger: object, _method: str, line: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        return {**line, "role": role, "node": settings.node_name}
+
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        name_process,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
@@ -28,7 +35,10 @@ def configure(settings: Settings, *, role: str) -> None:
         shared.append(structlog.processors.format_exc_info)
         renderer = structlog.processors.JSONRenderer()
     else:
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        # Plain stack traces: the pretty ones show variables, and with them questions and steps.
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -52,4 +62,3 @@ def configure(settings: Settings, *, role: str) -> None:
     # Libraries speak up only when something is wrong.
     for noisy in ("celery", "kombu", "amqp", "pgmq", "psycopg", "sqlalchemy", "alembic", "uvicorn", "asyncio"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
-    structlog.contextvars.bind_contextvars(role=role, node=settings.node_name)

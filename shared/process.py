@@ -11,8 +11,11 @@ from collections.abc import Callable
 from pydantic import ValidationError
 
 from shared import log
-from shared.errors import PermanentError
+from shared.errors import TrimError
 from shared.settings import Settings
+
+EXIT_BROKEN = 1
+"""Exit status of a process that broke down: starting it again may help."""
 
 EXIT_USAGE = 2
 """Exit status of a process that was started with wrong settings: starting it again does not help."""
@@ -21,7 +24,7 @@ EXIT_USAGE = 2
 def run(serve: Callable[[Settings], None], *, role: str) -> None:
     """Run a process: read the settings, set up the logs, serve until told to stop.
 
-    Wrong settings, and everything else that only a person can mend, end the process with one sentence.
+    Wrong settings, and whatever else the service has a name for, end the process with one sentence.
     """
     try:
         settings = Settings()
@@ -34,12 +37,13 @@ def run(serve: Callable[[Settings], None], *, role: str) -> None:
         name = "_".join(str(part) for part in first["loc"]).upper()
         print(f"{role}: setting TRIM_{name}: {first['msg']}.", file=sys.stderr)
         sys.exit(EXIT_USAGE)
-    except PermanentError as error:
+    except TrimError as error:
         print(f"{role}: {error}", file=sys.stderr)
-        sys.exit(EXIT_USAGE)
+        sys.exit(EXIT_BROKEN if error.retryable else EXIT_USAGE)
 
 
 def _stop_with_parent() -> None:
     """Stop, as on SIGTERM, when the parent is gone: it holds the other end of standard input."""
-    sys.stdin.buffer.read()
+    while os.read(sys.stdin.fileno(), 1):
+        pass
     os.kill(os.getpid(), signal.SIGTERM)

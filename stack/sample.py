@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from shared.errors import TrimError
 
 from stack.client import Api
 from stack.roles import Roles
@@ -28,6 +29,12 @@ GREEDY = {"temperature": 0.0, "seed": 0}
 """So that two runs show the same figures."""
 
 FINAL = ("succeeded", "failed", "cancelled", "expired")
+
+
+class SampleUnsolved(TrimError):
+    """Problems of the sample ended without a solution."""
+
+    code = "sample_unsolved"
 
 
 def run_sample(api: Api, roles: Roles, console: Console) -> None:
@@ -51,13 +58,16 @@ def run_sample(api: Api, roles: Roles, console: Console) -> None:
                 time.sleep(0.1)
     console.print(_table(results))
     console.print(_summary(results, time.monotonic() - started))
+    unsolved = sum(batch["size"] - batch["statuses"].get("succeeded", 0) for batch in results.values())
+    if unsolved:
+        raise SampleUnsolved(f"{unsolved} problems ended without a solution; the logs under .state/logs say why.")
 
 
 def _table(results: Mapping[str, Mapping[str, Any]]) -> Table:
     table = Table(title="The same problems, three ways")
-    table.add_column("policy")
-    for title in ("accuracy", "steps", "escalated", "large tokens", "share of large-only", "small tokens", "failed"):
-        table.add_column(title, justify="right")
+    table.add_column("policy", no_wrap=True)
+    for title in ("accuracy", "steps", "escalated", "large tokens", "of large-only", "small tokens"):
+        table.add_column(title, justify="right", no_wrap=True)
     whole = results["large-only"]["ledger"]["large_out"]
     for title, batch in results.items():
         ledger, size = batch["ledger"], batch["size"]
@@ -70,7 +80,6 @@ def _table(results: Mapping[str, Mapping[str, Any]]) -> Table:
             str(ledger["large_out"]),
             f"{ledger['large_out'] / whole:.1%}" if whole else "-",
             str(ledger["small_kept"] + ledger["small_discarded"] + ledger["small_wasted"]),
-            str(batch["statuses"].get("failed", 0)),
         )
     return table
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import migrations
 import psycopg
-from shared.bus.connection import connect
+from shared.bus.connection import connect, is_pgmq
 from shared.bus.topology import Topology
 from shared.settings import Settings
 from sqlalchemy import make_url
@@ -38,13 +38,14 @@ def scratch_database(server_url: str) -> Iterator[str]:
 
 @contextmanager
 def scratch_queues(settings: Settings) -> Iterator[None]:
-    """Delete the deployment's queues in the end, with all that is in them."""
+    """Delete the deployment's queues in the end, with all that is in them; pgmq's go with their database."""
     try:
         yield
     finally:
-        connection = connect(settings)
-        Topology(settings.queue_prefix).delete(connection)
-        connection.release()
+        if not is_pgmq(settings):
+            connection = connect(settings)
+            Topology(settings.queue_prefix).delete(connection)
+            connection.release()
 
 
 def scratch_prefix() -> str:

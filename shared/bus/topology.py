@@ -127,7 +127,7 @@ class Topology:
             self.queue(role)(channel).declare()
 
     def delete(self, connection: Connection) -> None:
-        """Delete everything, with all messages: for tests and benchmarks, which leave nothing behind."""
+        """Delete everything, with all messages, from RabbitMQ; pgmq's queues go with their database."""
         channel = connection.default_channel
         for role in QUEUES:
             self.queue(role)(channel).delete()

@@ -26,7 +26,7 @@ from shared.bus.cancellations import CancelListener, RunningWork
 from shared.bus.connection import BrokerUnavailable, broker_options, broker_transport, broker_url, connect
 from shared.bus.publisher import RECONNECT_DELAYS_S, SharedPublisher
 from shared.bus.topology import COMMAND, QUEUES, DeadLetter, Topology
-from shared.engines.port import Cancellation, Cancelled
+from shared.engines.port import Cancellation, Cancelled, EngineDead
 from shared.errors import TrimError
 from shared.log import get_logger
 from shared.messages import Command, Message, UndecodableMessage, WorkerSeen, WorkFailed, decode, derive_id
@@ -92,6 +92,7 @@ class CommandWorker:
         self._running = RunningWork()
         self._is_draining = threading.Event()
         self._must_give_back = threading.Event()
+        self._is_dead = threading.Event()
         self._controller: WorkController | None = None
 
     def run(self) -> None:
@@ -119,6 +120,8 @@ class CommandWorker:
             listener.close()
             self._publisher.close()
             _log.info("worker_stopped")
+        if self._is_dead.is_set():
+            raise EngineDead
 
     # --- taking ----------------------------------------------------------------------------------------------------
 
@@ -187,6 +190,11 @@ class CommandWorker:
                 if self._must_give_back.is_set():
                     settle(give_back=True)
                     return
+            except EngineDead:
+                log.error("engine_died")
+                settle(give_back=True)
+                self._die()
+                return
             except BrokerUnavailable:
                 # The connection that the command came by is gone with the broker: it is delivered again.
                 log.warning("result_lost")
@@ -220,6 +228,11 @@ class CommandWorker:
             publish.wait()
         except BrokerUnavailable:
             _log.warning("failure_report_lost", command_id=str(command.id))
+
+    def _die(self) -> None:
+        """End the process at once: a worker without an engine would take commands and fail them all."""
+        self._is_dead.set()
+        threading.Thread(target=self._drain, name="drain", daemon=True).start()
 
     # --- living and stopping ---------------------------------------------------------------------------------------
 

@@ -47,6 +47,12 @@ class EngineStopped(RetryableError):
     code = "engine_stopped"
 
 
+class EngineDead(RetryableError):
+    """The engine broke down and answers no more; its process ends, so that a new one takes its place."""
+
+    code = "engine_dead"
+
+
 class Cancelled(Exception):
     """Raised out of a call whose cancellation was asked for; nobody waits for its result."""
 
@@ -126,6 +132,7 @@ class Generator(Protocol):
             InputTooLong: Question and prefix do not fit the model's context.
             StepTimeout: A step took longer than `step_timeout_s`.
             EngineStopped: The engine was closed meanwhile.
+            EngineDead: The engine broke down.
         """
 
     def close(self) -> None:

@@ -29,10 +29,7 @@ class _Writing(Row, Call[GeneratedStep | None]):
     settled: list[int]
     """The ids of the question and all finished steps, as a later call will encode them."""
     is_begun: bool = False
-    decoder: codecs.IncrementalDecoder = field(default_factory=lambda: _Utf8Decoder(errors="replace"))
-
-
-_Utf8Decoder = codecs.getincrementaldecoder("utf-8")
+    decoder: codecs.IncrementalDecoder = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
 
 
 class EmbeddedGenerator:
@@ -68,8 +65,8 @@ class EmbeddedGenerator:
     def stream(self, request: GenerationRequest, cancellation: Cancellation) -> Iterator[GeneratedStep]:
         """Yield steps as they finish; see `Generator.stream`."""
         ids = self._model.encode_question(request.question)
-        for step in request.prefix:
-            ids += self._model.encode(step + SEPARATOR)
+        for text in request.prefix:
+            ids += self._model.encode(text + SEPARATOR)
         self._model.refuse_past(self._model.max_tokens - 1, ids)
         call = _Writing(
             problem_id=request.problem_id,

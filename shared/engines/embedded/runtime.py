@@ -101,7 +101,7 @@ class Model:
             Logits (N, outputs), and the new keys and values (layers, 2, B, heads, T, head size).
         """
         self.runs += 1
-        feed = {"input_ids": ids, "past_length": past_length, "rows": rows}
+        feed: dict[str, Ids | Floats] = {"input_ids": ids, "past_length": past_length, "rows": rows}
         for index, part in enumerate(past):
             feed[f"past_{'kv'[index % 2]}.{index // 2}"] = part
         logits, new_kv = self._session.run(("logits", "new_kv"), feed)
