@@ -26,6 +26,8 @@ import psutil
 import psycopg
 from rich.console import Console
 from rich.table import Table
+
+from bench import plain
 from services.generator.writing import Writing
 from services.prm.scoring import score
 from shared.bus.connection import connect
@@ -43,8 +45,6 @@ from shared.store.reasoning import options_values
 from shared.store.tables import Problem
 from stack.roles import Roles
 from stack.scratch import scratch_database, scratch_prefix, scratch_queues
-
-from bench import plain
 
 STEPS = plain.STEPS
 SATURATED = 200
@@ -104,9 +104,7 @@ def measure_service(database: Database, environment: Mapping[str, str], folder: 
         "sequential_ms_per_step": round(statistics.median(each) * 1000 / STEPS, 2),
         "steps_per_s": round(steps / saturated_s),
         "steps_per_s_lookahead4": round(steps / ahead_s),
-        "cpu_ms_per_step": {
-            name: round((cpu_after[name] - cpu_before[name]) * 1000 / steps, 2) for name in cpu_after
-        },
+        "cpu_ms_per_step": {name: round((cpu_after[name] - cpu_before[name]) * 1000 / steps, 2) for name in cpu_after},
         "transactions_per_step": round((commits_after - commits_before) / steps, 2),
         # GenerateSteps, ScoreSteps and StepsScored: exactly one of each where every draft is accepted.
         "messages_per_step": 3,

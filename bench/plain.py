@@ -17,7 +17,8 @@ from psycopg_pool import ConnectionPool
 STEPS = 8
 
 TABLES = """
-CREATE TABLE plain_problems (id int PRIMARY KEY, steps int NOT NULL DEFAULT 0, started_at timestamptz, finished_at timestamptz);
+CREATE TABLE plain_problems (id int PRIMARY KEY, steps int NOT NULL DEFAULT 0,
+    started_at timestamptz, finished_at timestamptz);
 CREATE TABLE plain_steps (problem int REFERENCES plain_problems, step int, text text, score double precision,
     PRIMARY KEY (problem, step));
 CREATE TABLE plain_decisions (problem int REFERENCES plain_problems, step int, action text, reason text,

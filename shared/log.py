@@ -19,9 +19,7 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
 def configure(settings: Settings, *, role: str) -> None:
     """Send all logs of the process to standard error, in the settings' format; call once, at the start."""
 
-    def name_process(
-        _logger: object, _method: str, line: structlog.typing.EventDict
-    ) -> structlog.typing.EventDict:
+    def name_process(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
         return {**line, "role": role, "node": settings.node_name}
 
     shared: list[structlog.typing.Processor] = [

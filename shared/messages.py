@@ -1,8 +1,8 @@
 """The contract between the services: commands go out, events come back.
 
 Messages are frozen, versioned and JSON only. A change may add fields with a default; it may never rename, remove or
-reinterpret one: `tests/unit/golden` keeps an example of every version, and each must decode for ever. Unknown fields are
-ignored, so that a newer sender and an older receiver can meet.
+reinterpret one: `tests/unit/golden` keeps an example of every version, and each must decode for ever. Unknown fields
+are ignored, so that a newer sender and an older receiver can meet.
 
 Ids are derived, never drawn: the same command sent twice, or the same work done twice, has the same id.
 """

@@ -35,10 +35,10 @@ def run(serve: Callable[[Settings], None], *, role: str) -> None:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
-        print(f"{role}: setting TRIM_{name}: {first['msg']}.", file=sys.stderr)
+        sys.stderr.write(f"{role}: setting TRIM_{name}: {first['msg']}.\n")
         sys.exit(EXIT_USAGE)
     except TrimError as error:
-        print(f"{role}: {error}", file=sys.stderr)
+        sys.stderr.write(f"{role}: {error}\n")
         sys.exit(EXIT_BROKEN if error.retryable else EXIT_USAGE)
 
 

@@ -45,7 +45,7 @@ class Settings(BaseSettings):
     )
 
     ends_with_parent: bool = Field(
-        False, description="Stop when standard input closes: set by the process that starts the whole stack."
+        default=False, description="Stop when standard input closes: set by the process that starts the whole stack."
     )
 
     # API
@@ -80,7 +80,8 @@ class Settings(BaseSettings):
 
     # Engines
     engine: Literal["embedded", "scripted"] = Field(
-        "embedded", description="`embedded`: ONNX Runtime on the CPU. `scripted`: given steps, for tests and benchmarks."
+        "embedded",
+        description="`embedded`: ONNX Runtime on the CPU. `scripted`: given steps, for tests and benchmarks.",
     )
     small_model: str = Field(str(MODELS / "small"), description="Folder of the small model.")
     large_model: str = Field(str(MODELS / "large"), description="Folder of the large model.")

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import migrations
 from rich.console import Console
+
+import migrations
 from shared.errors import TrimError
 from shared.settings import Settings
-
 from stack.client import Api
 from stack.postgres import EmbeddedPostgres
 from stack.roles import Roles

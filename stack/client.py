@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import httpx2
+
 from shared.errors import RetryableError, TrimError
 
 READY_TIMEOUT_S = 90.0
@@ -32,7 +33,7 @@ class Api:
         self.address = address
         self._http = httpx2.Client(base_url=address, timeout=30.0)
 
-    def __enter__(self) -> Api:
+    def __enter__(self) -> Self:
         """Open."""
         return self
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from shared.errors import TrimError
 
@@ -63,7 +64,7 @@ class Roles:
         self._names = roles
         self._children: dict[str, Child] = {}
 
-    def __enter__(self) -> Roles:
+    def __enter__(self) -> Self:
         """Start all roles."""
         self._logs.mkdir(parents=True, exist_ok=True)
         for role in self._names:

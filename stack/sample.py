@@ -11,8 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from shared.errors import TrimError
 
+from shared.errors import TrimError
 from stack.client import Api
 from stack.roles import Roles
 

@@ -6,12 +6,13 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import migrations
 import psycopg
+from sqlalchemy import make_url
+
+import migrations
 from shared.bus.connection import connect, is_pgmq
 from shared.bus.topology import Topology
 from shared.settings import Settings
-from sqlalchemy import make_url
 
 
 @contextmanager

@@ -21,7 +21,7 @@ _log = get_logger(__name__)
 class _Server(uvicorn.Server):
     """Says where it listens, once it does."""
 
-    def _log_started_message(self, listeners: object) -> None:
+    def _log_started_message(self, _listeners: object) -> None:
         for server in self.servers:
             for listener in server.sockets:
                 host, port = listener.getsockname()[:2]

@@ -66,7 +66,10 @@ def _parts(database: Database, *, silence_s: float) -> Iterator[schemas.Part]:
             check_schema(session.connection())
             yield schemas.Part(name="schema", is_up=True, detail="It is the one that this version needs.")
             now = readings.read_clock(session)
-            seen = [(each.role, each.name, (now - each.seen_at).total_seconds()) for each in readings.list_processes(session)]
+            seen = [
+                (each.role, each.name, (now - each.seen_at).total_seconds())
+                for each in readings.list_processes(session)
+            ]
     except DatabaseUnavailable as error:
         yield schemas.Part(name="database", is_up=False, detail=str(error))
         return
@@ -74,6 +77,8 @@ def _parts(database: Database, *, silence_s: float) -> Iterator[schemas.Part]:
         yield schemas.Part(name="schema", is_up=False, detail=str(error))
         return
     for role in ROLES:
-        up = [f"{name} ({ago_s:.0f} s ago)" for seen_role, name, ago_s in seen if seen_role == role and ago_s <= silence_s]
+        up = [
+            f"{name} ({ago_s:.0f} s ago)" for seen_role, name, ago_s in seen if seen_role == role and ago_s <= silence_s
+        ]
         detail = f"Seen: {', '.join(up)}." if up else f"None was seen in the last {silence_s:.0f} s."
         yield schemas.Part(name=role, is_up=bool(up), detail=detail)

@@ -82,7 +82,7 @@ def submit(
 
 
 @router.get("")
-def list_(
+def list_(  # noqa: PLR0917 - FastAPI fills them by name
     database: WithDatabase,
     status: Annotated[Status | None, Query(description="Only problems in this status.")] = None,
     policy: Annotated[str | None, Query(max_length=80, description="Only problems of this policy.")] = None,

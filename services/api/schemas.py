@@ -41,7 +41,9 @@ class PolicyChoice(_Request):
     """Which policy decides; GET /v1/policies lists them."""
 
     name: str = Field("threshold", max_length=80)
-    parameters: dict[str, Any] = Field(default_factory=dict, description="What the policy takes; defaults for the rest.")
+    parameters: dict[str, Any] = Field(
+        default_factory=dict, description="What the policy takes; defaults for the rest."
+    )
 
 
 class LimitsChoice(_Request):

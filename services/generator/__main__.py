@@ -6,6 +6,7 @@ import argparse
 from contextlib import closing
 from functools import partial
 
+from services.generator.writing import Writing
 from shared.bus.worker import CommandWorker, Publish
 from shared.domain.values import Role
 from shared.engines.factory import make_generator
@@ -13,8 +14,6 @@ from shared.engines.port import Cancellation, Generator
 from shared.messages import GenerateSteps
 from shared.process import run
 from shared.settings import Settings
-
-from services.generator.writing import Writing
 
 
 def main() -> None:

@@ -71,9 +71,7 @@ class Writing:
                 yield draft
                 after, waited_ms, started = extend_digest(after, draft.text), 0.0, now
 
-    def _draft(
-        self, step: GeneratedStep, *, index: int, after: str, waited_ms: float, worked_s: float
-    ) -> Draft:
+    def _draft(self, step: GeneratedStep, *, index: int, after: str, waited_ms: float, worked_s: float) -> Draft:
         return Draft(
             id=derive_id(self._command.id, index),
             author=self._command.role,

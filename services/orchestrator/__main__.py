@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-
 import psycopg
 
 from services.orchestrator.applying import Outgoing, apply_deliveries

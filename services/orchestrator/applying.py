@@ -53,22 +53,20 @@ def apply_deliveries(database: Database, deliveries: Sequence[Delivery]) -> list
         return outgoing + _apply_together(database, heard)
     except RetryableError:
         raise
-    except Exception:
+    except Exception:  # noqa: BLE001 - one of the events is to blame, and it is found below
         _log.exception("batch_isolated", events=len(heard))
     for each in heard:
         try:
             outgoing += _apply_together(database, [each])
         except RetryableError:
             raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it was, it must not stop the others
             _log.exception("event_failed", kind=each.event.kind)
             outgoing.append(_bury(each.delivery, f"it could not be applied ({type(error).__name__})"))
     return outgoing
 
 
-def apply_controls(
-    connection: Connection, events: Iterable[tuple[UUID, Sequence[ControlEvent]]]
-) -> list[Outgoing]:
+def apply_controls(connection: Connection, events: Iterable[tuple[UUID, Sequence[ControlEvent]]]) -> list[Outgoing]:
     """Apply what the orchestrator itself found due, inside an open transaction; return what to publish at commit."""
     wanted = dict(events)
     now = datetime.now(UTC)
@@ -115,9 +113,7 @@ def _apply_together(database: Database, heard: Sequence[_Heard]) -> list[Outgoin
         save_states(connection, changes)
         _after(connection, changes)
         for worker in seen.values():
-            record_process(
-                connection, name=worker.worker, role=worker.role, model=worker.model, seen_at=worker.seen_at
-            )
+            record_process(connection, name=worker.worker, role=worker.role, model=worker.model, seen_at=worker.seen_at)
     return outgoing
 
 

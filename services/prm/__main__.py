@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from contextlib import closing
 
+from services.prm.scoring import score
 from shared.bus.worker import CommandWorker, Publish
 from shared.engines.factory import make_scorer
 from shared.engines.port import Cancellation
 from shared.messages import ScoreSteps
 from shared.process import run
 from shared.settings import Settings
-
-from services.prm.scoring import score
 
 
 def serve(settings: Settings) -> None:

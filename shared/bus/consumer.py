@@ -14,7 +14,6 @@ from shared.bus.connection import BrokerUnavailable, broker_errors, connect
 from shared.bus.topology import QueueRole, Topology
 from shared.settings import Settings
 
-
 _NO_LINGER_S = 0.0001
 """Enough to take what has arrived already."""
 

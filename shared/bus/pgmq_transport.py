@@ -30,7 +30,7 @@ class Channel(pgmq.Channel):  # type: ignore[misc]
             connection.execute("SELECT pg_advisory_xact_lock(%s)", [_NOTIFY_LOCK])
             if connection.execute(_HAS_TRIGGER, [f'pgmq."q_{name}"']).fetchone() is None:
                 self.pgmq.enable_notify(name, throttle_interval_ms=0, conn=connection)
-        self.connection._register_notify_queue(name)
+        self.connection._register_notify_queue(name)  # noqa: SLF001 - as the method it stands for does
 
 
 class Transport(pgmq.Transport):  # type: ignore[misc]

@@ -112,11 +112,11 @@ class Publisher:
         self._connection, self._producer = connection, Producer(channel, auto_declare=False)
         return self._connection, self._producer
 
-    def _on_confirm(self, delivery_tag: int, multiple: bool) -> None:
+    def _on_confirm(self, delivery_tag: int, multiple: bool) -> None:  # noqa: FBT001 - amqp calls it so
         done = {tag for tag in self._unconfirmed if tag <= delivery_tag} if multiple else {delivery_tag}
         self._unconfirmed -= done
 
-    def _on_nack(self, delivery_tag: int, multiple: bool) -> None:
+    def _on_nack(self, delivery_tag: int, multiple: bool) -> None:  # noqa: FBT001 - amqp calls it so
         self._refusals.append("a queue is full")
         self._on_confirm(delivery_tag, multiple)
 

@@ -99,16 +99,16 @@ class Topology:
         """Describe a worker process's own queue for cancels."""
         name = f"{self._prefix}.cancels.{node}"
         # RabbitMQ removes an exclusive queue with its connection; pgmq knows none.
-        return Queue(
-            name, self.cancels, durable=not is_exclusive, exclusive=is_exclusive, auto_delete=is_exclusive
-        )
+        return Queue(name, self.cancels, durable=not is_exclusive, exclusive=is_exclusive, auto_delete=is_exclusive)
 
     def address(self, message: Message | DeadLetter) -> Outgoing:
         """Address a message of the contract, or one that is none."""
         match message:
             case DeadLetter():
                 headers = {REASON_HEADER: message.reason[:500]}
-                return Outgoing(message.body, self._dead.name, self.dead_letters(message.role).name, headers, is_broadcast=False)
+                return Outgoing(
+                    message.body, self._dead.name, self.dead_letters(message.role).name, headers, is_broadcast=False
+                )
             case CancelWork():
                 return Outgoing(encode(message), self.cancels.name, "", {}, is_broadcast=True)
             case GenerateSteps() | ScoreSteps():

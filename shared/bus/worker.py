@@ -191,7 +191,7 @@ class CommandWorker:
                     settle(give_back=True)
                     return
             except EngineDead:
-                log.error("engine_died")
+                log.error("engine_died")  # noqa: TRY400 - the engine has logged what broke it
                 settle(give_back=True)
                 self._die()
                 return
@@ -200,7 +200,7 @@ class CommandWorker:
                 log.warning("result_lost")
                 settle(give_back=True)
                 return
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever it was, the orchestrator must hear of it
                 self._report_failure(command, error, publish)
         settle(give_back=False)
 

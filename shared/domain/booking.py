@@ -44,7 +44,5 @@ def drop_pending(state: State) -> State:
 
 def book_scoring(state: State, scoring: Scoring) -> State:
     """Book one PRM call."""
-    ledger = replace(
-        state.ledger, prm=state.ledger.prm + scoring.tokens, prm_calls=state.ledger.prm_calls + 1
-    )
+    ledger = replace(state.ledger, prm=state.ledger.prm + scoring.tokens, prm_calls=state.ledger.prm_calls + 1)
     return replace(state, ledger=ledger)

@@ -52,7 +52,9 @@ MAX_DOUBLINGS = 10
 """How often a wait doubles at most, so that any number of attempts stays within the calendar."""
 
 
-def apply(state: State, event: ProblemEvent | ControlEvent, *, decide: Decide, now: datetime) -> State:
+def apply(  # noqa: PLR0911 - one case, one return
+    state: State, event: ProblemEvent | ControlEvent, *, decide: Decide, now: datetime
+) -> State:
     """Apply one event; an event that changes nothing returns the very same state.
 
     Total: no event that decodes raises.
@@ -195,9 +197,7 @@ def _take_small(state: State, ready: ScoredDraft, *, decide: Decide, now: dateti
     if draft.is_degenerate and draft.finish is Finish.ENDED and state.steps:
         decision = Decision(action=Action.ACCEPT, reason="model_ended")
     elif draft.is_degenerate:
-        decision = Decision(
-            action=Action.ESCALATE if plan.escalates else Action.ACCEPT, reason="degenerate_draft"
-        )
+        decision = Decision(action=Action.ESCALATE if plan.escalates else Action.ACCEPT, reason="degenerate_draft")
     elif plan.scores and ready.score is None:
         decision = Decision(action=Action.ESCALATE if plan.escalates else Action.ACCEPT, reason="invalid_score")
     else:
@@ -243,8 +243,7 @@ def _observe(state: State, ready: ScoredDraft | None) -> Observation:
         score=ready.score if ready else None,
         previous_scores=tuple(step.score for step in state.steps if step.score is not None),
         draft_tokens=draft.tokens if draft else None,
-        is_final=draft is not None
-        and (draft.ends_solution or draft.index + 1 == state.options.limits.max_steps),
+        is_final=draft is not None and (draft.ends_solution or draft.index + 1 == state.options.limits.max_steps),
         large_tokens=state.ledger.large_out,
         seed=state.options.sampling.seed,
     )

@@ -61,7 +61,7 @@ class StopReason(StrEnum):
     FINAL_ANSWER = "final_answer"
     """A model ended by itself, or wrote a boxed answer."""
     MAX_STEPS = "max_steps"
-    TOKEN_LIMIT = "token_limit"
+    TOKEN_LIMIT = "token_limit"  # noqa: S105 - tokens of text
     DEGENERATE = "degenerate"
     """The model had nothing to say, twice in a row."""
 

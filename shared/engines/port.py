@@ -120,7 +120,9 @@ class Generator(Protocol):
     def model_id(self) -> str:
         """Name of the model, as the decision record shows it."""
 
-    def stream(self, request: GenerationRequest, cancellation: Cancellation) -> abc.Generator[GeneratedStep, None, None]:
+    def stream(
+        self, request: GenerationRequest, cancellation: Cancellation
+    ) -> abc.Generator[GeneratedStep, None, None]:
         """Yield steps as they finish.
 
         Ends after `max_steps` steps, after `max_tokens` tokens, after a step that finishes the solution (the model

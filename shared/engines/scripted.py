@@ -108,7 +108,9 @@ class ScriptedGenerator:
         """Name of the model."""
         return f"scripted/{self._role}"
 
-    def stream(self, request: GenerationRequest, cancellation: Cancellation) -> abc.Generator[GeneratedStep, None, None]:
+    def stream(
+        self, request: GenerationRequest, cancellation: Cancellation
+    ) -> abc.Generator[GeneratedStep, None, None]:
         """Yield the scripted steps after the prefix; past the script's end the model ends by itself."""
         steps = self._script.steps(request.question)
         prompt_tokens, call_tokens = len(request.question.split()) + len(request.prefix), 0
@@ -124,9 +126,7 @@ class ScriptedGenerator:
             if len(words) > request.max_step_tokens:
                 text, finish = " ".join(words[: request.max_step_tokens]), Finish.LENGTH
             tokens = min(len(words), request.max_step_tokens) + 1
-            yield GeneratedStep(
-                text=text, finish=finish, tokens=tokens, prompt_tokens=prompt_tokens, cached_tokens=0
-            )
+            yield GeneratedStep(text=text, finish=finish, tokens=tokens, prompt_tokens=prompt_tokens, cached_tokens=0)
             call_tokens, prompt_tokens = call_tokens + tokens, 0
             ended = finish is Finish.ENDED or boxed_answer(text) is not None or is_degenerate(text)
             if ended or call_tokens >= request.max_tokens:

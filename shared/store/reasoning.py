@@ -78,9 +78,7 @@ def lock_problems(
     if heard:
         for problem_id, booked_id in connection.execute(_READ_INBOX, {"ids": list(heard)}):
             booked.setdefault(problem_id, set()).add(booked_id)
-    return {
-        row["id"]: _locked(row, steps.get(row["id"], ()), frozenset(booked.get(row["id"], ()))) for row in problems
-    }
+    return {row["id"]: _locked(row, steps.get(row["id"], ()), frozenset(booked.get(row["id"], ()))) for row in problems}
 
 
 def save_states(connection: Connection, changes: Iterable[tuple[LockedProblem, State]]) -> None:

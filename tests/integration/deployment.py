@@ -40,7 +40,8 @@ class Deployment:
     def submit_all(self, problems: list[dict[str, Any]], **choices: Any) -> list[str]:
         """Submit given problems as a batch; return their ids."""
         batch = self.api.submit(problems, choices)
-        return [str(row["id"]) for row in self.rows("SELECT id FROM problems WHERE batch_id = %s ORDER BY batch_index", batch)]
+        query = "SELECT id FROM problems WHERE batch_id = %s ORDER BY batch_index"
+        return [str(row["id"]) for row in self.rows(query, batch)]
 
     def rows(self, query: str, *parameters: Any) -> list[dict[str, Any]]:
         """Read rows from the database."""
@@ -55,8 +56,10 @@ class Deployment:
     def finish(self, ids: list[str]) -> list[dict[str, Any]]:
         """Wait until problems have ended; return their rows."""
         self.until(
-            lambda: not self.rows(
-                "SELECT 1 FROM problems WHERE id = ANY(%s::uuid[]) AND status IN ('queued', 'running')", ids
+            lambda: (
+                not self.rows(
+                    "SELECT 1 FROM problems WHERE id = ANY(%s::uuid[]) AND status IN ('queued', 'running')", ids
+                )
             )
         )
         return self.problems(ids)
@@ -71,7 +74,8 @@ class Deployment:
         deadline = time.monotonic() + PATIENCE_S
         while not holds():
             if time.monotonic() > deadline:
-                stuck = self.rows("SELECT id, status, epoch, ask, attempts, due_at FROM problems WHERE finished_at IS NULL")
+                query = "SELECT id, status, epoch, ask, attempts, due_at FROM problems WHERE finished_at IS NULL"
+                stuck = self.rows(query)
                 raise AssertionError(f"It did not come to pass in {PATIENCE_S:.0f} s. Open problems: {stuck[:3]}")
             time.sleep(0.05)
 

@@ -36,9 +36,7 @@ def deployment(tmp_path: Path, database_url: str, broker_url: str) -> Iterator[D
 @pytest.mark.servers
 @pytest.mark.parametrize("role", list(ROLES))
 @pytest.mark.parametrize("lookahead", [0, 4])
-def test_a_killed_role_loses_no_problem_and_doubles_no_step(
-    deployment: Deployment, role: str, lookahead: int
-) -> None:
+def test_a_killed_role_loses_no_problem_and_doubles_no_step(deployment: Deployment, role: str, lookahead: int) -> None:
     ids = deployment.submit(PROBLEMS, lookahead=lookahead, step_timeout_s=2, max_attempts=10)
     deployment.until(lambda: len(deployment.rows("SELECT 1 FROM steps")) >= PROBLEMS)
     assert any(row["status"] in ("queued", "running") for row in deployment.problems(ids)), "killed too late"
@@ -47,7 +45,7 @@ def test_a_killed_role_loses_no_problem_and_doubles_no_step(
     deployment.roles.start(role)
 
     rows = deployment.finish(ids)
-    assert [(row["status"], row["answer"], row["verdict"]) for row in rows] == [("succeeded", "7", "correct")] * PROBLEMS
+    assert {(row["status"], row["answer"], row["verdict"]) for row in rows} == {("succeeded", "7", "correct")}
     assert [deployment.trajectory(each) for each in ids] == [SOLUTION] * PROBLEMS
     decided = deployment.rows("SELECT problem_id, step FROM decisions")
     assert len(decided) == len({(row["problem_id"], row["step"]) for row in decided}) == PROBLEMS * STEPS

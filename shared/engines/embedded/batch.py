@@ -16,7 +16,7 @@ _BUCKET = 64
 """Tokens by which the array's capacity grows: what is never filled is computed all the same, and masked."""
 
 _MAX_BLOCK = 2048
-"""Tokens, padding included, that are computed in one run; bounds the memory of the attention scores."""
+"""Tokens, padding included, past which no row is added to a run; bounds the memory of the attention scores."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -31,6 +31,11 @@ class Row:
     """How many of the first ids the batch holds keys and values of."""
     cached: int = 0
     """How many of them came from the cache when the row joined."""
+
+    @property
+    def pending(self) -> int:
+        """How many ids are still to be computed."""
+        return len(self.ids) - self.computed
 
 
 SomeRow = TypeVar("SomeRow", bound=Row)
@@ -51,36 +56,41 @@ class Batch(Generic[SomeRow]):
 
     def join(self, rows: Sequence[SomeRow]) -> list[tuple[SomeRow, Floats]]:
         """Take rows in and compute what the cache does not hold of them; return each with its outputs."""
-        found = []
-        joined = []
+        first, found = len(self.rows), {}
         for row in rows:
             needed = min(place % len(row.ids) for place in row.outputs_at)
-            kv = self._cache.longest_prefix(row.problem_id, row.ids[:needed])
+            kv = found[row] = self._cache.longest_prefix(row.problem_id, row.ids[:needed])
             row.computed = row.cached = 0 if kv is None else kv.shape[-2]
-            found.append((row, kv))
-        # Rows of like length are computed together: the longest one pads all others.
-        found.sort(key=lambda each: len(each[0].ids) - each[0].computed)
-        while found:
-            width = len(found[-1][0].ids) - found[-1][0].computed
-            taken = max(1, _MAX_BLOCK // width)
-            group, found = found[-taken:], found[:-taken]
-            first = len(self.rows)
-            self.rows.extend(row for row, _ in group)
-            self._reserve()
-            for index, (row, kv) in enumerate(group, first):
-                if kv is not None:
-                    self._kv[:, :, index, :, : row.computed] = kv
-            outputs = self._advance(first)
-            for row, _ in group:
+        self.rows += sorted(rows, key=lambda row: row.pending, reverse=True)
+        self._reserve()
+        for index, row in enumerate(self.rows[first:], first):
+            if (kv := found[row]) is not None:
+                self._kv[:, :, index, :, : row.computed] = kv
+        joined = []
+        while first < len(self.rows):
+            end = self._group_end(first)
+            outputs = self._advance(first, end)
+            for row in self.rows[first:end]:
                 count = len(row.outputs_at)
                 joined.append((row, outputs[:count]))
                 outputs = outputs[count:]
+            first = end
         return joined
+
+    def _group_end(self, first: int) -> int:
+        """Find the end of the rows, sorted by what is pending, that are well computed together with the first one.
+
+        The first pads all others: those with less than half as much to compute are better off in a run of their own.
+        """
+        width, end = self.rows[first].pending, first + 1
+        while end < len(self.rows) and 2 * self.rows[end].pending > width and (end - first) * width < _MAX_BLOCK:
+            end += 1
+        return end
 
     def decode(self) -> Floats:
         """Compute the one id that each row has gained since it was computed last; return the outputs, a line a row."""
         self._reserve()
-        return self._advance(0)
+        return self._advance(0, len(self.rows))
 
     def leave(self, row: SomeRow) -> None:
         """Let a row go, and remember in the cache what was computed of it."""
@@ -90,17 +100,17 @@ class Batch(Generic[SomeRow]):
             self._kv[:, :, index, :, : last.computed] = self._kv[:, :, len(self.rows), :, : last.computed]
             self.rows[index] = last
 
-    def _advance(self, first: int) -> Floats:
-        """Compute what is pending of the rows from `first` on."""
-        rows = self.rows[first:]
+    def _advance(self, first: int, end: int) -> Floats:
+        """Compute what is pending of a run of rows."""
+        rows = self.rows[first:end]
         lengths = np.array([row.computed for row in rows])
-        width = max(len(row.ids) - row.computed for row in rows)
+        width = max(row.pending for row in rows)
         block = np.zeros((len(rows), width), np.int64)
         wanted = []
         for index, row in enumerate(rows):
-            block[index, : len(row.ids) - row.computed] = row.ids[row.computed :]
+            block[index, : row.pending] = row.ids[row.computed :]
             wanted += [index * width + place % len(row.ids) - row.computed for place in row.outputs_at]
-        past = self._kv[:, :, first : len(self.rows)]
+        past = self._kv[:, :, first:end]
         if width > 1:
             # A wide block computes width x capacity scores: a narrower copy of the past is cheaper than masked work.
             past = past[..., : lengths.max(), :]
@@ -111,12 +121,12 @@ class Batch(Generic[SomeRow]):
             past=[np.ascontiguousarray(part) for layer in past for part in layer],
         )
         if width == 1:
-            self._kv[:, :, np.arange(first, len(self.rows)), :, lengths] = new_kv[..., 0, :].transpose(2, 0, 1, 3, 4)
-        for index, row in enumerate(rows):
-            count = len(row.ids) - row.computed
-            if width > 1:
-                self._kv[:, :, first + index, :, row.computed : len(row.ids)] = new_kv[:, :, index, :, :count]
-            row.computed += count
+            self._kv[:, :, np.arange(first, end), :, lengths] = new_kv[..., 0, :].transpose(2, 0, 1, 3, 4)
+        else:
+            for index, row in enumerate(rows):
+                self._kv[:, :, first + index, :, row.computed : len(row.ids)] = new_kv[:, :, index, :, : row.pending]
+        for row in rows:
+            row.computed = len(row.ids)
         return outputs
 
     def _reserve(self) -> None:
