@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from shared.domain.state import State
+from shared.domain.text import prefix_digest
 from shared.domain.values import Action, DecisionRecord, Limits, Role, Status, Step, StopReason
 from shared.messages import GenerateSteps, ScoreSteps, StepsGenerated, StepsScored, WorkFailed, encode
 from shared.policies.policy import Policy
@@ -211,6 +212,8 @@ def rebuild(decisions: tuple[DecisionRecord, ...], large: dict[int, Step]) -> li
     texts: list[str] = []
     for record in decisions:
         assert record.step == len(texts), "the audit skips a step"
+        if record.draft is not None:
+            assert record.draft.after == prefix_digest(QUESTION, texts), "a draft of another prefix was decided"
         if record.decision.action is Action.ACCEPT:
             assert record.draft is not None
             if record.draft.is_degenerate:

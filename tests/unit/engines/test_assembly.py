@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from shared.domain.values import Finish, Sampling
+from shared.engines.assembly import StepAssembler
+from shared.engines.port import GeneratedStep, GenerationRequest
+
+
+def assembler(**changes: Any) -> StepAssembler:
+    values: dict[str, Any] = {"max_steps": 30, "max_step_tokens": 512, "max_tokens": 4096, **changes}
+    request = GenerationRequest(
+        problem_id=uuid4(), question="?", prefix=(), step_timeout_s=1, sampling=Sampling(), **values
+    )
+    return StepAssembler(request, prompt_tokens=7, cached_tokens=3)
+
+
+def feed(to: StepAssembler, *pieces: str) -> list[GeneratedStep]:
+    return [step for piece in pieces if (step := to.feed(piece)) is not None]
+
+
+def test_a_blank_line_ends_a_step() -> None:
+    writing = assembler()
+    (step,) = feed(writing, "1+1", "=2", ".\n\n")
+    assert (step.text, step.finish, step.tokens) == ("1+1=2.", Finish.SEPARATOR, 3)
+    assert not writing.is_done
+
+
+def test_a_blank_line_that_comes_in_two_pieces_ends_a_step() -> None:
+    assert [step.text for step in feed(assembler(), "one.\n", "\n", "two.\n", "\n")] == ["one.", "two."]
+
+
+def test_what_follows_the_separator_in_the_same_piece_begins_the_next_step() -> None:
+    assert [step.text for step in feed(assembler(), "one.\n\ntw", "o.\n\n")] == ["one.", "two."]
+
+
+def test_the_input_is_counted_with_the_first_step_alone() -> None:
+    first, second = feed(assembler(), "one.\n\n", "two.\n\n")
+    assert (first.prompt_tokens, first.cached_tokens) == (7, 3)
+    assert (second.prompt_tokens, second.cached_tokens) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        ("```\n", "a = 1\n\n", "b = 2\n", "```\n\n"),
+        ("\\begin{align}\n\n", "x\n\n", "\\end{align}", "\n\n"),
+    ],
+)
+def test_a_blank_line_inside_a_fence_or_an_environment_ends_no_step(pieces: tuple[str, ...]) -> None:
+    (step,) = feed(assembler(), *pieces)
+    assert step.text == "".join(pieces).strip()
+
+
+def test_a_degenerate_step_is_dropped_once_and_billed_to_the_next_one() -> None:
+    writing = assembler()
+    (step,) = feed(writing, "...", "\n\n", "one.", "\n\n")
+    assert (step.text, step.tokens) == ("one.", 4)
+    assert not writing.is_done
+
+
+def test_the_second_degenerate_step_in_a_row_is_returned_and_ends_the_call() -> None:
+    writing = assembler()
+    (step,) = feed(writing, "\n\n", "-\n\n")
+    assert (step.text, step.finish, step.tokens) == ("-", Finish.SEPARATOR, 2)
+    assert writing.is_done
+
+
+def test_degenerate_steps_with_a_good_one_between_them_are_both_dropped() -> None:
+    writing = assembler()
+    assert [step.text for step in feed(writing, "\n\n", "one.\n\n", "\n\n", "two.\n\n")] == ["one.", "two."]
+    assert not writing.is_done
+
+
+def test_the_models_own_end_closes_the_step_and_the_call() -> None:
+    writing = assembler()
+    assert feed(writing, "so 3.") == []
+    step = writing.end()
+    assert (step.text, step.finish, step.tokens) == ("so 3.", Finish.ENDED, 2)
+    assert writing.is_done
+
+
+def test_an_end_right_after_a_separator_is_an_empty_step() -> None:
+    writing = assembler()
+    feed(writing, "one.\n\n")
+    step = writing.end()
+    assert (step.text, step.finish, step.tokens) == ("", Finish.ENDED, 1)
+    assert writing.is_done
+
+
+def test_a_step_is_closed_at_its_token_limit() -> None:
+    writing = assembler(max_step_tokens=2)
+    (step,) = feed(writing, "one", " two")
+    assert (step.text, step.finish) == ("one two", Finish.LENGTH)
+    assert not writing.is_done
+
+
+def test_a_balanced_boxed_answer_ends_the_call() -> None:
+    writing = assembler()
+    feed(writing, "So \\boxed{\\frac{1}{2}}.\n\n")
+    assert writing.is_done
+
+
+def test_no_further_step_is_begun_once_the_call_has_its_tokens() -> None:
+    writing = assembler(max_tokens=3)
+    assert len(feed(writing, "a.", "\n\n")) == 1
+    assert not writing.is_done
+    assert len(feed(writing, "b.", "\n\n")) == 1
+    assert writing.is_done
+
+
+def test_the_call_ends_with_its_last_step() -> None:
+    writing = assembler(max_steps=2)
+    feed(writing, "a.\n\n")
+    assert not writing.is_done
+    feed(writing, "b.\n\n")
+    assert writing.is_done

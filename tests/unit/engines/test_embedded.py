@@ -1,0 +1,512 @@
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import numpy as np
+import pytest
+
+from shared.domain.text import boxed_answer
+from shared.domain.values import Finish, Sampling
+from shared.engines.embedded.cache import PrefixCache
+from shared.engines.embedded.generator import EmbeddedGenerator
+from shared.engines.embedded.pieces import pieces_of
+from shared.engines.embedded.sampling import draw, uniform
+from shared.engines.embedded.scorer import EmbeddedScorer
+from shared.engines.port import (
+    Cancellation,
+    Cancelled,
+    EngineStopped,
+    GeneratedStep,
+    GenerationRequest,
+    InputTooLong,
+    ModelUnusable,
+    Scores,
+    ScoringRequest,
+    StepTimeout,
+)
+
+MODELS = Path(__file__).parents[3] / "models"
+PROBLEMS = [json.loads(line) for line in (MODELS / "sample.jsonl").read_text().splitlines()]
+QUESTION = PROBLEMS[0]["question"]
+GREEDY = Sampling(temperature=0)
+WARM = Sampling(temperature=1.5, top_p=0.95, top_k=40, seed=5)
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[EmbeddedGenerator]:
+    engine = EmbeddedGenerator(MODELS / "small")
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def large() -> Iterator[EmbeddedGenerator]:
+    engine = EmbeddedGenerator(MODELS / "large")
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def prm() -> Iterator[EmbeddedScorer]:
+    engine = EmbeddedScorer(MODELS / "prm")
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def lone() -> Iterator[EmbeddedGenerator]:
+    """A small model that writes one sequence at a time, for tests that hold or break it."""
+    engine = EmbeddedGenerator(MODELS / "small", max_batch=1)
+    yield engine
+    engine.close()
+
+
+def ask(question: str = QUESTION, prefix: Sequence[str] = (), **changes: Any) -> GenerationRequest:
+    values: dict[str, Any] = {
+        "problem_id": uuid4(),
+        "max_steps": 30,
+        "max_step_tokens": 512,
+        "max_tokens": 4096,
+        "step_timeout_s": 60,
+        "sampling": GREEDY,
+        **changes,
+    }
+    return GenerationRequest(question=question, prefix=tuple(prefix), **values)
+
+
+def write(engine: EmbeddedGenerator, request: GenerationRequest) -> list[GeneratedStep]:
+    return list(engine.stream(request, Cancellation()))
+
+
+def texts(steps: Sequence[GeneratedStep]) -> list[str]:
+    return [step.text for step in steps]
+
+
+def score(
+    engine: EmbeddedScorer,
+    steps: Sequence[str],
+    newest: int = 1,
+    question: str = QUESTION,
+    problem_id: UUID | None = None,
+) -> Scores:
+    request = ScoringRequest(
+        problem_id=problem_id or uuid4(), question=question, steps=tuple(steps), newest=newest, timeout_s=60
+    )
+    return engine.score(request, Cancellation())
+
+
+class Gate:
+    """Lets an engine's model compute only as often as it is told to."""
+
+    def __init__(self, engine: EmbeddedGenerator | EmbeddedScorer, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._permits = threading.Semaphore(0)
+        self._is_open = False
+        self._reached = threading.Semaphore(0)
+        compute = engine._model.compute
+
+        def gated(**arguments: Any) -> Any:
+            self._reached.release()
+            if not self._is_open:
+                self._permits.acquire()
+            return compute(**arguments)
+
+        monkeypatch.setattr(engine._model, "compute", gated)
+
+    def let_pass(self, times: int) -> None:
+        """Let the model compute, and come back once it stands before the next time."""
+        self._permits.release(times)
+        for _ in range(times):
+            self._reached.acquire()
+
+    def wait_until_reached(self) -> None:
+        self._reached.acquire()
+
+    def open(self) -> None:
+        self._is_open = True
+        self._permits.release()
+
+
+def wait_for_calls(engine: EmbeddedGenerator | EmbeddedScorer, count: int) -> None:
+    with engine._loop._changed:
+        engine._loop._changed.wait_for(lambda: len(engine._loop._open) == count)
+
+
+def test_the_large_model_solves_problems(large: EmbeddedGenerator) -> None:
+    with ThreadPoolExecutor(12) as pool:
+        solutions = list(pool.map(lambda problem: write(large, ask(problem["question"])), PROBLEMS[:12]))
+    answers = [boxed_answer(steps[-1].text) for steps in solutions]
+    assert sum(answer == problem["reference"] for answer, problem in zip(answers, PROBLEMS, strict=False)) >= 11
+
+
+def test_the_model_id_names_the_weights(small: EmbeddedGenerator) -> None:
+    assert small.model_id.startswith("embedded/small@")
+    assert len(small.model_id.partition("@")[2]) == 8
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, WARM])
+@pytest.mark.parametrize("max_step_tokens", [512, 7])
+def test_one_call_of_many_steps_writes_what_many_calls_of_one_step_write(
+    small: EmbeddedGenerator, sampling: Sampling, max_step_tokens: int
+) -> None:
+    for problem in PROBLEMS[:6]:
+        request = ask(problem["question"], max_steps=6, sampling=sampling, max_step_tokens=max_step_tokens)
+        at_once = write(small, request)
+        one_by_one: list[GeneratedStep] = []
+        for _ in at_once:
+            single = ask(
+                problem["question"], texts(one_by_one), max_steps=1, sampling=sampling, max_step_tokens=max_step_tokens
+            )
+            one_by_one += write(small, single)
+        assert [(step.text, step.finish, step.tokens) for step in one_by_one] == [
+            (step.text, step.finish, step.tokens) for step in at_once
+        ]
+
+
+def test_another_seed_writes_something_else(small: EmbeddedGenerator) -> None:
+    written = {
+        tuple(texts(write(small, ask(sampling=Sampling(temperature=1.5, top_p=1, seed=seed))))) for seed in range(5)
+    }
+    assert len(written) > 1
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, WARM])
+def test_a_call_writes_the_same_alone_and_among_others(small: EmbeddedGenerator, sampling: Sampling) -> None:
+    questions = [problem["question"] for problem in PROBLEMS[:16]]
+    alone = [texts(write(small, ask(question, sampling=sampling))) for question in questions]
+    with ThreadPoolExecutor(16) as pool:
+        together = list(pool.map(lambda question: texts(write(small, ask(question, sampling=sampling))), questions))
+    assert together == alone
+
+
+def test_concurrent_calls_are_computed_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = EmbeddedGenerator(MODELS / "small")
+    gate = Gate(engine, monkeypatch)
+    with ThreadPoolExecutor(16) as pool:
+        first = pool.submit(write, engine, ask())
+        gate.wait_until_reached()
+        others = [pool.submit(write, engine, ask(problem["question"])) for problem in PROBLEMS[1:16]]
+        wait_for_calls(engine, 16)
+        gate.open()
+        solutions = [call.result() for call in (first, *others)]
+    engine.close()
+    lengths = [sum(step.tokens for step in steps) for steps in solutions]
+    # The first call is alone for its prefill; all others join at once, and the longest sets the number of runs.
+    assert engine._model.runs <= max(lengths) + 2
+
+
+def test_a_batch_that_is_full_lets_calls_wait_their_turn() -> None:
+    engine = EmbeddedGenerator(MODELS / "small", max_batch=2)
+    with ThreadPoolExecutor(6) as pool:
+        solutions = list(pool.map(lambda problem: write(engine, ask(problem["question"])), PROBLEMS[:6]))
+    engine.close()
+    assert all(solutions)
+
+
+def test_a_closed_iterator_frees_its_place_within_one_decode_step(
+    lone: EmbeddedGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_that_leaving_frees_the_place(lone, monkeypatch, lambda stream, cancellation: stream.close())
+
+
+def test_a_cancelled_call_raises_and_frees_its_place_within_one_decode_step(
+    lone: EmbeddedGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cancel(stream: Any, cancellation: Cancellation) -> None:
+        cancellation.cancel()
+        with pytest.raises(Cancelled):
+            next(stream)
+
+    check_that_leaving_frees_the_place(lone, monkeypatch, cancel)
+
+
+def check_that_leaving_frees_the_place(
+    engine: EmbeddedGenerator, monkeypatch: pytest.MonkeyPatch, leave: Callable[[Any, Cancellation], None]
+) -> None:
+    (step,) = write(engine, ask(max_steps=1))
+    runs = engine._model.runs
+    gate = Gate(engine, monkeypatch)
+    cancellation = Cancellation()
+    stream = engine.stream(ask(), cancellation)
+    with ThreadPoolExecutor(2) as pool:
+        begun = pool.submit(next, stream)
+        gate.wait_until_reached()
+        gate.let_pass(step.tokens)
+        assert begun.result() == step
+        leave(stream, cancellation)
+        other = pool.submit(write, engine, ask(PROBLEMS[1]["question"], max_steps=1))
+        wait_for_calls(engine, 1)
+        gate.open()
+        (other_step,) = other.result()
+    # One run for each token, and the one that was under way when the first call left.
+    assert engine._model.runs - runs == step.tokens + 1 + other_step.tokens
+
+
+def test_a_call_that_waits_for_its_turn_is_cancelled_without_a_turn(
+    lone: EmbeddedGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(lone, monkeypatch)
+    cancellation = Cancellation()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(write, lone, ask())
+        gate.wait_until_reached()
+        waiting = pool.submit(lambda: list(lone.stream(ask(), cancellation)))
+        wait_for_calls(lone, 2)
+        cancellation.cancel()
+        gate.let_pass(1)
+        with pytest.raises(Cancelled):
+            waiting.result()
+        assert not first.done()
+        gate.open()
+        assert first.result()
+
+
+def test_a_step_that_takes_too_long_raises(lone: EmbeddedGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(lone, monkeypatch)
+    with pytest.raises(StepTimeout, match=r"within 0.01 s"):
+        write(lone, ask(step_timeout_s=0.01))
+    gate.open()
+    monkeypatch.undo()
+    assert write(lone, ask())
+
+
+def test_closing_the_engine_stops_calls_that_run(lone: EmbeddedGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate(lone, monkeypatch)
+    with ThreadPoolExecutor(3) as pool:
+        running, waiting = pool.submit(write, lone, ask()), pool.submit(write, lone, ask())
+        gate.wait_until_reached()
+        wait_for_calls(lone, 2)
+        closing = pool.submit(lone.close)
+        with lone._loop._changed:
+            lone._loop._changed.wait_for(lambda: lone._loop._is_closed)
+        gate.open()
+        closing.result()
+        for call in (running, waiting):
+            with pytest.raises(EngineStopped):
+                call.result()
+    with pytest.raises(EngineStopped):
+        write(lone, ask())
+    lone.close()
+
+
+def test_a_thread_that_dies_leaves_nobody_waiting(lone: EmbeddedGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**arguments: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(lone._model, "compute", fail)
+    for _ in range(2):
+        with pytest.raises(EngineStopped):
+            write(lone, ask())
+
+
+def test_finished_steps_are_never_computed_again(small: EmbeddedGenerator) -> None:
+    problem_id, prefix = uuid4(), list[str]()
+    while not prefix or boxed_answer(prefix[-1]) is None:
+        (step,) = write(small, ask(prefix=prefix, max_steps=1, problem_id=problem_id))
+        # The last token of a step is written, not read: its keys are computed when the next step begins.
+        assert step.cached_tokens == (step.prompt_tokens - 1 if prefix else 0)
+        prefix.append(step.text)
+
+
+def test_a_step_written_by_another_model_is_all_that_is_computed(small: EmbeddedGenerator) -> None:
+    problem_id = uuid4()
+    first, second = texts(write(small, ask(problem_id=problem_id, max_steps=2)))
+    other = "2) 9+9: 9+9=18, 0+0+1=1, so 18."
+    (step,) = write(small, ask(prefix=[first, other], max_steps=1, problem_id=problem_id))
+    shared = len(small._model.encode_question(QUESTION) + small._model.encode(first + "\n\n"))
+    assert second != other
+    assert shared <= step.cached_tokens < shared + len(small._model.encode(other))
+
+
+def test_a_cache_without_room_changes_nothing_but_the_count() -> None:
+    engine = EmbeddedGenerator(MODELS / "small", cache_tokens=0)
+    problem_id = uuid4()
+    first, second = write(engine, ask(problem_id=problem_id, max_steps=2))
+    (again,) = write(engine, ask(prefix=[first.text], problem_id=problem_id, max_steps=1))
+    engine.close()
+    assert (again.text, again.cached_tokens) == (second.text, 0)
+
+
+def test_the_cache_forgets_the_problem_that_was_unused_for_longest() -> None:
+    cache = PrefixCache(max_tokens=5)
+    kv = np.zeros((1, 2, 1, 2, 4), np.float32)
+    a, b, c = uuid4(), uuid4(), uuid4()
+    cache.store(a, [1, 2], kv)
+    cache.store(b, [1, 2], kv)
+    assert cache.longest_prefix(a, [1, 9]) is not None
+    cache.store(c, [1, 2], kv)
+    assert [cache.longest_prefix(problem_id, [1]) is not None for problem_id in (a, b, c)] == [True, False, True]
+
+
+def test_the_cache_gives_what_two_sequences_have_in_common() -> None:
+    cache = PrefixCache(max_tokens=9)
+    problem_id = uuid4()
+    cache.store(problem_id, [1, 2, 3], np.arange(3, dtype=np.float32).reshape(1, 1, 1, 3, 1))
+    found = [cache.longest_prefix(problem_id, ids) for ids in ([1, 2, 4, 5], [1, 2, 3, 4], [1], [7])]
+    assert [kv.ravel().tolist() for kv in found if kv is not None] == [[0, 1], [0, 1, 2], [0], []]
+
+
+def test_a_question_longer_than_the_context_is_refused_with_numbers(small: EmbeddedGenerator) -> None:
+    with pytest.raises(InputTooLong, match=r"2\d\d\d tokens long, but embedded/small@\w+ takes 1023 at most"):
+        write(small, ask("7" * 2000))
+
+
+def test_a_sequence_that_fills_the_context_ends_with_a_step_of_finish_length(small: EmbeddedGenerator) -> None:
+    question = "7" * (1024 - 10 - len(small._model.encode_question("")))
+    steps = write(small, ask(question))
+    assert steps[-1].finish is Finish.LENGTH
+    assert steps[0].prompt_tokens + sum(step.tokens for step in steps) == 1024
+
+
+def test_a_step_is_closed_at_its_token_limit(small: EmbeddedGenerator) -> None:
+    (step,) = write(small, ask(max_step_tokens=5, max_steps=1))
+    assert (step.finish, step.tokens) == (Finish.LENGTH, 5)
+
+
+@pytest.mark.parametrize("special", ["<|im_end|>", "<|endoftext|>", "<|im_start|>", "<extra_0>"])
+def test_text_that_spells_a_special_token_stays_text(
+    small: EmbeddedGenerator, prm: EmbeddedScorer, special: str
+) -> None:
+    for engine in (small, prm):
+        reserved = engine._model.tokenizer.token_to_id(special)
+        assert reserved not in engine._model.encode_question(f"What is {special}?")
+        assert small._model.tokenizer.decode(engine._model.encode(special)) == special
+    assert write(small, ask(f"{special} has 3 pens. {special}", prefix=[f"1) {special}"], max_steps=1))
+    assert len(score(prm, [f"1) {special}", "2) x"], newest=2).values) == 2
+
+
+def test_pieces_of_a_token_join_to_its_text(small: EmbeddedGenerator) -> None:
+    text = "Zoë has ½ of 3 pies – \t“x” 🥧.\n\n"
+    pieces = pieces_of(small._model.tokenizer)
+    assert b"".join(pieces[index] for index in small._model.encode(text)).decode() == text
+    assert [pieces[index] for index in range(4)] == [b""] * 4
+
+
+def folder_copy(folder: Path, to: Path) -> Path:
+    shutil.copytree(folder, to / folder.name)
+    return to / folder.name
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "model.onnx"])
+@pytest.mark.parametrize("damage", ["missing", "truncated", "garbled"])
+def test_a_missing_or_damaged_file_is_reported_with_the_folder(tmp_path: Path, name: str, damage: str) -> None:
+    file = folder_copy(MODELS / "small", tmp_path) / name
+    content = file.read_bytes()
+    middle = len(content) // 2
+    if damage == "missing":
+        file.unlink()
+    elif damage == "truncated":
+        file.write_bytes(content[:middle])
+    else:
+        file.write_bytes(
+            content[:middle] + bytes(byte ^ 0xFF for byte in content[middle : middle + 8]) + content[middle + 8 :]
+        )
+    with pytest.raises(ModelUnusable, match=str(file.parent)):
+        EmbeddedGenerator(file.parent)
+
+
+def test_greedy_and_warm_rows_may_be_mixed() -> None:
+    logits = np.array([[0, 3, 1], [5, 0, 0], [0, 0, 9]], np.float32)
+    tokens = draw(logits, [GREEDY, Sampling(temperature=1, top_k=1), Sampling(temperature=1, top_p=0.1)], [0, 1, 2])
+    assert tokens == [1, 0, 2]
+
+
+def test_tokens_are_drawn_with_the_chances_of_the_softmax_within_top_k_and_top_p() -> None:
+    chances = np.array([0.4, 0.05, 0.3, 0.25])
+    logits = np.tile(np.log(chances).astype(np.float32), (4000, 1))
+    for sampling, allowed in (
+        (Sampling(temperature=1, top_p=1, top_k=0, seed=1), [0, 1, 2, 3]),
+        (Sampling(temperature=1, top_p=1, top_k=3, seed=1), [0, 2, 3]),
+        (Sampling(temperature=1, top_p=0.6, top_k=0, seed=1), [0, 2]),
+    ):
+        counts = np.bincount(draw(logits, [sampling] * 4000, range(4000)), minlength=4)
+        expected = np.where(np.isin(range(4), allowed), chances, 0)
+        assert np.abs(counts / 4000 - expected / expected.sum()).max() < 0.03
+        assert counts[expected == 0].sum() == 0
+
+
+def test_the_number_that_decides_a_token_hangs_on_seed_and_position_alone() -> None:
+    assert uniform(3, 7) == uniform(3, 7)
+    drawn = {uniform(seed, position) for seed in range(20) for position in range(20)}
+    assert len(drawn) == 400
+    assert 0 <= min(drawn) < 0.05
+    assert 0.95 < max(drawn) < 1
+
+
+def test_a_wrong_step_scores_lower(large: EmbeddedGenerator, prm: EmbeddedScorer) -> None:
+    steps = texts(write(large, ask()))
+    right = score(prm, steps, newest=len(steps)).values
+    assert all(0.5 < value <= 1 for value in right)
+    head, _, result = steps[1].rpartition("so ")
+    wrong = f"{head}so {(int(result[:-1]) + 3) % 10}{result[1:]}"
+    (value,) = score(prm, [steps[0], wrong]).values
+    assert 0 <= value < 0.5
+
+
+def test_steps_scored_one_by_one_score_as_at_once(large: EmbeddedGenerator, prm: EmbeddedScorer) -> None:
+    steps = texts(write(large, ask()))
+    at_once = score(prm, steps, newest=len(steps))
+    problem_id = uuid4()
+    one_by_one = [score(prm, steps[: count + 1], problem_id=problem_id) for count in range(len(steps))]
+    assert [each.values[0] for each in one_by_one] == pytest.approx(at_once.values, abs=1e-5)
+    # Whatever a call has computed, the next one takes from the cache.
+    assert sum(each.tokens for each in one_by_one) == at_once.tokens
+
+
+def test_a_step_that_is_scored_again_is_computed_again_from_its_last_token_on(prm: EmbeddedScorer) -> None:
+    problem_id = uuid4()
+    first = score(prm, ["1) 1+1=2."], problem_id=problem_id)
+    again = score(prm, ["1) 1+1=2."], problem_id=problem_id)
+    assert again.tokens == 1
+    assert again.values == pytest.approx(first.values, abs=1e-5)
+
+
+def test_concurrent_scorings_are_computed_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = EmbeddedScorer(MODELS / "prm")
+    steps = [f"1) 1+{number}={number + 1}." for number in range(8)]
+    alone = [score(engine, [step]).values for step in steps]
+    runs = engine._model.runs
+    gate = Gate(engine, monkeypatch)
+    with ThreadPoolExecutor(9) as pool:
+        first = pool.submit(score, engine, ["1) 1+1=2."])
+        gate.wait_until_reached()
+        others = [pool.submit(score, engine, [step]) for step in steps]
+        wait_for_calls(engine, 9)
+        gate.open()
+        first.result()
+        together = [call.result().values for call in others]
+    engine.close()
+    assert engine._model.runs == runs + 2
+    for ours, theirs in zip(together, alone, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+def test_a_solution_longer_than_the_context_is_not_scored(prm: EmbeddedScorer) -> None:
+    with pytest.raises(InputTooLong):
+        score(prm, ["7" * 2000])
+
+
+def test_a_solution_without_steps_has_no_scores(prm: EmbeddedScorer) -> None:
+    assert score(prm, []).values == ()
+
+
+def test_a_cancelled_scoring_raises(prm: EmbeddedScorer) -> None:
+    cancellation = Cancellation()
+    cancellation.cancel()
+    request = ScoringRequest(problem_id=uuid4(), question=QUESTION, steps=("a",), newest=1, timeout_s=60)
+    with pytest.raises(Cancelled):
+        prm.score(request, cancellation)
+
+
+def test_a_language_model_with_no_step_tag_is_no_scorer(tmp_path: Path) -> None:
+    folder = folder_copy(MODELS / "small", tmp_path)
+    tokenizer = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(tokenizer.replace("<extra_0>", "<extra_1>"))
+    with pytest.raises(ModelUnusable, match="process reward model"):
+        EmbeddedScorer(folder)
