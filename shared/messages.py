@@ -79,6 +79,11 @@ class _Command(_ProblemMessage):
     prefix: tuple[str, ...]
     """Texts of the accepted steps."""
 
+    @property
+    def first_step(self) -> int:
+        """Index of the first step that it is about."""
+        return len(self.prefix)
+
 
 class GenerateSteps(_Command):
     """Asks a generator for the steps that follow the prefix."""
@@ -97,10 +102,6 @@ class GenerateSteps(_Command):
     """How many of the last prefix steps the PRM has not scored yet; it does so with the first draft."""
     sampling: Sampling
 
-    @property
-    def from_step(self) -> int:
-        """Index of the first step asked for."""
-        return len(self.prefix)
 
 
 class ScoreSteps(_Command):
@@ -146,6 +147,8 @@ class WorkFailed(_ProblemMessage):
     kind: Literal["work_failed"] = "work_failed"
     id: UUID
     role: Literal["small", "large", "prm"]
+    step: Index = 0
+    """First step that the command was about."""
     code: str
     detail: str
     retryable: bool

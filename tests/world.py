@@ -215,7 +215,7 @@ class Simulation:
         for command in next_commands(state):
             if isinstance(command, GenerateSteps):
                 assert state.ask is not None
-                assert command.from_step == state.ask.from_step, "a prefix has a gap"
+                assert command.first_step == state.ask.from_step, "a prefix has a gap"
                 first = self.commands.setdefault(command.id, command)
                 assert command == first, "an id names two commands"
 

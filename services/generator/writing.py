@@ -64,7 +64,7 @@ class Writing:
         waited_ms = max(0.0, (datetime.now(UTC) - command.issued_at) / timedelta(milliseconds=1))
         started = time.monotonic()
         with closing(self._engine.stream(request, cancellation)) as steps:
-            for index, step in enumerate(steps, start=command.from_step):
+            for index, step in enumerate(steps, start=command.first_step):
                 cancellation.raise_if_cancelled()
                 now = time.monotonic()
                 draft = self._draft(step, index=index, after=after, waited_ms=waited_ms, worked_s=now - started)
@@ -81,7 +81,7 @@ class Writing:
             text=step.text.replace("\x00", "\N{REPLACEMENT CHARACTER}"),
             finish=step.finish,
             tokens=step.tokens,
-            opens_call=index == self._command.from_step,
+            opens_call=index == self._command.first_step,
             prompt_tokens=step.prompt_tokens,
             cached_tokens=step.cached_tokens,
             model=self._engine.model_id,
@@ -106,12 +106,15 @@ class Writing:
                 self._publish(self._generated(silent, "generated"))
         self._sent = len(self._drafts)
 
+    # How many drafts share a message is a matter of timing, so its id names the first and the last of them: done again
+    # after a crash, the same work may come in other portions, which must not be taken for copies of the earlier ones.
+
     def _to_score(self, drafts: list[Draft]) -> ScoreSteps:
         command, now = self._command, datetime.now(UTC)
         first = drafts[0].index
         earlier = tuple(draft.text for draft in self._drafts if draft.index < first)
         return ScoreSteps(
-            id=derive_id(command.id, "score", first),
+            id=derive_id(command.id, "score", first, drafts[-1].index),
             problem_id=command.problem_id,
             epoch=command.epoch,
             issued_at=now,
@@ -119,13 +122,13 @@ class Writing:
             step_timeout_s=command.step_timeout_s,
             question=command.question,
             prefix=command.prefix + earlier,
-            unscored=command.unscored if first == command.from_step else 0,
+            unscored=command.unscored if first == command.first_step else 0,
             drafts=tuple(drafts),
         )
 
     def _generated(self, drafts: list[Draft], what: str) -> StepsGenerated:
         return StepsGenerated(
-            id=derive_id(self._command.id, what, drafts[0].index),
+            id=derive_id(self._command.id, what, drafts[0].index, drafts[-1].index),
             problem_id=self._command.problem_id,
             epoch=self._command.epoch,
             drafts=tuple(drafts),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 
-from services.prm.scoring import score
+from services.prm.scoring import score, unscored
 from shared.bus.worker import CommandWorker, Publish
 from shared.engines.factory import make_scorer
 from shared.engines.port import Cancellation
@@ -20,7 +20,10 @@ def serve(settings: Settings) -> None:
         def handle(command: ScoreSteps, cancellation: Cancellation, publish: Publish) -> None:
             publish(score(command, cancellation, engine=engine, worker=settings.node_name))
 
-        CommandWorker(settings, "prm", model=engine.model_id, handle=handle).run()
+        def drop(command: ScoreSteps, publish: Publish) -> None:
+            publish(unscored(command))
+
+        CommandWorker(settings, "prm", model=engine.model_id, handle=handle, drop=drop).run()
 
 
 if __name__ == "__main__":

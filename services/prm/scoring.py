@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from shared.domain.values import Scoring
 from shared.engines.port import BadScores, Cancellation, Scorer, ScoringRequest
-from shared.messages import ScoreSteps, StepsScored, derive_id
+from shared.messages import ScoreSteps, StepsGenerated, StepsScored, derive_id
 
 
 def score(command: ScoreSteps, cancellation: Cancellation, *, engine: Scorer, worker: str) -> StepsScored:
@@ -54,6 +54,16 @@ def score(command: ScoreSteps, cancellation: Cancellation, *, engine: Scorer, wo
             waited_ms=waited_ms,
             worked_ms=(time.monotonic() - started) * 1000,
         ),
+    )
+
+
+def unscored(command: ScoreSteps) -> StepsGenerated:
+    """Report drafts that nobody will score, so that what they cost is booked."""
+    return StepsGenerated(
+        id=derive_id(command.id, "unscored"),
+        problem_id=command.problem_id,
+        epoch=command.epoch,
+        drafts=command.drafts,
     )
 
 

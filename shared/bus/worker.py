@@ -73,6 +73,9 @@ class Publish:
 Handle = Callable[[Any, Cancellation, Publish], None]
 """Carries out one command: call the engine, publish what came of it. Runs in many threads at once."""
 
+Drop = Callable[[Any, Publish], None]
+"""Publishes what must be known of a command that is not carried out, because it was cancelled or came too late."""
+
 
 class Settle(Protocol):
     """Acknowledges a command, or gives it back to its queue."""
@@ -84,11 +87,14 @@ class Settle(Protocol):
 class CommandWorker:
     """Runs one role's worker until it is told to stop."""
 
-    def __init__(self, settings: Settings, role: WorkerRole, *, model: str, handle: Handle) -> None:
+    def __init__(
+        self, settings: Settings, role: WorkerRole, *, model: str, handle: Handle, drop: Drop | None = None
+    ) -> None:
         self._settings = settings
         self._role: WorkerRole = role
         self._model = model
         self._handle = handle
+        self._drop = drop
         self._running = RunningWork()
         self._is_draining = threading.Event()
         self._must_give_back = threading.Event()
@@ -180,16 +186,11 @@ class CommandWorker:
         log = _log.bind(problem_id=str(command.problem_id), command_id=str(command.id), epoch=command.epoch)
         with self._running.track(command.problem_id, command.epoch) as cancellation:
             try:
-                if datetime.now(UTC) > command.expires_at:
-                    log.info("command_expired")
-                else:
-                    self._handle(command, cancellation, publish)
+                self._carry_out(command, cancellation, publish)
                 publish.wait()
             except Cancelled:
-                log.debug("command_cancelled", given_back=self._must_give_back.is_set())
-                if self._must_give_back.is_set():
-                    settle(give_back=True)
-                    return
+                settle(give_back=True)
+                return
             except EngineDead:
                 log.error("engine_died")  # noqa: TRY400 - the engine has logged what broke it
                 settle(give_back=True)
@@ -203,6 +204,24 @@ class CommandWorker:
             except Exception as error:  # noqa: BLE001 - whatever it was, the orchestrator must hear of it
                 self._report_failure(command, error, publish)
         settle(give_back=False)
+
+    def _carry_out(self, command: Command, cancellation: Cancellation, publish: Publish) -> None:
+        """Handle a command, unless nobody waits for it any more.
+
+        Raises:
+            Cancelled: This process stops; somebody else must carry it out.
+        """
+        if datetime.now(UTC) <= command.expires_at:
+            try:
+                self._handle(command, cancellation, publish)
+            except Cancelled:
+                if self._must_give_back.is_set():
+                    raise
+            else:
+                return
+        _log.debug("command_dropped", command_id=str(command.id))
+        if self._drop is not None:
+            self._drop(command, publish)
 
     def _report_failure(self, command: Command, error: Exception, publish: Publish) -> None:
         """Tell the orchestrator that a command failed; a fault that nobody foresaw may pass, so it is tried again."""
@@ -218,6 +237,7 @@ class CommandWorker:
                 problem_id=command.problem_id,
                 epoch=command.epoch,
                 role=self._role,
+                step=command.first_step,
                 code=code,
                 detail=detail,
                 retryable=retryable,

@@ -156,10 +156,15 @@ def _place(draft: Draft) -> tuple[int, str]:
 
 
 def _hear_failure(state: State, event: WorkFailed, *, now: datetime) -> State:
-    """Give up on a fault that no retry mends; wait a moment before asking again on any other."""
+    """Give up on a fault that no retry mends; wait a moment before asking again on any other.
+
+    A fault further ahead is left alone: an escalation may do away with the draft, or it shows again when its turn comes.
+    """
     if event.id in state.booked or event.epoch != state.epoch or state.status is not Status.RUNNING:
         return state
     state = replace(state, booked=state.booked | {event.id})
+    if event.step > len(state.steps):
+        return state
     if not event.retryable:
         return _fail(state, Failure(code=event.code, detail=event.detail), now=now)
     return replace(state, due_at=now + timedelta(seconds=RETRY_DELAY_S * _backoff(state)))

@@ -65,7 +65,7 @@ def test_fields_of_a_newer_sender_are_ignored(path: Path) -> None:
 def test_a_generate_command_starts_where_its_prefix_ends() -> None:
     command = decode(json.dumps(golden("generate_steps")))
     assert isinstance(command, GenerateSteps)
-    assert command.from_step == 2
+    assert command.first_step == 2
 
 
 @pytest.mark.parametrize("field", ["kind", "version", "announce", "unscored", "prefix_scores"])

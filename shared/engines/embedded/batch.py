@@ -62,7 +62,7 @@ class Batch(Generic[SomeRow]):
             kv = found[row] = self._cache.longest_prefix(row.problem_id, row.ids[:needed])
             row.computed = row.cached = 0 if kv is None else kv.shape[-2]
         self.rows += sorted(rows, key=lambda row: row.pending, reverse=True)
-        self._reserve()
+        self._reserve(keep=first)
         for index, row in enumerate(self.rows[first:], first):
             if (kv := found[row]) is not None:
                 self._kv[:, :, index, :, : row.computed] = kv
@@ -89,7 +89,7 @@ class Batch(Generic[SomeRow]):
 
     def decode(self) -> Floats:
         """Compute the one id that each row has gained since it was computed last; return the outputs, a line a row."""
-        self._reserve()
+        self._reserve(keep=len(self.rows))
         return self._advance(0, len(self.rows))
 
     def leave(self, row: SomeRow) -> None:
@@ -129,17 +129,19 @@ class Batch(Generic[SomeRow]):
             row.computed = len(row.ids)
         return outputs
 
-    def _reserve(self) -> None:
-        """Make the array fit its rows: big enough, and not much too big once long rows have left."""
+    def _reserve(self, *, keep: int) -> None:
+        """Make the array fit its rows, of which the first `keep` hold something.
+
+        It shrinks too, once it is more than twice too wide: what a long row needed, all others would pay for.
+        """
         slots, capacity = self._kv.shape[2], self._kv.shape[4]
         needed = -(-max(len(row.ids) for row in self.rows) // _BUCKET) * _BUCKET
         if len(self.rows) <= slots and capacity // 2 <= needed <= capacity:
             return
-        grown = self._empty(1 << (len(self.rows) - 1).bit_length(), needed)
-        for index, row in enumerate(self.rows):
-            if index < slots:
-                grown[:, :, index, :, : row.computed] = self._kv[:, :, index, :, : row.computed]
-        self._kv = grown
+        fitting = self._empty(1 << (len(self.rows) - 1).bit_length(), needed)
+        for index, row in enumerate(self.rows[:keep]):
+            fitting[:, :, index, :, : row.computed] = self._kv[:, :, index, :, : row.computed]
+        self._kv = fitting
 
     def _empty(self, slots: int, capacity: int) -> Floats:
         """Make an array (layers, 2, slots, heads, capacity, head size); zeros, since a mask cannot hide a NaN."""

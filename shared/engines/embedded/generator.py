@@ -14,7 +14,6 @@ from shared.domain.values import Finish
 from shared.engines.assembly import StepAssembler
 from shared.engines.embedded.batch import Batch, Row
 from shared.engines.embedded.loop import Call, Loop
-from shared.engines.embedded.pieces import pieces_of
 from shared.engines.embedded.runtime import Floats, Model
 from shared.engines.embedded.sampling import draw
 from shared.engines.port import Cancellation, GeneratedStep, GenerationRequest
@@ -51,7 +50,6 @@ class EmbeddedGenerator:
             ModelUnusable: The folder's files are missing or damaged.
         """
         self._model = Model(folder, threads=threads)
-        self._pieces = pieces_of(self._model.tokenizer)
         self._max_batch = max_batch
         self._batch: Batch[_Writing] = Batch(self._model, cache_tokens=cache_tokens)
         self._waiting: list[_Writing] = []
@@ -113,7 +111,7 @@ class EmbeddedGenerator:
         if token in self._model.end_ids:
             return call.assembler.end()
         call.ids.append(token)
-        step = call.assembler.feed(call.decoder.decode(self._pieces[token]))
+        step = call.assembler.feed(call.decoder.decode(self._model.pieces[token]))
         if step is None and len(call.ids) >= self._model.max_tokens:
             return replace(call.assembler.end(tokens=0), finish=Finish.LENGTH)
         return step

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from itertools import count
 
 from tokenizers import Tokenizer
 
-from shared.engines.port import ModelUnusable
 
-
-def pieces_of(tokenizer: Tokenizer) -> list[bytes]:
-    """List the bytes of every token by id; those of a special token are empty.
+def pieces_of(tokenizer: Tokenizer, count: int) -> list[bytes]:
+    """List the bytes of `count` tokens by id; those of a special token, and of an id that stands for none, are empty.
 
     A token may end in the middle of a character, so pieces are bytes, to be joined before they are decoded.
 
     Raises:
-        ModelUnusable: The tokenizer is not a byte-level one.
+        ValueError: The tokenizer is not a byte-level one, or knows more tokens.
     """
     description = json.loads(tokenizer.to_str())
     if (description["decoder"] or {}).get("type") != "ByteLevel":
-        raise ModelUnusable("the model's tokenizer is not a byte-level one")
+        raise ValueError("the tokenizer is not a byte-level one")
     added = {token["id"]: token for token in description["added_tokens"]}
     letters = _letters()
-    pieces = [b""] * (max(tokenizer.get_vocab().values()) + 1)
+    pieces = [b""] * count
     for text, index in tokenizer.get_vocab().items():
+        if index >= count:
+            raise ValueError(f"the tokenizer knows a token {index}, the model has {count}")
         if index not in added:
             pieces[index] = bytes(letters[character] for character in text)
         elif not added[index]["special"]:
@@ -35,5 +35,5 @@ def pieces_of(tokenizer: Tokenizer) -> list[bytes]:
 def _letters() -> dict[str, int]:
     """Map the letters of byte-level vocabularies to bytes: printable Latin-1 as it is, the rest counted from 256."""
     printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
-    spare = count(256)
+    spare = itertools.count(256)
     return {chr(byte if byte in printable else next(spare)): byte for byte in range(256)}

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from shared.domain.text import SEPARATOR
+from shared.engines.embedded.pieces import pieces_of
 from shared.engines.port import InputTooLong, ModelUnusable
 
 Floats = NDArray[np.float32]
@@ -51,8 +52,7 @@ class Model:
         self.tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         # Text that spells a special token stays text: questions come from strangers, steps from models.
         self.tokenizer.encode_special_tokens = True
-        if self.tokenizer.get_vocab_size() > config["vocab_size"]:
-            raise ModelUnusable(f"the tokenizer in {folder} knows more tokens than the model")
+        self.pieces = pieces_of(self.tokenizer, config["vocab_size"])
 
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads

@@ -120,8 +120,9 @@ def scored(
     )
 
 
-def failed(*, retryable: bool, epoch: int = 0, name: str = "failed") -> WorkFailed:
+def failed(*, retryable: bool, epoch: int = 0, name: str = "failed", step: int = 0) -> WorkFailed:
     return WorkFailed(
+        step=step,
         problem_id=PROBLEM_ID,
         epoch=epoch,
         id=derive_id(name),
@@ -639,3 +640,11 @@ def test_a_store_may_leave_out_ids_that_are_not_in_the_event() -> None:
     after = apply(replace(state, booked=frozenset()), event, decide=by_score, now=START)
     assert after.booked.isdisjoint(inbox)
     assert after.booked == {event.id, drafts[0].id, drafts[1].id}
+
+
+@pytest.mark.parametrize("retryable", [True, False])
+def test_a_fault_ahead_of_the_next_step_is_left_alone(retryable: bool) -> None:
+    state = running(lookahead=4)
+    after = feed(state, failed(retryable=retryable, step=1))
+    assert (after.status, after.due_at, after.ask) == (state.status, state.due_at, state.ask)
+    assert feed(state, failed(retryable=False, step=0)).status is Status.FAILED

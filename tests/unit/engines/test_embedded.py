@@ -383,9 +383,17 @@ def test_text_that_spells_a_special_token_stays_text(
 
 def test_pieces_of_a_token_join_to_its_text(small: EmbeddedGenerator) -> None:
     text = "Zoë has ½ of 3 pies – \t“x” 🥧.\n\n"
-    pieces = pieces_of(small._model.tokenizer)
+    pieces = small._model.pieces
     assert b"".join(pieces[index] for index in small._model.encode(text)).decode() == text
     assert [pieces[index] for index in range(4)] == [b""] * 4
+
+
+def test_an_id_that_stands_for_no_token_has_an_empty_piece_and_a_token_without_an_id_is_refused(
+    small: EmbeddedGenerator,
+) -> None:
+    assert pieces_of(small._model.tokenizer, 500)[438:] == [b""] * 62
+    with pytest.raises(ValueError, match="the model has 437"):
+        pieces_of(small._model.tokenizer, 437)
 
 
 def folder_copy(folder: Path, to: Path) -> Path:
