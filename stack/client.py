@@ -76,6 +76,10 @@ class Api:
         """Read how a batch stands."""
         return self._json("GET", f"/v1/batches/{batch_id}")
 
+    def cancel(self, problem_id: str) -> None:
+        """Ask for a problem to be ended."""
+        self._json("POST", f"/v1/problems/{problem_id}/cancel")
+
     def _json(self, method: str, path: str, body: object = None) -> dict[str, Any]:
         response = self._http.request(method, path, json=body)
         if response.is_error:

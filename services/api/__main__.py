@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from contextlib import closing
+from types import FrameType
 
 import uvicorn
 
@@ -19,7 +22,15 @@ _log = get_logger(__name__)
 
 
 class _Server(uvicorn.Server):
-    """Says where it listens, once it does."""
+    """Says where it listens, once it does, and tells those who wait for a problem that it stops."""
+
+    def __init__(self, config: uvicorn.Config, stopping: threading.Event) -> None:
+        super().__init__(config)
+        self._stopping = stopping
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._stopping.set()
+        super().handle_exit(sig, frame)
 
     def _log_started_message(self, _listeners: object) -> None:
         for server in self.servers:
@@ -31,15 +42,20 @@ class _Server(uvicorn.Server):
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. It starts without its database too: readiness then says what is down."""
     with closing(Database(settings.require_database_url(), pool_size=POOL_SIZE)) as database:
+        app = create_app(settings, database)
         config = uvicorn.Config(
-            create_app(settings, database),
+            app,
             host=settings.api_host,
             port=settings.api_port,
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=STOP_TIMEOUT_S,
         )
-        _Server(config).run()
+        server = _Server(config, app.state.stopping)
+        # uvicorn raises the signal again once it has stopped, which would end the process right there.
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, server.handle_exit)
+        server.run()
     _log.info("api_stopped")
 
 

@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 from fastapi import FastAPI
 
 from services.api import about, batches, errors, problems
-from services.api.requests import RequestIds
+from services.api.requests import BodyLimit, RequestIds
 from shared.settings import Settings
 from shared.store.database import Database
 
 
+class _Application(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """Describe the API; errors have a media type of their own, which FastAPI has no setting for."""
+        if self.openapi_schema is None:
+            schema = super().openapi()
+            for path in schema["paths"].values():
+                for operation in path.values():
+                    for answer in operation["responses"].values():
+                        errors.set_media_type(answer)
+            self.openapi_schema = schema
+        return self.openapi_schema
+
+
 def create_app(settings: Settings, database: Database) -> FastAPI:
     """Make the app on a database; the caller closes the database."""
-    app = FastAPI(
+    app = _Application(
         title="TRIM",
         summary="Large-model accuracy for a fraction of its tokens: every step routed, every decision recorded.",
         version="1",
-        max_body_size=settings.max_body_bytes,
         # The interactive pages load scripts from elsewhere; the description itself is at /openapi.json.
         docs_url=None,
         redoc_url=None,
     )
     app.state.settings = settings
     app.state.database = database
+    app.state.stopping = threading.Event()
     errors.install(app)
+    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(RequestIds)
     for part in (problems, batches, about):
         app.include_router(part.router)

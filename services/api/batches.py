@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Response, status
 from pydantic import ValidationError
 
 from services.api import schemas
-from services.api.errors import RESPONSES, InvalidSubmission, NotFound
+from services.api.errors import MAX_FIELD_CHARS, RESPONSES, InvalidSubmission, NotFound
 from services.api.problems import (
     IdempotencyKey,
     Limit,
@@ -19,11 +19,15 @@ from services.api.problems import (
     idempotency,
     show,
 )
+from services.api.requests import JsonRoute
 from shared.settings import Settings
 from shared.store import readings
 from shared.store.submissions import Submission, submit_batch
 
-router = APIRouter(prefix="/v1/batches", tags=["batches"], responses=RESPONSES)
+router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=JsonRoute, responses=RESPONSES)
+
+_COMPLETED = ("limits", "sampling")
+"""Fields that the defaults complete one by one; the others are taken whole."""
 
 
 @router.post("", status_code=status.HTTP_201_CREATED)
@@ -88,13 +92,23 @@ def _check_all(body: schemas.BatchRequest, settings: Settings) -> list[Submissio
     for index, each in enumerate(body.problems):
         field = f"body.problems.{index}"
         try:
-            problem = schemas.ProblemRequest.model_validate({**defaults, **each})
+            problem = schemas.ProblemRequest.model_validate(_completed(each, defaults))
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            place = ".".join([field, *(str(part) for part in first["loc"])])
+            place = ".".join([field, *(str(part) for part in first["loc"])])[:MAX_FIELD_CHARS]
             raise InvalidSubmission(place, f"{place}: {first['msg']}.") from error
         submissions.append(check(problem, settings, field=field))
     return submissions
+
+
+def _completed(problem: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Add to a problem what it leaves to the defaults; limits and sampling are completed field by field."""
+    made = {**defaults, **problem}
+    for name in _COMPLETED:
+        ours, default = problem.get(name), defaults.get(name)
+        if isinstance(ours, dict) and default is not None:
+            made[name] = {**default, **ours}
+    return made
 
 
 def _show(reading: readings.BatchReading) -> schemas.Batch:

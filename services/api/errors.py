@@ -9,17 +9,26 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from psycopg.errors import UndefinedColumn, UndefinedTable
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.exc import ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from shared.errors import PermanentError, RetryableError, TrimError
 from shared.log import get_logger
+from shared.store.schema import SchemaOutdated
 
 RETRY_AFTER_S = 5
+MAX_FIELD_CHARS = 200
+"""Names of unknown fields are the sender's own text: they are cut before they go back."""
 MAX_LISTED = 20
 """Most wrong fields that one answer lists."""
 
+_MEDIA_TYPE = "application/problem+json"
+
 _STATUS = {
+    "malformed_body": HTTPStatus.BAD_REQUEST,
     "not_found": HTTPStatus.NOT_FOUND,
     "idempotency_conflict": HTTPStatus.CONFLICT,
 }
@@ -32,6 +41,12 @@ class NotFound(PermanentError):
     """There is nothing with this id."""
 
     code = "not_found"
+
+
+class MalformedBody(PermanentError):
+    """The body cannot be read; send one JSON object in UTF-8."""
+
+    code = "malformed_body"
 
 
 class InvalidSubmission(PermanentError):
@@ -56,6 +71,24 @@ class WrongField(BaseModel):
 class ProblemDetails(BaseModel):
     """What went wrong (RFC 9457, application/problem+json)."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "about:blank",
+                    "title": "Unprocessable Entity",
+                    "status": 422,
+                    "detail": "body.limits.max_steps: Input should be less than or equal to 200.",
+                    "code": "invalid_request",
+                    "request_id": "6f0c1b0e5d0a4c0f9a7e0d6c2b1a3f4e",
+                    "errors": [
+                        {"field": "body.limits.max_steps", "message": "Input should be less than or equal to 200"}
+                    ],
+                }
+            ]
+        }
+    )
+
     type: str = "about:blank"
     title: str = Field(description="The HTTP status in words.")
     status: int
@@ -77,7 +110,17 @@ def install(app: FastAPI) -> None:
     app.exception_handler(TrimError)(_on_trim_error)
     app.exception_handler(RequestValidationError)(_on_invalid)
     app.exception_handler(HTTPException)(_on_http_error)
+    app.exception_handler(ProgrammingError)(_on_programming_error)
+    app.exception_handler(PoolTimeout)(_on_pool_timeout)
     app.exception_handler(Exception)(_on_crash)
+
+
+def set_media_type(answer: dict[str, Any]) -> None:
+    """Correct OpenAPI's description of an answer if it is an error."""
+    content = answer.get("content", {})
+    described = content.get("application/json", {}).get("schema", {})
+    if described.get("$ref", "").endswith(f"/{ProblemDetails.__name__}"):
+        content[_MEDIA_TYPE] = content.pop("application/json")
 
 
 async def _on_trim_error(request: Request, error: TrimError) -> JSONResponse:
@@ -91,7 +134,7 @@ async def _on_trim_error(request: Request, error: TrimError) -> JSONResponse:
 async def _on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
     found = error.errors()
     wrong = [
-        WrongField(field=".".join(str(part) for part in each["loc"])[:200], message=str(each["msg"])[:300])
+        WrongField(field=".".join(str(part) for part in each["loc"])[:MAX_FIELD_CHARS], message=str(each["msg"])[:300])
         for each in found[:MAX_LISTED]
     ]
     if found[0]["type"] == "json_invalid":
@@ -110,9 +153,19 @@ async def _on_http_error(request: Request, error: HTTPException) -> JSONResponse
             "body_too_large",
             "The body is too large; submit fewer problems at a time (TRIM_MAX_BODY_BYTES is the limit).",
         ),
-        HTTPStatus.BAD_REQUEST: ("malformed_body", "The body cannot be read; send one JSON object in UTF-8."),
+        HTTPStatus.BAD_REQUEST: (MalformedBody.code, str(MalformedBody())),
     }.get(status, (status.name.lower(), str(error.detail)))
     return _answer(request, status, code, detail, headers=error.headers)
+
+
+async def _on_programming_error(request: Request, error: ProgrammingError) -> JSONResponse:
+    if isinstance(error.orig, UndefinedTable | UndefinedColumn):
+        return await _on_trim_error(request, SchemaOutdated())
+    return await _on_crash(request, error)
+
+
+async def _on_pool_timeout(request: Request, _error: PoolTimeout) -> JSONResponse:
+    return await _on_trim_error(request, RetryableError("All connections to the database are in use; try again."))
 
 
 async def _on_crash(request: Request, error: Exception) -> JSONResponse:
@@ -139,5 +192,5 @@ def _answer(
         body.model_dump(),
         status_code=status,
         headers={**(headers or {}), "X-Request-ID": request_id},
-        media_type="application/problem+json",
+        media_type=_MEDIA_TYPE,
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import secrets
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, TypeVar
@@ -16,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 
 from services.api import schemas
 from services.api.errors import RESPONSES, InvalidSubmission, NotFound
+from services.api.requests import JsonRoute
 from shared.domain.values import Limits, Options, Sampling, Status
 from shared.errors import PermanentError
 from shared.policies.registry import build_policy
@@ -24,6 +27,9 @@ from shared.store import readings
 from shared.store.database import Database
 from shared.store.reasoning import read_options
 from shared.store.submissions import Idempotency, Submission, request_cancel, submit_problem
+
+MAX_STEP = 1_000_000
+"""Far past any step's index, and still an integer for the database."""
 
 WAIT_POLL_S = 0.1
 """How often a waiting request looks whether its problem has ended."""
@@ -39,7 +45,7 @@ IdempotencyKey = Annotated[
     ),
 ]
 Limit = Annotated[int, Query(ge=1, le=200, description="Most items of the answer.")]
-After = Annotated[int, Query(ge=-1, description="Begin after this step.")]
+After = Annotated[int, Query(ge=-1, le=MAX_STEP, description="Begin after this step.")]
 
 
 def get_database(request: Request) -> Database:
@@ -54,12 +60,20 @@ def get_settings(request: Request) -> Settings:
     return settings
 
 
+def get_stopping(request: Request) -> threading.Event:
+    """Return what is set once the process is told to stop."""
+    stopping: threading.Event = request.app.state.stopping
+    return stopping
+
+
 WithDatabase = Annotated[Database, Depends(get_database)]
 WithSettings = Annotated[Settings, Depends(get_settings)]
 
+Stopping = Annotated[threading.Event, Depends(get_stopping)]
+
 T = TypeVar("T")
 
-router = APIRouter(prefix="/v1/problems", tags=["problems"], responses=RESPONSES)
+router = APIRouter(prefix="/v1/problems", tags=["problems"], route_class=JsonRoute, responses=RESPONSES)
 
 
 @router.post("", status_code=status.HTTP_201_CREATED)
@@ -85,7 +99,9 @@ def submit(
 def list_(  # noqa: PLR0917 - FastAPI fills them by name
     database: WithDatabase,
     status: Annotated[Status | None, Query(description="Only problems in this status.")] = None,
-    policy: Annotated[str | None, Query(max_length=80, description="Only problems of this policy.")] = None,
+    policy: Annotated[
+        str | None, Query(max_length=80, pattern="^[a-z0-9-]+$", description="Only problems of this policy.")
+    ] = None,
     batch_id: Annotated[UUID | None, Query(description="Only problems of this batch.")] = None,
     cursor: Annotated[str | None, Query(max_length=500, description="`next_cursor` of the page before.")] = None,
     limit: Limit = 50,
@@ -100,7 +116,9 @@ def list_(  # noqa: PLR0917 - FastAPI fills them by name
 @router.get("/{problem_id}")
 async def get(
     problem_id: UUID,
+    request: Request,
     database: WithDatabase,
+    stopping: Stopping,
     wait_s: Annotated[float, Query(ge=0, le=60, description="Wait up to so many seconds for the end.")] = 0,
 ) -> schemas.Problem:
     """Get a problem, at once or when it has ended."""
@@ -108,6 +126,8 @@ async def get(
     while time.monotonic() < until:
         # Each look is a transaction of its own: a request that waits holds neither a connection nor a thread.
         if Status(await run_in_threadpool(_status, database, problem_id)).is_final:
+            break
+        if stopping.is_set() or await request.is_disconnected():
             break
         await asyncio.sleep(WAIT_POLL_S)
     return await run_in_threadpool(_problem, database, problem_id)
@@ -187,7 +207,9 @@ def idempotency(key: str | None, body: BaseModel) -> Idempotency | None:
     """Pair an idempotency key with the digest of the request's content."""
     if key is None:
         return None
-    return Idempotency(key=key, digest=hashlib.sha256(body.model_dump_json().encode()).hexdigest())
+    # What was sent, whatever its order: neither a default added later nor a reordered object makes it another request.
+    content = json.dumps(body.model_dump(mode="json", exclude_unset=True), sort_keys=True)
+    return Idempotency(key=key, digest=hashlib.sha256(content.encode()).hexdigest())
 
 
 def show(reading: readings.ProblemReading) -> schemas.Problem:

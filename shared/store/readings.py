@@ -7,7 +7,7 @@ import binascii
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -178,6 +178,10 @@ def _make_cursor(problem: Problem) -> str:
 def _read_cursor(cursor: str) -> tuple[datetime, UUID]:
     try:
         created_at, problem_id = json.loads(base64.urlsafe_b64decode(cursor.encode()))
-        return datetime.fromisoformat(created_at), UUID(problem_id)
-    except (ValueError, TypeError, AttributeError, binascii.Error) as error:
+        # To UTC: a moment without a zone is none of ours, and one at either end of time does not fit.
+        moment = datetime.fromisoformat(created_at)
+        if moment.tzinfo is None:
+            raise BadCursor
+        return moment.astimezone(UTC), UUID(problem_id)
+    except (ValueError, TypeError, AttributeError, OverflowError, binascii.Error) as error:
         raise BadCursor from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
@@ -146,13 +147,13 @@ def _locked(row: RowMapping, steps: Sequence[Step], booked: frozenset[UUID]) -> 
         started_at=row["started_at"],
         finished_at=row["finished_at"],
     )
-    policy = _policy(row["policy"], tuple(sorted(row["policy_parameters"].items())))
+    policy = _policy(row["policy"], json.dumps(row["policy_parameters"], sort_keys=True))
     return LockedProblem(state=state, policy=policy, reference=row["reference"])
 
 
 @lru_cache(maxsize=1024)
-def _policy(name: str, parameters: tuple[tuple[str, Any], ...]) -> Policy:
-    return build_policy(name, dict(parameters))
+def _policy(name: str, parameters: str) -> Policy:
+    return build_policy(name, json.loads(parameters))
 
 
 def _step(values: Sequence[Any]) -> Step:

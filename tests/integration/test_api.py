@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from shared.policies.registry import POLICIES
 from shared.settings import Settings
 from shared.store.admission import record_process
 from shared.store.database import Database
+from shared.store.schema import REVISION
 from shared.store.tables import DecisionRow, Problem, Process, StepRow
 from stack.scratch import scratch_database
 
@@ -299,7 +301,7 @@ def test_a_body_that_is_no_json_object_is_refused(api: TestClient, body: bytes) 
 
 @pytest.mark.parametrize(
     "body",
-    [b'{"question": "\xff\xfe"}', '{"question": "Où?"}'.encode("latin-1")],
+    [b'{"question": "\xff\xfe"}', '{"question": "Où?"}'.encode("latin-1"), '{"question": "Où?"}'.encode("utf-16")],
 )
 def test_a_body_that_is_not_utf_8_is_refused(api: TestClient, body: bytes) -> None:
     refused = is_refusal(api.post("/v1/problems", content=body, headers=JSON), 400, "malformed_body")
@@ -320,12 +322,25 @@ def test_text_in_any_script_comes_back_as_it_was_sent(api: TestClient) -> None:
 # --- limits of a request --------------------------------------------------------------------------------------------
 
 
+def test_a_body_over_the_limit_is_refused_with_its_length_announced(api: TestClient) -> None:
+    body = json.dumps({"question": "x" * SETTINGS.max_body_bytes})
+    is_refusal(api.post("/v1/problems", content=body, headers=JSON), 413, "body_too_large")
+
+
 def test_a_body_over_the_limit_is_refused_without_a_length_too(api: TestClient) -> None:
     def pieces() -> Iterator[bytes]:
         for _ in range(20):
             yield b" " * 10_000
 
     is_refusal(api.post("/v1/problems", content=pieces(), headers=JSON), 413, "body_too_large")
+
+
+@pytest.mark.parametrize("path", ["/v1/policies", "/nowhere", "/v1/problems"])
+def test_a_body_over_the_limit_that_nobody_reads_gets_no_plain_text(api: TestClient, path: str) -> None:
+    response = api.request("GET", path, content=b"x" * (SETTINGS.max_body_bytes + 1))
+    assert response.status_code in (200, 404, 413)
+    assert "json" in response.headers["content-type"]
+    assert response.headers["x-request-id"]
 
 
 # --- idempotency ----------------------------------------------------------------------------------------------------
@@ -344,6 +359,18 @@ def test_the_same_key_with_another_body_is_a_conflict(api: TestClient) -> None:
     key = {"Idempotency-Key": uuid4().hex}
     api.post("/v1/problems", json=QUESTION, headers=key)
     other = api.post("/v1/problems", json=QUESTION | {"lookahead": 1}, headers=key)
+    is_refusal(other, 409, "idempotency_conflict")
+
+
+def test_the_same_key_and_batch_give_the_same_batch(api: TestClient) -> None:
+    key = {"Idempotency-Key": uuid4().hex}
+    body = {"problems": [QUESTION, QUESTION | {"reference": "42"}]}
+    turned = {"problems": [QUESTION, {"reference": "42"} | QUESTION]}
+    first = api.post("/v1/batches", json=body, headers=key)
+    again = api.post("/v1/batches", json=turned, headers=key)
+    assert (first.status_code, again.status_code) == (201, 200), again.text
+    assert first.json()["problem_ids"] == again.json()["problem_ids"]
+    other = api.post("/v1/batches", json={"problems": [QUESTION]}, headers=key)
     is_refusal(other, 409, "idempotency_conflict")
 
 
@@ -418,6 +445,15 @@ def test_a_batch_gives_its_problems_in_order_with_the_defaults(api: TestClient) 
     assert [each["lookahead"] for each in found] == [7, 3, 7]
     assert [each["max_attempts"] for each in found] == [2, 2, 2]
     assert [each["question"] for each in found] == [each["question"] for each in problems]
+
+
+def test_defaults_for_limits_and_sampling_are_completed_field_by_field(api: TestClient) -> None:
+    defaults = {"limits": {"max_steps": 5}, "sampling": {"temperature": 0, "seed": 1}}
+    problems = [QUESTION | {"limits": {"max_tokens": 100}, "sampling": {"seed": 2}}]
+    made = api.post("/v1/batches", json={"problems": problems, "defaults": defaults}).json()
+    found = api.get(f"/v1/problems/{made['problem_ids'][0]}").json()
+    assert (found["limits"]["max_steps"], found["limits"]["max_tokens"]) == (5, 100)
+    assert (found["sampling"]["temperature"], found["sampling"]["seed"]) == (0, 2)
 
 
 @pytest.mark.parametrize(
@@ -587,7 +623,7 @@ def test_listings_are_filtered_by_status_policy_and_batch(api: TestClient, datab
 
 
 @pytest.mark.parametrize(
-    "query", ["limit=0", "limit=201", "limit=many", f"limit={10**30}", "status=done", "batch_id=1"]
+    "query", ["limit=0", "limit=201", "limit=many", f"limit={10**30}", "status=done", "batch_id=1", "policy=%00"]
 )
 def test_a_wrong_filter_is_refused_by_its_name(api: TestClient, query: str) -> None:
     assert query.partition("=")[0] in wrong_fields(api.get(f"/v1/problems?{query}"))
@@ -602,6 +638,9 @@ def test_a_wrong_filter_is_refused_by_its_name(api: TestClient, query: str) -> N
         "bm90IGEgY3Vyc29y",
         base64.urlsafe_b64encode(b"[1, 2]").decode(),
         base64.urlsafe_b64encode(b'["2026-01-01T00:00:00+00:00", "x"]').decode(),
+        base64.urlsafe_b64encode(f'["2026-01-01", "{uuid4()}"]'.encode()).decode(),
+        base64.urlsafe_b64encode(f'["0001-01-01T00:00:00+23:59", "{uuid4()}"]'.encode()).decode(),
+        base64.urlsafe_b64encode(f'["9999-12-31T23:59:59-23:59", "{uuid4()}"]'.encode()).decode(),
         "A" * 10_000,
     ],
 )
@@ -648,7 +687,7 @@ def test_a_record_is_paged_by_step(api: TestClient, database: Database, name: st
     while page := api.get(path, params={"limit": 2, "after": found[-1] if found else -1}).json()["items"]:
         found += [row["step"] for row in page]
     assert found == [0, 1, 2, 3, 4]
-    for query in ("limit=0", "limit=201", "after=-2", "after=x"):
+    for query in ("limit=0", "limit=201", "after=-2", f"after={10**30}", "after=x"):
         assert query.partition("=")[0] in wrong_fields(api.get(f"{path}?{query}"))
 
 
@@ -723,6 +762,28 @@ def test_readiness_names_every_part_and_who_was_seen(postgres_server: str) -> No
         assert "database" not in other.json()["down"]
 
 
+def test_an_empty_database_is_not_ready_and_says_so_to_submitters(postgres_server: str) -> None:
+    with scratch_database(postgres_server) as url, closing(Database(url)) as database:
+        with database.session() as session:
+            session.execute(text("DROP SCHEMA public CASCADE"))
+            session.execute(text("CREATE SCHEMA public"))
+        api = TestClient(create_app(SETTINGS, database), raise_server_exceptions=False)
+        assert api.get("/health/ready").status_code == 503
+        assert REVISION in api.get("/health/ready").text
+        is_refusal(api.post("/v1/problems", json=QUESTION), 503, "schema_outdated")
+
+
+def test_without_a_database_the_process_lives_and_says_what_is_down(dead_api: TestClient) -> None:
+    assert dead_api.get("/health/live").status_code == 200
+    response = dead_api.get("/health/ready")
+    assert response.status_code == 503
+    assert response.json()["status"] == "unavailable"
+    names = ["database", "schema", "orchestrator", "small", "large", "prm"]
+    assert [part["name"] for part in response.json()["parts"]] == names
+    assert response.json()["down"] == names
+    assert dead_api.get("/v1/policies").status_code == 200
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [
@@ -773,6 +834,18 @@ def test_any_other_request_id_is_replaced(api: TestClient, given: str) -> None:
     assert answered.headers["x-request-id"] != given
 
 
+def test_the_documentation_tells_of_errors_and_shows_examples(api: TestClient) -> None:
+    schema = api.get("/openapi.json").json()
+    for path, operations in schema["paths"].items():
+        for operation in operations.values():
+            if path.startswith("/v1"):
+                refused = [answer for code, answer in operation["responses"].items() if code[0] in "45"]
+                assert refused, path
+                assert all(set(answer["content"]) == {"application/problem+json"} for answer in refused), path
+    assert "example" in json.dumps(schema["components"]["schemas"])
+    assert api.get("/docs").status_code == 404
+
+
 # --- the process ----------------------------------------------------------------------------------------------------
 
 
@@ -794,3 +867,31 @@ def test_without_the_databases_address_the_process_ends_with_one_sentence() -> N
     assert out == ""
     assert "TRIM_DATABASE_URL" in err
     assert len(err.splitlines()) == 1
+
+
+def test_the_process_serves_at_a_free_port_and_stops_when_told_even_while_somebody_waits(database: Database) -> None:
+    url = database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with run_api(TRIM_DATABASE_URL=url, TRIM_API_PORT="0", TRIM_LOG_FORMAT="json") as process:
+        try:
+            assert process.stderr is not None
+            address = next(found["address"] for line in process.stderr if "address" in (found := json.loads(line)))
+            with httpx2.Client(base_url=address, timeout=PATIENCE_S) as http, ThreadPoolExecutor(1) as pool:
+                made = http.post("/v1/problems", json=QUESTION)
+                assert made.status_code == 201
+                path = made.headers["location"]
+                with database.session() as session:
+                    # Locked out, the request is known to be there: it waits for its first look.
+                    session.execute(text("LOCK TABLE problems IN ACCESS EXCLUSIVE MODE"))
+                    waiting = pool.submit(http.get, f"{path}?wait_s=60")
+                    until(lambda: is_blocked(database))
+                    process.send_signal(signal.SIGTERM)
+                before = time.monotonic()
+                assert waiting.result(PATIENCE_S).json()["status"] == "queued"
+            out, err = process.communicate(timeout=PATIENCE_S)
+        finally:
+            process.kill()
+    assert time.monotonic() - before < 10
+    assert process.returncode == 0, err
+    assert out == ""
+    assert "Traceback" not in err
+    assert any(json.loads(line)["event"] == "api_stopped" for line in err.splitlines())
