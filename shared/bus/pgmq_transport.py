@@ -21,19 +21,21 @@ WHERE tgrelid = to_regclass(%s) AND tgname = 'trigger_notify_queue_insert_listen
 """
 
 
-class Channel(pgmq.Channel):  # type: ignore[misc]
+class Channel(pgmq.Channel):
     """A channel that leaves alone what is as it should be."""
 
     def _maybe_enable_notify(self, queue: str, queue_name: str | None = None) -> None:
         name = queue_name or self._queue_name(queue)
-        with self.pgmq.pool.connection() as connection:
+        pool = self.pgmq.pool
+        assert pool is not None, "an open client has its pool"
+        with pool.connection() as connection:
             connection.execute("SELECT pg_advisory_xact_lock(%s)", [_NOTIFY_LOCK])
             if connection.execute(_HAS_TRIGGER, [f'pgmq."q_{name}"']).fetchone() is None:
                 self.pgmq.enable_notify(name, throttle_interval_ms=0, conn=connection)
         self.connection._register_notify_queue(name)  # noqa: SLF001 - as the method it stands for does
 
 
-class Transport(pgmq.Transport):  # type: ignore[misc]
+class Transport(pgmq.Transport):
     """The transport with that channel."""
 
     Channel = Channel

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -60,7 +60,7 @@ class EmbeddedGenerator:
         """Name of the model with the first digits of its weights' digest."""
         return self._model.model_id
 
-    def stream(self, request: GenerationRequest, cancellation: Cancellation) -> Iterator[GeneratedStep]:
+    def stream(self, request: GenerationRequest, cancellation: Cancellation) -> Generator[GeneratedStep, None, None]:
         """Yield steps as they finish; see `Generator.stream`."""
         ids = self._model.encode_question(request.question)
         for text in request.prefix:

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 
-from shared.engines.port import Cancellation, Cancelled, EngineStopped, StepTimeout
+from shared.engines.port import Cancellation, Cancelled, EngineDead, EngineStopped, StepTimeout
 
 Result = TypeVar("Result")
 SomeCall = TypeVar("SomeCall", bound="Call[Any]")
@@ -43,6 +43,7 @@ class Call(Generic[Result]):
             StepTimeout: None came in time.
             Cancelled: Cancellation was asked for.
             EngineStopped: The engine was closed meanwhile.
+            EngineDead: The engine broke down.
         """
         self.cancellation.raise_if_cancelled()
         try:
@@ -64,7 +65,8 @@ class Call(Generic[Result]):
 class Loop(Generic[SomeCall]):
     """A background thread that takes turns for as long as there is something to do, and sleeps otherwise.
 
-    However the thread ends, nobody is left waiting: open calls and later ones raise `EngineStopped`.
+    However the thread ends, nobody is left waiting: open calls and later ones raise `EngineStopped` if it was closed,
+    `EngineDead` if a turn failed.
     """
 
     def __init__(self, turn: Callable[[list[SomeCall]], bool], *, name: str) -> None:
@@ -80,6 +82,7 @@ class Loop(Generic[SomeCall]):
         self._arrived: list[SomeCall] = []
         self._open: set[SomeCall] = set()
         self._is_closed = False
+        self._ending: type[EngineStopped | EngineDead] = EngineStopped
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -88,12 +91,13 @@ class Loop(Generic[SomeCall]):
         """Have a call worked on for as long as the context lasts.
 
         Raises:
-            EngineStopped: The loop has ended.
+            EngineStopped: The loop was closed.
+            EngineDead: A turn failed.
         """
         call.cancellation.raise_if_cancelled()
         with self._changed:
             if self._is_closed:
-                raise EngineStopped
+                raise self._ending
             self._open.add(call)
             self._arrived.append(call)
             self._changed.notify()
@@ -117,12 +121,13 @@ class Loop(Generic[SomeCall]):
             while (arrived := self._next_calls(is_busy=is_busy)) is not None:
                 is_busy = self._turn(arrived)
         except Exception:  # noqa: BLE001 - whatever it is, callers must not be left to wait; it is logged, not hidden
-            _log.exception("engine_died", thread=self._thread.name)
+            _log.exception("engine_broke_down", thread=self._thread.name)
+            self._ending = EngineDead
         finally:
             with self._changed:
                 self._is_closed = True
                 for call in self._open:
-                    call.fail(EngineStopped())
+                    call.fail(self._ending())
 
     def _next_calls(self, *, is_busy: bool) -> list[SomeCall] | None:
         """Take what has arrived, after a sleep if there is nothing to do; `None` once the loop is closed."""

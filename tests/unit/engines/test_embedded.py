@@ -22,6 +22,7 @@ from shared.engines.embedded.scorer import EmbeddedScorer
 from shared.engines.port import (
     Cancellation,
     Cancelled,
+    EngineDead,
     EngineStopped,
     GeneratedStep,
     GenerationRequest,
@@ -295,13 +296,15 @@ def test_closing_the_engine_stops_calls_that_run(lone: EmbeddedGenerator, monkey
     lone.close()
 
 
-def test_a_thread_that_dies_leaves_nobody_waiting(lone: EmbeddedGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_breaks_down_leaves_nobody_waiting(
+    lone: EmbeddedGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(**arguments: Any) -> None:
         raise MemoryError
 
     monkeypatch.setattr(lone._model, "compute", fail)
     for _ in range(2):
-        with pytest.raises(EngineStopped):
+        with pytest.raises(EngineDead):
             write(lone, ask())
 
 
