@@ -96,7 +96,7 @@ def measure_service(database: Database, environment: Mapping[str, str], folder: 
         each = [solve(database, roles, count=1, lookahead=0) for _ in range(SEQUENTIAL)]
         cpu_before, commits_before = cpu_seconds(roles), commits(database)
         saturated_s = solve(database, roles, count=SATURATED, lookahead=0)
-        cpu_after, commits_after = cpu_seconds(roles), commits(database)
+        cpu_after, commits_after, messages = cpu_seconds(roles), commits(database), messages_per_step(database)
         ahead_s = solve(database, roles, count=SATURATED, lookahead=4)
     database.close()
     steps = SATURATED * STEPS
@@ -106,8 +106,7 @@ def measure_service(database: Database, environment: Mapping[str, str], folder: 
         "steps_per_s_lookahead4": round(steps / ahead_s),
         "cpu_ms_per_step": {name: round((cpu_after[name] - cpu_before[name]) * 1000 / steps, 2) for name in cpu_after},
         "transactions_per_step": round((commits_after - commits_before) / steps, 2),
-        # GenerateSteps, ScoreSteps and StepsScored: exactly one of each where every draft is accepted.
-        "messages_per_step": 3,
+        "messages_per_step": round(messages, 2),
     }
 
 
@@ -177,6 +176,20 @@ def commits(database: Database) -> int:
             "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
         ).scalar_one()
         return count
+
+
+def messages_per_step(database: Database) -> float:
+    """Count messages from what is booked, for problems without drafting ahead.
+
+    Every call of a generator was one command, every call of the PRM one command and one event, and every large step
+    one event more.
+    """
+    with database.begin() as connection:
+        messages: Any = connection.exec_driver_sql(
+            "SELECT (sum(small_calls + large_calls + 2 * prm_calls) "
+            "+ (SELECT count(*) FROM steps WHERE author = 'large'))::float / (SELECT count(*) FROM steps) FROM problems"
+        ).scalar_one()
+        return float(messages)
 
 
 # --- the plain design -------------------------------------------------------------------------------------------------

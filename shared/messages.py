@@ -103,7 +103,6 @@ class GenerateSteps(_Command):
     sampling: Sampling
 
 
-
 class ScoreSteps(_Command):
     """Asks the PRM to score drafts, and the last accepted steps if it has not seen them."""
 

@@ -158,7 +158,8 @@ def _place(draft: Draft) -> tuple[int, str]:
 def _hear_failure(state: State, event: WorkFailed, *, now: datetime) -> State:
     """Give up on a fault that no retry mends; wait a moment before asking again on any other.
 
-    A fault further ahead is left alone: an escalation may do away with the draft, or it shows again when its turn comes.
+    A fault further ahead is left alone: an escalation may do away with the draft, or it shows again when its turn has
+    come.
     """
     if event.id in state.booked or event.epoch != state.epoch or state.status is not Status.RUNNING:
         return state

@@ -1,0 +1,85 @@
+"""What the README and the documents tell people to type works as it stands there."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stack.scratch import scratch_database
+from tests.integration.deployment import Deployment, deployed
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+AUDIT = (ROOT / "docs" / "audit.md").read_text()
+SCRIPT = {"default": [{"small": "One.", "large": "Two.", "score": 0.1}, {"small": "So \\boxed{42}."}]}
+
+pytestmark = pytest.mark.servers
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory, postgres_server: str) -> Iterator[Deployment]:
+    with scratch_database(postgres_server) as url:
+        broker = url.replace("postgresql", "pgmq", 1)
+        with deployed(tmp_path_factory.mktemp("readme"), database_url=url, broker_url=broker, script=SCRIPT) as running:
+            yield running
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the README's examples are written for curl")
+def test_every_curl_command_of_the_readme_is_answered_well(deployment: Deployment) -> None:
+    commands = [
+        command.strip()
+        for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+        for command in re.split(r"^\$ ", block, flags=re.MULTILINE)
+        if command.strip()
+    ]
+    assert len(commands) >= 9
+    problem_id = ""
+    for command in commands:
+        command = command.replace("localhost:8080", deployment.api.address).replace("$ID", problem_id)
+        done = subprocess.run(["bash", "-c", f"{command} -f"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        answer = json.loads(done.stdout)
+        if not problem_id:
+            problem_id = answer["id"]
+        if "wait_s" in command:
+            assert answer["status"] == "succeeded"
+
+
+def test_every_make_target_that_is_named_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    named = set(re.findall(r"make ([a-z][a-z-]+)", README + (ROOT / ".ci" / "run").read_text()))
+    assert {"run", "test", "serve", "check"} <= named
+    for target in named:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_every_recipe_for_auditors_runs_and_replay_finds_nothing(deployment: Deployment) -> None:
+    [problem_id] = deployment.submit(1)
+    [row] = deployment.finish([problem_id])
+    recipes = re.findall(r"```sql\n(.*?)```", AUDIT, re.DOTALL)
+    assert len(recipes) >= 6
+    for recipe in recipes:
+        # A step that this short solution has.
+        query = recipe.replace("step = 7", "step = 0").replace("%", "%%")
+        query = query.replace(":problem", f"'{problem_id}'").replace(":batch", f"'{row['batch_id']}'")
+        found = deployment.rows(query)
+        assert (found == []) == ("author <> 'small'" in query), recipe
+
+
+def test_every_document_that_is_linked_exists() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_dependency_has_its_line_of_reason() -> None:
+    listed = (ROOT / "docs" / "dependencies.md").read_text()
+    for name in re.findall(r'"([a-z0-9-]+)(?:\[[a-z]+\])?>=', (ROOT / "pyproject.toml").read_text()):
+        if name not in ("setuptools",):
+            assert re.search(rf"\b{name}\b", listed), name
