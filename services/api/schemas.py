@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from shared.domain.values import Limits, Options, Sampling
 
@@ -18,15 +19,15 @@ _LIMITS, _SAMPLING, _OPTIONS = Limits(), Sampling(), Options()
 
 def _plain_text(text: str) -> str:
     if "\x00" in text:
-        raise ValueError("it holds a NUL character, which the database cannot keep")
+        raise PydanticCustomError("nul", "It holds a NUL character, which the database cannot keep")
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError("it holds half a surrogate pair, which is no character")
+        raise PydanticCustomError("surrogate", "It holds half a surrogate pair, which is no character")
     return text
 
 
 def _not_blank(text: str) -> str:
     if not text.strip():
-        raise ValueError("it is empty")
+        raise PydanticCustomError("blank", "It is empty")
     return text
 
 
@@ -34,7 +35,7 @@ Text = Annotated[str, AfterValidator(_plain_text)]
 
 
 class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
 
 class PolicyChoice(_Request):

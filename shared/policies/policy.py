@@ -13,7 +13,7 @@ from shared.domain.values import Decision, Observation, Plan
 class Policy(BaseModel, ABC):
     """A routing policy; its fields are its parameters, its docstring is what users read of it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
     name: ClassVar[str]
     """What a submission calls it."""

@@ -98,6 +98,7 @@ def _make_engine(url: str, *, pool_size: int) -> Engine:
         pool_size=pool_size,
         max_overflow=pool_size,
         pool_pre_ping=True,
+        hide_parameters=True,  # errors are logged, and parameters hold questions and steps
         connect_args={"connect_timeout": CONNECT_TIMEOUT_S},
     )
 
