@@ -41,8 +41,8 @@ def test_every_curl_command_of_the_readme_is_answered_well(deployment: Deploymen
     assert len(commands) >= 9
     problem_id = ""
     for command in commands:
-        command = command.replace("localhost:8080", deployment.api.address).replace("$ID", problem_id)
-        done = subprocess.run(["bash", "-c", f"{command} -f"], capture_output=True, text=True, check=False)
+        typed = command.replace("localhost:8080", deployment.api.address).replace("$ID", problem_id)
+        done = subprocess.run(["bash", "-c", f"{typed} -f"], capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         answer = json.loads(done.stdout)
         if not problem_id:

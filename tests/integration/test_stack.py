@@ -52,7 +52,9 @@ def test_the_sample_is_solved_twice_with_the_same_figures_and_nothing_is_left_ru
     tables = []
     for _ in range(2):
         printed = run_sample(tmp_path, environment)
-        rows = re.findall(r"│ (threshold 0.5|small-only|large-only) +│ +([\d.]+)% │ +(\d+) │ +(\d+) │ +(\d+) │", printed)
+        rows = re.findall(
+            r"│ (threshold 0.5|small-only|large-only) +│ +([\d.]+)% │ +(\d+) │ +(\d+) │ +(\d+) │", printed
+        )
         assert [name for name, *_ in rows] == ["threshold 0.5", "small-only", "large-only"]
         tables.append(rows)
         assert left_running(tmp_path) == []
