@@ -80,8 +80,8 @@ def serving(tmp_path: Path, environment: dict[str, str]) -> Iterator[subprocess.
     finally:
         process.stdout.close()
         if process.poll() is None:
-            process.kill()
-        process.wait()
+            process.send_signal(signal.SIGINT)
+        process.wait(60)
 
 
 def test_ctrl_c_stops_all_of_it(serving: subprocess.Popen[str], tmp_path: Path) -> None:
