@@ -167,6 +167,10 @@ class SharedPublisher:
                 else:
                     done.set_exception(error)
         self._publisher.close()
+        while not self._inbox.empty():  # Handed in while the last of the others went out.
+            late = self._inbox.get()
+            if late is not None:
+                late[1].set_exception(BrokerUnavailable("The publisher is closed."))
 
     def _send(self, messages: Sequence[Message | DeadLetter]) -> RetryableError | None:
         attempt = 0
@@ -179,5 +183,10 @@ class SharedPublisher:
                 _log.warning("publication_failed", code=error.code, attempt=attempt, retry_in_s=delay)
                 if self._stopping.wait(delay):
                     return error
+            except Exception as error:  # noqa: BLE001 - see below
+                # Nobody foresaw it; but if this thread ended, every command of the process would wait for ever.
+                _log.exception("publication_crashed")
+                self._publisher.close()
+                return BrokerUnavailable(f"The publication failed ({type(error).__name__}).")
             else:
                 return None
