@@ -27,7 +27,7 @@ from shared.bus.connection import BrokerUnavailable, broker_options, broker_tran
 from shared.bus.publisher import RECONNECT_DELAYS_S, SharedPublisher
 from shared.bus.topology import COMMAND, QUEUES, DeadLetter, Topology
 from shared.engines.port import Cancellation, Cancelled, EngineDead
-from shared.errors import TrimError
+from shared.errors import RetryableError, TrimError
 from shared.log import get_logger
 from shared.messages import Command, Message, UndecodableMessage, WorkerSeen, WorkFailed, decode, derive_id
 from shared.settings import Settings
@@ -66,7 +66,7 @@ class Publish:
         for future in self._unconfirmed:
             try:
                 future.result(PUBLISH_TIMEOUT_S)
-            except TimeoutError as error:
+            except (TimeoutError, RetryableError) as error:
                 raise BrokerUnavailable from error
 
 
