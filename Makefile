@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run serve test lint types contracts check migrate bench-overhead clean
+.PHONY: help install run serve test lint types contracts check migrate bench-overhead clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -14,6 +14,8 @@ $(VENV)/.stack: pyproject.toml
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.stack
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' && touch $@
+
+install: $(VENV)/.stack ## Install the whole service into .venv (run and serve do it by themselves)
 
 run: $(VENV)/.stack ## Solve the bundled sample with every role running, print what it cost
 	@$(BIN)/python -m stack run

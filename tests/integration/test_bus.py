@@ -1,0 +1,147 @@
+"""The bus on both brokers: what is confirmed is there, what has no queue is told, what is not settled comes again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from shared.bus.connection import BadBrokerUrl, BrokerUnavailable, connect, is_pgmq
+from shared.bus.consumer import BatchConsumer
+from shared.bus.publisher import Publisher, SharedPublisher
+from shared.bus.topology import DeadLetter, Topology
+from shared.errors import RetryableError
+from shared.messages import WorkerSeen, WorkFailed, derive_id, encode
+from shared.settings import Settings
+from stack.scratch import scratch_prefix, scratch_queues
+
+pytestmark = pytest.mark.servers
+
+
+@pytest.fixture
+def settings(broker_url: str) -> Iterator[Settings]:
+    made = Settings(broker_url=broker_url, queue_prefix=scratch_prefix(), visibility_timeout_s=1)
+    with scratch_queues(made):
+        yield made
+
+
+def seen(worker: str) -> WorkerSeen:
+    return WorkerSeen(role="small", worker=worker, model="m", seen_at=datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def consumer(settings: Settings, *, batch: int = 10) -> BatchConsumer:
+    return BatchConsumer(settings, "events", batch=batch, linger_s=0.05)
+
+
+def take(source: BatchConsumer, count: int) -> list[bytes]:
+    """Take so many messages and settle them."""
+    taken: list[bytes] = []
+    for _ in range(100):
+        deliveries = source.take(0.2)
+        source.settle(deliveries)
+        taken += [delivery.body for delivery in deliveries]
+        if len(taken) >= count:
+            break
+    return taken
+
+
+def test_what_is_published_is_taken_once_and_in_whole(settings: Settings) -> None:
+    messages = [seen(f"w{index}") for index in range(25)]
+    with closing(Publisher(settings)) as publisher, closing(consumer(settings)) as source:
+        publisher.publish(messages)
+        assert sorted(take(source, 25)) == sorted(encode(message) for message in messages)
+        assert source.take(0.2) == []
+
+
+def test_a_message_without_a_queue_is_an_error_and_the_next_attempt_mends_it(settings: Settings) -> None:
+    with closing(Publisher(settings)) as publisher:
+        publisher.publish([seen("before")])
+        connection = connect(settings)
+        topology = Topology(settings.queue_prefix)
+        if is_pgmq(settings):
+            connection.default_channel.pgmq.drop_queue(f"{settings.queue_prefix}_events")
+        else:
+            topology.queue("events")(connection.default_channel).delete()
+        connection.release()
+        with pytest.raises(RetryableError):
+            publisher.publish([seen("lost?")])
+        publisher.publish([seen("after")])
+        with closing(consumer(settings)) as source:
+            assert take(source, 1) == [encode(seen("after"))]
+
+
+def test_what_was_taken_and_not_settled_comes_again_and_says_so(settings: Settings) -> None:
+    event = WorkFailed(
+        id=derive_id("x"), problem_id=uuid4(), epoch=0, role="prm", code="c", detail="d", retryable=True, worker="w"
+    )
+    with closing(Publisher(settings)) as publisher:
+        publisher.publish([event])
+    with closing(consumer(settings)) as first:
+        [delivery] = [each for _ in range(25) for each in first.take(0.2)][:1]
+        assert not delivery.is_redelivered
+    with closing(consumer(settings)) as second:
+        again = [each for _ in range(25) for each in second.take(0.2)]
+        assert [(each.body, each.is_redelivered) for each in again[:1]] == [(encode(event), True)]
+        second.settle(again)
+
+
+def test_many_threads_share_a_publisher(settings: Settings) -> None:
+    with closing(SharedPublisher(settings)) as publisher:
+        futures = [publisher.publish(seen(f"w{index}")) for index in range(50)]
+        for future in futures:
+            assert future.result(30) is None
+    with closing(consumer(settings)) as source:
+        assert len(set(take(source, 50))) == 50
+    with pytest.raises(BrokerUnavailable):
+        publisher.publish(seen("too late")).result(5)
+
+
+def test_dead_letters_keep_bytes_that_are_no_text(settings: Settings) -> None:
+    with closing(Publisher(settings)) as publisher:
+        publisher.publish([DeadLetter("prm", b"\x00\xff{", "it is no JSON")])
+    connection = connect(settings)
+    try:
+        topology = Topology(settings.queue_prefix)
+        topology.declare(connection)
+        message = topology.dead_letters("prm")(connection.default_channel).get(no_ack=True)
+        assert message is not None
+        assert bytes(message.body) == b"\x00\xff{"
+    finally:
+        connection.release()
+
+
+@pytest.mark.parametrize("url", ["redis://localhost", "localhost:5672", "pgmq://%zz"])
+def test_a_url_of_no_known_broker_is_refused(url: str) -> None:
+    with pytest.raises(BadBrokerUrl):
+        connect(Settings(broker_url=url))
+
+
+@pytest.mark.parametrize("url", ["amqp://guest:guest@127.0.0.1:1//", "pgmq://postgres@127.0.0.1:1/postgres"])
+def test_a_broker_that_is_not_there_is_told(url: str) -> None:
+    with pytest.raises(BrokerUnavailable):
+        connect(Settings(broker_url=url))
+
+
+@pytest.mark.parametrize("role", [["services.orchestrator"], ["services.generator", "small"], ["services.prm"]])
+def test_a_role_waits_for_servers_that_are_not_there_and_stops_when_told(role: list[str], tmp_path: Path) -> None:
+    script = tmp_path / "script.json"
+    script.write_text("{}")
+    environment = {
+        **os.environ, "TRIM_DATABASE_URL": "postgresql://postgres@127.0.0.1:1/x",
+        "TRIM_BROKER_URL": "amqp://guest:guest@127.0.0.1:1//", "TRIM_ENGINE": "scripted", "TRIM_SCRIPT": str(script),
+    }  # fmt: skip
+    process = subprocess.Popen([sys.executable, "-m", *role], env=environment, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    waited = next(line for line in process.stderr if "awaited" in line)
+    assert "unavailable" in waited
+    process.send_signal(signal.SIGTERM)
+    _, rest = process.communicate(timeout=60)
+    assert "Traceback" not in rest
