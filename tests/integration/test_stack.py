@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,13 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder outside of pytest's: under root, Postgres runs as another user, and pytest closes its own to others."""
+    with tempfile.TemporaryDirectory(prefix="trim-stack-") as made:
+        yield Path(made)
 
 
 @pytest.fixture
@@ -47,17 +55,17 @@ def run_sample(folder: Path, environment: dict[str, str]) -> str:
 
 
 def test_the_sample_is_solved_twice_with_the_same_figures_and_nothing_is_left_running(
-    tmp_path: Path, environment: dict[str, str]
+    folder: Path, environment: dict[str, str]
 ) -> None:
     tables = []
     for _ in range(2):
-        printed = run_sample(tmp_path, environment)
+        printed = run_sample(folder, environment)
         rows = re.findall(
             r"│ (threshold 0.5|small-only|large-only) +│ +([\d.]+)% │ +(\d+) │ +(\d+) │ +(\d+) │", printed
         )
         assert [name for name, *_ in rows] == ["threshold 0.5", "small-only", "large-only"]
         tables.append(rows)
-        assert left_running(tmp_path) == []
+        assert left_running(folder) == []
     assert tables[0] == tables[1]
     routed, small, large = ([float(figure) for figure in row[1:]] for row in tables[0])
     assert small[0] < routed[0] >= large[0] - 2, "the large model's accuracy, or nearly"
@@ -65,11 +73,11 @@ def test_the_sample_is_solved_twice_with_the_same_figures_and_nothing_is_left_ru
 
 
 @pytest.fixture
-def serving(tmp_path: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+def serving(folder: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
     """A stack that serves."""
     process = subprocess.Popen(
         [sys.executable, "-m", "stack", "serve"],
-        cwd=tmp_path, env={**environment, "TRIM_API_PORT": "18080"}, stdout=subprocess.PIPE, text=True,
+        cwd=folder, env={**environment, "TRIM_API_PORT": "18080"}, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None
     try:
@@ -84,14 +92,14 @@ def serving(tmp_path: Path, environment: dict[str, str]) -> Iterator[subprocess.
         process.wait(60)
 
 
-def test_ctrl_c_stops_all_of_it(serving: subprocess.Popen[str], tmp_path: Path) -> None:
-    assert len(left_running(tmp_path)) > 5
+def test_ctrl_c_stops_all_of_it(serving: subprocess.Popen[str], folder: Path) -> None:
+    assert len(left_running(folder)) > 5
     serving.send_signal(signal.SIGINT)
     assert serving.wait(60) == 0
-    assert left_running(tmp_path) == []
+    assert left_running(folder) == []
 
 
-def test_roles_end_with_a_stack_that_was_killed(serving: subprocess.Popen[str], tmp_path: Path) -> None:
+def test_roles_end_with_a_stack_that_was_killed(serving: subprocess.Popen[str], folder: Path) -> None:
     roles = psutil.Process(serving.pid).children()
     roles = [role for role in roles if "services." in " ".join(role.cmdline())]
     assert len(roles) == 5
@@ -101,14 +109,14 @@ def test_roles_end_with_a_stack_that_was_killed(serving: subprocess.Popen[str], 
     # Postgres outlives a killed stack, as a server does; the next one takes it over, and stops it.
     for process in psutil.process_iter(["cmdline"]):
         command = process.info["cmdline"] or []
-        if "-D" in command and str(tmp_path) in " ".join(command):
+        if "-D" in command and str(folder) in " ".join(command):
             process.terminate()
             process.wait(30)
-    assert left_running(tmp_path) == []
+    assert left_running(folder) == []
 
 
-def test_a_port_that_is_taken_is_told_in_one_sentence(serving: subprocess.Popen[str], tmp_path: Path) -> None:
-    other = tmp_path / "other"
+def test_a_port_that_is_taken_is_told_in_one_sentence(serving: subprocess.Popen[str], folder: Path) -> None:
+    other = folder / "other"
     other.mkdir()
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("TRIM_")}
     done = subprocess.run(
