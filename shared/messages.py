@@ -74,6 +74,9 @@ class _Command(_ProblemMessage):
     issued_at: datetime
     expires_at: datetime
     """A worker that takes the command later drops it: by then it was asked for again."""
+    serial: Index
+    """Which of the problem's asks it belongs to; a failure repeats it, so that what failed after it was given up is not
+    held against what was asked for in its place."""
     step_timeout_s: Annotated[float, Field(gt=0)]
     question: str
     prefix: tuple[str, ...]
@@ -148,6 +151,8 @@ class WorkFailed(_ProblemMessage):
     role: Literal["small", "large", "prm"]
     step: Index = 0
     """First step that the command was about."""
+    serial: Index
+    """Of the command."""
     code: str
     detail: str
     retryable: bool

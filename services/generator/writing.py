@@ -119,6 +119,7 @@ class Writing:
             epoch=command.epoch,
             issued_at=now,
             expires_at=now + (command.expires_at - command.issued_at),
+            serial=command.serial,
             step_timeout_s=command.step_timeout_s,
             question=command.question,
             prefix=command.prefix + earlier,

@@ -238,6 +238,7 @@ class CommandWorker:
                 epoch=command.epoch,
                 role=self._role,
                 step=command.first_step,
+                serial=command.serial,
                 code=code,
                 detail=detail,
                 retryable=retryable,

@@ -26,7 +26,9 @@ def next_commands(state: State) -> tuple[Command | CancelWork, ...]:
         epoch=state.epoch,
         issued_at=ask.issued_at,
         expires_at=ask.expires_at,
-        step_timeout_s=options.step_timeout_s,
+        serial=ask.serial,
+        # What the ask is given: a step that took too long must not be cut off at the same time again.
+        step_timeout_s=(ask.expires_at - ask.issued_at).total_seconds(),
         question=state.question,
         prefix=tuple(step.text for step in before) + tuple(each.draft.text for each in ahead),
         role=ask.role,

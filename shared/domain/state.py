@@ -42,6 +42,8 @@ class State:
     ask: Ask | None = None
     """What a generator is asked for; `None` when all that was asked for is known."""
     asks: int = 0
+    first_ask: int = 0
+    """Serial of the first ask that still counts; those before it were given up as overdue."""
     attempts: int = 0
     """How often in a row the same step had to be asked for again."""
     due_at: datetime | None = None

@@ -28,6 +28,7 @@ from shared.domain.state import (
 )
 from shared.domain.text import boxed_answer, extend_digest, join_steps
 from shared.domain.values import (
+    CONTEXT_FULL,
     Action,
     Ask,
     Decide,
@@ -159,13 +160,16 @@ def _hear_failure(state: State, event: WorkFailed, *, now: datetime) -> State:
     """Give up on a fault that no retry mends; wait a moment before asking again on any other.
 
     A fault further ahead is left alone: an escalation may do away with the draft, or it shows again when its turn has
-    come.
+    come. So is one of an ask that was given up: its successor speaks for itself. A solution that has outgrown a
+    model's context ends there, as at any other limit, with the steps that it has.
     """
     if event.id in state.booked or event.epoch != state.epoch or state.status is not Status.RUNNING:
         return state
     state = replace(state, booked=state.booked | {event.id})
-    if event.step > len(state.steps):
+    if event.step > len(state.steps) or event.serial < state.first_ask:
         return state
+    if event.code == CONTEXT_FULL and state.steps:
+        return _succeed(state, StopReason.TOKEN_LIMIT, now=now)
     if not event.retryable:
         return _fail(state, Failure(code=event.code, detail=event.detail), now=now)
     return replace(state, due_at=now + timedelta(seconds=RETRY_DELAY_S * _backoff(state)))
@@ -318,7 +322,7 @@ def _ask_again(state: State, *, now: datetime) -> State:
         detail = f"The {who} did not answer for step {len(state.steps)} in {state.options.max_attempts} attempts."
         return _fail(state, Failure(code="attempts_exhausted", detail=detail), now=now)
     escalating = state.is_escalating
-    state = replace(drop_pending(state), attempts=state.attempts + 1)
+    state = replace(drop_pending(state), attempts=state.attempts + 1, first_ask=state.asks)
     return _ask(state, role=Role.LARGE, max_steps=1, now=now) if escalating else _ask(state, now=now)
 
 

@@ -62,6 +62,7 @@ class StopReason(StrEnum):
     """A model ended by itself, or wrote a boxed answer."""
     MAX_STEPS = "max_steps"
     TOKEN_LIMIT = "token_limit"  # noqa: S105 - tokens of text
+    """The submitter's limit, or the context of a model that was needed next, holds no more."""
     DEGENERATE = "degenerate"
     """The model had nothing to say, twice in a row."""
 
@@ -74,6 +75,10 @@ class Verdict(StrEnum):
     NO_ANSWER = "no_answer"
     UNVERIFIED = "unverified"
     """There is no reference, or the two differ in a way that a plain comparison cannot judge."""
+
+
+CONTEXT_FULL = "input_too_long"
+"""Code of the one failure that need not be one: a model's context is full, after steps that stand."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

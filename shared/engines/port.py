@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
-from shared.domain.values import Finish, Sampling
+from shared.domain.values import CONTEXT_FULL, Finish, Sampling
 from shared.errors import PermanentError, RetryableError
 
 
 class InputTooLong(PermanentError):
     """The question and its steps do not fit the model's context; submit a shorter question or lower max_steps."""
 
-    code = "input_too_long"
+    code = CONTEXT_FULL
 
 
 class BadScores(PermanentError):

@@ -137,6 +137,7 @@ def _locked(row: RowMapping, steps: Sequence[Step], booked: frozenset[UUID]) -> 
         pending=_PENDING.validate_python(row["pending"]),
         ask=_ASK.validate_python(row["ask"]),
         asks=row["asks"],
+        first_ask=row["first_ask"],
         attempts=row["attempts"],
         due_at=row["due_at"],
         ledger=Ledger(**{name: row[name] for name in _LEDGER_COLUMNS}),
@@ -178,6 +179,7 @@ def _problem_values(state: State, reference: str | None) -> dict[str, Any]:
         "epoch": state.epoch,
         "ask": _ASK.dump_python(state.ask, mode="json"),
         "asks": state.asks,
+        "first_ask": state.first_ask,
         "attempts": state.attempts,
         "pending": _PENDING.dump_python(state.pending, mode="json"),
         "due_at": state.due_at,
@@ -241,7 +243,9 @@ _READ_STEPS = (
 )
 _READ_INBOX = select(_INBOX.c.problem_id, _INBOX.c.id).where(_INBOX.c.id == _IDS)
 
-_WRITTEN = ("status", "epoch", "ask", "asks", "attempts", "pending", "due_at", "started_at", "finished_at")
+_WRITTEN = (
+    "status", "epoch", "ask", "asks", "first_ask", "attempts", "pending", "due_at", "started_at", "finished_at",
+)  # fmt: skip
 _ENDED = ("stop_reason", "failure_code", "failure_detail", "answer", "verdict")
 _UPDATE_PROBLEMS = (
     update(_PROBLEMS)

@@ -218,7 +218,7 @@ def test_a_command_on_the_wrong_queue_is_a_dead_letter(deployment: Deployment) -
     now = datetime.now(UTC)
     command = GenerateSteps(
         id=uuid4(), problem_id=uuid4(), epoch=0, issued_at=now, expires_at=now + timedelta(minutes=1),
-        step_timeout_s=1, question="What?", prefix=(), role=Role.SMALL, max_steps=1, max_step_tokens=9,
+        serial=0, step_timeout_s=1, question="What?", prefix=(), role=Role.SMALL, max_steps=1, max_step_tokens=9,
         max_tokens=9, then="events", sampling=Sampling(),
     )  # fmt: skip
     send_raw(deployment, "prm", encode(command), task=COMMAND, id="1")
@@ -229,7 +229,7 @@ def test_a_command_on_the_wrong_queue_is_a_dead_letter(deployment: Deployment) -
 
 def test_an_event_of_an_unknown_problem_is_a_dead_letter(deployment: Deployment) -> None:
     event = WorkFailed(
-        id=derive_id("x"), problem_id=uuid4(), epoch=0, role="small", code="x", detail="x", retryable=False, worker="w"
+        id=derive_id("x"), problem_id=uuid4(), epoch=0, serial=0, role="small", code="x", detail="x", retryable=False, worker="w"
     )
     send_raw(deployment, "events", encode(event))
     kept, reason = take_dead_letter(deployment, "events")

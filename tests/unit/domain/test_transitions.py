@@ -21,6 +21,7 @@ from shared.domain.state import (
 from shared.domain.text import prefix_digest
 from shared.domain.transitions import MAX_DOUBLINGS, RETRY_DELAY_S, apply
 from shared.domain.values import (
+    CONTEXT_FULL,
     Action,
     Decision,
     Draft,
@@ -120,14 +121,23 @@ def scored(
     )
 
 
-def failed(*, retryable: bool, epoch: int = 0, name: str = "failed", step: int = 0) -> WorkFailed:
+def failed(
+    *,
+    retryable: bool,
+    epoch: int = 0,
+    name: str = "failed",
+    step: int = 0,
+    serial: int = 0,
+    code: str = "engine_busy",
+) -> WorkFailed:
     return WorkFailed(
         step=step,
+        serial=serial,
         problem_id=PROBLEM_ID,
         epoch=epoch,
         id=derive_id(name),
         role="small",
-        code="engine_busy",
+        code=code,
         detail="The engine was busy.",
         retryable=retryable,
         worker="w",
@@ -537,7 +547,7 @@ def test_a_passing_fault_is_waited_out_and_a_lasting_one_ends_the_problem() -> N
     assert feed(waiting, failed(retryable=True), now=LATER + timedelta(seconds=9)) is waiting
     again = feed(waiting, AskOverdue(), now=LATER + timedelta(seconds=1))
     assert command_of(again).id != command_of(state).id
-    waiting = feed(again, failed(retryable=True, name="second"), now=LATER)
+    waiting = feed(again, failed(retryable=True, name="second", serial=1), now=LATER)
     assert waiting.due_at == LATER + timedelta(seconds=2 * RETRY_DELAY_S)
     over = feed(state, failed(retryable=False))
     assert over.failure is not None
@@ -547,6 +557,32 @@ def test_a_passing_fault_is_waited_out_and_a_lasting_one_ends_the_problem() -> N
 def test_a_fault_in_work_that_is_wanted_no_more_changes_nothing() -> None:
     state = answer(running(), "bad", score=0.0)
     assert feed(state, failed(retryable=False, epoch=0)) is state
+
+
+@pytest.mark.parametrize("retryable", [True, False])
+def test_a_fault_of_an_ask_that_was_given_up_is_not_held_against_its_successor(retryable: bool) -> None:
+    again = feed(running(), AskOverdue(), now=START + timedelta(seconds=60))
+    after = feed(again, failed(retryable=retryable, serial=0), now=LATER)
+    assert (after.status, after.due_at, after.ask) == (Status.RUNNING, again.due_at, again.ask)
+
+
+def test_a_step_that_is_asked_for_again_may_take_twice_as_long() -> None:
+    state = running(step_timeout_s=10.0)
+    assert command_of(state).step_timeout_s == 10.0
+    assert command_of(feed(state, AskOverdue(), now=LATER)).step_timeout_s == 20.0
+
+
+def test_a_solution_that_outgrows_a_model_ends_with_the_steps_that_it_has() -> None:
+    full = failed(retryable=False, step=1, serial=1, code=CONTEXT_FULL)
+    ended = feed(answer(running(), "Six sevens make \\boxed", score=0.9), full)
+    assert (ended.status, ended.stop_reason, len(ended.steps)) == (Status.SUCCEEDED, StopReason.TOKEN_LIMIT, 1)
+    assert (ended.ask, ended.pending, ended.due_at) == (None, (), None)
+
+
+def test_a_question_that_no_model_can_take_is_a_failure() -> None:
+    ended = feed(running(), failed(retryable=False, code=CONTEXT_FULL))
+    assert ended.failure is not None
+    assert (ended.status, ended.failure.code) == (Status.FAILED, CONTEXT_FULL)
 
 
 def test_waits_stop_doubling() -> None:
