@@ -13,7 +13,8 @@ _LOCK = 0x7472_6D67
 
 
 def _run() -> None:
-    database = Database(context.config.attributes["database_url"])
+    # A migration of much data takes as long as it takes.
+    database = Database(context.config.attributes["database_url"], statement_timeout_s=0)
     with database.begin() as connection:
         connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
         # A migration that waits for a lock makes every later statement wait behind it: better to fail and try again.

@@ -19,6 +19,12 @@ class TrimError(Exception):
         super().__init__(message or (type(self).__doc__ or "").strip().splitlines()[0])
 
 
+def explain(error: TrimError) -> str:
+    """Say what went wrong, with the first line of what a server said of it: for logs and terminals, not for clients."""
+    said = str(error.__cause__ or "").strip().splitlines()
+    return f"{error} ({said[0]})" if said else str(error)
+
+
 class RetryableError(TrimError):
     """Something that was needed did not answer; the same call may succeed later."""
 

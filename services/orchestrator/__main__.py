@@ -5,16 +5,18 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
+from dataclasses import replace
 
 import psycopg
 
 from services.orchestrator.applying import Outgoing, apply_deliveries
 from services.orchestrator.sweeping import PRUNE_EVERY, admit, attend, prune, report_alive
-from shared.bus.consumer import BatchConsumer
+from shared.bus.cancellations import forget_listeners
+from shared.bus.consumer import BatchConsumer, Delivery
 from shared.bus.publisher import RECONNECT_DELAYS_S, Publisher
-from shared.errors import RetryableError
+from shared.errors import RetryableError, explain
 from shared.log import get_logger
 from shared.process import run
 from shared.settings import Settings
@@ -29,6 +31,12 @@ TAKE_TIMEOUT_S = 0.5
 _log = get_logger(__name__)
 
 
+class ThreadCrashed(RetryableError):
+    """A thread of the process ended with an error that nobody foresaw; its log has the stack trace."""
+
+    code = "thread_crashed"
+
+
 class Orchestrator:
     """Two threads: events in batches as they come, and the sweeper between them."""
 
@@ -36,19 +44,36 @@ class Orchestrator:
         self._settings = settings
         self._database = Database(settings.require_database_url())
         self._stopping = threading.Event()
+        self._has_crashed = threading.Event()
 
     def run(self) -> None:
-        """Orchestrate until SIGTERM or SIGINT; what was taken and not finished goes back to the broker."""
+        """Orchestrate until SIGTERM or SIGINT; what was taken and not finished goes back to the broker.
+
+        Raises:
+            ThreadCrashed: A thread ended by an error; half an orchestrator would look alive and do half the work.
+        """
         signal.signal(signal.SIGTERM, lambda *_: self._stopping.set())
         signal.signal(signal.SIGINT, lambda *_: self._stopping.set())
-        self._patiently(self._check_schema)
-        sweeper = threading.Thread(target=self._patiently, args=(self._sweep,), name="sweeper")
-        sweeper.start()
-        _log.info("orchestrator_started", window=self._settings.window)
-        self._patiently(self._consume)
-        sweeper.join()
-        self._database.close()
+        with closing(self._database):
+            self._patiently(self._check_schema)
+            sweeper = threading.Thread(target=self._guarded, args=(self._sweep,), name="sweeper")
+            sweeper.start()
+            _log.info("orchestrator_started", window=self._settings.window)
+            self._guarded(self._consume)
+            sweeper.join()
         _log.info("orchestrator_stopped")
+        if self._has_crashed.is_set():
+            raise ThreadCrashed
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """Do something patiently; however it ends, the other thread ends too."""
+        try:
+            self._patiently(work)
+        except Exception:  # noqa: BLE001 - whatever it was, the process must not go on without this thread
+            _log.exception("thread_crashed", thread=threading.current_thread().name)
+            self._has_crashed.set()
+        finally:
+            self._stopping.set()
 
     def _check_schema(self) -> None:
         with self._database.begin() as connection:
@@ -64,9 +89,13 @@ class Orchestrator:
                 return
             except RetryableError as error:
                 attempt = 0 if time.monotonic() - began > RECONNECT_DELAYS_S[-1] else attempt + 1
-                delay = RECONNECT_DELAYS_S[min(attempt, len(RECONNECT_DELAYS_S) - 1)]
-                _log.warning("server_awaited", code=error.code, detail=str(error), retry_in_s=delay)
-                self._stopping.wait(delay)
+                self._back_off("server_awaited", error, attempt)
+
+    def _back_off(self, what: str, error: RetryableError, attempt: int, **more: object) -> None:
+        """Say what is waited for, and wait the longer the more attempts there were, or until told to stop."""
+        delay = RECONNECT_DELAYS_S[min(attempt, len(RECONNECT_DELAYS_S) - 1)]
+        _log.warning(what, code=error.code, detail=explain(error), retry_in_s=delay, **more)
+        self._stopping.wait(delay)
 
     def _consume(self) -> None:
         """Take events, apply them, publish what follows, acknowledge: in this order, so that nothing is lost."""
@@ -76,11 +105,29 @@ class Orchestrator:
             while not self._stopping.is_set():
                 deliveries = consumer.take(TAKE_TIMEOUT_S)
                 if deliveries:
-                    self._publish(publisher, apply_deliveries(self._database, deliveries))
+                    self._publish(publisher, self._apply(consumer, deliveries))
                     consumer.settle(deliveries)
         finally:
             consumer.close()
             publisher.close()
+
+    def _apply(self, consumer: BatchConsumer, deliveries: Sequence[Delivery]) -> list[Outgoing]:
+        """Apply messages, holding on to them while the database is away.
+
+        Given back, they would come again at once and the broker would count it as one more delivery, up to its limit.
+        """
+        attempt = 0
+        while True:
+            try:
+                return apply_deliveries(self._database, deliveries)
+            except RetryableError as error:
+                if self._stopping.is_set():
+                    raise
+                self._back_off("events_held", error, attempt, events=len(deliveries))
+                consumer.keep_alive()
+                attempt += 1
+                # The connection may have broken after the commit: then their commands are still to be published.
+                deliveries = [replace(each, is_redelivered=True) for each in deliveries]
 
     def _sweep(self) -> None:
         """Look after problems whenever there is a wake-up, and at least once in an interval."""
@@ -93,7 +140,7 @@ class Orchestrator:
                     report_alive(self._database, name=self._settings.node_name)
                     next_alive = time.monotonic() + self._settings.heartbeat_s
                 if time.monotonic() >= next_prune:
-                    prune(self._database)
+                    forget_listeners(self._settings, prune(self._database))
                     next_prune = time.monotonic() + PRUNE_EVERY.total_seconds()
                 self._publish(publisher, attend(self._database))
                 while outgoing := admit(self._database, window=self._settings.window):
@@ -121,10 +168,8 @@ class Orchestrator:
             except RetryableError as error:
                 if self._stopping.is_set():
                     raise  # Nothing is acknowledged: the events come again, to whoever is up then.
-                delay = RECONNECT_DELAYS_S[min(attempt, len(RECONNECT_DELAYS_S) - 1)]
+                self._back_off("publication_failed", error, attempt, messages=len(outgoing))
                 attempt += 1
-                _log.warning("publication_failed", code=error.code, messages=len(outgoing), retry_in_s=delay)
-                self._stopping.wait(delay)
 
 
 if __name__ == "__main__":

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
 
 from shared.bus.consumer import Delivery
-from shared.bus.topology import QUEUES, DeadLetter
+from shared.bus.topology import DELIVERY_LIMIT, QUEUES, DeadLetter
 from shared.domain.commands import next_commands
 from shared.domain.state import ControlEvent, State
 from shared.domain.transitions import apply
 from shared.errors import RetryableError
 from shared.log import get_logger
 from shared.messages import Event, Message, ProblemEvent, UndecodableMessage, WorkerSeen, WorkFailed, decode
-from shared.store.admission import record_process
+from shared.store.admission import SeenProcess, record_processes
 from shared.store.database import Database, wake_orchestrators
-from shared.store.reasoning import LockedProblem, lock_problems, save_states
+from shared.store.reasoning import LockedProblem, end_unreadable, lock_problems, save_states
 
 Outgoing = Message | DeadLetter
 
@@ -45,6 +46,9 @@ def apply_deliveries(database: Database, deliveries: Sequence[Delivery]) -> list
     outgoing: list[Outgoing] = []
     heard: list[_Heard] = []
     for delivery in deliveries:
+        if delivery.deliveries > DELIVERY_LIMIT:
+            outgoing.append(_bury(delivery, f"it was delivered {delivery.deliveries} times and never settled"))
+            continue
         try:
             heard.append(_Heard(delivery, _decode(delivery.body)))
         except UndecodableMessage as error:
@@ -67,8 +71,33 @@ def apply_deliveries(database: Database, deliveries: Sequence[Delivery]) -> list
 
 
 def apply_controls(connection: Connection, events: Iterable[tuple[UUID, Sequence[ControlEvent]]]) -> list[Outgoing]:
-    """Apply what the orchestrator itself found due, inside an open transaction; return what to publish at commit."""
+    """Apply what the orchestrator itself found due, inside an open transaction; return what to publish at commit.
+
+    A problem that breaks the transaction of all is found by trying them one by one, and ended as failed: it would be
+    found due again and again.
+    """
     wanted = dict(events)
+    try:
+        with connection.begin_nested():
+            return _apply_controls(connection, wanted)
+    except OperationalError:
+        raise
+    except Exception:  # noqa: BLE001 - one of the problems is to blame, and it is found below
+        _log.exception("controls_isolated", problems=len(wanted))
+    outgoing: list[Outgoing] = []
+    for problem_id, each in wanted.items():
+        try:
+            with connection.begin_nested():
+                outgoing += _apply_controls(connection, {problem_id: each})
+        except OperationalError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it was, it must not stop the others
+            _log.exception("control_failed", problem_id=str(problem_id))
+            end_unreadable(connection, problem_id, detail=f"The orchestrator failed on it ({type(error).__name__}).")
+    return outgoing
+
+
+def _apply_controls(connection: Connection, wanted: Mapping[UUID, Sequence[ControlEvent]]) -> list[Outgoing]:
     now = datetime.now(UTC)
     problems = lock_problems(connection, wanted)
     changes: list[tuple[LockedProblem, State]] = []
@@ -83,28 +112,38 @@ def apply_controls(connection: Connection, events: Iterable[tuple[UUID, Sequence
 
 
 def _apply_together(database: Database, heard: Sequence[_Heard]) -> list[Outgoing]:
-    """Apply events in one transaction, in the order in which they came."""
+    """Apply events in one transaction, in the order in which they came.
+
+    Signs of life go before it, in one of their own: an error after the events' commit would lose what they call for.
+    """
     now = datetime.now(UTC)
     outgoing: list[Outgoing] = []
     by_problem: dict[UUID, list[tuple[Delivery, ProblemEvent]]] = defaultdict(list)
-    seen: dict[str, WorkerSeen] = {}
+    seen: dict[str, SeenProcess] = {}
     for each in heard:
-        if isinstance(each.event, WorkerSeen):
-            seen[each.event.worker] = each.event
+        event = each.event
+        if isinstance(event, WorkerSeen):
+            seen[event.worker] = SeenProcess(event.worker, role=event.role, model=event.model, seen_at=event.seen_at)
         else:
-            by_problem[each.event.problem_id].append((each.delivery, each.event))
+            by_problem[event.problem_id].append((each.delivery, event))
+    if seen:
+        with database.begin() as connection:
+            record_processes(connection, seen.values())
+    if not by_problem:
+        return []
     with database.begin() as connection:
         problems = lock_problems(connection, by_problem, heard=_ids(by_problem.values()))
         changes: list[tuple[LockedProblem, State]] = []
         for problem_id, events in by_problem.items():
             locked = problems.get(problem_id)
             if locked is None:
-                outgoing += [_bury(delivery, "there is no such problem") for delivery, _ in events]
+                reason = "there is no such problem, or it cannot be read"
+                outgoing += [_bury(delivery, reason) for delivery, _ in events]
                 continue
             state = locked.state
             is_redelivered = False
-            for delivery, event in events:
-                state = apply(state, event, decide=locked.policy.decide, now=now)
+            for delivery, happened in events:
+                state = apply(state, happened, decide=locked.policy.decide, now=now)
                 is_redelivered |= delivery.is_redelivered
             changes.append((locked, state))
             # A redelivered event may be one whose commands were lost between commit and publication: they are
@@ -112,8 +151,6 @@ def _apply_together(database: Database, heard: Sequence[_Heard]) -> list[Outgoin
             outgoing += next_commands(state) if is_redelivered else _news(locked.state, state)
         save_states(connection, changes)
         _after(connection, changes)
-        for worker in seen.values():
-            record_process(connection, name=worker.worker, role=worker.role, model=worker.model, seen_at=worker.seen_at)
     return outgoing
 
 

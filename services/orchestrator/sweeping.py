@@ -7,7 +7,15 @@ from typing import Final
 
 from services.orchestrator.applying import Outgoing, apply_controls
 from shared.domain.state import AskOverdue, CancelRequested, DeadlinePassed, ProblemAdmitted
-from shared.store.admission import find_attention, find_cancelling, next_queued, prune_inbox, record_process
+from shared.store.admission import (
+    SeenProcess,
+    find_attention,
+    find_cancelling,
+    forget_processes,
+    next_queued,
+    prune_inbox,
+    record_processes,
+)
 from shared.store.database import Database
 
 SWEEP_LIMIT: Final = 200
@@ -40,11 +48,17 @@ def attend(database: Database) -> list[Outgoing]:
 
 def report_alive(database: Database, *, name: str) -> None:
     """Note that this orchestrator is up."""
+    seen = SeenProcess(name, role="orchestrator", model=None, seen_at=datetime.now(UTC))
     with database.begin() as connection:
-        record_process(connection, name=name, role="orchestrator", model=None, seen_at=datetime.now(UTC))
+        record_processes(connection, [seen])
 
 
-def prune(database: Database) -> None:
-    """Forget the inboxes of problems that ended long ago."""
+def prune(database: Database) -> list[str]:
+    """Forget the inboxes of problems that ended long ago, and silent processes; return the names of these."""
+    now = datetime.now(UTC)
+    is_left = True
+    while is_left:
+        with database.begin() as connection:  # A transaction a portion, so that none holds much for long.
+            is_left = prune_inbox(connection, now=now) > 0
     with database.begin() as connection:
-        prune_inbox(connection, now=datetime.now(UTC))
+        return forget_processes(connection, now=now)

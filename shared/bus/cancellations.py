@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from uuid import UUID
 
@@ -12,7 +12,7 @@ from kombu.connection import Connection
 from kombu.message import Message as KombuMessage
 from kombu.messaging import Consumer
 
-from shared.bus.connection import BrokerUnavailable, broker_errors, connect, is_pgmq
+from shared.bus.connection import HEARTBEAT_S, BrokerUnavailable, broker_errors, connect, is_pgmq
 from shared.bus.publisher import RECONNECT_DELAYS_S
 from shared.bus.topology import Topology
 from shared.engines.port import Cancellation
@@ -71,6 +71,25 @@ class RunningWork:
             return len(self._running)
 
 
+def forget_listeners(settings: Settings, nodes: Sequence[str]) -> None:
+    """Remove the cancel queues of worker processes that are gone for good, where the broker does not do it itself.
+
+    Raises:
+        BrokerUnavailable: The broker does not answer.
+    """
+    if not nodes or not is_pgmq(settings):
+        return
+    topology = Topology(settings.queue_prefix)
+    connection = connect(settings)
+    try:
+        for node in nodes:
+            topology.cancel_queue(node, is_exclusive=False)(connection.default_channel).delete()
+    except broker_errors(connection) as error:
+        raise BrokerUnavailable from error
+    finally:
+        connection.release()
+
+
 class CancelListener:
     """Hears the broadcast of cancels on a queue of the process's own, from a thread of its own.
 
@@ -93,7 +112,7 @@ class CancelListener:
         attempt = 0
         while not self._stopping.is_set():
             try:
-                connection = connect(self._settings)
+                connection = connect(self._settings, heartbeat_s=HEARTBEAT_S)
                 attempt = 0
                 try:
                     self._listen(connection)
@@ -115,6 +134,7 @@ class CancelListener:
         consumer.consume()
         try:
             while not self._stopping.is_set():
+                connection.heartbeat_check()
                 try:
                     connection.drain_events(timeout=0.5)
                 except TimeoutError:

@@ -15,6 +15,10 @@ from shared.settings import Settings
 _INSTALL_LOCK = 0x7472_6971
 _CONNECT_TIMEOUT_S = 5
 
+HEARTBEAT_S = 30
+"""AMQP heartbeat of connections that consume: without it a server would keep what a host that lost its power had taken.
+Those that only publish need none: they hold nothing, and notice a silent server by the confirm that does not come."""
+
 
 class BrokerUnavailable(RetryableError):
     """The broker does not answer; check TRIM_BROKER_URL and that the server runs."""
@@ -60,14 +64,21 @@ def broker_transport(settings: Settings) -> str | None:
     return "shared.bus.pgmq_transport:Transport" if is_pgmq(settings) else None
 
 
-def connect(settings: Settings) -> Connection:
+def connect(settings: Settings, *, heartbeat_s: float = 0) -> Connection:
     """Open a connection of its own; the caller closes it. Connections are not shared between threads.
+
+    Args:
+        settings: Where the broker is.
+        heartbeat_s: If not 0, the caller promises to call `heartbeat_check` every second or so.
 
     Raises:
         BrokerUnavailable: The broker does not answer.
     """
     connection = Connection(
-        broker_url(settings), transport=broker_transport(settings), transport_options=broker_options(settings)
+        broker_url(settings),
+        heartbeat=heartbeat_s,
+        transport=broker_transport(settings),
+        transport_options=broker_options(settings),
     )
     try:
         if is_pgmq(settings):

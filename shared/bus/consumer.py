@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from kombu.connection import Connection
 from kombu.message import Message as KombuMessage
 from kombu.messaging import Consumer
 
-from shared.bus.connection import BrokerUnavailable, broker_errors, connect
-from shared.bus.topology import QueueRole, Topology
+from shared.bus.connection import HEARTBEAT_S, BrokerUnavailable, broker_errors, connect
+from shared.bus.topology import QueueRole, Topology, count_deliveries
 from shared.settings import Settings
 
 _NO_LINGER_S = 0.0001
@@ -26,6 +27,8 @@ class Delivery:
     is_redelivered: bool
     """Whether it was delivered before, to a process that did not acknowledge it."""
     message: KombuMessage
+    deliveries: int
+    """How often it was delivered, this time included, as far as the broker counts: RabbitMQ does so itself."""
 
 
 class BatchConsumer:
@@ -47,8 +50,9 @@ class BatchConsumer:
         self._batch = batch
         self._linger_s = linger_s
         self._received: list[KombuMessage] = []
+        self._unsettled: list[KombuMessage] = []
         self._is_busy = False
-        self._connection: Connection = connect(settings)
+        self._connection: Connection = connect(settings, heartbeat_s=HEARTBEAT_S)
         try:
             topology = Topology(settings.queue_prefix)
             topology.declare(self._connection)
@@ -69,6 +73,7 @@ class BatchConsumer:
         Raises:
             BrokerUnavailable: The connection broke; what was taken and not acknowledged will be delivered again.
         """
+        self.keep_alive()
         try:
             self._drain(timeout_s)
             linger_until = time.monotonic() + (self._linger_s if self._is_busy else _NO_LINGER_S)
@@ -79,6 +84,7 @@ class BatchConsumer:
             raise BrokerUnavailable from error
         self._is_busy = len(self._received) > 1
         taken, self._received[:] = self._received[: self._batch], self._received[self._batch :]
+        self._unsettled += taken
         return [_delivery(message) for message in taken]
 
     def settle(self, deliveries: Sequence[Delivery]) -> None:
@@ -90,16 +96,28 @@ class BatchConsumer:
         try:
             for delivery in deliveries:
                 delivery.message.ack()
+                self._unsettled.remove(delivery.message)
+        except broker_errors(self._connection) as error:
+            raise BrokerUnavailable from error
+
+    def keep_alive(self) -> None:
+        """Tell the broker that the consumer lives; to be called every second or so while nothing is taken.
+
+        Raises:
+            BrokerUnavailable: The connection broke; what was taken will be delivered again.
+        """
+        try:
+            self._connection.heartbeat_check()
         except broker_errors(self._connection) as error:
             raise BrokerUnavailable from error
 
     def close(self) -> None:
         """Give back what was not acknowledged, and disconnect."""
-        try:
-            for message in self._received:
+        # Closing would give it back as well, but on pgmq only once its visibility timeout is over.
+        with suppress(*broker_errors(self._connection)):
+            for message in self._unsettled + self._received:
                 message.requeue()
-        except broker_errors(self._connection):
-            pass  # A broken connection gives everything back by itself.
+        self._unsettled.clear()
         self._received.clear()
         self._connection.release()
 
@@ -115,7 +133,11 @@ class BatchConsumer:
 
 
 def _delivery(message: KombuMessage) -> Delivery:
-    info = message.delivery_info
-    redelivered = bool(info.get("redelivered")) or info.get("pgmq_message", {}).get("read_ct", 1) > 1
+    deliveries = count_deliveries(message)
     body = message.body
-    return Delivery(body.encode() if isinstance(body, str) else bytes(body), redelivered, message)
+    return Delivery(
+        body=body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body),
+        is_redelivered=deliveries > 1,
+        message=message,
+        deliveries=deliveries,
+    )

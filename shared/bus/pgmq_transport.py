@@ -14,6 +14,9 @@ from kombu.transport import pgmq
 # Kombu calls it in the way that the warning recommends.
 warnings.filterwarnings("ignore", message=r"list_queues\(\) now returns", category=UserWarning)
 
+MAX_WAIT_S = 0.5
+"""Celery waits 2 s at a time for a transport without a file descriptor, and looks in between whether to stop."""
+
 _NOTIFY_LOCK = 0x7472_6E6F
 _HAS_TRIGGER = """
 SELECT 1 FROM pg_trigger
@@ -36,6 +39,11 @@ class Channel(pgmq.Channel):
 
 
 class Transport(pgmq.Transport):
-    """The transport with that channel."""
+    """The transport with that channel, and with waits so short that a process soon notices that it is to stop."""
 
     Channel = Channel
+
+    def drain_events(self, connection: object, timeout: float | None = None, **_more: object) -> None:
+        """Wait for messages; raises `TimeoutError` if none came, after `MAX_WAIT_S` at most."""
+        timeout = MAX_WAIT_S if timeout is None else min(timeout, MAX_WAIT_S)
+        super().drain_events(connection, timeout=timeout)  # type: ignore[no-untyped-call]

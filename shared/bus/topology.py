@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
+from kombu.message import Message as KombuMessage
 
 from shared.messages import (
     CancelWork,
@@ -43,7 +44,18 @@ REASON_HEADER = "x-trim-reason"
 """On a message in a dead-letter queue: why it is there."""
 
 DELIVERY_LIMIT = 20
-"""Deliveries after which RabbitMQ itself gives up on a message: it kills every process that takes it."""
+"""Deliveries after which a message goes to the dead letters: it seems to kill every process that takes it."""
+
+
+def count_deliveries(message: KombuMessage) -> int:
+    """Count how often a message was delivered, this time included.
+
+    pgmq counts and leaves the limit to whoever reads. RabbitMQ keeps to the limit itself and tells only whether this is
+    the first time: 2 then stands for any number above 1.
+    """
+    info = message.delivery_info
+    counted: int | None = info.get("pgmq_message", {}).get("read_ct")
+    return counted or (2 if info.get("redelivered") else 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from kombu.message import Message as KombuMessage
 from shared.bus.cancellations import CancelListener, RunningWork
 from shared.bus.connection import BrokerUnavailable, broker_options, broker_transport, broker_url, connect
 from shared.bus.publisher import RECONNECT_DELAYS_S, SharedPublisher
-from shared.bus.topology import COMMAND, QUEUES, DeadLetter, Topology
+from shared.bus.topology import COMMAND, DELIVERY_LIMIT, QUEUES, DeadLetter, Topology, count_deliveries
 from shared.engines.port import Cancellation, Cancelled, EngineDead
 from shared.errors import RetryableError, TrimError
 from shared.log import get_logger
@@ -142,6 +142,7 @@ class CommandWorker:
             _callbacks: object,
         ) -> None:
             if self._is_draining.is_set():
+                self._unsubscribe(consumer)
                 message.requeue()
                 return
             try:
@@ -162,6 +163,8 @@ class CommandWorker:
 
     def _decode(self, message: KombuMessage) -> Command:
         raw = _raw(message)
+        if (deliveries := count_deliveries(message)) > DELIVERY_LIMIT:
+            raise UndecodableMessage(raw, f"it was delivered {deliveries} times and never settled")
         command = decode(raw)
         if not isinstance(command, QUEUES[self._role]):
             raise UndecodableMessage(raw, f"{command.kind} does not belong on this queue")
@@ -258,11 +261,14 @@ class CommandWorker:
     # --- living and stopping ---------------------------------------------------------------------------------------
 
     def _report_alive(self) -> None:
+        """Give signs of life; while the broker is away one of them waits, not one for every beat."""
+        beat: Future[None] | None = None
         while not self._is_draining.is_set():
-            seen = WorkerSeen(
-                role=self._role, worker=self._settings.node_name, model=self._model, seen_at=datetime.now(UTC)
-            )
-            self._publisher.publish(seen)
+            if beat is None or beat.done():
+                seen = WorkerSeen(
+                    role=self._role, worker=self._settings.node_name, model=self._model, seen_at=datetime.now(UTC)
+                )
+                beat = self._publisher.publish(seen)
             self._is_draining.wait(self._settings.heartbeat_s)
 
     def _on_signal(self, number: int, _frame: object) -> None:
@@ -270,14 +276,27 @@ class CommandWorker:
             _log.info("worker_stopping", signal=signal.Signals(number).name, running=self._running.count)
             threading.Thread(target=self._drain, name="drain", daemon=True).start()
 
+    def _unsubscribe(self, consumer: Consumer) -> None:
+        """Have Celery's loop end the subscription, or what is given back would come straight back, to the limit."""
+
+        def cancel() -> None:
+            if consumer.task_consumer is not None:
+                consumer.task_consumer.cancel()
+
+        consumer.call_soon(cancel)
+
     def _drain(self) -> None:
         """Take nothing new, let the grace pass or the work end, give back the rest, then end Celery's loop."""
         self._is_draining.set()
+        if self._controller is not None and self._controller.consumer is not None:
+            self._unsubscribe(self._controller.consumer)
         grace_until = time.monotonic() + self._settings.stop_grace_s
         while self._running.count and time.monotonic() < grace_until:
             time.sleep(0.02)
         self._must_give_back.set()
         self._running.cancel_all()
+        # What waits for a broker that is away is given up here; whoever takes the command next does the work again.
+        self._publisher.close()
         celery.worker.state.should_stop = 0
         hub = self._controller.hub if self._controller else None
         if hub is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import KW_ONLY, asdict, dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -16,6 +18,9 @@ _ADMISSION_LOCK = 0x7472_696D
 
 INBOX_KEPT = timedelta(hours=24)
 """How long a finished problem's inbox stays: a message that arrives later may be booked twice as wasted."""
+
+PROCESS_KEPT = timedelta(hours=1)
+"""How long a process that is silent is remembered."""
 
 
 def next_queued(connection: Connection, *, window: int, limit: int) -> list[UUID]:
@@ -70,13 +75,34 @@ def prune_inbox(connection: Connection, *, now: datetime, limit: int = 5000) -> 
     return connection.execute(delete(InboxRow).where(InboxRow.id.in_(old))).rowcount
 
 
-def record_process(connection: Connection, *, name: str, role: str, model: str | None, seen_at: datetime) -> None:
-    """Note that a process of the service was heard of."""
-    row = insert(Process).values(name=name, role=role, model=model, seen_at=seen_at)
+@dataclass(frozen=True, slots=True)
+class SeenProcess:
+    """A sign of life of a process of the service."""
+
+    name: str
+    _: KW_ONLY
+    role: str
+    model: str | None
+    seen_at: datetime
+
+
+def record_processes(connection: Connection, seen: Iterable[SeenProcess]) -> None:
+    """Note which processes were heard of; in the order of names, so that two transactions cannot deadlock."""
+    rows = [asdict(each) for each in sorted(seen, key=lambda each: each.name)]
+    if not rows:
+        return
+    row = insert(Process)
     connection.execute(
         row.on_conflict_do_update(
             index_elements=["name"],
             set_={"role": row.excluded.role, "model": row.excluded.model, "seen_at": row.excluded.seen_at},
             where=Process.seen_at < row.excluded.seen_at,
-        )
+        ),
+        rows,
     )
+
+
+def forget_processes(connection: Connection, *, now: datetime) -> list[str]:
+    """Forget processes that were silent for long; return their names."""
+    silent = delete(Process).where(Process.seen_at < now - PROCESS_KEPT).returning(Process.name)
+    return list(connection.scalars(silent))

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psycopg
+from psycopg.errors import DeadlockDetected, LockNotAvailable, QueryCanceled, SerializationFailure
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.orm import Session
@@ -16,13 +17,19 @@ LISTEN_CHANNEL = "trim_problems"
 """Carries a wake-up for orchestrators when problems were submitted or cancelled. A hint only: they poll as well."""
 
 CONNECT_TIMEOUT_S = 5
-STATEMENT_TIMEOUT_MS = 30_000
+STATEMENT_TIMEOUT_S = 30
 
 
 class DatabaseUnavailable(RetryableError):
     """The database does not answer; check TRIM_DATABASE_URL and that the server runs."""
 
     code = "database_unavailable"
+
+
+class DatabaseBusy(RetryableError):
+    """The database did not finish in time, or two transactions stood in each other's way; try again."""
+
+    code = "database_busy"
 
 
 class BadDatabaseUrl(PermanentError):
@@ -34,13 +41,18 @@ class BadDatabaseUrl(PermanentError):
 class Database:
     """One process's pool of connections to Postgres."""
 
-    def __init__(self, url: str, *, pool_size: int = 5) -> None:
+    def __init__(self, url: str, *, pool_size: int = 5, statement_timeout_s: int = STATEMENT_TIMEOUT_S) -> None:
         """Prepare the pool; nothing connects yet.
+
+        Args:
+            url: Of the database.
+            pool_size: Connections that stay open; as many more are opened when these are busy.
+            statement_timeout_s: Seconds after which the server gives up on a statement; 0 is never.
 
         Raises:
             BadDatabaseUrl: The URL is not one of Postgres.
         """
-        self.engine = _make_engine(url, pool_size=pool_size)
+        self.engine = _make_engine(url, pool_size=pool_size, statement_timeout_s=statement_timeout_s)
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
@@ -48,6 +60,7 @@ class Database:
 
         Raises:
             DatabaseUnavailable: The server does not answer or went away.
+            DatabaseBusy: A statement took too long, or the transaction lost against another one.
         """
         with _translated(), self.engine.begin() as connection:
             yield connection
@@ -58,6 +71,7 @@ class Database:
 
         Raises:
             DatabaseUnavailable: The server does not answer or went away.
+            DatabaseBusy: A statement took too long, or the transaction lost against another one.
         """
         with _translated(), Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
@@ -86,7 +100,7 @@ def wake_orchestrators(transaction: Session | Connection) -> None:
     transaction.execute(text(f"NOTIFY {LISTEN_CHANNEL}"))
 
 
-def _make_engine(url: str, *, pool_size: int) -> Engine:
+def _make_engine(url: str, *, pool_size: int, statement_timeout_s: int) -> Engine:
     try:
         parsed = make_url(url)
     except ArgumentError as error:
@@ -104,11 +118,14 @@ def _make_engine(url: str, *, pool_size: int) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _limit(connection: psycopg.Connection[tuple[object, ...]], _record: object) -> None:
-        connection.execute(f"SET statement_timeout = {STATEMENT_TIMEOUT_MS}")
+        connection.execute(f"SET statement_timeout = '{statement_timeout_s}s'")
         connection.execute("SET timezone = 'UTC'")
         connection.commit()
 
     return engine
+
+
+_BUSY = (QueryCanceled, DeadlockDetected, SerializationFailure, LockNotAvailable)
 
 
 @contextmanager
@@ -116,8 +133,10 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
-        raise DatabaseUnavailable from error
+        if isinstance(error.orig, _BUSY):
+            raise DatabaseBusy from error.orig
+        raise DatabaseUnavailable from error.orig
     except DBAPIError as error:
         if error.connection_invalidated:
-            raise DatabaseUnavailable from error
+            raise DatabaseUnavailable from error.orig
         raise

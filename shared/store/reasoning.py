@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from pydantic import TypeAdapter
-from sqlalchemy import Connection, RowMapping, Table, Uuid, any_, bindparam, insert, select, update
+from sqlalchemy import Connection, RowMapping, Table, Uuid, any_, bindparam, func, insert, select, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 
@@ -32,9 +32,13 @@ from shared.domain.values import (
     Verdict,
     verdict_of,
 )
+from shared.errors import TrimError
+from shared.log import get_logger
 from shared.policies.policy import Policy
 from shared.policies.registry import build_policy
 from shared.store.tables import DecisionRow, InboxRow, Problem, StepRow
+
+_log = get_logger(__name__)
 
 _PROBLEMS: Table = Problem.metadata.tables["problems"]
 _STEPS: Table = StepRow.metadata.tables["steps"]
@@ -63,9 +67,12 @@ def lock_problems(
 ) -> dict[UUID, LockedProblem]:
     """Lock problems, in the order of their ids, and read their states.
 
+    A row that this version cannot read (a policy that a newer api accepted, say) is ended as failed on the spot: left
+    as it is, it would be found due for ever.
+
     Args:
         connection: An open transaction.
-        problem_ids: Ids of the problems; unknown ones are left out of the result.
+        problem_ids: Ids of the problems; those unknown or unreadable are left out of the result.
         heard: Ids of events and drafts about to be applied; those booked before are in `State.booked`.
     """
     if not problem_ids:
@@ -77,9 +84,36 @@ def lock_problems(
         steps.setdefault(row[0], []).append(_step(row[1:]))
     booked: dict[UUID, set[UUID]] = {}
     if heard:
-        for problem_id, booked_id in connection.execute(_READ_INBOX, {"ids": list(heard)}):
-            booked.setdefault(problem_id, set()).add(booked_id)
-    return {row["id"]: _locked(row, steps.get(row["id"], ()), frozenset(booked.get(row["id"], ()))) for row in problems}
+        for owner_id, booked_id in connection.execute(_READ_INBOX, {"ids": list(heard)}):
+            booked.setdefault(owner_id, set()).add(booked_id)
+    locked: dict[UUID, LockedProblem] = {}
+    for found in problems:
+        problem_id: UUID = found["id"]
+        try:
+            locked[problem_id] = _locked(found, steps.get(problem_id, ()), frozenset(booked.get(problem_id, ())))
+        except (TrimError, ValueError, TypeError, KeyError) as error:
+            _log.error("problem_unreadable", problem_id=str(problem_id), reason=type(error).__name__)
+            detail = f"Its row cannot be read ({type(error).__name__}); upgrade the orchestrators before the api."
+            end_unreadable(connection, problem_id, detail=detail)
+    return locked
+
+
+def end_unreadable(connection: Connection, problem_id: UUID, *, detail: str) -> None:
+    """End an open problem as failed without reading its state; later events of it are of an old epoch."""
+    connection.execute(
+        update(_PROBLEMS)
+        .where(_PROBLEMS.c.id == problem_id, _PROBLEMS.c.status.in_([Status.QUEUED, Status.RUNNING]))
+        .values(
+            status=Status.FAILED,
+            failure_code="unreadable",
+            failure_detail=detail,
+            epoch=_PROBLEMS.c.epoch + 1,
+            ask=None,
+            pending=[],
+            due_at=None,
+            finished_at=func.now(),
+        )
+    )
 
 
 def save_states(connection: Connection, changes: Iterable[tuple[LockedProblem, State]]) -> None:

@@ -30,7 +30,7 @@ from services.api.app import create_app
 from shared.domain.values import Ledger, Limits, Options, Sampling, Status
 from shared.policies.registry import POLICIES
 from shared.settings import Settings
-from shared.store.admission import record_process
+from shared.store.admission import SeenProcess, record_processes
 from shared.store.database import Database
 from shared.store.schema import REVISION
 from shared.store.tables import DecisionRow, Problem, Process, StepRow
@@ -741,8 +741,9 @@ def test_readiness_names_every_part_and_who_was_seen(postgres_server: str) -> No
         now = datetime.now(UTC)
         with database.begin() as connection:
             for role in ("orchestrator", "small", "large"):
-                record_process(connection, name=f"{role}-0", role=role, model=None, seen_at=now)
-            record_process(connection, name="prm-0", role="prm", model="m", seen_at=now - timedelta(seconds=16))
+                record_processes(connection, [SeenProcess(f"{role}-0", role=role, model=None, seen_at=now)])
+            silent = SeenProcess("prm-0", role="prm", model="m", seen_at=now - timedelta(seconds=16))
+            record_processes(connection, [silent])
         some = api.get("/health/ready").json()
         assert (some["status"], some["down"]) == ("degraded", ["prm"])
         parts = {part["name"]: part for part in some["parts"]}

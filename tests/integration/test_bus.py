@@ -80,7 +80,15 @@ def test_a_message_without_a_queue_is_an_error_and_the_next_attempt_mends_it(set
 
 def test_what_was_taken_and_not_settled_comes_again_and_says_so(settings: Settings) -> None:
     event = WorkFailed(
-        id=derive_id("x"), problem_id=uuid4(), epoch=0, serial=0, role="prm", code="c", detail="d", retryable=True, worker="w"
+        id=derive_id("x"),
+        problem_id=uuid4(),
+        epoch=0,
+        serial=0,
+        role="prm",
+        code="c",
+        detail="d",
+        retryable=True,
+        worker="w",
     )
     with closing(Publisher(settings)) as publisher:
         publisher.publish([event])

@@ -229,12 +229,20 @@ def test_a_command_on_the_wrong_queue_is_a_dead_letter(deployment: Deployment) -
 
 def test_an_event_of_an_unknown_problem_is_a_dead_letter(deployment: Deployment) -> None:
     event = WorkFailed(
-        id=derive_id("x"), problem_id=uuid4(), epoch=0, serial=0, role="small", code="x", detail="x", retryable=False, worker="w"
+        id=derive_id("x"),
+        problem_id=uuid4(),
+        epoch=0,
+        serial=0,
+        role="small",
+        code="x",
+        detail="x",
+        retryable=False,
+        worker="w",
     )
     send_raw(deployment, "events", encode(event))
     kept, reason = take_dead_letter(deployment, "events")
     assert json.loads(kept)["problem_id"] == str(event.problem_id)
-    assert reason == "there is no such problem"
+    assert reason.startswith("there is no such problem")
 
 
 def test_a_prm_that_gives_too_few_scores_fails_the_problem_with_a_reason(
