@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 import migrations
+from shared.process import one_sentence
 from shared.settings import Settings
 
 
@@ -17,13 +18,14 @@ def main() -> None:
     down = commands.add_parser("downgrade", help="take the database back to a revision")
     down.add_argument("revision", help="a revision's number, or base for an empty database")
     arguments = parser.parse_args()
-    url = Settings().require_database_url()
-    if arguments.command == "upgrade":
-        migrations.upgrade(url)
-    elif arguments.command == "check":
-        migrations.check(url)
-    else:
-        migrations.downgrade(url, arguments.revision)
+    with one_sentence("migrations"):
+        url = Settings().require_database_url()
+        if arguments.command == "upgrade":
+            migrations.upgrade(url)
+        elif arguments.command == "check":
+            migrations.check(url)
+        else:
+            migrations.downgrade(url, arguments.revision)
 
 
 if __name__ == "__main__":

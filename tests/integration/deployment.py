@@ -15,6 +15,8 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
+from shared.bus.connection import connect
+from shared.bus.topology import QUEUES, Topology
 from shared.settings import Settings
 from stack.client import Api
 from stack.roles import Roles
@@ -68,6 +70,20 @@ class Deployment:
         """Read index, author and text of a problem's steps."""
         query = "SELECT step, author, text FROM steps WHERE problem_id = %s ORDER BY step"
         return [(row["step"], row["author"], row["text"]) for row in self.rows(query, problem_id)]
+
+    def log(self, role: str) -> str:
+        """Read what a role has logged so far."""
+        return (self.roles.logs / f"{role}.log").read_text()
+
+    def dead_letters(self) -> dict[str, int]:
+        """Count the messages in each dead-letter queue."""
+        topology = Topology(self.settings.queue_prefix)
+        connection = connect(self.settings)
+        try:
+            channel = connection.default_channel
+            return {role: topology.dead_letters(role)(channel).queue_declare(passive=True)[1] for role in QUEUES}
+        finally:
+            connection.release()
 
     def until(self, holds: Callable[[], object]) -> None:
         """Wait until something holds; fail with what is in the database if it never does."""

@@ -1,0 +1,102 @@
+"""A worker that is told to stop: it finishes what it holds, gives back the rest, and takes nothing new."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.integration.deployment import Deployment, deployed
+from tests.integration.proxy import Proxy
+
+pytestmark = pytest.mark.servers
+
+STEPS = 6
+SLOW = {"default": [{"small": f"Step {index}.", "small_ms": 300} for index in range(STEPS)]}
+FOREVER_MS = 3_600_000
+
+
+def begin_stretch(deployment: Deployment) -> str:
+    """Have the small worker write a whole solution at a stretch; return the problem once it is in the middle of it."""
+    [problem_id] = deployment.submit(1, lookahead="unlimited", policy={"name": "small-only"})
+    deployment.until(lambda: deployment.trajectory(problem_id))
+    assert len(deployment.trajectory(problem_id)) < STEPS, "too late"
+    return problem_id
+
+
+def test_a_worker_finishes_what_it_holds(tmp_path: Path, database_url: str, broker_url: str) -> None:
+    with deployed(
+        tmp_path, database_url=database_url, broker_url=broker_url, script=SLOW, stop_grace_s="30"
+    ) as deployment:
+        problem_id = begin_stretch(deployment)
+        assert deployment.roles.stop("small") == 0
+        [row] = deployment.finish([problem_id])
+    assert (row["status"], row["small_calls"], row["attempts"]) == ("succeeded", 1, 0)
+
+
+def test_a_worker_gives_back_what_it_cannot_finish_in_time(tmp_path: Path, database_url: str, broker_url: str) -> None:
+    with deployed(
+        tmp_path, database_url=database_url, broker_url=broker_url, script=SLOW, stop_grace_s="0"
+    ) as deployment:
+        problem_id = begin_stretch(deployment)
+        assert deployment.roles.stop("small") == 0
+        assert len(deployment.trajectory(problem_id)) < STEPS
+        deployment.roles.start("small")
+        [row] = deployment.finish([problem_id])
+    assert (row["status"], row["small_calls"]) == ("succeeded", 1), "the same command went on elsewhere"
+    assert row["asks"] == 1, "nobody had to miss it first"
+
+
+def test_a_stopping_worker_leaves_a_backlog_alone(tmp_path: Path, database_url: str, broker_url: str) -> None:
+    quick = [{"small": f"Step {index}.", "small_ms": 100} for index in range(3)]
+    script = {"default": quick, "problems": {"Long?": SLOW["default"]}}
+    with deployed(
+        tmp_path, database_url=database_url, broker_url=broker_url, script=script, stop_grace_s="30", concurrency="2"
+    ) as deployment:
+        # One command keeps the worker busy while it stops; beside it there is room, and others wait to fill it.
+        questions = [{"question": "Long?"}, *({"question": f"Quick {index}?"} for index in range(12))]
+        ids = deployment.submit_all(questions, lookahead="unlimited", policy={"name": "small-only"})
+        deployment.until(lambda: deployment.trajectory(ids[0]))
+        assert deployment.roles.stop("small") == 0
+        assert any(row["status"] == "running" for row in deployment.problems(ids)), "too late"
+        assert set(deployment.dead_letters().values()) == {0}
+        deployment.roles.start("small")
+        rows = deployment.finish(ids)
+    assert {(row["status"], row["asks"], row["small_calls"]) for row in rows} == {("succeeded", 1, 1)}
+
+
+def test_a_worker_stops_while_its_broker_is_away(tmp_path: Path, database_url: str, broker_url: str) -> None:
+    with (
+        Proxy(broker_url) as proxy,
+        deployed(
+            tmp_path, database_url=database_url, broker_url=proxy.url, script=SLOW, stop_grace_s="1"
+        ) as deployment,
+    ):
+        problem_id = begin_stretch(deployment)
+        proxy.cut()
+        deployment.until(lambda: "publication_failed" in deployment.log("small"))
+        began = time.monotonic()
+        assert deployment.roles.stop("small", timeout_s=60) == 0
+        assert time.monotonic() - began < 30, "far less than it would wait for the broker"
+        proxy.mend()
+        deployment.roles.start("small")
+        [row] = deployment.finish([problem_id])
+    assert row["status"] == "succeeded"
+
+
+def test_a_cancelled_problem_frees_its_worker(tmp_path: Path, database_url: str, broker_url: str) -> None:
+    script = {
+        "default": [{"small": "So it is \\boxed{7}."}],
+        "problems": {"Endless?": [{"small": "On and on.", "small_ms": FOREVER_MS}]},
+    }
+    with deployed(
+        tmp_path, database_url=database_url, broker_url=broker_url, script=script, concurrency="1"
+    ) as deployment:
+        endless = deployment.submit_all([{"question": "Endless?"}], step_timeout_s=3600)
+        deployment.until(lambda: deployment.problems(endless)[0]["status"] == "running")
+        waiting = deployment.submit(1)
+        deployment.api.cancel(endless[0])
+        [cancelled] = deployment.finish(endless)
+        [solved] = deployment.finish(waiting)
+    assert (cancelled["status"], solved["status"]) == ("cancelled", "succeeded")
