@@ -60,4 +60,4 @@ def check(database_url: str) -> None:
     try:
         command.check(config(database_url))
     except CommandError as error:
-        raise CannotMigrate("The database is not what the code describes; run `make migrate`.") from error
+        raise CannotMigrate(f"The database is not what the code describes: {error}") from error

@@ -83,7 +83,9 @@ def forget_listeners(settings: Settings, nodes: Sequence[str]) -> None:
     connection = connect(settings)
     try:
         for node in nodes:
-            topology.cancel_queue(node, is_exclusive=False)(connection.default_channel).delete()
+            queue = topology.cancel_queue(node, is_exclusive=False)(connection.default_channel)
+            queue.declare()  # Kombu deletes only what it knows from this connection.
+            queue.delete()
     except broker_errors(connection) as error:
         raise BrokerUnavailable from error
     finally:

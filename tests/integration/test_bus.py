@@ -12,14 +12,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
+import psycopg
 import pytest
 
+from shared.bus.cancellations import forget_listeners
 from shared.bus.connection import BadBrokerUrl, BrokerUnavailable, connect, is_pgmq
 from shared.bus.consumer import BatchConsumer
 from shared.bus.publisher import Publisher, SharedPublisher
 from shared.bus.topology import DeadLetter, Topology
 from shared.errors import RetryableError
-from shared.messages import WorkerSeen, WorkFailed, derive_id, encode
+from shared.messages import CancelWork, WorkerSeen, WorkFailed, derive_id, encode
 from shared.settings import Settings
 from stack.scratch import scratch_prefix, scratch_queues
 
@@ -99,6 +101,34 @@ def test_what_was_taken_and_not_settled_comes_again_and_says_so(settings: Settin
         again = [each for _ in range(25) for each in second.take(0.2)]
         assert [(each.body, each.is_redelivered) for each in again[:1]] == [(encode(event), True)]
         second.settle(again)
+
+
+def test_a_consumer_that_closes_gives_back_what_it_took_and_did_not_settle(broker_url: str) -> None:
+    patient = Settings(broker_url=broker_url, queue_prefix=scratch_prefix(), visibility_timeout_s=600)
+    with scratch_queues(patient):
+        with closing(Publisher(patient)) as publisher:
+            publisher.publish([seen("w")])
+        with closing(consumer(patient)) as first:
+            assert any(first.take(0.2) for _ in range(50))
+        with closing(consumer(patient)) as second:
+            assert take(second, 1) == [encode(seen("w"))], "long before it would be visible again by itself"
+
+
+def test_what_a_worker_that_is_gone_left_at_the_broker_is_removed(database_url: str) -> None:
+    settings = Settings(broker_url=database_url.replace("postgresql", "pgmq", 1), queue_prefix=scratch_prefix())
+    topology = Topology(settings.queue_prefix)
+    connection = connect(settings)
+    try:
+        for node in ("gone", "there"):
+            topology.cancel_queue(node, is_exclusive=False)(connection.default_channel).declare()
+    finally:
+        connection.release()
+    forget_listeners(settings, ["gone", "never-was"])
+    with psycopg.connect(database_url) as database:
+        queues = {row[0] for row in database.execute("SELECT queue_name FROM pgmq.list_queues()")}
+    assert [each for each in queues if "cancels" in each] == [f"{settings.queue_prefix}_cancels_there"]
+    with closing(Publisher(settings)) as publisher:
+        publisher.publish([CancelWork(problem_id=uuid4(), epoch=1)])
 
 
 def test_many_threads_share_a_publisher(settings: Settings) -> None:

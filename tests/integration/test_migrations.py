@@ -72,7 +72,7 @@ def test_the_migrated_database_is_the_one_that_the_code_describes(database_url: 
 def test_a_drift_would_be_found(database_url: str) -> None:
     """So that the test before means something."""
     execute(database_url, "ALTER TABLE problems ADD COLUMN stray integer")
-    with pytest.raises(Exception, match="stray"):
+    with pytest.raises(migrations.CannotMigrate, match="stray"):
         migrations.check(database_url)
 
 
@@ -94,6 +94,24 @@ def test_an_upgrade_of_what_is_up_changes_nothing(database_url: str) -> None:
     migrations.upgrade(database_url)
     assert inventory(database_url) == before
     assert revision(database_url) == REVISION
+
+
+def test_what_cannot_be_migrated_is_told_in_one_sentence(database_url: str) -> None:
+    execute(database_url, "UPDATE alembic_version SET version_num = '9999'")
+    for url, said in (
+        (database_url, "9999"),
+        ("postgresql://postgres@127.0.0.1:1/x", "does not answer"),
+        (make_url(database_url).set(database="no_such").render_as_string(hide_password=False), "no_such"),
+        ("", "TRIM_DATABASE_URL is not set"),
+    ):
+        environment = {**os.environ, "TRIM_DATABASE_URL": url}
+        done = subprocess.run(
+            [sys.executable, "-m", "migrations", "upgrade"],
+            env=environment, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+        )  # fmt: skip
+        assert done.returncode in (1, 2)
+        assert said in done.stderr
+        assert len(done.stderr.splitlines()) == 1
 
 
 def test_upgrades_at_the_same_time_are_safe(empty_url: str) -> None:
