@@ -1,0 +1,118 @@
+"""What the tests of the API have in common: calls, what an orchestrator would write, and how a refusal looks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx2
+from sqlalchemy import insert, text, update
+from starlette.testclient import TestClient
+
+from shared.settings import Settings
+from shared.store.database import Database
+from shared.store.tables import DecisionRow, Problem, StepRow
+
+SETTINGS = Settings(max_body_bytes=100_000, max_question_chars=500, max_batch_size=5, heartbeat_s=5)
+QUESTION = {"question": "What is 6 times 7?"}
+JSON = {"Content-Type": "application/json"}
+PATIENCE_S = 30.0
+
+
+def submit(api: TestClient, **fields_: Any) -> dict[str, Any]:
+    response = api.post("/v1/problems", json=QUESTION | fields_)
+    assert response.status_code == 201, response.text
+    made: dict[str, Any] = response.json()
+    return made
+
+
+def submit_batch(api: TestClient, count: int, **defaults: Any) -> dict[str, Any]:
+    problems = [{"question": f"What is {index} plus 1?"} for index in range(count)]
+    response = api.post("/v1/batches", json={"problems": problems, "defaults": defaults})
+    assert response.status_code == 201, response.text
+    made: dict[str, Any] = response.json()
+    return made
+
+
+def change(database: Database, problem_id: str, **values: Any) -> None:
+    """Do to a problem's row what an orchestrator would."""
+    with database.session() as session:
+        session.execute(update(Problem).where(Problem.id == UUID(problem_id)).values(**values))
+
+
+def add_step(database: Database, problem_id: str, step: int, *, author: str = "small") -> None:
+    """Add a step and its decision, every column filled."""
+    now = datetime.now(UTC)
+    escalated = author == "large"
+    with database.session() as session:
+        session.execute(
+            insert(StepRow).values(
+                problem_id=UUID(problem_id), step=step, author=author, text=f"Step {step}.", finish="separator",
+                tokens=4, score=0.75, model=f"{author}-model", worker=f"{author}-0", waited_ms=1.5, worked_ms=20.25,
+                accepted_at=now,
+            )
+        )  # fmt: skip
+        session.execute(
+            insert(DecisionRow).values(
+                problem_id=UUID(problem_id), step=step, epoch=0, decided_at=now,
+                action="escalate" if escalated else "accept",
+                reason="score_below_threshold" if escalated else "score_at_least_threshold", value=0.25, against=0.5,
+                score=0.25, previous_scores=[0.5] * step, is_final=False, large_tokens=3, seed=2**53,
+                draft_id=uuid4(), draft_text=f"Draft {step}.", draft_finish="separator", draft_tokens=5,
+                draft_prompt_tokens=11, draft_cached_tokens=6, draft_model="small-model", draft_worker="small-0",
+                draft_waited_ms=0.5, draft_worked_ms=12.5, prm_model="prm-model", prm_worker="prm-0", prm_tokens=17,
+                prm_waited_ms=0.25, prm_worked_ms=2.5,
+            )
+        )  # fmt: skip
+
+
+def is_refusal(response: httpx2.Response, status: int, code: str) -> dict[str, Any]:
+    """Check that an answer is a complete problem+json, and return it."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"].startswith("application/problem+json")
+    body: dict[str, Any] = response.json()
+    assert body["code"] == code, body
+    assert body["status"] == status
+    assert body["type"]
+    assert body["title"]
+    assert body["detail"]
+    assert body["request_id"] == response.headers["x-request-id"]
+    assert "Traceback" not in response.text
+    return body
+
+
+def wrong_fields(response: httpx2.Response, code: str = "invalid_request") -> str:
+    """Name the fields that a submission was refused for."""
+    return " ".join(error["field"] for error in is_refusal(response, 422, code)["errors"])
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait for something that another thread or process does."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.01)
+
+
+def is_blocked(database: Database) -> bool:
+    """Tell whether some insert in this database waits for another transaction."""
+    query = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    with database.session() as session:
+        return bool(session.scalar(query))
+
+
+def turn_pages(api: TestClient, path: str, between: Callable[[], object] = lambda: None, **query: Any) -> list[str]:
+    found: list[str] = []
+    cursor = None
+    while True:
+        page = api.get(path, params=query | ({"cursor": cursor} if cursor else {})).json()
+        found += [each["id"] for each in page["items"]]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            return found
+        between()

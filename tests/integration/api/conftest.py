@@ -1,0 +1,43 @@
+"""The API, with a database and without one."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from services.api.app import create_app
+from shared.store.database import Database
+from stack.scratch import scratch_database
+from tests.integration.api.calls import SETTINGS
+
+
+@pytest.fixture(scope="module")
+def database(postgres_server: str) -> Iterator[Database]:
+    """One database for all tests of a file: none looks at more than it made itself."""
+    with scratch_database(postgres_server) as url, closing(Database(url)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def app(database: Database) -> FastAPI:
+    return create_app(SETTINGS, database)
+
+
+@pytest.fixture
+def api(app: FastAPI) -> TestClient:
+    return TestClient(app, raise_server_exceptions=False)
+
+
+@pytest.fixture
+def dead_api() -> Iterator[TestClient]:
+    """The API of a database that nobody serves."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"postgresql://postgres@127.0.0.1:{taken.getsockname()[1]}/trim"
+        with closing(Database(url)) as made:
+            yield TestClient(create_app(SETTINGS, made), raise_server_exceptions=False)

@@ -1,0 +1,100 @@
+"""What the service says of itself: policies, health, its description."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import text, update
+from starlette.testclient import TestClient
+
+from services.api.app import create_app
+from shared.policies.registry import POLICIES
+from shared.store.admission import SeenProcess, record_processes
+from shared.store.database import Database
+from shared.store.schema import REVISION
+from shared.store.tables import Process
+from stack.scratch import scratch_database
+from tests.integration.api.calls import QUESTION, SETTINGS, is_refusal, submit
+
+pytestmark = pytest.mark.servers
+
+
+def test_policies_come_with_the_schema_of_their_parameters(api: TestClient) -> None:
+    listed = {each["name"]: each for each in api.get("/v1/policies").json()}
+    assert set(listed) == set(POLICIES)
+    threshold = listed["threshold"]
+    assert threshold["revision"] == 1
+    assert threshold["description"].startswith("Escalate a draft whose PRM score is below a threshold")
+    assert "neither calls the PRM" not in threshold["description"], "the first paragraph only"
+    assert threshold["parameters"]["properties"]["threshold"]["maximum"] == 1
+
+
+def test_readiness_names_every_part_and_who_was_seen(postgres_server: str) -> None:
+    with scratch_database(postgres_server) as url, closing(Database(url)) as database:
+        api = TestClient(create_app(SETTINGS, database))
+        nobody = api.get("/health/ready")
+        assert nobody.status_code == 200, "submissions are taken without workers"
+        assert nobody.json()["status"] == "degraded"
+        assert nobody.json()["down"] == ["orchestrator", "small", "large", "prm"]
+        submit(api)
+
+        now = datetime.now(UTC)
+        with database.begin() as connection:
+            for role in ("orchestrator", "small", "large"):
+                record_processes(connection, [SeenProcess(f"{role}-0", role=role, model=None, seen_at=now)])
+            silent = SeenProcess("prm-0", role="prm", model="m", seen_at=now - timedelta(seconds=16))
+            record_processes(connection, [silent])
+        some = api.get("/health/ready").json()
+        assert (some["status"], some["down"]) == ("degraded", ["prm"])
+        parts = {part["name"]: part for part in some["parts"]}
+        assert list(parts) == ["database", "schema", "orchestrator", "small", "large", "prm"]
+        assert "small-0" in json.dumps(parts["small"])
+        assert parts["small"]["is_up"]
+
+        with database.session() as session:
+            session.execute(update(Process).values(seen_at=datetime.now(UTC)))
+        assert api.get("/health/ready").json()["down"] == []
+
+        with database.session() as session:
+            session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        other = api.get("/health/ready")
+        assert other.status_code == 503
+        assert "schema" in other.json()["down"]
+        assert "database" not in other.json()["down"]
+
+
+def test_an_empty_database_is_not_ready_and_says_so_to_submitters(postgres_server: str) -> None:
+    with scratch_database(postgres_server) as url, closing(Database(url)) as database:
+        with database.session() as session:
+            session.execute(text("DROP SCHEMA public CASCADE"))
+            session.execute(text("CREATE SCHEMA public"))
+        api = TestClient(create_app(SETTINGS, database), raise_server_exceptions=False)
+        assert api.get("/health/ready").status_code == 503
+        assert REVISION in api.get("/health/ready").text
+        is_refusal(api.post("/v1/problems", json=QUESTION), 503, "schema_outdated")
+
+
+def test_without_a_database_the_process_lives_and_says_what_is_down(dead_api: TestClient) -> None:
+    assert dead_api.get("/health/live").status_code == 200
+    response = dead_api.get("/health/ready")
+    assert response.status_code == 503
+    assert response.json()["status"] == "unavailable"
+    names = ["database", "schema", "orchestrator", "small", "large", "prm"]
+    assert [part["name"] for part in response.json()["parts"]] == names
+    assert response.json()["down"] == names
+    assert dead_api.get("/v1/policies").status_code == 200
+
+
+def test_the_documentation_tells_of_errors_and_shows_examples(api: TestClient) -> None:
+    schema = api.get("/openapi.json").json()
+    for path, operations in schema["paths"].items():
+        for operation in operations.values():
+            if path.startswith("/v1"):
+                refused = [answer for code, answer in operation["responses"].items() if code[0] in "45"]
+                assert refused, path
+                assert all(set(answer["content"]) == {"application/problem+json"} for answer in refused), path
+    assert "example" in json.dumps(schema["components"]["schemas"])
+    assert api.get("/docs").status_code == 404

@@ -1,0 +1,97 @@
+"""Problems that are submitted together: defaults, all or none, sums."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import text
+from starlette.testclient import TestClient
+
+from shared.domain.values import Ledger
+from shared.store.database import Database
+from tests.integration.api.calls import QUESTION, add_step, change, submit_batch, wrong_fields
+
+pytestmark = pytest.mark.servers
+
+
+def test_a_batch_gives_its_problems_in_order_with_the_defaults(api: TestClient) -> None:
+    problems = [QUESTION, {"question": "What else?", "lookahead": 3}, QUESTION]
+    response = api.post("/v1/batches", json={"problems": problems, "defaults": {"lookahead": 7, "max_attempts": 2}})
+    made = response.json()
+    assert response.status_code == 201
+    assert response.headers["location"] == f"/v1/batches/{made['id']}"
+    found = [api.get(f"/v1/problems/{each}").json() for each in made["problem_ids"]]
+    assert [each["batch_index"] for each in found] == [0, 1, 2]
+    assert {each["batch_id"] for each in found} == {made["id"]}
+    assert [each["lookahead"] for each in found] == [7, 3, 7]
+    assert [each["max_attempts"] for each in found] == [2, 2, 2]
+    assert [each["question"] for each in found] == [each["question"] for each in problems]
+
+
+def test_defaults_for_limits_and_sampling_are_completed_field_by_field(api: TestClient) -> None:
+    defaults = {"limits": {"max_steps": 5}, "sampling": {"temperature": 0, "seed": 1}}
+    problems = [QUESTION | {"limits": {"max_tokens": 100}, "sampling": {"seed": 2}}]
+    made = api.post("/v1/batches", json={"problems": problems, "defaults": defaults}).json()
+    found = api.get(f"/v1/problems/{made['problem_ids'][0]}").json()
+    assert (found["limits"]["max_steps"], found["limits"]["max_tokens"]) == (5, 100)
+    assert (found["sampling"]["temperature"], found["sampling"]["seed"]) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code", "named"),
+    [
+        ({"question": ""}, "invalid_request", "problems.1.question"),
+        ({"question": "x" * 501}, "invalid_request", "problems.1.question"),
+        (QUESTION | {"policy": {"name": "dice"}}, "unknown_policy", "problems.1.policy"),
+        (QUESTION | {"limits": {"max_steps": -1}}, "invalid_request", "problems.1.limits.max_steps"),
+        (QUESTION | {"surprise": 1}, "invalid_request", "problems.1.surprise"),
+        ("no object", "invalid_request", "problems.1"),
+    ],
+)
+def test_one_wrong_problem_keeps_the_whole_batch_out_and_is_named(
+    api: TestClient, database: Database, wrong: object, code: str, named: str
+) -> None:
+    before = count_problems(database)
+    response = api.post("/v1/batches", json={"problems": [QUESTION, wrong, QUESTION]})
+    assert named in wrong_fields(response, code)
+    assert count_problems(database) == before
+
+
+@pytest.mark.parametrize("count", [0, 6])
+def test_a_batch_that_is_empty_or_too_large_is_refused(api: TestClient, count: int) -> None:
+    assert "problems" in wrong_fields(api.post("/v1/batches", json={"problems": [QUESTION] * count}))
+
+
+def test_a_batch_adds_up_statuses_verdicts_steps_and_ledgers(api: TestClient, database: Database) -> None:
+    made = submit_batch(api, 4)
+    one, two, three, _ = made["problem_ids"]
+    now = datetime.now(UTC)
+    change(database, one, status="succeeded", verdict="correct", finished_at=now, small_kept=10, large_out=3)
+    change(database, two, status="succeeded", verdict="incorrect", finished_at=now, small_kept=5, prm_calls=2)
+    change(database, three, status="failed", failure_code="engine_failed", failure_detail="It broke.", finished_at=now)
+    add_step(database, one, 0)
+    add_step(database, one, 1, author="large")
+    add_step(database, two, 0)
+    batch = api.get(f"/v1/batches/{made['id']}").json()
+    assert batch["size"] == 4
+    assert {name: number for name, number in batch["statuses"].items() if number} == {
+        "succeeded": 2, "failed": 1, "queued": 1,
+    }  # fmt: skip
+    assert {name: number for name, number in batch["verdicts"].items() if number} == {"correct": 1, "incorrect": 1}
+    assert (batch["steps"], batch["escalated_steps"]) == (3, 1)
+    expected = {each.name: 0 for each in fields(Ledger)} | {"small_kept": 15, "large_out": 3, "prm_calls": 2}
+    assert batch["ledger"] == expected
+
+
+def count_problems(database: Database) -> int:
+    with database.session() as session:
+        return int(session.scalar(text("SELECT count(*) FROM problems")) or 0)
+
+
+@pytest.mark.parametrize("rest", ["", "/problems"])
+def test_an_unknown_batch_is_not_found_and_a_malformed_id_is_refused(api: TestClient, rest: str) -> None:
+    assert api.get(f"/v1/batches/{uuid4()}{rest}").status_code == 404
+    assert "batch_id" in wrong_fields(api.get(f"/v1/batches/1%00{rest}"))

@@ -1,0 +1,68 @@
+"""The API as a process: how it starts, and how it stops."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx2
+import pytest
+from sqlalchemy import text
+
+from shared.store.database import Database
+from tests.integration.api.calls import PATIENCE_S, QUESTION, is_blocked, until
+
+pytestmark = pytest.mark.servers
+
+
+def run_api(**environment: str) -> subprocess.Popen[str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("TRIM_")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "services.api"],
+        env=inherited | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_without_the_databases_address_the_process_ends_with_one_sentence() -> None:
+    with run_api() as process:
+        out, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 2
+    assert out == ""
+    assert "TRIM_DATABASE_URL" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_the_process_serves_at_a_free_port_and_stops_when_told_even_while_somebody_waits(database: Database) -> None:
+    url = database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    with run_api(TRIM_DATABASE_URL=url, TRIM_API_PORT="0", TRIM_LOG_FORMAT="json") as process:
+        try:
+            assert process.stderr is not None
+            address = next(found["address"] for line in process.stderr if "address" in (found := json.loads(line)))
+            with httpx2.Client(base_url=address, timeout=PATIENCE_S) as http, ThreadPoolExecutor(1) as pool:
+                made = http.post("/v1/problems", json=QUESTION)
+                assert made.status_code == 201
+                path = made.headers["location"]
+                with database.session() as session:
+                    # Locked out, the request is known to be there: it waits for its first look.
+                    session.execute(text("LOCK TABLE problems IN ACCESS EXCLUSIVE MODE"))
+                    waiting = pool.submit(http.get, f"{path}?wait_s=60")
+                    until(lambda: is_blocked(database))
+                    process.send_signal(signal.SIGTERM)
+                before = time.monotonic()
+                assert waiting.result(PATIENCE_S).json()["status"] == "queued"
+            out, err = process.communicate(timeout=PATIENCE_S)
+        finally:
+            process.kill()
+    assert time.monotonic() - before < 10
+    assert process.returncode == 0, err
+    assert out == ""
+    assert "Traceback" not in err
+    assert any(json.loads(line)["event"] == "api_stopped" for line in err.splitlines())
