@@ -1,13 +1,12 @@
+"""The embedded engine's generator, on the bundled models."""
+
 from __future__ import annotations
 
-import json
-import shutil
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -25,118 +24,24 @@ from shared.engines.port import (
     EngineDead,
     EngineStopped,
     GeneratedStep,
-    GenerationRequest,
     InputTooLong,
     ModelUnusable,
-    Scores,
-    ScoringRequest,
     StepTimeout,
 )
-
-MODELS = Path(__file__).parents[3] / "models"
-PROBLEMS = [json.loads(line) for line in (MODELS / "sample.jsonl").read_text().splitlines()]
-QUESTION = PROBLEMS[0]["question"]
-GREEDY = Sampling(temperature=0)
-WARM = Sampling(temperature=1.5, top_p=0.95, top_k=40, seed=5)
-
-
-@pytest.fixture(scope="module")
-def small() -> Iterator[EmbeddedGenerator]:
-    engine = EmbeddedGenerator(MODELS / "small")
-    yield engine
-    engine.close()
-
-
-@pytest.fixture(scope="module")
-def large() -> Iterator[EmbeddedGenerator]:
-    engine = EmbeddedGenerator(MODELS / "large")
-    yield engine
-    engine.close()
-
-
-@pytest.fixture(scope="module")
-def prm() -> Iterator[EmbeddedScorer]:
-    engine = EmbeddedScorer(MODELS / "prm")
-    yield engine
-    engine.close()
-
-
-@pytest.fixture
-def lone() -> Iterator[EmbeddedGenerator]:
-    """A small model that writes one sequence at a time, for tests that hold or break it."""
-    engine = EmbeddedGenerator(MODELS / "small", max_batch=1)
-    yield engine
-    engine.close()
-
-
-def ask(question: str = QUESTION, prefix: Sequence[str] = (), **changes: Any) -> GenerationRequest:
-    values: dict[str, Any] = {
-        "problem_id": uuid4(),
-        "max_steps": 30,
-        "max_step_tokens": 512,
-        "max_tokens": 4096,
-        "step_timeout_s": 60,
-        "sampling": GREEDY,
-        **changes,
-    }
-    return GenerationRequest(question=question, prefix=tuple(prefix), **values)
-
-
-def write(engine: EmbeddedGenerator, request: GenerationRequest) -> list[GeneratedStep]:
-    return list(engine.stream(request, Cancellation()))
-
-
-def texts(steps: Sequence[GeneratedStep]) -> list[str]:
-    return [step.text for step in steps]
-
-
-def score(
-    engine: EmbeddedScorer,
-    steps: Sequence[str],
-    newest: int = 1,
-    question: str = QUESTION,
-    problem_id: UUID | None = None,
-) -> Scores:
-    request = ScoringRequest(
-        problem_id=problem_id or uuid4(), question=question, steps=tuple(steps), newest=newest, timeout_s=60
-    )
-    return engine.score(request, Cancellation())
-
-
-class Gate:
-    """Lets an engine's model compute only as often as it is told to."""
-
-    def __init__(self, engine: EmbeddedGenerator | EmbeddedScorer, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._permits = threading.Semaphore(0)
-        self._is_open = False
-        self._reached = threading.Semaphore(0)
-        compute = engine._model.compute
-
-        def gated(**arguments: Any) -> Any:
-            self._reached.release()
-            if not self._is_open:
-                self._permits.acquire()
-            return compute(**arguments)
-
-        monkeypatch.setattr(engine._model, "compute", gated)
-
-    def let_pass(self, times: int) -> None:
-        """Let the model compute, and come back once it stands before the next time."""
-        self._permits.release(times)
-        for _ in range(times):
-            self._reached.acquire()
-
-    def wait_until_reached(self) -> None:
-        self._reached.acquire()
-
-    def open(self) -> None:
-        self._is_open = True
-        self._permits.release()
-
-
-def wait_for_calls(engine: EmbeddedGenerator | EmbeddedScorer, count: int) -> None:
-    with engine._loop._changed:
-        engine._loop._changed.wait_for(lambda: len(engine._loop._open) == count)
+from tests.unit.engines.bundled import (
+    GREEDY,
+    MODELS,
+    PROBLEMS,
+    QUESTION,
+    WARM,
+    Gate,
+    ask,
+    folder_copy,
+    score,
+    texts,
+    wait_for_calls,
+    write,
+)
 
 
 def test_the_large_model_solves_problems(large: EmbeddedGenerator) -> None:
@@ -399,11 +304,6 @@ def test_an_id_that_stands_for_no_token_has_an_empty_piece_and_a_token_without_a
         pieces_of(small._model.tokenizer, 437)
 
 
-def folder_copy(folder: Path, to: Path) -> Path:
-    shutil.copytree(folder, to / folder.name)
-    return to / folder.name
-
-
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "model.onnx"])
 @pytest.mark.parametrize("damage", ["missing", "truncated", "garbled"])
 def test_a_missing_or_damaged_file_is_reported_with_the_folder(tmp_path: Path, name: str, damage: str) -> None:
@@ -448,76 +348,3 @@ def test_the_number_that_decides_a_token_hangs_on_seed_and_position_alone() -> N
     assert len(drawn) == 400
     assert 0 <= min(drawn) < 0.05
     assert 0.95 < max(drawn) < 1
-
-
-def test_a_wrong_step_scores_lower(large: EmbeddedGenerator, prm: EmbeddedScorer) -> None:
-    steps = texts(write(large, ask()))
-    right = score(prm, steps, newest=len(steps)).values
-    assert all(0.5 < value <= 1 for value in right)
-    head, _, result = steps[1].rpartition("so ")
-    wrong = f"{head}so {(int(result[:-1]) + 3) % 10}{result[1:]}"
-    (value,) = score(prm, [steps[0], wrong]).values
-    assert 0 <= value < 0.5
-
-
-def test_steps_scored_one_by_one_score_as_at_once(large: EmbeddedGenerator, prm: EmbeddedScorer) -> None:
-    steps = texts(write(large, ask()))
-    at_once = score(prm, steps, newest=len(steps))
-    problem_id = uuid4()
-    one_by_one = [score(prm, steps[: count + 1], problem_id=problem_id) for count in range(len(steps))]
-    assert [each.values[0] for each in one_by_one] == pytest.approx(at_once.values, abs=1e-5)
-    # Whatever a call has computed, the next one takes from the cache.
-    assert sum(each.tokens for each in one_by_one) == at_once.tokens
-
-
-def test_a_step_that_is_scored_again_is_computed_again_from_its_last_token_on(prm: EmbeddedScorer) -> None:
-    problem_id = uuid4()
-    first = score(prm, ["1) 1+1=2."], problem_id=problem_id)
-    again = score(prm, ["1) 1+1=2."], problem_id=problem_id)
-    assert again.tokens == 1
-    assert again.values == pytest.approx(first.values, abs=1e-5)
-
-
-def test_concurrent_scorings_are_computed_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = EmbeddedScorer(MODELS / "prm")
-    steps = [f"1) 1+{number}={number + 1}." for number in range(8)]
-    alone = [score(engine, [step]).values for step in steps]
-    runs = engine._model.runs
-    gate = Gate(engine, monkeypatch)
-    with ThreadPoolExecutor(9) as pool:
-        first = pool.submit(score, engine, ["1) 1+1=2."])
-        gate.wait_until_reached()
-        others = [pool.submit(score, engine, [step]) for step in steps]
-        wait_for_calls(engine, 9)
-        gate.open()
-        first.result()
-        together = [call.result().values for call in others]
-    engine.close()
-    assert engine._model.runs == runs + 2
-    for ours, theirs in zip(together, alone, strict=True):
-        assert ours == pytest.approx(theirs, abs=1e-5)
-
-
-def test_a_solution_longer_than_the_context_is_not_scored(prm: EmbeddedScorer) -> None:
-    with pytest.raises(InputTooLong):
-        score(prm, ["7" * 2000])
-
-
-def test_a_solution_without_steps_has_no_scores(prm: EmbeddedScorer) -> None:
-    assert score(prm, []).values == ()
-
-
-def test_a_cancelled_scoring_raises(prm: EmbeddedScorer) -> None:
-    cancellation = Cancellation()
-    cancellation.cancel()
-    request = ScoringRequest(problem_id=uuid4(), question=QUESTION, steps=("a",), newest=1, timeout_s=60)
-    with pytest.raises(Cancelled):
-        prm.score(request, cancellation)
-
-
-def test_a_language_model_with_no_step_tag_is_no_scorer(tmp_path: Path) -> None:
-    folder = folder_copy(MODELS / "small", tmp_path)
-    tokenizer = (folder / "tokenizer.json").read_text()
-    (folder / "tokenizer.json").write_text(tokenizer.replace("<extra_0>", "<extra_1>"))
-    with pytest.raises(ModelUnusable, match="process reward model"):
-        EmbeddedScorer(folder)

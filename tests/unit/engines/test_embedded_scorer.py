@@ -1,0 +1,87 @@
+"""The embedded engine's scorer, on the bundled PRM."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from shared.engines.embedded.generator import EmbeddedGenerator
+from shared.engines.embedded.scorer import EmbeddedScorer
+from shared.engines.port import Cancellation, Cancelled, InputTooLong, ModelUnusable, ScoringRequest
+from tests.unit.engines.bundled import MODELS, QUESTION, Gate, ask, folder_copy, score, texts, wait_for_calls, write
+
+
+def test_a_wrong_step_scores_lower(large: EmbeddedGenerator, prm: EmbeddedScorer) -> None:
+    steps = texts(write(large, ask()))
+    right = score(prm, steps, newest=len(steps)).values
+    assert all(0.5 < value <= 1 for value in right)
+    head, _, result = steps[1].rpartition("so ")
+    wrong = f"{head}so {(int(result[:-1]) + 3) % 10}{result[1:]}"
+    (value,) = score(prm, [steps[0], wrong]).values
+    assert 0 <= value < 0.5
+
+
+def test_steps_scored_one_by_one_score_as_at_once(large: EmbeddedGenerator, prm: EmbeddedScorer) -> None:
+    steps = texts(write(large, ask()))
+    at_once = score(prm, steps, newest=len(steps))
+    problem_id = uuid4()
+    one_by_one = [score(prm, steps[: count + 1], problem_id=problem_id) for count in range(len(steps))]
+    assert [each.values[0] for each in one_by_one] == pytest.approx(at_once.values, abs=1e-5)
+    # Whatever a call has computed, the next one takes from the cache.
+    assert sum(each.tokens for each in one_by_one) == at_once.tokens
+
+
+def test_a_step_that_is_scored_again_is_computed_again_from_its_last_token_on(prm: EmbeddedScorer) -> None:
+    problem_id = uuid4()
+    first = score(prm, ["1) 1+1=2."], problem_id=problem_id)
+    again = score(prm, ["1) 1+1=2."], problem_id=problem_id)
+    assert again.tokens == 1
+    assert again.values == pytest.approx(first.values, abs=1e-5)
+
+
+def test_concurrent_scorings_are_computed_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = EmbeddedScorer(MODELS / "prm")
+    steps = [f"1) 1+{number}={number + 1}." for number in range(8)]
+    alone = [score(engine, [step]).values for step in steps]
+    runs = engine._model.runs
+    gate = Gate(engine, monkeypatch)
+    with ThreadPoolExecutor(9) as pool:
+        first = pool.submit(score, engine, ["1) 1+1=2."])
+        gate.wait_until_reached()
+        others = [pool.submit(score, engine, [step]) for step in steps]
+        wait_for_calls(engine, 9)
+        gate.open()
+        first.result()
+        together = [call.result().values for call in others]
+    engine.close()
+    assert engine._model.runs == runs + 2
+    for ours, theirs in zip(together, alone, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5)
+
+
+def test_a_solution_longer_than_the_context_is_not_scored(prm: EmbeddedScorer) -> None:
+    with pytest.raises(InputTooLong):
+        score(prm, ["7" * 2000])
+
+
+def test_a_solution_without_steps_has_no_scores(prm: EmbeddedScorer) -> None:
+    assert score(prm, []).values == ()
+
+
+def test_a_cancelled_scoring_raises(prm: EmbeddedScorer) -> None:
+    cancellation = Cancellation()
+    cancellation.cancel()
+    request = ScoringRequest(problem_id=uuid4(), question=QUESTION, steps=("a",), newest=1, timeout_s=60)
+    with pytest.raises(Cancelled):
+        prm.score(request, cancellation)
+
+
+def test_a_language_model_with_no_step_tag_is_no_scorer(tmp_path: Path) -> None:
+    folder = folder_copy(MODELS / "small", tmp_path)
+    tokenizer = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(tokenizer.replace("<extra_0>", "<extra_1>"))
+    with pytest.raises(ModelUnusable, match="process reward model"):
+        EmbeddedScorer(folder)
