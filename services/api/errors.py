@@ -29,6 +29,7 @@ _MEDIA_TYPE = "application/problem+json"
 
 _STATUS = {
     "malformed_body": HTTPStatus.BAD_REQUEST,
+    "unsupported_media_type": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     "not_found": HTTPStatus.NOT_FOUND,
     "idempotency_conflict": HTTPStatus.CONFLICT,
 }
@@ -47,6 +48,12 @@ class MalformedBody(PermanentError):
     """The body cannot be read; send one JSON object in UTF-8."""
 
     code = "malformed_body"
+
+
+class UnsupportedMediaType(PermanentError):
+    """The body is not marked as JSON in UTF-8; send it with the header `content-type: application/json`."""
+
+    code = "unsupported_media_type"
 
 
 class InvalidSubmission(PermanentError):

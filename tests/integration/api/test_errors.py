@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from services.api.app import create_app
 from shared.store.database import Database
-from tests.integration.api.calls import JSON, QUESTION, SETTINGS, is_refusal
+from tests.integration.api.calls import JSON, QUESTION, SETTINGS, is_refusal, submit
 
 pytestmark = pytest.mark.servers
 
@@ -36,10 +36,61 @@ def test_a_body_that_is_not_utf_8_is_refused(api: TestClient, body: bytes) -> No
     assert "UTF-8" in refused["detail"]
 
 
-def test_a_body_that_is_not_sent_as_json_is_refused(api: TestClient) -> None:
-    response = api.post("/v1/problems", content=b'{"question": "What?"}', headers={"Content-Type": "text/plain"})
-    assert 400 <= response.status_code < 500
-    is_refusal(response, response.status_code, response.json()["code"])
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        None,
+        "",
+        "json",
+        "text/plain",
+        "text/json",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "application/jsonl",
+        "application/json/x",
+        "application/json, text/plain",
+        "application/+json",
+        "application/a b+json",
+        "application/json; charset=latin-1",
+        "application/json; charset=utf-16",
+        "application/json; charset=",
+        "application/json; charset=utf-8; charset=latin-1",
+    ],
+)
+@pytest.mark.parametrize(("path", "body"), [("/v1/problems", QUESTION), ("/v1/batches", {"problems": [QUESTION]})])
+def test_a_body_that_is_not_sent_as_json_is_refused_with_what_to_send(
+    api: TestClient, path: str, body: dict[str, object], content_type: str | None
+) -> None:
+    headers = {} if content_type is None else {"Content-Type": content_type}
+    response = api.post(path, content=json.dumps(body), headers=headers)
+    refused = is_refusal(response, 415, "unsupported_media_type")
+    assert "content-type: application/json" in refused["detail"]
+    assert refused["errors"] == []
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "application/json",
+        "Application/JSON",
+        "application/json;charset=utf-8",
+        'application/json ; Charset="UTF-8"',
+        "application/json; charset=utf8",
+        "application/json; profile=short",
+        "application/json;",
+        "application/vnd.example.v1+json",
+        "application/problem+json; charset=utf-8",
+    ],
+)
+def test_json_may_be_sent_under_any_of_its_names(api: TestClient, content_type: str) -> None:
+    response = api.post("/v1/problems", content=json.dumps(QUESTION), headers={"Content-Type": content_type})
+    assert response.status_code == 201, response.text
+
+
+def test_a_request_that_takes_no_body_needs_no_content_type(api: TestClient) -> None:
+    made = submit(api)
+    for headers in ({}, {"Content-Type": "text/plain"}):
+        assert api.post(made["links"]["cancel"], headers=headers).status_code == 202
 
 
 def test_a_body_over_the_limit_is_refused_with_its_length_announced(api: TestClient) -> None:
