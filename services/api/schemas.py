@@ -6,13 +6,25 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from pydantic_core import PydanticCustomError
 
 from shared.domain.values import Limits, Options, Sampling
 
 MAX_SEED = 2**53
 """Largest seed: every JSON reader keeps integers up to here exact."""
+
+MAX_LOOKAHEAD = 64
+"""Largest lookahead that is a number; past it there is only `unlimited`."""
 
 _LIMITS, _SAMPLING, _OPTIONS = Limits(), Sampling(), Options()
 
@@ -31,7 +43,20 @@ def _not_blank(text: str) -> str:
     return text
 
 
+def _number_or_unlimited(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+    """Say in one sentence what a union says in one for each member."""
+    try:
+        return validate(value)
+    except ValidationError as error:
+        message = f'It must be a whole number from 0 to {MAX_LOOKAHEAD}, or "unlimited"'
+        raise PydanticCustomError("lookahead", message) from error
+
+
 Text = Annotated[str, AfterValidator(_plain_text)]
+
+Lookahead = Annotated[
+    Annotated[int, Field(ge=0, le=MAX_LOOKAHEAD)] | Literal["unlimited"], WrapValidator(_number_or_unlimited)
+]
 
 
 class _Request(BaseModel):
@@ -70,9 +95,7 @@ class Choices(_Request):
     """How a problem is to be solved."""
 
     policy: PolicyChoice = Field(default_factory=PolicyChoice)
-    lookahead: Annotated[int, Field(ge=0, le=64)] | Literal["unlimited"] = Field(
-        0, description="Steps that the small model may draft past the last accepted one."
-    )
+    lookahead: Lookahead = Field(0, description="Steps that the small model may draft past the last accepted one.")
     limits: LimitsChoice = Field(default_factory=LimitsChoice)
     sampling: SamplingChoice = Field(default_factory=SamplingChoice)
     step_timeout_s: float = Field(

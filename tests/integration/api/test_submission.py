@@ -112,6 +112,24 @@ def test_a_field_out_of_bounds_is_refused_by_its_name(api: TestClient, field: st
     assert inner in wrong
 
 
+@pytest.mark.parametrize("value", [-1, 65, 1.5, 10**30, True, "all", "4", "", None, [], {}])
+def test_a_wrong_lookahead_is_refused_in_one_sentence_wherever_it_stands(api: TestClient, value: object) -> None:
+    wrong = {"lookahead": value}
+    for path, body, field in (
+        ("/v1/problems", QUESTION | wrong, "body.lookahead"),
+        ("/v1/batches", {"problems": [QUESTION], "defaults": wrong}, "body.defaults.lookahead"),
+        ("/v1/batches", {"problems": [QUESTION, QUESTION | wrong]}, "body.problems.1.lookahead"),
+    ):
+        refused = is_refusal(api.post(path, json=body), 422, "invalid_request")
+        assert refused["detail"] == f'{field}: It must be a whole number from 0 to 64, or "unlimited".'
+        assert [error["field"] for error in refused["errors"]] == [field]
+
+
+@pytest.mark.parametrize("value", [0, 64, "unlimited"])
+def test_a_lookahead_may_be_any_number_to_64_or_unlimited(api: TestClient, value: object) -> None:
+    assert submit(api, lookahead=value)["lookahead"] == value
+
+
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
 @pytest.mark.parametrize("place", ['"sampling": {"temperature": %s}', '"step_timeout_s": %s', '"deadline_s": %s'])
 def test_a_number_that_is_not_finite_is_refused(api: TestClient, place: str, number: str) -> None:
