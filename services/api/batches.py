@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 from uuid import UUID
 
-from fastapi import APIRouter, Query, Response, status
+from fastapi import APIRouter, Response, status
 from pydantic import ValidationError
 
 from services.api import schemas
 from services.api.errors import MAX_FIELD_CHARS, RESPONSES, InvalidSubmission, NotFound
 from services.api.problems import (
+    Cursor,
     IdempotencyKey,
     Limit,
     WithDatabase,
@@ -66,15 +67,14 @@ def get(batch_id: UUID, database: WithDatabase) -> schemas.Batch:
 def problems(
     batch_id: UUID,
     database: WithDatabase,
-    cursor: Annotated[str | None, Query(max_length=500, description="`next_cursor` of the page before.")] = None,
+    cursor: Cursor = None,
     limit: Limit = 50,
 ) -> schemas.ProblemPage:
-    """List the problems of a batch, newest first."""
+    """List the problems of a batch, in the order of their submission (`batch_index` from 0 on)."""
     with database.session() as session:
-        if readings.read_batch(session, batch_id) is None:
+        if not readings.has_batch(session, batch_id):
             raise NotFound
-        wanted = readings.ProblemFilter(batch_id=batch_id)
-        page = readings.list_problems(session, wanted, limit=limit, cursor=cursor)
+        page = readings.list_batch_problems(session, batch_id, limit=limit, cursor=cursor)
         return schemas.ProblemPage(items=[show(each) for each in page.items], next_cursor=page.next_cursor)
 
 

@@ -44,6 +44,9 @@ IdempotencyKey = Annotated[
         description="Makes it safe to send the request again: the same key and body give the same result.",
     ),
 ]
+Cursor = Annotated[
+    str | None, Query(max_length=500, description="`next_cursor` of the page before; no other listing takes it.")
+]
 Limit = Annotated[int, Query(ge=1, le=200, description="Most items of the answer.")]
 After = Annotated[int, Query(ge=-1, le=MAX_STEP, description="Begin after this step.")]
 
@@ -103,10 +106,10 @@ def list_(  # noqa: PLR0917 - FastAPI fills them by name
         str | None, Query(max_length=80, pattern="^[a-z0-9-]+$", description="Only problems of this policy.")
     ] = None,
     batch_id: Annotated[UUID | None, Query(description="Only problems of this batch.")] = None,
-    cursor: Annotated[str | None, Query(max_length=500, description="`next_cursor` of the page before.")] = None,
+    cursor: Cursor = None,
     limit: Limit = 50,
 ) -> schemas.ProblemPage:
-    """List problems, newest first."""
+    """List problems, newest first; of problems that were submitted together, the last one first."""
     wanted = readings.ProblemFilter(status=status, policy=policy, batch_id=batch_id)
     with database.session() as session:
         page = readings.list_problems(session, wanted, limit=limit, cursor=cursor)

@@ -188,7 +188,7 @@ class Problem(BaseModel):
 
 
 class ProblemPage(BaseModel):
-    """Problems, newest first."""
+    """One page of problems, in the order of the listing."""
 
     items: list[Problem]
     next_cursor: str | None = Field(description="Give it as `cursor` for the next page; null at the end.")

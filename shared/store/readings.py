@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import column, func, select, table, text, tuple_
+from sqlalchemy import Select, column, exists, func, select, table, text, tuple_
 from sqlalchemy.orm import Session
 
 from shared.domain.values import Action, Ledger
-from shared.errors import PermanentError
+from shared.store.cursors import BadCursor, make_cursor, read_cursor
 from shared.store.tables import Batch, DecisionRow, Problem, Process, StepRow
-
-
-class BadCursor(PermanentError):
-    """The cursor is not one that a listing gave; leave it out to begin at the start."""
-
-    code = "bad_cursor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +48,7 @@ class ProblemFilter:
 
 @dataclass(frozen=True, slots=True)
 class ProblemPage:
-    """One page of a listing, newest first."""
+    """One page of a listing."""
 
     items: Sequence[ProblemReading]
     next_cursor: str | None
@@ -69,6 +60,10 @@ _ESCALATED = (
     .where(DecisionRow.problem_id == Problem.id, DecisionRow.action == Action.ESCALATE)
     .scalar_subquery()
 )
+_ALONE = -1
+"""Stands for the index in its batch of a problem that has no batch: nothing in SQL is less than null."""
+_PLACE = (Problem.created_at, func.coalesce(Problem.batch_index, _ALONE), Problem.id)
+"""Orders all problems. Those of a batch share one moment, that of their transaction: their indexes order them."""
 _LEDGER = tuple(each.name for each in fields(Ledger))
 _AUDIT = table("audit", column("problem_id"), column("step"))
 
@@ -85,12 +80,15 @@ def read_status(session: Session, problem_id: UUID) -> str | None:
 
 
 def list_problems(session: Session, wanted: ProblemFilter, *, limit: int, cursor: str | None) -> ProblemPage:
-    """List problems, newest first; those submitted meanwhile do not shift the pages.
+    """List problems, newest first, the last one of a batch before the others; arrivals do not shift the pages.
 
     Raises:
-        BadCursor: No listing gave this cursor.
+        BadCursor: This listing gave no such cursor.
     """
-    query = select(Problem, _STEPS, _ESCALATED).order_by(Problem.created_at.desc(), Problem.id.desc())
+    # In a batch, all of one moment, the index alone gives the same order, and finds an old batch without a look at all
+    # that came after it.
+    order = _PLACE if wanted.batch_id is None else (Problem.batch_index,)
+    query = select(Problem, _STEPS, _ESCALATED).order_by(*(each.desc() for each in order))
     if wanted.status is not None:
         query = query.where(Problem.status == wanted.status)
     if wanted.policy is not None:
@@ -98,10 +96,22 @@ def list_problems(session: Session, wanted: ProblemFilter, *, limit: int, cursor
     if wanted.batch_id is not None:
         query = query.where(Problem.batch_id == wanted.batch_id)
     if cursor is not None:
-        query = query.where(tuple_(Problem.created_at, Problem.id) < tuple_(*_read_cursor(cursor)))
-    rows = session.execute(query.limit(limit + 1)).all()
-    items = [ProblemReading(*row) for row in rows[:limit]]
-    return ProblemPage(items, _make_cursor(items[-1].problem) if len(rows) > limit else None)
+        query = query.where(tuple_(*_PLACE) < tuple_(*_read_place(cursor)))
+    return _page(session, query, limit=limit, mark=_mark_place)
+
+
+def list_batch_problems(session: Session, batch_id: UUID, *, limit: int, cursor: str | None) -> ProblemPage:
+    """List the problems of a batch, in the order of their submission.
+
+    Raises:
+        BadCursor: The listing of this batch gave no such cursor.
+    """
+    listing = f"batch {batch_id}"
+    query = select(Problem, _STEPS, _ESCALATED).where(Problem.batch_id == batch_id).order_by(Problem.batch_index)
+    if cursor is not None:
+        (after,) = read_cursor(listing, cursor, int)
+        query = query.where(Problem.batch_index > after)
+    return _page(session, query, limit=limit, mark=lambda last: make_cursor(listing, _index(last)))
 
 
 def list_steps(session: Session, problem_id: UUID, *, limit: int, after: int) -> Sequence[StepRow]:
@@ -150,6 +160,11 @@ def read_batch(session: Session, batch_id: UUID) -> BatchReading | None:
     )
 
 
+def has_batch(session: Session, batch_id: UUID) -> bool:
+    """Tell whether there is a batch with this id."""
+    return bool(session.scalar(select(exists().where(Batch.id == batch_id))))
+
+
 def list_batch_ids(session: Session, batch_id: UUID) -> Sequence[UUID]:
     """List the ids of a batch's problems, in the order of their submission."""
     return session.scalars(select(Problem.id).where(Problem.batch_id == batch_id).order_by(Problem.batch_index)).all()
@@ -170,18 +185,28 @@ def _counts(rows: Any) -> dict[str, int]:
     return {row[0]: row[1] for row in rows}
 
 
-def _make_cursor(problem: Problem) -> str:
-    raw = json.dumps([problem.created_at.isoformat(), str(problem.id)]).encode()
-    return base64.urlsafe_b64encode(raw).decode()
+def _page(session: Session, query: Select[Any], *, limit: int, mark: Callable[[Problem], str]) -> ProblemPage:
+    """Read one page, and one row past it, to know whether there is another; `mark` makes the cursor of the last row."""
+    rows = session.execute(query.limit(limit + 1)).all()
+    items = [ProblemReading(*row) for row in rows[:limit]]
+    return ProblemPage(items, mark(items[-1].problem) if len(rows) > limit else None)
 
 
-def _read_cursor(cursor: str) -> tuple[datetime, UUID]:
+def _index(problem: Problem) -> int:
+    return _ALONE if problem.batch_index is None else problem.batch_index
+
+
+def _mark_place(problem: Problem) -> str:
+    return make_cursor("problems", problem.created_at.isoformat(), _index(problem), str(problem.id))
+
+
+def _read_place(cursor: str) -> tuple[datetime, int, UUID]:
+    created_at, index, problem_id = read_cursor("problems", cursor, str, int, str)
     try:
-        created_at, problem_id = json.loads(base64.urlsafe_b64decode(cursor.encode()))
         # To UTC: a moment without a zone is none of ours, and one at either end of time does not fit.
         moment = datetime.fromisoformat(created_at)
         if moment.tzinfo is None:
             raise BadCursor
-        return moment.astimezone(UTC), UUID(problem_id)
-    except (ValueError, TypeError, AttributeError, OverflowError, binascii.Error) as error:
+        return moment.astimezone(UTC), index, UUID(problem_id)
+    except (ValueError, OverflowError) as error:
         raise BadCursor from error
