@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Select, column, exists, func, select, table, text, tuple_
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
 
 from shared.domain.values import Action, Ledger
 from shared.store.cursors import BadCursor, make_cursor, read_cursor
@@ -21,6 +21,7 @@ class ProblemReading:
     """A problem with what is counted over its steps."""
 
     problem: Problem
+    """Holds what is shown; the columns that orchestrators work with raise if they are read."""
     steps: int
     escalated_steps: int
 
@@ -65,12 +66,23 @@ _ALONE = -1
 _PLACE = (Problem.created_at, func.coalesce(Problem.batch_index, _ALONE), Problem.id)
 """Orders all problems. Those of a batch share one moment, that of their transaction: their indexes order them."""
 _LEDGER = tuple(each.name for each in fields(Ledger))
+_WORKING = (
+    Problem.idempotency_key,
+    Problem.request_digest,
+    Problem.ask,
+    Problem.asks,
+    Problem.attempts,
+    Problem.pending,
+    Problem.due_at,
+)
+"""What nobody is shown: drafts that wait for their turn are most of a running problem's row."""
+_SHOWN = select(Problem, _STEPS, _ESCALATED).options(*(defer(each, raiseload=True) for each in _WORKING))
 _AUDIT = table("audit", column("problem_id"), column("step"))
 
 
 def read_problem(session: Session, problem_id: UUID) -> ProblemReading | None:
     """Read one problem."""
-    row = session.execute(select(Problem, _STEPS, _ESCALATED).where(Problem.id == problem_id)).first()
+    row = session.execute(_SHOWN.where(Problem.id == problem_id)).first()
     return ProblemReading(*row) if row else None
 
 
@@ -88,7 +100,7 @@ def list_problems(session: Session, wanted: ProblemFilter, *, limit: int, cursor
     # In a batch, all of one moment, the index alone gives the same order, and finds an old batch without a look at all
     # that came after it.
     order = _PLACE if wanted.batch_id is None else (Problem.batch_index,)
-    query = select(Problem, _STEPS, _ESCALATED).order_by(*(each.desc() for each in order))
+    query = _SHOWN.order_by(*(each.desc() for each in order))
     if wanted.status is not None:
         query = query.where(Problem.status == wanted.status)
     if wanted.policy is not None:
@@ -107,7 +119,7 @@ def list_batch_problems(session: Session, batch_id: UUID, *, limit: int, cursor:
         BadCursor: The listing of this batch gave no such cursor.
     """
     listing = f"batch {batch_id}"
-    query = select(Problem, _STEPS, _ESCALATED).where(Problem.batch_id == batch_id).order_by(Problem.batch_index)
+    query = _SHOWN.where(Problem.batch_id == batch_id).order_by(Problem.batch_index)
     if cursor is not None:
         (after,) = read_cursor(listing, cursor, int)
         query = query.where(Problem.batch_index > after)

@@ -1,0 +1,70 @@
+"""What the API asks of its database: how many statements, and for which columns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+import pytest
+from sqlalchemy import event
+from sqlalchemy.exc import InvalidRequestError
+from starlette.testclient import TestClient
+
+from shared.store import readings
+from shared.store.database import Database
+from shared.store.tables import Problem
+from tests.integration.api.calls import submit_batch
+
+pytestmark = pytest.mark.servers
+
+HIDDEN = ("idempotency_key", "request_digest", "ask", "asks", "attempts", "pending", "due_at")
+
+
+@contextmanager
+def statements(database: Database) -> Iterator[list[str]]:
+    """Collect the queries that are sent meanwhile, in the order in which they are."""
+    sent: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_rest: object) -> None:
+        if statement.startswith("SELECT"):
+            sent.append(statement)
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(database.engine, "before_cursor_execute", note)
+
+
+@pytest.mark.parametrize(
+    ("path", "count"),
+    [
+        ("/v1/problems?limit=200", 1),
+        ("/v1/problems?batch_id={batch}", 1),
+        ("/v1/problems/{problem}", 1),
+        ("/v1/batches/{batch}/problems", 2),
+    ],
+)
+def test_problems_are_read_in_one_statement_without_what_orchestrators_work_with(
+    api: TestClient, database: Database, path: str, count: int
+) -> None:
+    batch = submit_batch(api, 5)
+    with statements(database) as sent:
+        response = api.get(path.format(batch=batch["id"], problem=batch["problem_ids"][0]))
+    assert response.status_code == 200
+    assert len(sent) == count, "one for all problems; the other one asks for the batch"
+    assert "problems.question" in sent[-1]
+    assert not [name for name in HIDDEN if re.search(rf"\bproblems\.{name}\b", sent[-1])]
+
+
+def test_a_column_that_is_not_shown_raises_instead_of_being_loaded(api: TestClient, database: Database) -> None:
+    (problem_id,) = submit_batch(api, 1)["problem_ids"]
+    with database.session() as session:
+        reading = readings.read_problem(session, UUID(problem_id))
+        assert reading is not None
+        for name in HIDDEN:
+            with pytest.raises(InvalidRequestError, match=name):
+                getattr(reading.problem, name)
+    assert set(HIDDEN) < {column.name for column in Problem.__table__.columns}
