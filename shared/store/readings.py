@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, column, exists, func, select, table, text, tuple_
+from sqlalchemy import Row, Select, column, exists, func, select, table, text, tuple_
 from sqlalchemy.orm import Session, defer
 
 from shared.domain.values import Action, Ledger
@@ -77,6 +78,15 @@ _WORKING = (
 )
 """What nobody is shown: drafts that wait for their turn are most of a running problem's row."""
 _SHOWN = select(Problem, _STEPS, _ESCALATED).options(*(defer(each, raiseload=True) for each in _WORKING))
+# Steps are counted problem by problem: a join reads all decisions there are, once the planner thinks a batch large.
+_SUMS = select(
+    Problem.status,
+    Problem.verdict,
+    func.count().label("problems"),
+    func.sum(_STEPS).label("steps"),
+    func.sum(_ESCALATED).label("escalated_steps"),
+    *(func.sum(getattr(Problem, name)).label(name) for name in _LEDGER),
+).group_by(Problem.status, Problem.verdict)
 _AUDIT = table("audit", column("problem_id"), column("step"))
 
 
@@ -146,29 +156,18 @@ def read_audit(session: Session, problem_id: UUID, *, limit: int, after: int) ->
 
 
 def read_batch(session: Session, batch_id: UUID) -> BatchReading | None:
-    """Read one batch with its sums."""
+    """Read one batch with its sums, all of one moment."""
     batch = session.get(Batch, batch_id)
     if batch is None:
         return None
-    inside = Problem.batch_id == batch_id
-    sums = session.execute(
-        select(*(func.coalesce(func.sum(getattr(Problem, name)), 0).label(name) for name in _LEDGER)).where(inside)
-    ).one()
-    members = select(Problem.id).where(inside)
-    escalated = DecisionRow.action == Action.ESCALATE
+    groups = session.execute(_SUMS.where(Problem.batch_id == batch_id)).all()
     return BatchReading(
         batch=batch,
-        statuses=_counts(session.execute(select(Problem.status, func.count()).where(inside).group_by(Problem.status))),
-        verdicts=_counts(
-            session.execute(
-                select(Problem.verdict, func.count())
-                .where(inside, Problem.verdict.is_not(None))
-                .group_by(Problem.verdict)
-            )
-        ),
-        ledger={name: int(getattr(sums, name)) for name in _LEDGER},
-        steps=session.scalar(select(func.count()).where(StepRow.problem_id.in_(members))) or 0,
-        escalated_steps=session.scalar(select(func.count()).where(DecisionRow.problem_id.in_(members), escalated)) or 0,
+        statuses=_count_by("status", groups),
+        verdicts=_count_by("verdict", groups),
+        ledger={name: _add_up(name, groups) for name in _LEDGER},
+        steps=_add_up("steps", groups),
+        escalated_steps=_add_up("escalated_steps", groups),
     )
 
 
@@ -193,8 +192,15 @@ def read_clock(session: Session) -> datetime:
     return now
 
 
-def _counts(rows: Any) -> dict[str, int]:
-    return {row[0]: row[1] for row in rows}
+def _count_by(name: str, groups: Sequence[Row[Any]]) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for group in groups:
+        counts[getattr(group, name)] += group.problems
+    return {value: count for value, count in counts.items() if value is not None}
+
+
+def _add_up(name: str, groups: Sequence[Row[Any]]) -> int:
+    return sum(int(getattr(group, name)) for group in groups)
 
 
 def _page(session: Session, query: Select[Any], *, limit: int, mark: Callable[[Problem], str]) -> ProblemPage:

@@ -68,3 +68,10 @@ def test_a_column_that_is_not_shown_raises_instead_of_being_loaded(api: TestClie
             with pytest.raises(InvalidRequestError, match=name):
                 getattr(reading.problem, name)
     assert set(HIDDEN) < {column.name for column in Problem.__table__.columns}
+
+
+def test_a_batch_is_summed_up_in_one_statement(api: TestClient, database: Database) -> None:
+    batch = submit_batch(api, 5)
+    with statements(database) as sent:
+        assert api.get(f"/v1/batches/{batch['id']}").json()["statuses"] == {"queued": 5}
+    assert len(sent) == 2, "one for the batch, one for all its sums"
