@@ -120,6 +120,8 @@ def _make_engine(url: str, *, pool_size: int, statement_timeout_s: int) -> Engin
     def _limit(connection: psycopg.Connection[tuple[object, ...]], _record: object) -> None:
         connection.execute(f"SET statement_timeout = '{statement_timeout_s}s'")
         connection.execute("SET timezone = 'UTC'")
+        # Compiling costs more than any query here takes.
+        connection.execute("SET jit = off")
         connection.commit()
 
     return engine

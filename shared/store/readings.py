@@ -72,6 +72,7 @@ _WORKING = (
     Problem.request_digest,
     Problem.ask,
     Problem.asks,
+    Problem.first_ask,
     Problem.attempts,
     Problem.pending,
     Problem.due_at,
