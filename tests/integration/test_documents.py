@@ -41,6 +41,8 @@ def test_every_curl_command_of_the_readme_is_answered_well(deployment: Deploymen
     assert len(commands) >= 9
     problem_id = ""
     for command in commands:
+        if command.startswith("ID="):
+            continue  # what the reader fills in
         typed = command.replace("localhost:8080", deployment.api.address).replace("$ID", problem_id)
         done = subprocess.run(["bash", "-c", f"{typed} -f"], capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
