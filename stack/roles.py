@@ -62,30 +62,40 @@ class Child:
 class Roles:
     """Runs roles until the block ends, each with a log file of its own."""
 
-    def __init__(self, environment: Mapping[str, str], logs: Path, *, roles: Sequence[str] = tuple(ROLES)) -> None:
+    def __init__(
+        self, environment: Mapping[str, str], logs: Path, *, roles: Mapping[str, Sequence[str]] = ROLES
+    ) -> None:
         """Prepare.
 
         Args:
             environment: Settings for every role, on top of this process's own.
             logs: Folder for the log files.
-            roles: Which roles to start.
+            roles: Which roles to start, and how: arguments for Python.
         """
         self._environment = {**os.environ, **environment, "TRIM_ENDS_WITH_PARENT": "1"}
         self.logs = logs
-        self._names = roles
+        self._roles = roles
         self._children: dict[str, Child] = {}
         self._soon: Counter[str] = Counter()
 
     def __enter__(self) -> Self:
         """Start all roles."""
         self.logs.mkdir(parents=True, exist_ok=True)
-        for role in self._names:
-            self.start(role)
+        try:
+            for role in self._roles:
+                self.start(role)
+        except BaseException:
+            self._stop()  # Ctrl-C while they start: nobody else would stop those that run already.
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Stop all roles."""
+        self._stop()
+
+    def _stop(self) -> None:
         """Stop all roles: politely first, and wait for them."""
         for child in self._children.values():
             child.process.send_signal(signal.SIGTERM)
@@ -102,7 +112,7 @@ class Roles:
         path = self.logs / f"{role}.log"
         with path.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, *ROLES[role]],
+                [sys.executable, *self._roles[role]],
                 env={**self._environment, "TRIM_NODE_NAME": f"{role}-0"},
                 stdin=subprocess.PIPE,
                 stdout=log,

@@ -28,13 +28,13 @@ def scratch_database(server_url: str) -> Iterator[str]:
     name = f"trim_scratch_{secrets.token_hex(4)}"
     url = make_url(server_url).set(drivername="postgresql")
     server = url.render_as_string(hide_password=False)
-    _execute(server, f"CREATE DATABASE {name}")
     try:
+        _execute(server, f"CREATE DATABASE {name}")
         made = url.set(database=name).render_as_string(hide_password=False)
         migrations.upgrade(made)
         yield made
     finally:
-        _execute(server, f"DROP DATABASE {name} WITH (FORCE)")
+        _execute(server, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
 
 @contextmanager
