@@ -1,20 +1,36 @@
 """The plain design that the service is measured against: one Celery task a hop, one transaction an event.
 
-Run as a worker by `bench.overhead`: `python -m bench.plain small | prm | decide`.
+`bench.overhead` runs its workers: `python -m bench.plain small | prm | decide`.
 """
 
 from __future__ import annotations
 
-import os
 import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
+from itertools import count as counting
+from pathlib import Path
 from typing import Any
 
 import psycopg
 from celery import Celery
+from celery.worker.consumer import Consumer
 from kombu.entity import Exchange, Queue
 from psycopg_pool import ConnectionPool
+from pydantic import SecretStr
 
-STEPS = 8
+from bench.design import STEPS, Design
+from bench.tap import Binding
+from shared import process
+from shared.bus.connection import connect
+from shared.settings import Settings
+from stack.roles import Roles
+from stack.scratch import scratch_database, scratch_prefix
+
+HOPS = ("small", "prm", "decide")
+"""The tasks, each with a queue and a worker process of its own."""
 
 TABLES = """
 CREATE TABLE plain_problems (id int PRIMARY KEY, steps int NOT NULL DEFAULT 0,
@@ -27,16 +43,97 @@ CREATE TABLE plain_inbox (id text PRIMARY KEY);
 """
 
 
-def make_app(prefix: str) -> Celery:
+class PlainConsumer(Consumer):  # type: ignore[misc]
+    """Celery's consumer without delayed delivery: it is not used, and would leave 28 queues on the broker for good."""
+
+    class Blueprint(Consumer.Blueprint):  # type: ignore[misc]
+        """What the consumer is made of."""
+
+        default_steps = tuple(
+            step for step in Consumer.Blueprint.default_steps if not step.endswith(":DelayedDelivery")
+        )
+
+
+class Plain(Design):
+    """The plain design. It has no lookahead."""
+
+    problem_table = "plain_problems"
+    step_table = "plain_steps"
+
+    def __init__(self, settings: Settings, roles: Roles) -> None:
+        """Connect to a plain design whose workers were started."""
+        super().__init__(settings, roles)
+        self._app = make_app(settings)
+        self._numbers = counting()
+
+    def submit(self, count: int, *, lookahead: int) -> None:
+        """Submit new problems: commit their rows, then send the first hop of each."""
+        assert lookahead == 0
+        ids = [next(self._numbers) for _ in range(count)]
+        with self.engine.begin() as connection:
+            connection.exec_driver_sql("INSERT INTO plain_problems (id) SELECT unnest(%s::int[])", (ids,))
+        for each in ids:
+            send(self._app, "small", each, [])
+
+    def bindings(self) -> Sequence[Binding]:
+        """List all that the plain design publishes: its hops."""
+        return [(queue.exchange.name, queue.routing_key) for queue in self._app.conf.task_queues]
+
+    def close(self) -> None:
+        """Close the benchmark's own connections."""
+        self._app.close()
+        super().close()
+
+
+@contextmanager
+def running_plain(server_url: str, broker_url: str) -> Iterator[Plain]:
+    """Run the plain design for as long as the block does.
+
+    Args:
+        server_url: A database from which others can be created.
+        broker_url: RabbitMQ.
+    """
+    with tempfile.TemporaryDirectory() as folder, scratch_database(server_url) as database_url:
+        settings = Settings(
+            database_url=SecretStr(database_url), broker_url=SecretStr(broker_url), queue_prefix=scratch_prefix()
+        )
+        environment = {
+            "TRIM_DATABASE_URL": database_url,
+            "TRIM_BROKER_URL": broker_url,
+            "TRIM_QUEUE_PREFIX": settings.queue_prefix,
+            "TRIM_LOG_LEVEL": "warning",
+        }
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            connection.execute(TABLES.encode())
+        with (
+            scratch_hops(settings),
+            Roles(environment, Path(folder), roles={hop: ["-m", "bench.plain", hop] for hop in HOPS}) as running,
+            closing(Plain(settings, running)) as plain,
+        ):
+            yield plain
+
+
+@contextmanager
+def scratch_hops(settings: Settings) -> Iterator[None]:
+    """Delete the queues and the exchange in the end, with all that is in them."""
+    try:
+        yield
+    finally:
+        connection = connect(settings)
+        queues = make_app(settings).conf.task_queues
+        for declared in (*queues, queues[0].exchange):
+            declared(connection.default_channel).delete()
+        connection.release()
+
+
+def make_app(settings: Settings) -> Celery:
     """Make the Celery app: three queues, late acknowledgement, confirmed publication."""
-    exchange = Exchange(f"{prefix}.plain", type="topic")
-    queues = [
-        Queue(f"{prefix}.plain.{name}", exchange, f"{prefix}.plain.{name}", queue_arguments={"x-queue-type": "quorum"})
-        for name in ("small", "prm", "decide")
-    ]
+    exchange = Exchange(f"{settings.queue_prefix}.plain", type="topic")
+    names = [f"{exchange.name}.{hop}" for hop in HOPS]
+    queues = [Queue(name, exchange, name, queue_arguments={"x-queue-type": "quorum"}) for name in names]
     app = Celery("plain", set_as_current=False)
     app.conf.update(
-        broker_url=os.environ["TRIM_BROKER_URL"],
+        broker_url=settings.require_broker_url(),
         broker_transport_options={"confirm_publish": True},
         broker_connection_retry_on_startup=True,
         task_queues=queues,
@@ -45,6 +142,7 @@ def make_app(prefix: str) -> Celery:
         task_default_exchange_type="topic",
         task_acks_late=True,
         task_ignore_result=True,
+        worker_consumer="bench.plain:PlainConsumer",
         worker_prefetch_multiplier=1,
         worker_enable_remote_control=False,
         worker_hijack_root_logger=False,
@@ -52,22 +150,22 @@ def make_app(prefix: str) -> Celery:
     return app
 
 
-def send(app: Celery, prefix: str, name: str, *arguments: Any) -> None:
+def send(app: Celery, hop: str, *arguments: Any) -> None:
     """Send one hop."""
-    queue = f"{prefix}.plain.{name}"
-    app.send_task(name, args=arguments, queue=queue, routing_key=queue)
+    queue = app.conf.task_queues[HOPS.index(hop)].name
+    app.send_task(hop, args=arguments, queue=queue, routing_key=queue)
 
 
-def define_tasks(app: Celery, prefix: str, pool: ConnectionPool[Any] | None) -> None:
+def define_tasks(app: Celery, pool: ConnectionPool[Any] | None) -> None:
     """Define the three hops."""
 
     @app.task(name="small")  # type: ignore[untyped-decorator]
     def small(problem: int, prefix_texts: list[str]) -> None:
-        send(app, prefix, "prm", problem, prefix_texts, f"step {len(prefix_texts)} is written")
+        send(app, "prm", problem, prefix_texts, f"step {len(prefix_texts)} is written")
 
     @app.task(name="prm")  # type: ignore[untyped-decorator]
     def prm(problem: int, prefix_texts: list[str], draft: str) -> None:
-        send(app, prefix, "decide", problem, prefix_texts, draft, 0.9)
+        send(app, "decide", problem, prefix_texts, draft, 0.9)
 
     @app.task(name="decide")  # type: ignore[untyped-decorator]
     def decide(problem: int, prefix_texts: list[str], draft: str, score: float) -> None:
@@ -76,7 +174,7 @@ def define_tasks(app: Celery, prefix: str, pool: ConnectionPool[Any] | None) -> 
         with pool.connection() as connection:
             done = _decide(connection, problem, step, draft, score)
         if not done:
-            send(app, prefix, "small", problem, [*prefix_texts, draft])
+            send(app, "small", problem, [*prefix_texts, draft])
 
 
 def _decide(connection: psycopg.Connection[Any], problem: int, step: int, draft: str, score: float) -> bool:
@@ -92,22 +190,22 @@ def _decide(connection: psycopg.Connection[Any], problem: int, step: int, draft:
     return step + 1 == STEPS
 
 
-def main() -> None:
+def work(settings: Settings, *, hop: str) -> None:
     """Run one worker."""
-    role, prefix = sys.argv[1], os.environ["TRIM_QUEUE_PREFIX"]
-    app = make_app(prefix)
+    app = make_app(settings)
     pool = None
-    if role == "decide":
-        pool = ConnectionPool(os.environ["TRIM_DATABASE_URL"], min_size=8, max_size=8, open=True)
-    define_tasks(app, prefix, pool)
-    concurrency = "8" if role == "decide" else "32"
+    if hop == "decide":
+        pool = ConnectionPool(settings.require_database_url(), min_size=8, max_size=8, open=True)
+    define_tasks(app, pool)
+    concurrency = "8" if hop == "decide" else "32"
+    queue = app.conf.task_queues[HOPS.index(hop)].name
     app.worker_main(
         [
-            "worker", "--pool=threads", f"--concurrency={concurrency}", f"--queues={prefix}.plain.{role}",
-            "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=ERROR", f"-n{role}-{prefix}@%h",
+            "worker", "--pool=threads", f"--concurrency={concurrency}", f"--queues={queue}",
+            "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=ERROR", f"-n{queue}@%h",
         ]
     )  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    process.run(partial(work, hop=sys.argv[1]), role=sys.argv[1])

@@ -1,0 +1,197 @@
+"""What the two designs have in common: how problems are clocked and how their cost is read, the same for both."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from sqlalchemy import create_engine, make_url
+
+from bench.reading import cpu_seconds, read_when_still
+from bench.tap import Binding, Tap
+from shared.errors import RetryableError
+from shared.settings import Settings
+from stack.roles import Roles
+
+STEPS = 8
+"""Steps of every problem."""
+
+TIMEOUT_S = 120.0
+"""How long one run may take."""
+
+_NOTE_ENDS = """
+CREATE TABLE bench_ends (ended_at timestamptz NOT NULL);
+CREATE FUNCTION bench_note_end() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN INSERT INTO bench_ends VALUES (clock_timestamp()); RETURN NULL; END';
+CREATE TRIGGER bench_note_end AFTER UPDATE ON {table} FOR EACH ROW
+    WHEN (OLD.finished_at IS NULL AND NEW.finished_at IS NOT NULL) EXECUTE FUNCTION bench_note_end();
+"""
+
+_REPORT_AT_ONCE = """
+CREATE FUNCTION bench_report() RETURNS trigger LANGUAGE plpgsql AS
+    'BEGIN PERFORM pg_stat_force_next_flush(); RETURN NULL; END';
+CREATE TRIGGER bench_report AFTER INSERT OR UPDATE ON {table} EXECUTE FUNCTION bench_report();
+"""
+
+_REPORT_AS_USUAL = "DROP TRIGGER bench_report ON {table}; DROP FUNCTION bench_report"
+
+_VACUUMS = "SELECT sum(autovacuum_count + autoanalyze_count) FROM pg_stat_all_tables"
+
+_MOST_COUNTS = 3
+"""Runs after which what was counted is taken as it is."""
+
+
+class NotSolved(RetryableError):
+    """The benchmark's problems were not solved."""
+
+    code = "not_solved"
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """One run: how long it took, and the CPU time of each process meanwhile."""
+
+    steps: int
+    seconds: float
+    cpu_s: Mapping[str, float]
+
+    @property
+    def steps_per_s(self) -> float:
+        """Steps decided in a second."""
+        return self.steps / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a step costs in messages and transactions."""
+
+    messages_per_step: float
+    transactions_per_step: float
+
+
+class Design(ABC):
+    """A design that runs, on a database and queues of its own.
+
+    The benchmark has one session in that database. It commits once a run, to submit; all that it reads, it reads in
+    transactions that are rolled back, which the server counts apart.
+    """
+
+    problem_table: ClassVar[str]
+    """Where problems are; its column `finished_at` is set when one has ended."""
+
+    step_table: ClassVar[str]
+    """Where decided steps are, one row each."""
+
+    def __init__(self, settings: Settings, roles: Roles) -> None:
+        """Prepare a design whose roles have been started and whose tables are there."""
+        self.settings = settings
+        self.roles = roles
+        url = make_url(settings.require_database_url()).set(drivername="postgresql+psycopg")
+        self.engine = create_engine(url, pool_size=1, max_overflow=0, connect_args={"connect_timeout": 5})
+        self._execute(_NOTE_ENDS)
+
+    @abstractmethod
+    def submit(self, count: int, *, lookahead: int) -> None:
+        """Submit new problems, in one transaction."""
+
+    @abstractmethod
+    def bindings(self) -> Sequence[Binding]:
+        """List where the design publishes: with which routing keys at which exchanges."""
+
+    def close(self) -> None:
+        """Close the benchmark's own session."""
+        self.engine.dispose()
+
+    # --- the clock -------------------------------------------------------------------------------------------------
+
+    def solve(self, count: int, *, lookahead: int = 0) -> float:
+        """Solve new problems; return the seconds from just before their submission to the last end.
+
+        Both ends are taken from the database's clock: the last one by a trigger, as the row of the problem is written.
+
+        Raises:
+            NotSolved: They were not solved in time, or not in the steps that they have.
+        """
+        decided = self._decided()
+        began = self._read("SELECT clock_timestamp()")
+        self.submit(count, lookahead=lookahead)
+        seconds = self._wait_for_ends(began, count)
+        decided = self._decided() - decided
+        if decided != count * STEPS:
+            raise NotSolved(f"{count} problems of {STEPS} steps each ended with {decided} steps decided.")
+        return seconds
+
+    def _wait_for_ends(self, began: Any, count: int) -> float:
+        query = "SELECT count(*), extract(epoch FROM max(ended_at) - %s) FROM bench_ends WHERE ended_at >= %s"
+        until = time.monotonic() + TIMEOUT_S
+        with self.engine.connect() as connection:
+            while True:
+                self.roles.check()
+                ended, seconds = connection.exec_driver_sql(query, (began, began)).one()
+                if ended >= count:
+                    return float(seconds)
+                if time.monotonic() > until:
+                    raise NotSolved(f"Only {ended} of {count} problems were solved in {TIMEOUT_S:.0f} s.")
+                time.sleep(0.05)
+
+    def time(self, count: int, *, lookahead: int = 0) -> Timing:
+        """Solve new problems, with an eye on the clock and on the processes."""
+        before = self._cpu_seconds()
+        seconds = self.solve(count, lookahead=lookahead)
+        after = self._cpu_seconds()
+        return Timing(count * STEPS, seconds, {name: after[name] - before[name] for name in after})
+
+    def _cpu_seconds(self) -> dict[str, float]:
+        backend = self._read("SELECT pg_backend_pid()")
+        return cpu_seconds(self.roles.pids(), backend=backend, broker_url=self.settings.require_broker_url())
+
+    # --- messages and transactions ---------------------------------------------------------------------------------
+
+    def warm_up_and_count(self, *, warm_up: int, count: int) -> Counts:
+        """Solve first problems, then more in a run that is not timed, and count what went to and fro in that run.
+
+        Messages: every one that the design publishes meanwhile, counted by RabbitMQ (see `Tap`).
+
+        Transactions: every one that commits meanwhile in the design's database, whatever it is for, counted by Postgres
+        (`pg_stat_database.xact_commit`), less the benchmark's own. A session reports its transactions with a delay of a
+        second, and of ten once it is idle; so from the first problem on, every transaction that writes to the table of
+        problems also has its session report at once. What may be missing at either end are the few transactions that
+        touched no problem since. Autovacuum's would be counted too: a run that it came into is done again.
+        """
+        self._execute(_REPORT_AT_ONCE)
+        self.solve(warm_up)
+        for _ in range(_MOST_COUNTS):
+            vacuums = self._read(_VACUUMS)
+            with Tap(self.settings, self.bindings()) as tap:
+                commits, messages = read_when_still(lambda: (self._commits(), tap.count()))
+                self.solve(count)
+                commits_after, messages_after = read_when_still(lambda: (self._commits(), tap.count()))
+            if self._read(_VACUUMS) == vacuums:
+                break
+        self._execute(_REPORT_AS_USUAL)
+        own = 1  # The submission.
+        steps = count * STEPS
+        return Counts((messages_after - messages) / steps, (commits_after - commits - own) / steps)
+
+    def _commits(self) -> int:
+        self._read("SELECT pg_stat_force_next_flush()")  # The benchmark's own session reports as well.
+        commits: int = self._read("SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()")
+        return commits
+
+    def _decided(self) -> int:
+        decided: int = self._read(f"SELECT count(*) FROM {self.step_table}")  # noqa: S608 - a name in this code
+        return decided
+
+    # --- the benchmark's own session -------------------------------------------------------------------------------
+
+    def _read(self, query: str) -> Any:
+        """Read one value; the transaction is rolled back, so that it is not counted."""
+        with self.engine.connect() as connection:
+            return connection.exec_driver_sql(query).scalar_one()
+
+    def _execute(self, statements: str) -> None:
+        with self.engine.begin() as connection:
+            connection.exec_driver_sql(statements.format(table=self.problem_table))

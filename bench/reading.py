@@ -1,0 +1,83 @@
+"""Reads what processes and servers have used so far."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import psutil
+
+_STILL_S = 0.2
+_MOST_READS = 25
+
+T = TypeVar("T")
+
+
+def read_when_still(read: Callable[[], T]) -> T:
+    """Read until two readings, a moment apart, agree: whatever was on its way has arrived.
+
+    A system that never is still is read for a few seconds only.
+    """
+    reading = read()
+    for _ in range(_MOST_READS):
+        time.sleep(_STILL_S)
+        earlier, reading = reading, read()
+        if reading == earlier:
+            break
+    return reading
+
+
+def cpu_seconds(pids: Mapping[str, int], *, backend: int, broker_url: str) -> dict[str, float]:
+    """Read the CPU time of processes, and of the servers where they run on this machine.
+
+    Args:
+        pids: Process ids by name.
+        backend: Process id of one of the database server's sessions, on the server's machine.
+        broker_url: Where the broker is.
+
+    Returns:
+        Seconds by name; `postgres` and `rabbitmq` are left out where the server is elsewhere, or may not be looked at.
+    """
+    seconds = {name: _tree_seconds(psutil.Process(pid)) for name, pid in pids.items()}
+    for name, root in (("postgres", _postgres(backend)), ("rabbitmq", _rabbitmq(broker_url))):
+        if root is not None:
+            with suppress(psutil.AccessDenied):
+                seconds[name] = _tree_seconds(root)
+    return seconds
+
+
+def _tree_seconds(root: psutil.Process) -> float:
+    """Sum up a process and its children, those that have ended included: their parent keeps their time.
+
+    A child that ends while the sum is made would be in it twice or not at all, so it is made again.
+    """
+    while True:
+        processes = [root, *root.children(recursive=True)]
+        try:
+            total = sum(sum(each.cpu_times()[:4]) for each in processes)
+        except psutil.NoSuchProcess:
+            if not root.is_running():
+                raise
+            continue
+        if processes == [root, *root.children(recursive=True)]:
+            return float(total)
+
+
+def _postgres(backend: int) -> psutil.Process | None:
+    try:
+        process = psutil.Process(backend)
+        return process.parent() if process.name() == "postgres" else None
+    except psutil.Error:
+        return None
+
+
+def _rabbitmq(broker_url: str) -> psutil.Process | None:
+    if urlsplit(broker_url).hostname not in (None, "localhost", "127.0.0.1", "::1"):
+        return None
+    for process in psutil.process_iter(["name", "cmdline"]):
+        if process.info["name"] == "beam.smp" and "rabbit" in (process.info["cmdline"] or ()):
+            return process
+    return None
