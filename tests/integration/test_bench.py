@@ -1,0 +1,152 @@
+"""The benchmark, run very small: what it prints, what it counts, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import pytest
+from kombu.connection import Connection
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = [sys.executable, "-m", "bench.overhead", "--problems", "4", "--sequential", "1", "--repeats", "1"]
+NOBODY = "127.0.0.1:9"
+
+pytestmark = pytest.mark.servers
+
+
+def environment(database_url: str, broker_url: str) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("TRIM_")}
+    return {**inherited, "TRIM_DATABASE_URL": database_url, "TRIM_BROKER_URL": broker_url}
+
+
+def databases(server: str) -> set[str]:
+    with psycopg.connect(server) as connection:
+        return {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
+
+
+def queues(broker_url: str, names: set[str]) -> set[str]:
+    """Find which of the queues are there."""
+    found = set()
+    with Connection(broker_url) as connection:
+        for name in names:
+            channel = connection.channel()  # RabbitMQ closes one that asked for a queue that is not there.
+            with suppress(connection.channel_errors):
+                channel.queue_declare(queue=name, passive=True)
+                found.add(name)
+    return found
+
+
+@pytest.fixture(scope="module")
+def result(postgres_server: str, rabbitmq_server: str) -> dict[str, Any]:
+    """What one run printed as its last line."""
+    done = subprocess.run(
+        COMMAND,
+        cwd=ROOT, env=environment(postgres_server, rabbitmq_server), capture_output=True, text=True, timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    last: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return last
+
+
+def test_the_last_line_says_how_fast_each_design_is(result: dict[str, Any]) -> None:
+    for name in (
+        "sequential_ms_per_step", "steps_per_s", "steps_per_s_lookahead4", "plain_sequential_ms_per_step",
+        "plain_steps_per_s", "ideal_steps_per_s", "ratio_to_plain",
+    ):  # fmt: skip
+        assert result[name] > 0, name
+    for name in ("steps_per_s", "steps_per_s_lookahead4", "plain_steps_per_s", "ratio_to_plain"):
+        least, most = result[f"{name}_range"]
+        assert least <= result[name] <= most
+    assert result["ratio_to_plain"] == pytest.approx(result["steps_per_s"] / result["plain_steps_per_s"], rel=0.05)
+
+
+def test_messages_and_transactions_are_those_of_the_designs(result: dict[str, Any]) -> None:
+    assert result["plain_messages_per_step"] == 3, "a hop each to the small model, the PRM and the decision"
+    assert 1 <= result["plain_transactions_per_step"] < 1.5, "one an event, but for what sessions report late"
+    assert 3 <= result["messages_per_step"] < 4, "as many, and signs of life"
+    assert 0 < result["transactions_per_step"] < 3, "events of a moment share one; with so few, the sweeper's weigh"
+
+
+def test_processor_time_is_told_by_role_and_never_negative(result: dict[str, Any]) -> None:
+    assert {"orchestrator", "small", "prm", "large"} <= set(result["cpu_ms_per_step"])
+    assert {"small", "prm", "decide"} <= set(result["plain_cpu_ms_per_step"])
+    for name in ("cpu_ms_per_step", "plain_cpu_ms_per_step"):
+        assert all(value >= 0 for value in result[name].values())
+
+
+@dataclass(frozen=True)
+class Running:
+    """A benchmark in the middle of its work, and what it has made."""
+
+    process: subprocess.Popen[str]
+    children: list[psutil.Process]
+    databases: set[str]
+    queues: set[str]
+
+
+@pytest.fixture
+def running(postgres_server: str, rabbitmq_server: str) -> Iterator[Running]:
+    process = subprocess.Popen(
+        COMMAND, cwd=ROOT, env=environment(postgres_server, rabbitmq_server), stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    try:
+        until = time.monotonic() + 60
+        while len(children := psutil.Process(process.pid).children()) < 7:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        settings = [child.environ() for child in children]
+        names = {f"{each['TRIM_QUEUE_PREFIX']}.{each['TRIM_NODE_NAME'].removesuffix('-0')}" for each in settings}
+        made = {name.replace(".decide", ".plain.decide") for name in names if name.endswith((".large", ".decide"))}
+        while queues(rabbitmq_server, made) != made:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        yield Running(process, children, {each["TRIM_DATABASE_URL"].rsplit("/")[-1] for each in settings}, made)
+    finally:
+        process.stderr.close()
+        if process.poll() is None:
+            process.kill()
+        process.wait(60)
+
+
+def test_ctrl_c_leaves_nothing_behind(running: Running, postgres_server: str, rabbitmq_server: str) -> None:
+    assert len(running.databases & databases(postgres_server)) == 2
+    assert len(running.queues) == 2
+    running.process.send_signal(signal.SIGINT)
+    running.process.send_signal(signal.SIGINT)  # Somebody is impatient.
+    _, told = running.process.communicate(timeout=60)
+    assert running.process.returncode == 130
+    assert told.count("\n") == 1, told
+    assert not any(child.is_running() for child in running.children)
+    assert not running.databases & databases(postgres_server)
+    assert queues(rabbitmq_server, running.queues) == set()
+
+
+@pytest.mark.parametrize("gone", ["database", "broker"])
+def test_a_server_that_is_not_there_is_told_in_one_sentence(
+    gone: str, postgres_server: str, rabbitmq_server: str
+) -> None:
+    database_url = f"postgresql://postgres@{NOBODY}/postgres" if gone == "database" else postgres_server
+    broker_url = f"amqp://guest:guest@{NOBODY}//" if gone == "broker" else rabbitmq_server
+    done = subprocess.run(
+        COMMAND,
+        cwd=ROOT, env=environment(database_url, broker_url), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert f"The {gone} does not answer" in done.stderr
