@@ -90,7 +90,9 @@ class Design(ABC):
         self.settings = settings
         self.roles = roles
         url = make_url(settings.require_database_url()).set(drivername="postgresql+psycopg")
-        self.engine = create_engine(url, pool_size=1, max_overflow=0, connect_args={"connect_timeout": 5})
+        # Without prepared statements: after a rollback psycopg forgets them in a transaction of its own, which commits.
+        options = {"connect_timeout": 5, "prepare_threshold": None}
+        self.engine = create_engine(url, pool_size=1, max_overflow=0, connect_args=options)
         self._execute(_NOTE_ENDS)
 
     @abstractmethod

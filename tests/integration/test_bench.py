@@ -76,7 +76,7 @@ def test_the_last_line_says_how_fast_each_design_is(result: dict[str, Any]) -> N
 
 def test_messages_and_transactions_are_those_of_the_designs(result: dict[str, Any]) -> None:
     assert result["plain_messages_per_step"] == 3, "a hop each to the small model, the PRM and the decision"
-    assert 1 <= result["plain_transactions_per_step"] < 1.5, "one an event, but for what sessions report late"
+    assert 1 <= result["plain_transactions_per_step"] < 1.5, "one an event, and what a session reports late"
     assert 3 <= result["messages_per_step"] < 4, "as many, and signs of life"
     assert 0 < result["transactions_per_step"] < 3, "events of a moment share one; with so few, the sweeper's weigh"
 
