@@ -44,7 +44,7 @@ class Service(Design):
         options = Options(plan=POLICY.plan, lookahead=lookahead)
         with Session(self.engine) as session, session.begin():
             session.add_all(_problem(uuid4(), options) for _ in range(count))
-            wake_orchestrators(session)
+            wake_orchestrators(session, to="admit")
 
     def bindings(self) -> Sequence[Binding]:
         """List all that the service publishes: commands, events, dead letters and cancels."""

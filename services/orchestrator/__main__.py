@@ -6,13 +6,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 
 import psycopg
 
 from services.orchestrator.applying import Outgoing, apply_deliveries
-from services.orchestrator.sweeping import PRUNE_EVERY, admit, attend, prune, report_alive
+from services.orchestrator.sweeping import PRUNE_EVERY, SWEEP_LIMIT, admit, attend, prune, report_alive
 from shared.bus.cancellations import forget_listeners
 from shared.bus.consumer import BatchConsumer, Delivery
 from shared.bus.publisher import RECONNECT_DELAYS_S, Publisher
@@ -20,7 +20,7 @@ from shared.errors import RetryableError, explain
 from shared.log import get_logger
 from shared.process import run
 from shared.settings import Settings
-from shared.store.database import Database, DatabaseUnavailable
+from shared.store.database import Database, DatabaseUnavailable, WakeUp
 from shared.store.schema import check_schema
 
 LINGER_S = 0.003
@@ -42,7 +42,7 @@ class Orchestrator:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._database = Database(settings.require_database_url())
+        self._database = Database(settings.require_database_url(), is_retried=True)
         self._stopping = threading.Event()
         self._has_crashed = threading.Event()
 
@@ -99,17 +99,16 @@ class Orchestrator:
 
     def _consume(self) -> None:
         """Take events, apply them, publish what follows, acknowledge: in this order, so that nothing is lost."""
-        publisher = Publisher(self._settings)
-        consumer = BatchConsumer(self._settings, "events", batch=self._settings.batch_events, linger_s=LINGER_S)
-        try:
+        settings = self._settings
+        with (
+            closing(Publisher(settings)) as publisher,
+            closing(BatchConsumer(settings, "events", batch=settings.batch_events, linger_s=LINGER_S)) as source,
+        ):
             while not self._stopping.is_set():
-                deliveries = consumer.take(TAKE_TIMEOUT_S)
+                deliveries = source.take(TAKE_TIMEOUT_S)
                 if deliveries:
-                    self._publish(publisher, self._apply(consumer, deliveries))
-                    consumer.settle(deliveries)
-        finally:
-            consumer.close()
-            publisher.close()
+                    self._publish(publisher, self._apply(source, deliveries))
+                    source.settle(deliveries)
 
     def _apply(self, consumer: BatchConsumer, deliveries: Sequence[Delivery]) -> list[Outgoing]:
         """Apply messages, holding on to them while the database is away.
@@ -130,31 +129,33 @@ class Orchestrator:
                 deliveries = [replace(each, is_redelivered=True) for each in deliveries]
 
     def _sweep(self) -> None:
-        """Look after problems whenever there is a wake-up, and at least once in an interval."""
-        publisher = Publisher(self._settings)
-        listening = self._database.listen()
-        next_alive, next_prune = 0.0, time.monotonic() + PRUNE_EVERY.total_seconds()
-        try:
+        """Look for problems to start whenever there is a wake-up, and after all others at intervals."""
+        next_alive = next_look = 0.0
+        next_prune = time.monotonic() + PRUNE_EVERY.total_seconds()
+        with closing(Publisher(self._settings)) as publisher, closing(self._database.listen()) as listening:
             while not self._stopping.is_set():
+                is_full = True
+                while is_full:
+                    admitted = admit(self._database, window=self._settings.window)
+                    self._publish(publisher, admitted)
+                    is_full = len(admitted) >= SWEEP_LIMIT
+                if time.monotonic() >= next_look:
+                    self._publish(publisher, attend(self._database))
+                    next_look = time.monotonic() + self._settings.sweep_interval_s
                 if time.monotonic() >= next_alive:
                     report_alive(self._database, name=self._settings.node_name)
                     next_alive = time.monotonic() + self._settings.heartbeat_s
                 if time.monotonic() >= next_prune:
                     forget_listeners(self._settings, prune(self._database))
                     next_prune = time.monotonic() + PRUNE_EVERY.total_seconds()
-                self._publish(publisher, attend(self._database))
-                while outgoing := admit(self._database, window=self._settings.window):
-                    self._publish(publisher, outgoing)
-                self._wait_for_wake_up(listening)
-        finally:
-            publisher.close()
-            with suppress(psycopg.Error):
-                listening.close()
+                if self._wait_for_wake_up(listening, until=next_look) == "cancel":
+                    next_look = 0.0
 
-    def _wait_for_wake_up(self, listening: psycopg.Connection[tuple[object, ...]]) -> None:
+    def _wait_for_wake_up(self, listening: psycopg.Connection[tuple[object, ...]], *, until: float) -> WakeUp:
+        """Wait for a wake-up, or for the time of the next look; tell whether something is to be cancelled."""
         try:
-            for _ in listening.notifies(timeout=self._settings.sweep_interval_s, stop_after=1):
-                pass
+            heard = listening.notifies(timeout=max(0.0, until - time.monotonic()), stop_after=1)
+            return "cancel" if "cancel" in [each.payload for each in heard] else "admit"
         except psycopg.Error as error:
             raise DatabaseUnavailable from error
 

@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import OperationalError
 
 from shared.bus.consumer import Delivery
 from shared.bus.topology import DELIVERY_LIMIT, QUEUES, DeadLetter
@@ -21,9 +20,12 @@ from shared.log import get_logger
 from shared.messages import Event, Message, ProblemEvent, UndecodableMessage, WorkerSeen, WorkFailed, decode
 from shared.store.admission import SeenProcess, record_processes
 from shared.store.database import Database, wake_orchestrators
-from shared.store.reasoning import LockedProblem, end_unreadable, lock_problems, save_states
+from shared.store.reasoning import LockedProblem, lock_problems, save_states
 
 Outgoing = Message | DeadLetter
+
+Controls = Mapping[UUID, Sequence[ControlEvent]]
+"""What is due, by problem."""
 
 _log = get_logger(__name__)
 
@@ -70,34 +72,8 @@ def apply_deliveries(database: Database, deliveries: Sequence[Delivery]) -> list
     return outgoing
 
 
-def apply_controls(connection: Connection, events: Iterable[tuple[UUID, Sequence[ControlEvent]]]) -> list[Outgoing]:
-    """Apply what the orchestrator itself found due, inside an open transaction; return what to publish at commit.
-
-    A problem that breaks the transaction of all is found by trying them one by one, and ended as failed: it would be
-    found due again and again.
-    """
-    wanted = dict(events)
-    try:
-        with connection.begin_nested():
-            return _apply_controls(connection, wanted)
-    except OperationalError:
-        raise
-    except Exception:  # noqa: BLE001 - one of the problems is to blame, and it is found below
-        _log.exception("controls_isolated", problems=len(wanted))
-    outgoing: list[Outgoing] = []
-    for problem_id, each in wanted.items():
-        try:
-            with connection.begin_nested():
-                outgoing += _apply_controls(connection, {problem_id: each})
-        except OperationalError:
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever it was, it must not stop the others
-            _log.exception("control_failed", problem_id=str(problem_id))
-            end_unreadable(connection, problem_id, detail=f"The orchestrator failed on it ({type(error).__name__}).")
-    return outgoing
-
-
-def _apply_controls(connection: Connection, wanted: Mapping[UUID, Sequence[ControlEvent]]) -> list[Outgoing]:
+def apply_controls(connection: Connection, wanted: Controls) -> list[Outgoing]:
+    """Apply what the orchestrator itself found due, inside an open transaction; return what to publish at commit."""
     now = datetime.now(UTC)
     problems = lock_problems(connection, wanted)
     changes: list[tuple[LockedProblem, State]] = []
@@ -169,7 +145,7 @@ def _after(connection: Connection, changes: Sequence[tuple[LockedProblem, State]
     """Make room known when problems ended, and log how they did."""
     ended = [state for locked, state in changes if state.status.is_final and not locked.state.status.is_final]
     if ended:
-        wake_orchestrators(connection)
+        wake_orchestrators(connection, to="admit")
     for state in ended:
         _log.info(
             "problem_ended",

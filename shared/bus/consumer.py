@@ -11,12 +11,9 @@ from kombu.connection import Connection
 from kombu.message import Message as KombuMessage
 from kombu.messaging import Consumer
 
-from shared.bus.connection import HEARTBEAT_S, BrokerUnavailable, broker_errors, connect
+from shared.bus.connection import HEARTBEAT_S, BrokerUnavailable, broker_errors, connect, is_pgmq
 from shared.bus.topology import QueueRole, Topology, count_deliveries
 from shared.settings import Settings
-
-_NO_LINGER_S = 0.0001
-"""Enough to take what has arrived already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +49,7 @@ class BatchConsumer:
         self._received: list[KombuMessage] = []
         self._unsettled: list[KombuMessage] = []
         self._is_busy = False
+        self._is_amqp = not is_pgmq(settings)
         self._connection: Connection = connect(settings, heartbeat_s=HEARTBEAT_S)
         try:
             topology = Topology(settings.queue_prefix)
@@ -76,9 +74,10 @@ class BatchConsumer:
         self.keep_alive()
         try:
             self._drain(timeout_s)
-            linger_until = time.monotonic() + (self._linger_s if self._is_busy else _NO_LINGER_S)
-            while 0 < len(self._received) < self._batch and (left := linger_until - time.monotonic()) > 0:
-                if not self._drain(left):
+            linger_until = time.monotonic() + (self._linger_s if self._is_busy else 0)
+            while 0 < len(self._received) < self._batch:
+                # Not waiting takes what has arrived already; the shortest wait that a socket knows is a millisecond.
+                if not self._drain(max(0, linger_until - time.monotonic())):
                     break
         except broker_errors(self._connection) as error:
             raise BrokerUnavailable from error
@@ -93,12 +92,16 @@ class BatchConsumer:
         Raises:
             BrokerUnavailable: The connection broke; they will be delivered again.
         """
+        messages = [delivery.message for delivery in deliveries]
         try:
-            for delivery in deliveries:
-                delivery.message.ack()
-                self._unsettled.remove(delivery.message)
+            if self._is_amqp and messages == self._unsettled[: len(messages)] and messages:
+                messages[-1].ack(multiple=True)  # the oldest ones: one word settles all up to the last
+            else:
+                for message in messages:
+                    message.ack()
         except broker_errors(self._connection) as error:
             raise BrokerUnavailable from error
+        self._unsettled = [message for message in self._unsettled if message not in messages]
 
     def keep_alive(self) -> None:
         """Tell the broker that the consumer lives; to be called every second or so while nothing is taken.

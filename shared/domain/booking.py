@@ -10,23 +10,22 @@ from shared.domain.values import Draft, Role, Scoring
 
 def book(state: State, draft: Draft, *, kept: bool | None) -> State:
     """Book a draft: kept in the trajectory, replaced by a large step, or (`None`) wasted. Its input is paid anyway."""
-    ledger = state.ledger
-    computed, calls = draft.prompt_tokens - draft.cached_tokens, int(draft.opens_call)
-    if draft.author is Role.SMALL:
-        ledger = replace(ledger, small_in=ledger.small_in + computed, small_calls=ledger.small_calls + calls)
-    else:
-        ledger = replace(ledger, large_in=ledger.large_in + computed, large_calls=ledger.large_calls + calls)
-    if draft.author is Role.LARGE and kept:
-        ledger = replace(ledger, large_out=ledger.large_out + draft.tokens)
-    elif draft.author is Role.LARGE:
-        ledger = replace(ledger, large_wasted=ledger.large_wasted + draft.tokens)
-    elif kept is None:
-        ledger = replace(ledger, small_wasted=ledger.small_wasted + draft.tokens)
-    elif kept:
-        ledger = replace(ledger, small_kept=ledger.small_kept + draft.tokens)
-    else:
-        ledger = replace(ledger, small_discarded=ledger.small_discarded + draft.tokens)
-    return replace(state, ledger=ledger, booked=state.booked | {draft.id})
+    spent = {
+        _output_column(draft.author, kept=kept): draft.tokens,
+        f"{draft.author}_in": draft.prompt_tokens - draft.cached_tokens,
+        f"{draft.author}_calls": int(draft.opens_call),
+    }
+    ledger = replace(state.ledger, **{name: getattr(state.ledger, name) + more for name, more in spent.items()})
+    return state.evolve(ledger=ledger, booked=state.booked | {draft.id})
+
+
+def _output_column(author: Role, *, kept: bool | None) -> str:
+    """Name the field of the ledger that counts what a model decoded."""
+    if author is Role.LARGE:
+        return "large_out" if kept else "large_wasted"
+    if kept is None:
+        return "small_wasted"
+    return "small_kept" if kept else "small_discarded"
 
 
 def waste(state: State, drafts: tuple[Draft, ...]) -> State:
@@ -39,10 +38,10 @@ def waste(state: State, drafts: tuple[Draft, ...]) -> State:
 
 def drop_pending(state: State) -> State:
     """Forget the drafts that were not decided, as wasted."""
-    return waste(replace(state, pending=()), tuple(each.draft for each in state.pending))
+    return waste(state.evolve(pending=()), tuple(each.draft for each in state.pending))
 
 
 def book_scoring(state: State, scoring: Scoring) -> State:
     """Book one PRM call."""
     ledger = replace(state.ledger, prm=state.ledger.prm + scoring.tokens, prm_calls=state.ledger.prm_calls + 1)
-    return replace(state, ledger=ledger)
+    return state.evolve(ledger=ledger)

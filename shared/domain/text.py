@@ -13,6 +13,9 @@ from decimal import Decimal
 SEPARATOR = "\n\n"
 """Ends a step. Kept out of the step's text and put back on joining."""
 
+_SAYS_SOMETHING = re.compile(r"[^\W_]")
+"""A letter or a digit of any script."""
+
 _FENCE = re.compile(r"^[^\S\n]*```", re.MULTILINE)
 _ENVIRONMENT = re.compile(r"\\(begin|end)\{[^{}]*\}")
 _BRACE = re.compile(r"\\boxed\{|[{}]")
@@ -28,7 +31,7 @@ def join_steps(steps: Sequence[str]) -> str:
 
 def is_degenerate(text: str) -> bool:
     """Tell whether a step holds only white space and punctuation, and so says nothing."""
-    return not any(character.isalnum() for character in text)
+    return _SAYS_SOMETHING.search(text) is None
 
 
 def is_open(text: str) -> bool:

@@ -70,7 +70,7 @@ def apply(  # noqa: PLR0911 - one case, one return
         case ProblemAdmitted():
             if state.status is not Status.QUEUED:
                 return state
-            return _ask(replace(state, status=Status.RUNNING, started_at=now), now=now)
+            return _ask(state.evolve(status=Status.RUNNING, started_at=now), now=now)
         case CancelRequested():
             return state if state.status.is_final else _end_early(state, Status.CANCELLED, now=now)
         case DeadlinePassed():
@@ -94,7 +94,7 @@ def _hear_drafts(state: State, event: ProblemEvent, *, decide: Decide, now: date
     assert not isinstance(event, WorkFailed)
     if event.id in state.booked:
         return state
-    state = replace(state, booked=state.booked | {event.id})
+    state = state.evolve(booked=state.booked | {event.id})
     scores: tuple[float | None, ...] = (None,) * len(event.drafts)
     scoring = None
     if isinstance(event, StepsScored):
@@ -113,8 +113,8 @@ def _hear_drafts(state: State, event: ProblemEvent, *, decide: Decide, now: date
     if state.status.is_final:
         return state
     if (len(state.steps), state.epoch) != before:
-        state = replace(state, attempts=0)
-    return _ask_ahead(replace(state, due_at=_due(state, now)), now=now)
+        state = state.evolve(attempts=0)
+    return _ask_ahead(state.evolve(due_at=_due(state, now)), now=now)
 
 
 def _fill_scores(state: State, event: StepsScored) -> State:
@@ -126,7 +126,7 @@ def _fill_scores(state: State, event: StepsScored) -> State:
     for step, score in zip(reversed(state.steps), reversed(event.prefix_scores), strict=False):
         if step.score is None:
             steps[step.index] = replace(step, score=score)
-    return replace(state, steps=tuple(steps))
+    return state.evolve(steps=tuple(steps))
 
 
 def _offer(state: State, offered: ScoredDraft) -> State:
@@ -144,12 +144,12 @@ def _offer(state: State, offered: ScoredDraft) -> State:
     twin = next((each for each in state.pending if each.draft.id == draft.id), None)
     known = twin or next((each for each in state.pending if _place(each.draft) == _place(draft)), None)
     if known is None:
-        return replace(state, pending=(*state.pending, offered))
+        return state.evolve(pending=(*state.pending, offered))
     is_same = (*_place(known.draft), known.draft.text) == (*_place(draft), draft.text)
     if known.is_scored or not offered.is_scored or not is_same:
         return state if twin else waste(state, (draft,))
     pending = tuple(offered if each is known else each for each in state.pending)
-    return waste(replace(state, pending=pending), () if twin else (known.draft,))
+    return waste(state.evolve(pending=pending), () if twin else (known.draft,))
 
 
 def _place(draft: Draft) -> tuple[int, str]:
@@ -165,14 +165,14 @@ def _hear_failure(state: State, event: WorkFailed, *, now: datetime) -> State:
     """
     if event.id in state.booked or event.epoch != state.epoch or state.status is not Status.RUNNING:
         return state
-    state = replace(state, booked=state.booked | {event.id})
+    state = state.evolve(booked=state.booked | {event.id})
     if event.step > len(state.steps) or event.serial < state.first_ask:
         return state
     if event.code == CONTEXT_FULL and state.steps:
         return _succeed(state, StopReason.TOKEN_LIMIT, now=now)
     if not event.retryable:
         return _fail(state, Failure(code=event.code, detail=event.detail), now=now)
-    return replace(state, due_at=now + timedelta(seconds=RETRY_DELAY_S * _backoff(state)))
+    return state.evolve(due_at=now + timedelta(seconds=RETRY_DELAY_S * _backoff(state)))
 
 
 # --- deciding -------------------------------------------------------------------------------------------------------
@@ -184,10 +184,10 @@ def _decide_ready(state: State, *, decide: Decide, now: datetime) -> State:
         turn = [each for each in state.pending if each.draft.index == len(state.steps)]
         ready = next((each for each in turn if each.draft.after == state.digest), None)
         strays = tuple(each.draft for each in turn if each is not ready)
-        state = waste(replace(state, pending=tuple(p for p in state.pending if p.draft not in strays)), strays)
+        state = waste(state.evolve(pending=tuple(p for p in state.pending if p.draft not in strays)), strays)
         if ready is None or not _is_decidable(state, ready):
             return state
-        state = replace(state, pending=tuple(each for each in state.pending if each is not ready))
+        state = state.evolve(pending=tuple(each for each in state.pending if each is not ready))
         if ready.draft.author is Role.LARGE:
             state = _take_large(state, ready, decide=decide, now=now)
         else:
@@ -221,11 +221,11 @@ def _take_small(state: State, ready: ScoredDraft, *, decide: Decide, now: dateti
         scoring=ready.scoring,
         decided_at=now,
     )
-    state = replace(state, decisions=(*state.decisions, record))
+    state = state.evolve(decisions=(*state.decisions, record))
     if decision.action is Action.ACCEPT:
         return _append(book(state, draft, kept=True), draft, score=ready.score, now=now)
     state = drop_pending(book(state, draft, kept=False))
-    return _ask(replace(state, epoch=state.epoch + 1, attempts=0), role=Role.LARGE, max_steps=1, now=now)
+    return _ask(state.evolve(epoch=state.epoch + 1, attempts=0), role=Role.LARGE, max_steps=1, now=now)
 
 
 def _take_large(state: State, ready: ScoredDraft, *, decide: Decide, now: datetime) -> State:
@@ -242,7 +242,7 @@ def _take_large(state: State, ready: ScoredDraft, *, decide: Decide, now: dateti
             scoring=None,
             decided_at=now,
         )
-        state = replace(state, decisions=(*state.decisions, record))
+        state = state.evolve(decisions=(*state.decisions, record))
     return _append(book(state, draft, kept=True), draft, score=None, now=now)
 
 
@@ -280,7 +280,7 @@ def _append(state: State, draft: Draft, *, score: float | None, now: datetime) -
         worked_ms=draft.worked_ms,
         accepted_at=now,
     )
-    state = replace(state, steps=(*state.steps, step), digest=extend_digest(state.digest, step.text))
+    state = state.evolve(steps=(*state.steps, step), digest=extend_digest(state.digest, step.text))
     limits = state.options.limits
     if draft.ends_solution:
         return _succeed(state, StopReason.FINAL_ANSWER, now=now)
@@ -308,9 +308,9 @@ def _ask_ahead(state: State, *, now: datetime) -> State:
     if state.ask is not None and known_end < state.ask.end:
         return state
     if chain and (chain[-1].draft.ends_solution or chain[-1].draft.is_degenerate):
-        return replace(state, ask=None)
+        return state.evolve(ask=None)
     room = _room(state) - len(chain)
-    return _ask(state, from_step=known_end, max_steps=room, now=now) if room > 0 else replace(state, ask=None)
+    return _ask(state, from_step=known_end, max_steps=room, now=now) if room > 0 else state.evolve(ask=None)
 
 
 def _ask_again(state: State, *, now: datetime) -> State:
@@ -322,7 +322,7 @@ def _ask_again(state: State, *, now: datetime) -> State:
         detail = f"The {who} did not answer for step {len(state.steps)} in {state.options.max_attempts} attempts."
         return _fail(state, Failure(code="attempts_exhausted", detail=detail), now=now)
     escalating = state.is_escalating
-    state = replace(drop_pending(state), attempts=state.attempts + 1, first_ask=state.asks)
+    state = drop_pending(state).evolve(attempts=state.attempts + 1, first_ask=state.asks)
     return _ask(state, role=Role.LARGE, max_steps=1, now=now) if escalating else _ask(state, now=now)
 
 
@@ -347,8 +347,8 @@ def _ask(
         unscored=_unscored(state) if role is Role.SMALL and start == len(state.steps) else 0,
     )
     if ask.max_steps < 1:
-        return replace(state, ask=None)
-    return replace(state, ask=ask, asks=state.asks + 1, due_at=ask.expires_at)
+        return state.evolve(ask=None)
+    return state.evolve(ask=ask, asks=state.asks + 1, due_at=ask.expires_at)
 
 
 def _unscored(state: State) -> int:
@@ -383,17 +383,17 @@ def _backoff(state: State) -> int:
 def _succeed(state: State, reason: StopReason, *, now: datetime) -> State:
     state = drop_pending(state)
     answer = boxed_answer(join_steps([step.text for step in state.steps]))
-    return _close(replace(state, stop_reason=reason, answer=answer), Status.SUCCEEDED, now=now)
+    return _close(state.evolve(stop_reason=reason, answer=answer), Status.SUCCEEDED, now=now)
 
 
 def _fail(state: State, failure: Failure, *, now: datetime) -> State:
-    return _end_early(replace(state, failure=failure), Status.FAILED, now=now)
+    return _end_early(state.evolve(failure=failure), Status.FAILED, now=now)
 
 
 def _end_early(state: State, status: Status, *, now: datetime) -> State:
     """End a problem with work still out: the next epoch makes that work unwanted."""
-    return _close(replace(drop_pending(state), epoch=state.epoch + 1), status, now=now)
+    return _close(drop_pending(state).evolve(epoch=state.epoch + 1), status, now=now)
 
 
 def _close(state: State, status: Status, *, now: datetime) -> State:
-    return replace(state, status=status, ask=None, due_at=None, finished_at=now)
+    return state.evolve(status=status, ask=None, due_at=None, finished_at=now)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, asdict, dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection, delete, func, select
@@ -23,7 +24,18 @@ PROCESS_KEPT = timedelta(hours=1)
 """How long a process that is silent is remembered."""
 
 
-def next_queued(connection: Connection, *, window: int, limit: int) -> list[UUID]:
+class Due(NamedTuple):
+    """A problem that is due for something."""
+
+    problem_id: UUID
+    is_cancelling: bool
+    """Whether its submitter asked to cancel it."""
+
+
+_DUE = (Problem.id, Problem.cancel_requested_at.is_not(None))
+
+
+def next_queued(connection: Connection, *, window: int, limit: int) -> list[Due]:
     """Find the queued problems, oldest first, that fit into the window beside those that run.
 
     The window holds across replicas until the transaction ends; a replica that finds another one admitting
@@ -35,33 +47,26 @@ def next_queued(connection: Connection, *, window: int, limit: int) -> list[UUID
     if running >= window:
         return []
     queued = (
-        select(Problem.id)
+        select(*_DUE)
         .where(Problem.status == Status.QUEUED)
         .order_by(Problem.created_at, Problem.batch_index, Problem.id)
         .limit(min(window - running, limit))
         .with_for_update(skip_locked=True)
     )
-    return list(connection.scalars(queued))
+    return [Due(*row) for row in connection.execute(queued)]
 
 
-def find_attention(connection: Connection, *, now: datetime, limit: int) -> list[UUID]:
-    """Find problems that are overdue, past their deadline, or asked to be cancelled."""
+def find_attention(connection: Connection, *, now: datetime, limit: int) -> list[Due]:
+    """Find problems that are overdue, past their deadline, or asked to be cancelled; each once."""
     open_ = Problem.status.in_([Status.QUEUED, Status.RUNNING])
+    # One query for each: every one of them has its index.
     queries = (
-        select(Problem.id).where(open_, Problem.cancel_requested_at.is_not(None)),
-        select(Problem.id).where(open_, Problem.deadline_at <= now),
-        select(Problem.id).where(Problem.status == Status.RUNNING, Problem.due_at <= now),
+        select(*_DUE).where(open_, Problem.cancel_requested_at.is_not(None)),
+        select(*_DUE).where(open_, Problem.deadline_at <= now),
+        select(*_DUE).where(Problem.status == Status.RUNNING, Problem.due_at <= now),
     )
-    found: dict[UUID, None] = {}
-    for query in queries:
-        found |= dict.fromkeys(connection.scalars(query.limit(limit)))
+    found = {Due(*row) for query in queries for row in connection.execute(query.limit(limit))}
     return list(found)[:limit]
-
-
-def find_cancelling(connection: Connection, problem_ids: list[UUID]) -> set[UUID]:
-    """Tell which of these problems were asked to be cancelled."""
-    query = select(Problem.id).where(Problem.id.in_(problem_ids), Problem.cancel_requested_at.is_not(None))
-    return set(connection.scalars(query))
 
 
 def prune_inbox(connection: Connection, *, now: datetime, limit: int = 5000) -> int:

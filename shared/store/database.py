@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import psycopg
 from psycopg.errors import DeadlockDetected, LockNotAvailable, QueryCanceled, SerializationFailure
@@ -15,6 +16,8 @@ from shared.errors import PermanentError, RetryableError
 
 LISTEN_CHANNEL = "trim_problems"
 """Carries a wake-up for orchestrators when problems were submitted or cancelled. A hint only: they poll as well."""
+
+WakeUp = Literal["admit", "cancel"]
 
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_S = 30
@@ -41,18 +44,24 @@ class BadDatabaseUrl(PermanentError):
 class Database:
     """One process's pool of connections to Postgres."""
 
-    def __init__(self, url: str, *, pool_size: int = 5, statement_timeout_s: int = STATEMENT_TIMEOUT_S) -> None:
+    def __init__(
+        self, url: str, *, pool_size: int = 5, statement_timeout_s: int = STATEMENT_TIMEOUT_S, is_retried: bool = False
+    ) -> None:
         """Prepare the pool; nothing connects yet.
 
         Args:
             url: Of the database.
             pool_size: Connections that stay open; as many more are opened when these are busy.
             statement_timeout_s: Seconds after which the server gives up on a statement; 0 is never.
+            is_retried: Whether the caller tries again when the database is unavailable. Otherwise a connection is tried
+                out before each transaction, which costs a round trip, so that one that broke while idle is not noticed.
 
         Raises:
             BadDatabaseUrl: The URL is not one of Postgres.
         """
-        self.engine = _make_engine(url, pool_size=pool_size, statement_timeout_s=statement_timeout_s)
+        self.engine = _make_engine(
+            url, pool_size=pool_size, statement_timeout_s=statement_timeout_s, pre_ping=not is_retried
+        )
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
@@ -95,12 +104,12 @@ class Database:
         self.engine.dispose()
 
 
-def wake_orchestrators(transaction: Session | Connection) -> None:
-    """Tell orchestrators, at commit, that there is something to admit or to cancel."""
-    transaction.execute(text(f"NOTIFY {LISTEN_CHANNEL}"))
+def wake_orchestrators(transaction: Session | Connection, *, to: WakeUp) -> None:
+    """Tell orchestrators, at commit, that there is something to admit, or to cancel."""
+    transaction.execute(text(f"NOTIFY {LISTEN_CHANNEL}, '{to}'"))
 
 
-def _make_engine(url: str, *, pool_size: int, statement_timeout_s: int) -> Engine:
+def _make_engine(url: str, *, pool_size: int, statement_timeout_s: int, pre_ping: bool) -> Engine:
     try:
         parsed = make_url(url)
     except ArgumentError as error:
@@ -111,7 +120,7 @@ def _make_engine(url: str, *, pool_size: int, statement_timeout_s: int) -> Engin
         parsed.set(drivername="postgresql+psycopg"),
         pool_size=pool_size,
         max_overflow=pool_size,
-        pool_pre_ping=True,
+        pool_pre_ping=pre_ping,
         hide_parameters=True,  # errors are logged, and parameters hold questions and steps
         connect_args={"connect_timeout": CONNECT_TIMEOUT_S},
     )

@@ -134,13 +134,16 @@ def save_states(connection: Connection, changes: Iterable[tuple[LockedProblem, S
         ]
         decisions += [_decision_values(after.problem_id, record) for record in after.decisions]
         inbox += [{"id": each, "problem_id": after.problem_id} for each in after.booked - before.booked]
-    if inbox:
-        connection.execute(insert(_INBOX), inbox)
-    if steps:
-        connection.execute(_UPSERT_STEPS, steps)
-    if decisions:
-        connection.execute(insert(_DECISIONS), decisions)
-    if problems:
+    if not problems:
+        return
+    driver: Any = connection.connection.driver_connection
+    with driver.pipeline():  # One round trip for all.
+        if inbox:
+            connection.execute(_INSERT_INBOX, inbox)
+        if steps:
+            connection.execute(_UPSERT_STEPS, steps)
+        if decisions:
+            connection.execute(_INSERT_DECISIONS, decisions)
         connection.execute(_UPDATE_PROBLEMS, problems)
 
 
@@ -286,6 +289,8 @@ _UPDATE_PROBLEMS = (
     .where(_PROBLEMS.c.id == bindparam("problem_id"))
     .values({name: bindparam(name) for name in (*_WRITTEN, *_ENDED, *_LEDGER_COLUMNS)})
 )
+_INSERT_INBOX = insert(_INBOX)
+_INSERT_DECISIONS = insert(_DECISIONS)
 _INSERT_STEPS = postgres_insert(_STEPS)
 # A step is written once; only its score may come later (a large step is scored with the draft that follows it).
 _UPSERT_STEPS = _INSERT_STEPS.on_conflict_do_update(

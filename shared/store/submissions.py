@@ -68,7 +68,7 @@ def submit_problem(session: Session, submission: Submission, idempotency: Idempo
     }
     stored = _insert_once(session, Problem, values, idempotency)
     if stored.is_new:
-        wake_orchestrators(session)
+        wake_orchestrators(session, to="admit")
     return stored
 
 
@@ -91,7 +91,7 @@ def submit_batch(session: Session, submissions: Sequence[Submission], idempotenc
             for index, submission in enumerate(submissions)
         ]
         session.execute(insert(Problem), rows)
-        wake_orchestrators(session)
+        wake_orchestrators(session, to="admit")
     return stored
 
 
@@ -108,7 +108,7 @@ def request_cancel(session: Session, problem_id: UUID) -> bool:
         .returning(Problem.id)
     ).first()
     if found is not None:
-        wake_orchestrators(session)
+        wake_orchestrators(session, to="cancel")
     return found is not None
 
 
