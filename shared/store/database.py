@@ -143,10 +143,11 @@ _BUSY = (QueryCanceled, DeadlockDetected, SerializationFailure, LockNotAvailable
 def _translated() -> Iterator[None]:
     try:
         yield
-    except OperationalError as error:
-        if isinstance(error.orig, _BUSY):
-            raise DatabaseBusy from error.orig
-        raise DatabaseUnavailable from error.orig
+    except (OperationalError, psycopg.OperationalError) as error:  # the latter where the driver is used directly
+        cause = error.orig if isinstance(error, OperationalError) else error
+        if isinstance(cause, _BUSY):
+            raise DatabaseBusy from cause
+        raise DatabaseUnavailable from cause
     except DBAPIError as error:
         if error.connection_invalidated:
             raise DatabaseUnavailable from error.orig

@@ -1,4 +1,8 @@
-"""Reads and writes the reasoning state of problems, many at a time: the orchestrator's hot path."""
+"""Reads and writes the reasoning state of problems, many at a time: the orchestrator's hot path.
+
+The statements are SQLAlchemy's, compiled once; they run on the driver's own cursors, in its pipeline mode: three reads
+make one round trip, and four writes make one (see docs/decisions/0007-hot-path-on-the-driver.md).
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,26 @@ from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
+import psycopg
+from psycopg.rows import dict_row
 from pydantic import TypeAdapter
-from sqlalchemy import Connection, RowMapping, Table, Uuid, any_, bindparam, func, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Insert,
+    Select,
+    Table,
+    Update,
+    Uuid,
+    any_,
+    bindparam,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
+from sqlalchemy.dialects.postgresql.psycopg import dialect
 
 from shared.domain.state import State
 from shared.domain.text import prefix_digest
@@ -49,7 +69,8 @@ _OPTIONS = TypeAdapter(Options)
 _ASK = TypeAdapter(Ask | None)
 _PENDING = TypeAdapter(tuple[ScoredDraft, ...])
 _LEDGER_COLUMNS = tuple(each.name for each in fields(Ledger))
-_STEP_COLUMNS = [_STEPS.c[each.name if each.name != "index" else "step"] for each in fields(Step)]
+_STEP_FIELDS = tuple(each.name for each in fields(Step))
+_STEP_COLUMNS = [_STEPS.c[name if name != "index" else "step"] for name in _STEP_FIELDS]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,20 +98,24 @@ def lock_problems(
     """
     if not problem_ids:
         return {}
-    ids = list(problem_ids)
-    problems = connection.execute(_LOCK_PROBLEMS, {"ids": ids}).mappings().all()
+    driver = _driver(connection)
+    ids = {"ids": list(problem_ids)}
+    # In a pipeline each statement still sees what was committed before it began: the steps are read under the lock.
+    with driver.pipeline():
+        problems = driver.cursor(row_factory=dict_row).execute(_LOCK_PROBLEMS, ids)
+        known_steps = driver.execute(_READ_STEPS, ids)
+        known_ids = driver.execute(_READ_INBOX, {"ids": list(heard)})
     steps: dict[UUID, list[Step]] = {}
-    for row in connection.execute(_READ_STEPS, {"ids": ids}):
-        steps.setdefault(row[0], []).append(_step(row[1:]))
+    for problem_id, *values in known_steps:
+        steps.setdefault(problem_id, []).append(_step(values))
     booked: dict[UUID, set[UUID]] = {}
-    if heard:
-        for owner_id, booked_id in connection.execute(_READ_INBOX, {"ids": list(heard)}):
-            booked.setdefault(owner_id, set()).add(booked_id)
+    for problem_id, booked_id in known_ids:
+        booked.setdefault(problem_id, set()).add(booked_id)
     locked: dict[UUID, LockedProblem] = {}
-    for found in problems:
-        problem_id: UUID = found["id"]
+    for row in problems:
+        problem_id = row["id"]
         try:
-            locked[problem_id] = _locked(found, steps.get(problem_id, ()), frozenset(booked.get(problem_id, ())))
+            locked[problem_id] = _locked(row, steps.get(problem_id, ()), frozenset(booked.get(problem_id, ())))
         except (TrimError, ValueError, TypeError, KeyError) as error:
             _log.error("problem_unreadable", problem_id=str(problem_id), reason=type(error).__name__)
             detail = f"Its row cannot be read ({type(error).__name__}); upgrade the orchestrators before the api."
@@ -136,15 +161,22 @@ def save_states(connection: Connection, changes: Iterable[tuple[LockedProblem, S
         inbox += [{"id": each, "problem_id": after.problem_id} for each in after.booked - before.booked]
     if not problems:
         return
-    driver: Any = connection.connection.driver_connection
-    with driver.pipeline():  # One round trip for all.
-        if inbox:
-            connection.execute(_INSERT_INBOX, inbox)
-        if steps:
-            connection.execute(_UPSERT_STEPS, steps)
-        if decisions:
-            connection.execute(_INSERT_DECISIONS, decisions)
-        connection.execute(_UPDATE_PROBLEMS, problems)
+    driver = _driver(connection)
+    with driver.pipeline(), driver.cursor() as cursor:
+        for statement, rows in (
+            (_INSERT_INBOX, inbox),
+            (_UPSERT_STEPS, steps),
+            (_INSERT_DECISIONS, decisions),
+            (_UPDATE_PROBLEMS, problems),
+        ):
+            if rows:
+                cursor.executemany(statement, rows)
+
+
+def _driver(connection: Connection) -> psycopg.Connection[Any]:
+    """Return the driver's connection beneath SQLAlchemy's, which goes on to keep the transaction."""
+    driver: psycopg.Connection[Any] = connection.connection.driver_connection  # type: ignore[assignment]
+    return driver
 
 
 def options_values(options: Options) -> dict[str, Any]:
@@ -162,7 +194,7 @@ def read_options(values: Mapping[str, Any], deadline_at: datetime | None) -> Opt
 # --- rows to values -------------------------------------------------------------------------------------------------
 
 
-def _locked(row: RowMapping, steps: Sequence[Step], booked: frozenset[UUID]) -> LockedProblem:
+def _locked(row: Mapping[str, Any], steps: Sequence[Step], booked: frozenset[UUID]) -> LockedProblem:
     state = State(
         problem_id=row["id"],
         question=row["question"],
@@ -195,7 +227,7 @@ def _policy(name: str, parameters: str) -> Policy:
 
 
 def _step(values: Sequence[Any]) -> Step:
-    named = dict(zip((each.name for each in fields(Step)), values, strict=True))
+    named = dict(zip(_STEP_FIELDS, values, strict=True))
     return Step(**{**named, "author": Role(named["author"]), "finish": Finish(named["finish"])})
 
 
@@ -214,11 +246,11 @@ def _problem_values(state: State, reference: str | None) -> dict[str, Any]:
         "problem_id": state.problem_id,
         "status": state.status,
         "epoch": state.epoch,
-        "ask": _ASK.dump_python(state.ask, mode="json"),
+        "ask": state.ask and _ASK.dump_json(state.ask).decode(),
         "asks": state.asks,
         "first_ask": state.first_ask,
         "attempts": state.attempts,
-        "pending": _PENDING.dump_python(state.pending, mode="json"),
+        "pending": _PENDING.dump_json(state.pending).decode(),
         "due_at": state.due_at,
         "started_at": state.started_at,
         "finished_at": state.finished_at,
@@ -232,7 +264,7 @@ def _problem_values(state: State, reference: str | None) -> dict[str, Any]:
 
 
 def _step_values(problem_id: UUID, step: Step) -> dict[str, Any]:
-    values = {each.name: getattr(step, each.name) for each in fields(step)}
+    values = {name: getattr(step, name) for name in _STEP_FIELDS}
     return {"problem_id": problem_id, "step": values.pop("index"), **values}
 
 
@@ -270,29 +302,37 @@ def _decision_values(problem_id: UUID, record: DecisionRecord) -> dict[str, Any]
     }
 
 
+def _sql(statement: Select[Any] | Insert | Update, columns: Sequence[str] | None = None) -> str:
+    """Compile a statement to the driver's SQL, with named parameters; `columns` are those of an insertion."""
+    return str(statement.compile(dialect=dialect(), column_keys=columns))  # type: ignore[no-untyped-call]
+
+
 # One array parameter rather than a list of them: the same statement, prepared once, for batches of every size.
 _IDS = any_(bindparam("ids", type_=ARRAY(Uuid())))
-_LOCK_PROBLEMS = select(_PROBLEMS).where(_PROBLEMS.c.id == _IDS).order_by(_PROBLEMS.c.id).with_for_update()
-_READ_STEPS = (
+_LOCK_PROBLEMS = _sql(select(_PROBLEMS).where(_PROBLEMS.c.id == _IDS).order_by(_PROBLEMS.c.id).with_for_update())
+_READ_STEPS = _sql(
     select(_STEPS.c.problem_id, *_STEP_COLUMNS)
     .where(_STEPS.c.problem_id == _IDS)
     .order_by(_STEPS.c.problem_id, _STEPS.c.step)
 )
-_READ_INBOX = select(_INBOX.c.problem_id, _INBOX.c.id).where(_INBOX.c.id == _IDS)
+_READ_INBOX = _sql(select(_INBOX.c.problem_id, _INBOX.c.id).where(_INBOX.c.id == _IDS))
 
 _WRITTEN = (
     "status", "epoch", "ask", "asks", "first_ask", "attempts", "pending", "due_at", "started_at", "finished_at",
 )  # fmt: skip
 _ENDED = ("stop_reason", "failure_code", "failure_detail", "answer", "verdict")
-_UPDATE_PROBLEMS = (
+_UPDATE_PROBLEMS = _sql(
     update(_PROBLEMS)
     .where(_PROBLEMS.c.id == bindparam("problem_id"))
     .values({name: bindparam(name) for name in (*_WRITTEN, *_ENDED, *_LEDGER_COLUMNS)})
 )
-_INSERT_INBOX = insert(_INBOX)
-_INSERT_DECISIONS = insert(_DECISIONS)
+_INSERT_INBOX = _sql(insert(_INBOX), [column.name for column in _INBOX.c])
+_INSERT_DECISIONS = _sql(insert(_DECISIONS), [column.name for column in _DECISIONS.c])
 _INSERT_STEPS = postgres_insert(_STEPS)
 # A step is written once; only its score may come later (a large step is scored with the draft that follows it).
-_UPSERT_STEPS = _INSERT_STEPS.on_conflict_do_update(
-    index_elements=["problem_id", "step"], set_={"score": _INSERT_STEPS.excluded.score}
+_UPSERT_STEPS = _sql(
+    _INSERT_STEPS.on_conflict_do_update(
+        index_elements=["problem_id", "step"], set_={"score": _INSERT_STEPS.excluded.score}
+    ),
+    [column.name for column in _STEPS.c],
 )
