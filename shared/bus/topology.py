@@ -125,7 +125,7 @@ class Topology:
                 return Outgoing(encode(message), self.cancels.name, "", {}, is_broadcast=True)
             case GenerateSteps() | ScoreSteps():
                 role = "prm" if isinstance(message, ScoreSteps) else message.role
-                headers = {"task": COMMAND, "id": str(message.id)}
+                headers = {"task": COMMAND}
                 return Outgoing(encode(message), self._work.name, f"{self._prefix}.{role}", headers, is_broadcast=False)
             case _:
                 return Outgoing(encode(message), self._work.name, f"{self._prefix}.events", {}, is_broadcast=False)

@@ -27,7 +27,7 @@ from shared.bus.connection import BrokerUnavailable, broker_options, broker_tran
 from shared.bus.publisher import RECONNECT_DELAYS_S, SharedPublisher
 from shared.bus.topology import COMMAND, DELIVERY_LIMIT, QUEUES, DeadLetter, Topology, count_deliveries
 from shared.engines.port import Cancellation, Cancelled, EngineDead
-from shared.errors import RetryableError, TrimError
+from shared.errors import TrimError
 from shared.log import get_logger
 from shared.messages import Command, Message, UndecodableMessage, WorkerSeen, WorkFailed, decode, derive_id
 from shared.settings import Settings
@@ -41,33 +41,42 @@ _log = get_logger(__name__)
 _settle_log = logging.getLogger(__name__)
 
 
+class Settle(Protocol):
+    """Acknowledges a command, or gives it back to its queue."""
+
+    def __call__(self, *, give_back: bool) -> None:
+        """Settle it."""
+
+
 class Publish:
     """Hands a command's results to the broker and remembers which are not confirmed yet."""
 
     def __init__(self, publisher: SharedPublisher) -> None:
         self._publisher = publisher
-        self._unconfirmed: list[Future[None]] = []
+        self._handed_in: list[Future[None]] = []
 
     def __call__(self, message: Message) -> None:
         """Publish a message without waiting for the broker's confirmation."""
-        self._unconfirmed.append(self._publisher.publish(message))
+        self._handed_in.append(self._publisher.publish(message))
 
     def is_idle(self) -> bool:
         """Tell whether all that was published is confirmed."""
-        self._unconfirmed = [future for future in self._unconfirmed if not future.done() or future.exception()]
-        return not self._unconfirmed
+        return all(future.done() for future in self._handed_in)
 
-    def wait(self) -> None:
-        """Wait for the confirmations.
+    def when_confirmed(self, settle: Settle) -> None:
+        """Settle the command once all is confirmed, without a thread that waits for it.
 
-        Raises:
-            BrokerUnavailable: The broker stayed away; whoever takes the command next does the work again.
+        If the process stops before the broker has confirmed all, the command is given back: whoever takes it next does
+        the work again.
         """
-        for future in self._unconfirmed:
-            try:
-                future.result(PUBLISH_TIMEOUT_S)
-            except (TimeoutError, RetryableError) as error:
-                raise BrokerUnavailable from error
+
+        def conclude(_last: object = None) -> None:
+            settle(give_back=any(future.exception() for future in self._handed_in))
+
+        if self._handed_in:
+            self._handed_in[-1].add_done_callback(conclude)  # They are done in the order in which they were handed in.
+        else:
+            conclude()
 
 
 Handle = Callable[[Any, Cancellation, Publish], None]
@@ -75,13 +84,6 @@ Handle = Callable[[Any, Cancellation, Publish], None]
 
 Drop = Callable[[Any, Publish], None]
 """Publishes what must be known of a command that is not carried out, because it was cancelled or came too late."""
-
-
-class Settle(Protocol):
-    """Acknowledges a command, or gives it back to its queue."""
-
-    def __call__(self, *, give_back: bool) -> None:
-        """Settle it."""
 
 
 class CommandWorker:
@@ -186,27 +188,20 @@ class CommandWorker:
     def _work(self, command: Command, settle: Settle) -> None:
         """Carry out a command in a thread of the pool. Acknowledges last."""
         publish = Publish(self._publisher)
-        log = _log.bind(problem_id=str(command.problem_id), command_id=str(command.id), epoch=command.epoch)
         with self._running.track(command.problem_id, command.epoch) as cancellation:
             try:
                 self._carry_out(command, cancellation, publish)
-                publish.wait()
             except Cancelled:
                 settle(give_back=True)
                 return
             except EngineDead:
-                log.error("engine_died")  # noqa: TRY400 - the engine has logged what broke it
+                _log.error("engine_died", command_id=str(command.id))
                 settle(give_back=True)
                 self._die()
                 return
-            except BrokerUnavailable:
-                # The connection that the command came by is gone with the broker: it is delivered again.
-                log.warning("result_lost")
-                settle(give_back=True)
-                return
             except Exception as error:  # noqa: BLE001 - whatever it was, the orchestrator must hear of it
                 self._report_failure(command, error, publish)
-        settle(give_back=False)
+        publish.when_confirmed(settle)
 
     def _carry_out(self, command: Command, cancellation: Cancellation, publish: Publish) -> None:
         """Handle a command, unless nobody waits for it any more.
@@ -248,10 +243,6 @@ class CommandWorker:
                 worker=self._settings.node_name,
             )
         )
-        try:
-            publish.wait()
-        except BrokerUnavailable:
-            _log.warning("failure_report_lost", command_id=str(command.id))
 
     def _die(self) -> None:
         """End the process at once: a worker without an engine would take commands and fail them all."""
