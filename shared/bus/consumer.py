@@ -119,7 +119,8 @@ class BatchConsumer:
         # Closing would give it back as well, but on pgmq only once its visibility timeout is over.
         with suppress(*broker_errors(self._connection)):
             for message in self._unsettled + self._received:
-                message.requeue()
+                if not message.acknowledged:  # one whose acknowledgement failed counts as acknowledged here
+                    message.requeue()
         self._unsettled.clear()
         self._received.clear()
         self._connection.release()

@@ -7,7 +7,6 @@ wire is the contract's JSON and nothing else, and state is in Postgres.
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 import time
@@ -38,7 +37,6 @@ PUBLISH_TIMEOUT_S = 120.0
 """How long finished work waits for a broker that is away before it is given up (and done again elsewhere)."""
 
 _log = get_logger(__name__)
-_settle_log = logging.getLogger(__name__)
 
 
 class Settle(Protocol):
@@ -155,9 +153,7 @@ class CommandWorker:
 
             def settle(*, give_back: bool) -> None:
                 # Threads may not touch an AMQP connection: Celery's loop does it for them.
-                how = message.reject_log_error if give_back else message.ack_log_error
-                more = {"requeue": True} if give_back else {}
-                consumer.call_soon_ack(how, _settle_log, consumer.connection_errors, **more)
+                consumer.call_soon_ack(_settle, message, give_back=give_back)
 
             consumer.pool.apply_async(self._work, (command, settle))
 
@@ -352,6 +348,17 @@ def wait_for_broker(settings: Settings) -> None:
             attempt += 1
             _log.warning("broker_awaited", code=error.code, retry_in_s=delay)
             time.sleep(delay)
+
+
+def _settle(message: KombuMessage, *, give_back: bool) -> None:
+    """Acknowledge a message, or give it back, as far as the connection is still there that it came by."""
+    try:
+        if give_back:
+            message.requeue()
+        else:
+            message.ack()
+    except Exception as error:  # noqa: BLE001 - whatever a broken connection raises: the broker delivers it again
+        _log.warning("message_not_settled", reason=type(error).__name__)
 
 
 def _raw(message: KombuMessage) -> bytes:
