@@ -157,6 +157,8 @@ class WorkFailed(_ProblemMessage):
     detail: str
     retryable: bool
     worker: str
+    drafts: Annotated[tuple[Draft, ...], AfterValidator(_check_drafts)] = ()
+    """Drafts that were to be scored: nobody else reports what they cost."""
 
 
 class WorkerSeen(_Message):

@@ -168,7 +168,7 @@ class Simulation:
 
     def hear(self, event: ProblemEvent, *, is_redelivery: bool = False, crashes: bool = False) -> None:
         """Apply an event from the bus: commit, then publish, unless the orchestrator crashes in between."""
-        ids = {event.id} if isinstance(event, WorkFailed) else {event.id, *(draft.id for draft in event.drafts)}
+        ids = {event.id, *(draft.id for draft in event.drafts)}
         old = self.state
         new = self._commit(event, frozenset(ids & self.inbox))
         if crashes:
@@ -207,7 +207,6 @@ class Simulation:
         assert self.audit() == state.ledger, "the ledger is not the sum of what is booked"
         if state.status is Status.RUNNING:
             assert state.due_at is not None, "nothing would ever wake the problem"
-            assert state.ask is not None or state.pending, "the problem waits for nothing"
         else:
             assert (state.ask, state.due_at, state.pending) == (None, None, ()), "an ended problem waits"
         if state.ask is not None and state.options.lookahead is not None and state.options.plan.drafts:
@@ -261,21 +260,37 @@ class Simulation:
 
     def fail(self, place: int) -> None:
         """Have a worker report a passing fault in place of carrying out a command."""
-        command, _ = self.bus[place]
+        command, _ = self.bus.pop(place)
         assert isinstance(command, GenerateSteps | ScoreSteps)
-        del self.bus[place]
+        self._report_fault(command, retryable=True)
+
+    def fail_copies(self) -> None:
+        """Have second copies of all commands that were answered fail, with a fault that no retry mends."""
+        ask = self.state.ask
+        for command in list(self.history):
+            if isinstance(command, ScoreSteps):
+                is_answered = command.first_step < len(self.state.steps)
+            elif isinstance(command, GenerateSteps):
+                is_answered = command.first_step < len(self.state.steps) and (not ask or command.serial < ask.serial)
+            else:
+                continue
+            if is_answered:
+                self._report_fault(command, retryable=False)
+
+    def _report_fault(self, command: GenerateSteps | ScoreSteps, *, retryable: bool) -> None:
         self._publish(
             WorkFailed(
                 problem_id=command.problem_id,
                 epoch=command.epoch,
-                id=derive_id(command.id, "failed"),
+                id=derive_id(command.id, "failed", retryable),
                 role="prm" if isinstance(command, ScoreSteps) else command.role.value,
                 step=command.first_step,
                 serial=command.serial,
                 code="engine_busy",
                 detail="The engine was busy.",
-                retryable=True,
+                retryable=retryable,
                 worker="worker-1",
+                drafts=command.drafts if isinstance(command, ScoreSteps) else (),
             )
         )
 

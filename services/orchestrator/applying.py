@@ -17,7 +17,7 @@ from shared.domain.state import ControlEvent, State
 from shared.domain.transitions import apply
 from shared.errors import RetryableError
 from shared.log import get_logger
-from shared.messages import Event, Message, ProblemEvent, UndecodableMessage, WorkerSeen, WorkFailed, decode
+from shared.messages import Event, Message, ProblemEvent, UndecodableMessage, WorkerSeen, decode
 from shared.store.admission import SeenProcess, record_processes
 from shared.store.database import Database, wake_orchestrators
 from shared.store.reasoning import LockedProblem, lock_problems, save_states
@@ -136,8 +136,7 @@ def _ids(events: Iterable[Sequence[tuple[Delivery, ProblemEvent]]]) -> set[UUID]
     for each in events:
         for _, event in each:
             ids.add(event.id)
-            if not isinstance(event, WorkFailed):
-                ids.update(draft.id for draft in event.drafts)
+            ids.update(draft.id for draft in event.drafts)
     return ids
 
 

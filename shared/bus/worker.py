@@ -28,7 +28,7 @@ from shared.bus.topology import COMMAND, DELIVERY_LIMIT, QUEUES, DeadLetter, Top
 from shared.engines.port import Cancellation, Cancelled, EngineDead
 from shared.errors import TrimError
 from shared.log import get_logger
-from shared.messages import Command, Message, UndecodableMessage, WorkerSeen, WorkFailed, decode, derive_id
+from shared.messages import Command, Message, ScoreSteps, UndecodableMessage, WorkerSeen, WorkFailed, decode, derive_id
 from shared.settings import Settings
 
 WorkerRole = Literal["small", "large", "prm"]
@@ -237,6 +237,7 @@ class CommandWorker:
                 detail=detail,
                 retryable=retryable,
                 worker=self._settings.node_name,
+                drafts=command.drafts if isinstance(command, ScoreSteps) else (),
             )
         )
 

@@ -159,20 +159,40 @@ def _place(draft: Draft) -> tuple[int, str]:
 def _hear_failure(state: State, event: WorkFailed, *, now: datetime) -> State:
     """Give up on a fault that no retry mends; wait a moment before asking again on any other.
 
-    A fault further ahead is left alone: an escalation may do away with the draft, or it shows again when its turn has
-    come. So is one of an ask that was given up: its successor speaks for itself. A solution that has outgrown a
-    model's context ends there, as at any other limit, with the steps that it has.
+    A fault ahead of the trajectory's end is not judged yet: an escalation may do away with the drafts before it, so the
+    steps are asked for again once something more is heard. A solution that has outgrown a model's context ends there,
+    as at any other limit, with the steps that it has.
     """
-    if event.id in state.booked or event.epoch != state.epoch or state.status is not Status.RUNNING:
+    if event.id in state.booked:
+        return state
+    state = _lose(state, event.drafts)
+    if event.epoch != state.epoch or state.status is not Status.RUNNING or not _is_held_against(state, event):
         return state
     state = state.evolve(booked=state.booked | {event.id})
-    if event.step > len(state.steps) or event.serial < state.first_ask:
-        return state
+    if state.chain:
+        return state.evolve(ask=None)
     if event.code == CONTEXT_FULL and state.steps:
         return _succeed(state, StopReason.TOKEN_LIMIT, now=now)
     if not event.retryable:
         return _fail(state, Failure(code=event.code, detail=event.detail), now=now)
     return state.evolve(due_at=now + timedelta(seconds=RETRY_DELAY_S * _backoff(state)))
+
+
+def _is_held_against(state: State, event: WorkFailed) -> bool:
+    """Tell whether a fault is in work that the problem waits for, not in a copy of what was done or given up."""
+    if event.role == "prm":
+        return event.serial >= state.first_ask and event.step >= len(state.steps)
+    return state.ask is not None and event.serial == state.ask.serial
+
+
+def _lose(state: State, drafts: tuple[Draft, ...]) -> State:
+    """Book drafts that were lost on their way to a score, as wasted; one that was scored all the same stays."""
+    scored = {each.draft.id for each in state.pending if each.is_scored}
+    lost = tuple(draft for draft in drafts if draft.id not in scored | state.booked)
+    if not lost:
+        return state
+    ids = {draft.id for draft in lost}
+    return waste(state.evolve(pending=tuple(each for each in state.pending if each.draft.id not in ids)), lost)
 
 
 # --- deciding -------------------------------------------------------------------------------------------------------

@@ -127,6 +127,11 @@ class DisturbedProblem(RuleBasedStateMachine):
         self.simulation.fail(commands[place % len(commands)])
         self.has_losses = True
 
+    @rule()
+    def fail_copies(self) -> None:
+        """Work that was done is done again elsewhere, and fails there for good: nobody must mind."""
+        self.simulation.fail_copies()
+
     @rule(seconds=st.sampled_from([0.5, 2.0, 59.0, 61.0, 300.0]))
     def wait(self, seconds: float) -> None:
         """Time passes: what is out becomes overdue, and commands still under way expire."""

@@ -129,14 +129,16 @@ def failed(
     step: int = 0,
     serial: int = 0,
     code: str = "engine_busy",
+    lost: tuple[Draft, ...] = (),
 ) -> WorkFailed:
     return WorkFailed(
+        drafts=lost,
         step=step,
         serial=serial,
         problem_id=PROBLEM_ID,
         epoch=epoch,
         id=derive_id(name),
-        role="small",
+        role="prm" if lost else "small",
         code=code,
         detail="The engine was busy.",
         retryable=retryable,
@@ -679,8 +681,63 @@ def test_a_store_may_leave_out_ids_that_are_not_in_the_event() -> None:
 
 
 @pytest.mark.parametrize("retryable", [True, False])
-def test_a_fault_ahead_of_the_next_step_is_left_alone(retryable: bool) -> None:
+def test_a_fault_in_mid_stretch_waits_for_the_drafts_before_it_and_is_asked_about_again(retryable: bool) -> None:
     state = running(lookahead=4)
-    after = feed(state, failed(retryable=retryable, step=1))
-    assert (after.status, after.due_at, after.ask) == (state.status, state.due_at, state.ask)
-    assert feed(state, failed(retryable=False, step=0)).status is Status.FAILED
+    first, second = drafts_of(command_of(state), "One", "Two")
+    state = feed(state, generated(first, second), failed(retryable=retryable))
+    assert (state.status, state.ask) == (Status.RUNNING, None)
+    after = feed(state, scored(first, scores=(0.9,)))
+    assert command_of(after).prefix == ("One", "Two"), "the rest is asked for again at once"
+    again = failed(retryable=retryable, name="again", serial=1, step=2)
+    assert feed(after, again).ask is None, "one draft is still undecided"
+    turn = feed(after, scored(second, scores=(0.9,)), again, now=LATER)
+    if retryable:
+        assert turn.due_at == LATER + timedelta(seconds=RETRY_DELAY_S)
+    else:
+        assert turn.status is Status.FAILED
+
+
+@pytest.mark.parametrize("code", ["bad_scores", CONTEXT_FULL, "step_timeout"])
+def test_a_copy_of_answered_work_may_fail_as_it_likes(code: str) -> None:
+    state = answer(running(), "One", score=0.9)
+    for retryable in (True, False):
+        assert feed(state, failed(retryable=retryable, code=code)) is state
+        (draft,) = drafts_of(command_of(running()), "One")
+        assert feed(state, failed(retryable=retryable, code=code, lost=(draft,))) is state, "it was booked as kept"
+
+
+def test_drafts_that_nobody_could_score_are_booked_and_written_again() -> None:
+    state = running()
+    (draft,) = drafts_of(command_of(state), "One", tokens=7)
+    waiting = feed(state, failed(retryable=True, lost=(draft,)), now=LATER)
+    assert (waiting.ledger.small_wasted, waiting.ledger.small_calls) == (7, 1)
+    assert waiting.due_at == LATER + timedelta(seconds=RETRY_DELAY_S)
+    again = feed(waiting, AskOverdue(), now=LATER + timedelta(seconds=1))
+    assert command_of(again).first_step == 0
+
+
+def test_drafts_ahead_that_nobody_could_score_are_written_again_without_delay() -> None:
+    state = running(lookahead=2)
+    first, second, third = drafts_of(command_of(state), "One", "Two", "Three")
+    state = feed(state, generated(first, second, third), failed(retryable=True, step=1, lost=(second, third)))
+    assert state.ledger.small_wasted == second.tokens + third.tokens
+    after = feed(state, scored(first, scores=(0.9,)))
+    assert command_of(after).prefix == ("One",)
+
+
+def test_a_draft_that_was_scored_all_the_same_is_not_lost() -> None:
+    state = running(lookahead=2)
+    first, second = drafts_of(command_of(state), "One", "Two")
+    state = feed(state, scored(second, scores=(0.8,)), failed(retryable=True, lost=(second,), step=1))
+    after = feed(state, scored(first, scores=(0.9,)))
+    assert [step.text for step in after.steps] == ["One", "Two"]
+    assert after.ledger.small_wasted == 0
+
+
+def test_a_lost_draft_of_an_older_epoch_is_booked_once() -> None:
+    state = answer(running(), "bad", score=0.0)
+    (draft,) = drafts_of(command_of(running()), "One", "Two")[1:]
+    event = failed(retryable=True, lost=(draft,))
+    late = feed(state, event)
+    assert (late.ledger.small_wasted, late.ask) == (draft.tokens, state.ask)
+    assert feed(late, event) is late
