@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import psycopg
 import sqlalchemy.exc
@@ -35,6 +35,7 @@ from shared.errors import PermanentError
 from shared.process import run
 from shared.settings import Settings
 from shared.store.database import Database, DatabaseUnavailable
+from stack.__main__ import EXIT_STOPPED, interrupt_once
 
 DATABASE_URL = "postgresql://postgres@127.0.0.1:5432/postgres"
 BROKER_URL = "amqp://guest:guest@127.0.0.1:5672//"
@@ -43,9 +44,6 @@ WARM_UP = 20
 """Most problems that are solved before anything is measured."""
 
 LOOKAHEAD = 4
-
-EXIT_STOPPED = 130
-"""Exit status after Ctrl-C, as a shell has it."""
 
 
 class RabbitmqNeeded(PermanentError):
@@ -63,7 +61,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _stop)
+            signal.signal(number, interrupt_once)
     try:
         run(partial(benchmark, **vars(arguments)), role="bench-overhead")
     except KeyboardInterrupt:
@@ -161,13 +159,6 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError("it must be at least 1")
     return number
-
-
-def _stop(_number: int, _frame: object) -> NoReturn:
-    """Unwind, once: who presses Ctrl-C again waits for the clean-up all the same."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

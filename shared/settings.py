@@ -75,7 +75,9 @@ class Settings(BaseSettings):
         5.0, description="Seconds between two signs of life of a process."
     )
     visibility_timeout_s: Annotated[int, Field(ge=1)] = Field(
-        300, description="pgmq only: seconds until a message that a dead process held is delivered again."
+        300,
+        description="pgmq only: seconds until a message that was taken and not settled is delivered again, be it "
+        "because its process died. More than the longest command may take, or its work is done twice.",
     )
 
     # Engines

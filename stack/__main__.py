@@ -6,10 +6,12 @@ import argparse
 import fcntl
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from rich.console import Console
 
@@ -21,6 +23,9 @@ from stack.client import Api
 from stack.postgres import EmbeddedPostgres
 from stack.roles import Roles
 from stack.sample import run_sample
+
+EXIT_STOPPED = 130
+"""Exit status after Ctrl-C in the middle of something, as a shell has it."""
 
 STATE = Path(".state")
 """Where the embedded Postgres and the logs live; safe to delete while nothing runs."""
@@ -46,7 +51,8 @@ def main() -> None:
     commands.add_parser("serve", help="serve until Ctrl-C")
     arguments = parser.parse_args()
     # SIGTERM unwinds like Ctrl-C, so that nothing is left running.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt_once)
     console = Console()
     with one_sentence("stack"):
         try:
@@ -57,6 +63,15 @@ def main() -> None:
                     serve(api, roles, console)
         except KeyboardInterrupt:
             console.print("Stopped.")
+            if arguments.command == "run":
+                sys.exit(EXIT_STOPPED)
+
+
+def interrupt_once(_number: int, _frame: object) -> NoReturn:
+    """Unwind, once: who presses Ctrl-C again waits for the clean-up all the same."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 @contextmanager

@@ -80,7 +80,6 @@ def upgrade() -> None:
         sa.Column("epoch", sa.Integer(), server_default="0", nullable=False),
         sa.Column("ask", postgresql.JSONB(), nullable=True),
         sa.Column("asks", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("first_ask", sa.Integer(), server_default="0", nullable=False),
         sa.Column("attempts", sa.SmallInteger(), server_default="0", nullable=False),
         sa.Column("pending", postgresql.JSONB(), server_default="[]", nullable=False),
         sa.Column("due_at", sa.DateTime(timezone=True), nullable=True),
@@ -117,7 +116,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_problems")),
         sa.UniqueConstraint("batch_id", "batch_index", name=op.f("uq_problems_batch_id_batch_index")),
         sa.UniqueConstraint("idempotency_key", name=op.f("uq_problems_idempotency_key")),
-        postgresql_with={"fillfactor": 70},
     )
     op.create_index(
         "ix_problems_cancelling",
@@ -134,6 +132,7 @@ def upgrade() -> None:
         unique=False,
         postgresql_where="status IN ('queued', 'running')",
     )
+    op.create_index("ix_problems_due", "problems", ["due_at"], unique=False, postgresql_where="status = 'running'")
     op.create_index("ix_problems_status_created_at_id", "problems", ["status", "created_at", "id"], unique=False)
     op.create_table(
         "decisions",
@@ -210,6 +209,7 @@ def downgrade() -> None:
     op.drop_table("inbox")
     op.drop_table("decisions")
     op.drop_index("ix_problems_status_created_at_id", table_name="problems")
+    op.drop_index("ix_problems_due", table_name="problems", postgresql_where="status = 'running'")
     op.drop_index("ix_problems_deadline", table_name="problems", postgresql_where="status IN ('queued', 'running')")
     op.drop_index("ix_problems_created_at_id", table_name="problems")
     op.drop_index(

@@ -15,8 +15,8 @@ from shared.store import readings
 from shared.store.database import Database, DatabaseUnavailable
 from shared.store.schema import REVISION, current_revision
 
-ROLES = ("orchestrator", "small", "large", "prm")
-"""The processes that a problem needs besides this one."""
+ROLES = ("orchestrator", "broker", "small", "large", "prm")
+"""What a problem needs besides this process. Orchestrators report the broker; workers report by way of it."""
 
 SILENCE_BEATS = 3
 """Heartbeats that a process may miss before it counts as down."""

@@ -14,6 +14,7 @@ import psycopg
 from services.orchestrator.applying import Outgoing, apply_deliveries
 from services.orchestrator.sweeping import PRUNE_EVERY, SWEEP_LIMIT, admit, attend, prune, report_alive
 from shared.bus.cancellations import forget_listeners
+from shared.bus.connection import is_pgmq
 from shared.bus.consumer import BatchConsumer, Delivery
 from shared.bus.publisher import RECONNECT_DELAYS_S, Publisher
 from shared.errors import RetryableError, explain
@@ -26,7 +27,8 @@ from shared.store.schema import check_schema
 LINGER_S = 0.003
 """How long a batch waits for more events while the service is busy; one event alone never waits."""
 
-TAKE_TIMEOUT_S = 0.5
+TAKE_TIMEOUT_S = STOP_POLL_S = 0.5
+"""How long a thread waits before it looks whether it is to stop."""
 
 _log = get_logger(__name__)
 
@@ -38,7 +40,7 @@ class ThreadCrashed(RetryableError):
 
 
 class Orchestrator:
-    """Two threads: events in batches as they come, and the sweeper between them."""
+    """Three threads: events in batches as they come, the sweeper between them, and signs of life."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -54,19 +56,25 @@ class Orchestrator:
         """
         signal.signal(signal.SIGTERM, lambda *_: self._stopping.set())
         signal.signal(signal.SIGINT, lambda *_: self._stopping.set())
+        is_pgmq(self._settings)  # A broker's URL that is missing or wrong is told before anything is begun.
         with closing(self._database):
             self._patiently(self._check_schema)
-            sweeper = threading.Thread(target=self._guarded, args=(self._sweep,), name="sweeper")
-            sweeper.start()
+            others = [
+                threading.Thread(target=self._guarded, args=(work,), name=name)
+                for name, work in (("sweeper", self._sweep), ("life", self._show_life))
+            ]
+            for each in others:
+                each.start()
             _log.info("orchestrator_started", window=self._settings.window)
             self._guarded(self._consume)
-            sweeper.join()
+            for each in others:
+                each.join()
         _log.info("orchestrator_stopped")
         if self._has_crashed.is_set():
             raise ThreadCrashed
 
     def _guarded(self, work: Callable[[], None]) -> None:
-        """Do something patiently; however it ends, the other thread ends too."""
+        """Do something patiently; however it ends, the other threads end too."""
         try:
             self._patiently(work)
         except Exception:  # noqa: BLE001 - whatever it was, the process must not go on without this thread
@@ -130,7 +138,7 @@ class Orchestrator:
 
     def _sweep(self) -> None:
         """Look for problems to start whenever there is a wake-up, and after all others at intervals."""
-        next_alive = next_look = 0.0
+        next_look = 0.0
         next_prune = time.monotonic() + PRUNE_EVERY.total_seconds()
         with closing(Publisher(self._settings)) as publisher, closing(self._database.listen()) as listening:
             while not self._stopping.is_set():
@@ -142,14 +150,23 @@ class Orchestrator:
                 if time.monotonic() >= next_look:
                     self._publish(publisher, attend(self._database))
                     next_look = time.monotonic() + self._settings.sweep_interval_s
-                if time.monotonic() >= next_alive:
-                    report_alive(self._database, name=self._settings.node_name)
-                    next_alive = time.monotonic() + self._settings.heartbeat_s
                 if time.monotonic() >= next_prune:
                     forget_listeners(self._settings, prune(self._database))
                     next_prune = time.monotonic() + PRUNE_EVERY.total_seconds()
-                if self._wait_for_wake_up(listening, until=next_look) == "cancel":
+                if self._wait_for_wake_up(listening, until=min(next_look, time.monotonic() + STOP_POLL_S)) == "cancel":
                     next_look = 0.0
+
+    def _show_life(self) -> None:
+        """Note at intervals that this process is up, and whether the broker answers it."""
+        with closing(Publisher(self._settings)) as publisher:
+            while not self._stopping.is_set():
+                try:
+                    publisher.check()
+                    has_broker = True
+                except RetryableError:
+                    has_broker = False
+                report_alive(self._database, name=self._settings.node_name, has_broker=has_broker)
+                self._stopping.wait(self._settings.heartbeat_s)
 
     def _wait_for_wake_up(self, listening: psycopg.Connection[tuple[object, ...]], *, until: float) -> WakeUp:
         """Wait for a wake-up, or for the time of the next look; tell whether something is to be cancelled."""

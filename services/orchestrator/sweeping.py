@@ -85,11 +85,14 @@ def _apply_found(database: Database, find: Callable[[Connection], Controls]) -> 
     return outgoing
 
 
-def report_alive(database: Database, *, name: str) -> None:
-    """Note that this orchestrator is up."""
-    seen = SeenProcess(name, role="orchestrator", model=None, seen_at=datetime.now(UTC))
+def report_alive(database: Database, *, name: str, has_broker: bool) -> None:
+    """Note that this orchestrator is up, and that it reaches the broker, if it does."""
+    now = datetime.now(UTC)
+    seen = [SeenProcess(name, role="orchestrator", model=None, seen_at=now)]
+    if has_broker:
+        seen.append(SeenProcess("broker", role="broker", model=None, seen_at=now))
     with database.begin() as connection:
-        record_processes(connection, [seen])
+        record_processes(connection, seen)
 
 
 def prune(database: Database) -> list[str]:

@@ -12,7 +12,7 @@ from kombu.connection import Connection
 from kombu.message import Message as KombuMessage
 from kombu.messaging import Consumer
 
-from shared.bus.connection import HEARTBEAT_S, BrokerUnavailable, broker_errors, connect, is_pgmq
+from shared.bus.connection import HEARTBEAT_S, BrokerUnavailable, broker_errors, close, connect, is_pgmq
 from shared.bus.publisher import RECONNECT_DELAYS_S
 from shared.bus.topology import Topology
 from shared.engines.port import Cancellation
@@ -121,7 +121,7 @@ class CancelListener:
                 except broker_errors(connection) as error:
                     raise BrokerUnavailable from error
                 finally:
-                    connection.release()
+                    close(connection)
             except BrokerUnavailable as error:
                 delay = RECONNECT_DELAYS_S[min(attempt, len(RECONNECT_DELAYS_S) - 1)]
                 attempt += 1

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,10 +18,14 @@ from shared.settings import Settings
 
 _INSTALL_LOCK = 0x7472_6971
 _CONNECT_TIMEOUT_S = 5
+_WRITE_TIMEOUT_S = 10
+
+GOOD_BYE_S = 2.0
+"""How long a connection that is closed waits for the broker's good-bye."""
 
 HEARTBEAT_S = 30
 """AMQP heartbeat of connections that consume: without it a server would keep what a host that lost its power had taken.
-Those that only publish need none: they hold nothing, and notice a silent server by the confirm that does not come."""
+Those that only publish need none: they hold nothing, and give up a silent server when its confirm does not come."""
 
 
 class BrokerUnavailable(RetryableError):
@@ -40,7 +48,7 @@ def broker_options(settings: Settings) -> dict[str, Any]:
         MissingSetting: There is no URL.
     """
     if not is_pgmq(settings):
-        return {"connect_timeout": _CONNECT_TIMEOUT_S}
+        return {"connect_timeout": _CONNECT_TIMEOUT_S, "write_timeout": _WRITE_TIMEOUT_S}
     return {
         "conn_string": _conninfo(settings),
         "init_extension": False,
@@ -88,6 +96,31 @@ def connect(settings: Settings, *, heartbeat_s: float = 0) -> Connection:
         connection.release()
         raise BrokerUnavailable from error
     return connection
+
+
+def close(connection: Connection, *, first: Callable[[], None] | None = None) -> None:
+    """Close a connection: politely, or without a word if the broker keeps silent.
+
+    A broker under a memory or disk alarm reads nothing from those who publish, and so never answers their good-bye.
+
+    Args:
+        connection: The connection; its thread has nothing else to do with it.
+        first: What is to be said before; whatever of it a broken connection refuses is left out.
+    """
+
+    def say_good_bye() -> None:
+        with suppress(*broker_errors(connection)):
+            if first is not None:
+                first()
+        with suppress(*broker_errors(connection)):
+            connection.release()
+
+    thread = threading.Thread(target=say_good_bye, name="good-bye", daemon=True)
+    thread.start()
+    thread.join(GOOD_BYE_S)
+    if thread.is_alive() and (line := getattr(connection._connection, "sock", None)) is not None:  # noqa: SLF001
+        with suppress(OSError):
+            line.shutdown(socket.SHUT_RDWR)
 
 
 def broker_errors(connection: Connection) -> tuple[type[Exception], ...]:

@@ -11,7 +11,7 @@ from kombu.connection import Connection
 from kombu.message import Message as KombuMessage
 from kombu.messaging import Consumer
 
-from shared.bus.connection import HEARTBEAT_S, BrokerUnavailable, broker_errors, connect, is_pgmq
+from shared.bus.connection import HEARTBEAT_S, BrokerUnavailable, broker_errors, close, connect, is_pgmq
 from shared.bus.topology import QueueRole, Topology, count_deliveries
 from shared.settings import Settings
 
@@ -62,7 +62,7 @@ class BatchConsumer:
             self._consumer.qos(prefetch_count=2 * batch)
             self._consumer.consume()
         except broker_errors(self._connection) as error:
-            self.close()
+            close(self._connection)
             raise BrokerUnavailable from error
 
     def take(self, timeout_s: float) -> list[Delivery]:
@@ -71,9 +71,9 @@ class BatchConsumer:
         Raises:
             BrokerUnavailable: The connection broke; what was taken and not acknowledged will be delivered again.
         """
-        self.keep_alive()
         try:
-            self._drain(timeout_s)
+            self._connection.heartbeat_check()
+            self._drain(0 if self._received else timeout_s)
             linger_until = time.monotonic() + (self._linger_s if self._is_busy else 0)
             while 0 < len(self._received) < self._batch:
                 # Not waiting takes what has arrived already; the shortest wait that a socket knows is a millisecond.
@@ -104,26 +104,32 @@ class BatchConsumer:
         self._unsettled = [message for message in self._unsettled if message not in messages]
 
     def keep_alive(self) -> None:
-        """Tell the broker that the consumer lives; to be called every second or so while nothing is taken.
+        """Tell the broker that the consumer lives, and hear that the broker does; to be called every second or so.
 
         Raises:
             BrokerUnavailable: The connection broke; what was taken will be delivered again.
         """
         try:
+            with suppress(TimeoutError):
+                while self._is_amqp:  # What comes is bounded by the prefetch count; pgmq is asked when more is wanted.
+                    self._connection.drain_events(timeout=0)
             self._connection.heartbeat_check()
         except broker_errors(self._connection) as error:
             raise BrokerUnavailable from error
 
     def close(self) -> None:
         """Give back what was not acknowledged, and disconnect."""
-        # Closing would give it back as well, but on pgmq only once its visibility timeout is over.
-        with suppress(*broker_errors(self._connection)):
-            for message in self._unsettled + self._received:
-                if not message.acknowledged:  # one whose acknowledgement failed counts as acknowledged here
-                    message.requeue()
+        close(self._connection, first=self._give_back)
         self._unsettled.clear()
         self._received.clear()
-        self._connection.release()
+
+    def _give_back(self) -> None:
+        # Unsubscribed first, or it would come straight back, and count as delivered once more. On RabbitMQ closing the
+        # connection gives it back as well; on pgmq that takes until its visibility timeout is over.
+        self._consumer.cancel()
+        for message in self._unsettled + self._received:
+            if not message.acknowledged:  # one whose acknowledgement failed counts as acknowledged here
+                message.requeue()
 
     def _drain(self, timeout_s: float) -> bool:
         """Let one delivery (AMQP) or one bulk of them (pgmq) in; tell whether something came."""

@@ -11,9 +11,9 @@ from typing import Any
 from kombu.connection import Connection
 from kombu.messaging import Producer
 
-from shared.bus.connection import BrokerUnavailable, broker_errors, connect
+from shared.bus.connection import BrokerUnavailable, broker_errors, close, connect
 from shared.bus.topology import DeadLetter, Topology
-from shared.errors import RetryableError
+from shared.errors import RetryableError, explain
 from shared.log import get_logger
 from shared.messages import Message
 from shared.settings import Settings
@@ -89,7 +89,20 @@ class Publisher:
         """Close the connection; the next publication opens another."""
         connection, self._connection, self._producer = self._connection, None, None
         if connection is not None:
-            connection.release()
+            close(connection)
+
+    def check(self) -> None:
+        """Find out whether the broker answers.
+
+        Raises:
+            BrokerUnavailable: It does not.
+        """
+        connection, _ = self._connected()
+        try:
+            self._topology.declare(connection)
+        except broker_errors(connection) as error:
+            self.close()
+            raise BrokerUnavailable from error
 
     def _connected(self) -> tuple[Connection, Producer]:
         if self._connection is not None and self._producer is not None:
@@ -107,7 +120,7 @@ class Publisher:
                 channel.events["basic_nack"].add(self._on_nack)
                 channel.events["basic_return"].add(self._on_return)
         except broker_errors(connection) as error:
-            connection.release()
+            close(connection)
             raise BrokerUnavailable from error
         self._connection, self._producer = connection, Producer(channel, auto_declare=False)
         return self._connection, self._producer
@@ -180,7 +193,9 @@ class SharedPublisher:
             except RetryableError as error:
                 delay = RECONNECT_DELAYS_S[min(attempt, len(RECONNECT_DELAYS_S) - 1)]
                 attempt += 1
-                _log.warning("publication_failed", code=error.code, attempt=attempt, retry_in_s=delay)
+                _log.warning(
+                    "publication_failed", code=error.code, detail=explain(error), attempt=attempt, retry_in_s=delay
+                )
                 if self._stopping.wait(delay):
                     return error
             except Exception as error:  # noqa: BLE001 - see below

@@ -26,17 +26,23 @@ from shared.bus.connection import BrokerUnavailable, broker_options, broker_tran
 from shared.bus.publisher import RECONNECT_DELAYS_S, SharedPublisher
 from shared.bus.topology import COMMAND, DELIVERY_LIMIT, QUEUES, DeadLetter, Topology, count_deliveries
 from shared.engines.port import Cancellation, Cancelled, EngineDead
-from shared.errors import TrimError
+from shared.errors import RetryableError, TrimError, explain
 from shared.log import get_logger
 from shared.messages import Command, Message, ScoreSteps, UndecodableMessage, WorkerSeen, WorkFailed, decode, derive_id
 from shared.settings import Settings
 
 WorkerRole = Literal["small", "large", "prm"]
 
-PUBLISH_TIMEOUT_S = 120.0
-"""How long finished work waits for a broker that is away before it is given up (and done again elsewhere)."""
+BURIAL_TIMEOUT_S = 120.0
+"""How long a message that cannot be used waits for a broker that is away, before it is given back to its queue."""
 
 _log = get_logger(__name__)
+
+
+class ConsumerEnded(RetryableError):
+    """The worker's connection to the broker ended for good; its log says why."""
+
+    code = "consumer_ended"
 
 
 class Settle(Protocol):
@@ -122,12 +128,15 @@ class CommandWorker:
         try:
             self._controller.start()
         finally:
+            was_told = self._is_draining.is_set()
             self._is_draining.set()
             listener.close()
             self._publisher.close()
             _log.info("worker_stopped")
         if self._is_dead.is_set():
             raise EngineDead
+        if not was_told:
+            raise ConsumerEnded
 
     # --- taking ----------------------------------------------------------------------------------------------------
 
@@ -173,7 +182,7 @@ class CommandWorker:
         _log.error("message_buried", queue=self._role, reason=reason)
         buried = self._publisher.publish(DeadLetter(self._role, _raw(message), reason))
         try:
-            buried.result(PUBLISH_TIMEOUT_S)
+            buried.result(BURIAL_TIMEOUT_S)
         except (TimeoutError, TrimError):
             message.requeue()
         else:
@@ -347,7 +356,7 @@ def wait_for_broker(settings: Settings) -> None:
         except BrokerUnavailable as error:
             delay = RECONNECT_DELAYS_S[min(attempt, len(RECONNECT_DELAYS_S) - 1)]
             attempt += 1
-            _log.warning("broker_awaited", code=error.code, retry_in_s=delay)
+            _log.warning("broker_awaited", code=error.code, detail=explain(error), retry_in_s=delay)
             time.sleep(delay)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Final, Literal
 
 import psycopg
 from psycopg.errors import DeadlockDetected, LockNotAvailable, QueryCanceled, SerializationFailure
@@ -93,7 +93,7 @@ class Database:
         """
         url = self.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
         try:
-            connection = psycopg.connect(url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S)
+            connection = psycopg.connect(url, autocommit=True, **_LINE)
             connection.execute(f"LISTEN {LISTEN_CHANNEL}")
         except psycopg.OperationalError as error:
             raise DatabaseUnavailable from error
@@ -102,6 +102,16 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+
+
+# A server that lost its power says nothing: the system's own time-outs for that are hours.
+_LINE: Final[dict[str, Any]] = {
+    "connect_timeout": CONNECT_TIMEOUT_S,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
 
 
 def wake_orchestrators(transaction: Session | Connection, *, to: WakeUp) -> None:
@@ -122,7 +132,7 @@ def _make_engine(url: str, *, pool_size: int, statement_timeout_s: int, pre_ping
         max_overflow=pool_size,
         pool_pre_ping=pre_ping,
         hide_parameters=True,  # errors are logged, and parameters hold questions and steps
-        connect_args={"connect_timeout": CONNECT_TIMEOUT_S},
+        connect_args=_LINE,
     )
 
     @event.listens_for(engine, "connect")

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, text
 
 from shared.errors import RetryableError
 
-REVISION = "0001"
+REVISION = "0002"
 """The newest migration; a test holds it against `migrations/`."""
 
 

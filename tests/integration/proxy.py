@@ -20,6 +20,8 @@ class Proxy:
         self._server = (parts.hostname, parts.port)
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
+        self._flows = threading.Event()
+        self._flows.set()
         self._listener = self._listen(0)
         self._port = self._listener.getsockname()[1]
         credentials = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
@@ -36,6 +38,7 @@ class Proxy:
 
     def cut(self) -> None:
         """Break all connections and refuse new ones."""
+        self._flows.set()
         with self._lock:
             broken, self._open = {self._listener, *self._open}, set()
         for each in broken:
@@ -46,6 +49,10 @@ class Proxy:
     def mend(self) -> None:
         """Take connections again."""
         self._listener = self._listen(self._port)
+
+    def freeze(self) -> None:
+        """Let nothing through any more, and break nothing, as a server does that is stopped or under an alarm."""
+        self._flows.clear()
 
     def _listen(self, port: int) -> socket.socket:
         listener = socket.create_server(("127.0.0.1", port))
@@ -67,6 +74,7 @@ class Proxy:
     def _pump(self, source: socket.socket, target: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(65_536):
+                self._flows.wait()
                 target.sendall(data)
         with self._lock:
             self._open -= {source, target}

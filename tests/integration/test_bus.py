@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from pydantic import SecretStr
 
 from shared.bus.cancellations import forget_listeners
 from shared.bus.connection import BadBrokerUrl, BrokerUnavailable, connect, is_pgmq
@@ -24,6 +26,7 @@ from shared.errors import RetryableError
 from shared.messages import CancelWork, WorkerSeen, WorkFailed, derive_id, encode
 from shared.settings import Settings
 from stack.scratch import scratch_prefix, scratch_queues
+from tests.integration.proxy import Proxy
 
 pytestmark = pytest.mark.servers
 
@@ -112,6 +115,50 @@ def test_a_consumer_that_closes_gives_back_what_it_took_and_did_not_settle(broke
             assert any(first.take(0.2) for _ in range(50))
         with closing(consumer(patient)) as second:
             assert take(second, 1) == [encode(seen("w"))], "long before it would be visible again by itself"
+
+
+def test_giving_back_counts_as_one_delivery(rabbitmq_server: str) -> None:
+    patient = Settings(broker_url=rabbitmq_server, queue_prefix=scratch_prefix())
+    with scratch_queues(patient):
+        with closing(Publisher(patient)) as publisher:
+            publisher.publish([seen("w")])
+        for times in range(3):
+            with closing(consumer(patient)) as source:
+                [delivery] = next(filter(None, (source.take(0.2) for _ in range(50))))
+                assert delivery.message.headers.get("x-delivery-count", 0) == times
+
+
+def test_what_is_held_for_long_is_not_taken_away(rabbitmq_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.bus.consumer.HEARTBEAT_S", 1)
+    patient = Settings(broker_url=rabbitmq_server, queue_prefix=scratch_prefix())
+    with scratch_queues(patient), closing(Publisher(patient)) as publisher:
+        publisher.publish([seen("w")])
+        with closing(consumer(patient)) as source:
+            deliveries = next(filter(None, (source.take(0.2) for _ in range(50))))
+            until = time.monotonic() + 5  # past the two heartbeats after which either side gives the other up
+            while time.monotonic() < until:
+                source.keep_alive()
+                time.sleep(0.1)
+            source.settle(deliveries)
+            assert source.take(0.5) == []
+
+
+def test_a_silent_broker_is_given_up_and_left_without_a_good_bye(
+    rabbitmq_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.bus.publisher.CONFIRM_TIMEOUT_S", 0.5)
+    with Proxy(rabbitmq_server) as proxy:
+        settings = Settings(broker_url=proxy.url, queue_prefix=scratch_prefix())
+        with scratch_queues(settings.model_copy(update={"broker_url": SecretStr(rabbitmq_server)})):
+            publisher, source = Publisher(settings), consumer(settings)
+            publisher.publish([seen("before")])
+            proxy.freeze()
+            began = time.monotonic()
+            with pytest.raises(BrokerUnavailable):
+                publisher.publish([seen("lost?")])
+            publisher.close()
+            source.close()
+            assert time.monotonic() - began < 30, "it would wait for as long as the broker is silent"
 
 
 def test_what_a_worker_that_is_gone_left_at_the_broker_is_removed(database_url: str) -> None:

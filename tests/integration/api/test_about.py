@@ -38,19 +38,19 @@ def test_readiness_names_every_part_and_who_was_seen(postgres_server: str) -> No
         nobody = api.get("/health/ready")
         assert nobody.status_code == 200, "submissions are taken without workers"
         assert nobody.json()["status"] == "degraded"
-        assert nobody.json()["down"] == ["orchestrator", "small", "large", "prm"]
+        assert nobody.json()["down"] == ["orchestrator", "broker", "small", "large", "prm"]
         submit(api)
 
         now = datetime.now(UTC)
         with database.begin() as connection:
-            for role in ("orchestrator", "small", "large"):
+            for role in ("orchestrator", "broker", "small", "large"):
                 record_processes(connection, [SeenProcess(f"{role}-0", role=role, model=None, seen_at=now)])
             silent = SeenProcess("prm-0", role="prm", model="m", seen_at=now - timedelta(seconds=16))
             record_processes(connection, [silent])
         some = api.get("/health/ready").json()
         assert (some["status"], some["down"]) == ("degraded", ["prm"])
         parts = {part["name"]: part for part in some["parts"]}
-        assert list(parts) == ["database", "schema", "orchestrator", "small", "large", "prm"]
+        assert list(parts) == ["database", "schema", "orchestrator", "broker", "small", "large", "prm"]
         assert "small-0" in json.dumps(parts["small"])
         assert parts["small"]["is_up"]
 
@@ -82,7 +82,7 @@ def test_without_a_database_the_process_lives_and_says_what_is_down(dead_api: Te
     response = dead_api.get("/health/ready")
     assert response.status_code == 503
     assert response.json()["status"] == "unavailable"
-    names = ["database", "schema", "orchestrator", "small", "large", "prm"]
+    names = ["database", "schema", "orchestrator", "broker", "small", "large", "prm"]
     assert [part["name"] for part in response.json()["parts"]] == names
     assert response.json()["down"] == names
     assert dead_api.get("/v1/policies").status_code == 200
