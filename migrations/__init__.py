@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 from alembic import command
@@ -9,6 +10,8 @@ from alembic.config import Config
 from alembic.util.exc import CommandError
 
 from shared.errors import PermanentError
+from shared.store.database import Database
+from shared.store.schema import current_revision
 
 
 class CannotMigrate(PermanentError):
@@ -26,17 +29,33 @@ def config(database_url: str) -> Config:
     return made
 
 
-def upgrade(database_url: str, revision: str = "head") -> None:
+def upgrade(database_url: str, revision: str = "head") -> str:
     """Bring a database to a revision. Safe to run from several processes at once: one waits for the other.
+
+    Returns:
+        What was done, in a few words.
 
     Raises:
         CannotMigrate: There is no such revision, or the database is at one that this version does not know.
         DatabaseUnavailable: The database does not answer.
     """
+    before = read_revision(database_url)
     try:
         command.upgrade(config(database_url), revision)
     except CommandError as error:
         raise CannotMigrate from error
+    after = read_revision(database_url)
+    return f"schema {after} (nothing to do)" if after == before else f"schema {after} (it was {before or 'missing'})"
+
+
+def read_revision(database_url: str) -> str | None:
+    """Read a database's revision; `None` if it was never migrated.
+
+    Raises:
+        DatabaseUnavailable: The database does not answer.
+    """
+    with closing(Database(database_url)) as database, database.begin() as connection:
+        return current_revision(connection)
 
 
 def downgrade(database_url: str, revision: str) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
+
+from sqlalchemy import make_url
 
 import migrations
 from shared.process import one_sentence
@@ -21,7 +24,7 @@ def main() -> None:
     with one_sentence("migrations"):
         url = Settings().require_database_url()
         if arguments.command == "upgrade":
-            migrations.upgrade(url)
+            sys.stdout.write(f"Database {make_url(url).database}: {migrations.upgrade(url)}.\n")
         elif arguments.command == "check":
             migrations.check(url)
         else:

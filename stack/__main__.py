@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,9 +19,11 @@ import migrations
 from shared.errors import RetryableError
 from shared.process import one_sentence
 from shared.settings import Settings
+from shared.store.admission import BROKER, forget_processes
+from shared.store.database import Database
 from stack.client import Api
 from stack.postgres import EmbeddedPostgres
-from stack.roles import Roles
+from stack.roles import ROLES, Roles, node_name
 from stack.sample import run_sample
 
 EXIT_STOPPED = 130
@@ -95,7 +97,10 @@ def running_stack(settings: Settings, console: Console, *, any_port: bool) -> It
         else:
             broker_url = database_url.replace("postgresql", "pgmq", 1)
             console.print("Broker:   pgmq on the same Postgres")
-        migrations.upgrade(database_url)
+        console.print(f"Schema:   {migrations.upgrade(database_url)}", highlight=False)
+        with closing(Database(database_url)) as database, database.begin() as connection:
+            # What processes of an earlier stack said a moment ago says nothing of those that are started now.
+            forget_processes(connection, names=[*(node_name(role) for role in ROLES), BROKER])
         api = stack.enter_context(Api(f"http://{settings.api_host}:{port}"))
         environment = {
             "TRIM_DATABASE_URL": database_url,
@@ -142,10 +147,11 @@ def free_port(host: str, port: int) -> int:
 
 def serve(api: Api, roles: Roles, console: Console) -> None:
     """Stay until Ctrl-C; a role that ends is started again."""
-    console.print(f"Serving:  {api.address} (try {api.address}/v1/policies; logs in {STATE}/logs; Ctrl-C stops)")
+    where = f"(try {api.address}/v1/policies , logs are in {STATE}/logs , Ctrl-C stops)"
+    console.print(f"Serving:  {api.address} {where}", soft_wrap=True, highlight=False)
     while True:
         for sentence in roles.mend():
-            console.print(sentence)
+            console.print(sentence, soft_wrap=True, highlight=False)
         time.sleep(0.5)
 
 

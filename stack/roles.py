@@ -27,6 +27,12 @@ ROLES: Mapping[str, Sequence[str]] = {
 }
 """How each role is started."""
 
+
+def node_name(role: str) -> str:
+    """Name the process of a role."""
+    return f"{role}-0"
+
+
 STOP_TIMEOUT_S = 40.0
 """Longer than a worker's grace; whoever has not ended by then is killed."""
 
@@ -51,6 +57,8 @@ class Child:
     role: str
     process: subprocess.Popen[bytes]
     log: Path
+    log_start: int
+    """Bytes that the log held before: of earlier runs."""
     started: float
     """On the monotonic clock."""
 
@@ -112,16 +120,17 @@ class Roles:
         """Start a role, or start it again after it was killed."""
         path = self.logs / f"{role}.log"
         with path.open("ab") as log:
+            log_start = log.tell()
             process = subprocess.Popen(
                 [sys.executable, *self._roles[role]],
-                env={**self._environment, "TRIM_NODE_NAME": f"{role}-0"},
+                env={**self._environment, "TRIM_NODE_NAME": node_name(role)},
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 # Ctrl-C reaches this process alone, which then stops the roles in order.
                 start_new_session=True,
             )
-        child = Child(role, process, path, time.monotonic())
+        child = Child(role, process, path, log_start, time.monotonic())
         self._children[role] = child
         return child
 
@@ -180,5 +189,6 @@ class Roles:
 
 
 def _ended(child: Child, status: int) -> RoleEnded:
-    lines = "\n  ".join(child.log.read_text(errors="replace").splitlines()[-5:])
+    said = child.log.read_bytes()[child.log_start :].decode(errors="replace")
+    lines = "\n  ".join(said.splitlines()[-5:])
     return RoleEnded(f"{child.role} ended with status {status}; the end of {child.log}:\n  {lines}")

@@ -13,9 +13,10 @@ from shared.domain.state import AskOverdue, CancelRequested, DeadlinePassed, Pro
 from shared.errors import RetryableError
 from shared.log import get_logger
 from shared.store.admission import (
+    BROKER,
     SeenProcess,
     find_attention,
-    forget_processes,
+    forget_silent_processes,
     next_queued,
     prune_inbox,
     record_processes,
@@ -90,7 +91,7 @@ def report_alive(database: Database, *, name: str, has_broker: bool) -> None:
     now = datetime.now(UTC)
     seen = [SeenProcess(name, role="orchestrator", model=None, seen_at=now)]
     if has_broker:
-        seen.append(SeenProcess("broker", role="broker", model=None, seen_at=now))
+        seen.append(SeenProcess(BROKER, role=BROKER, model=None, seen_at=now))
     with database.begin() as connection:
         record_processes(connection, seen)
 
@@ -103,4 +104,4 @@ def prune(database: Database) -> list[str]:
         with database.begin() as connection:  # A transaction a portion, so that none holds much for long.
             is_left = prune_inbox(connection, now=now) > 0
     with database.begin() as connection:
-        return forget_processes(connection, now=now)
+        return forget_silent_processes(connection, now=now)

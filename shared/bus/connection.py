@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 import psycopg
 from kombu.connection import Connection
-from psycopg.conninfo import make_conninfo
+from kombu.exceptions import OperationalError as KombuOperationalError
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from shared.errors import PermanentError, RetryableError
 from shared.settings import Settings
@@ -125,7 +126,7 @@ def close(connection: Connection, *, first: Callable[[], None] | None = None) ->
 
 def broker_errors(connection: Connection) -> tuple[type[Exception], ...]:
     """List what a connection raises when the broker goes away, refuses, or does not answer."""
-    return (*connection.connection_errors, *connection.channel_errors, psycopg.Error, OSError)
+    return (*connection.connection_errors, *connection.channel_errors, KombuOperationalError, psycopg.Error, OSError)
 
 
 def is_pgmq(settings: Settings) -> bool:
@@ -143,9 +144,12 @@ def is_pgmq(settings: Settings) -> bool:
 def _conninfo(settings: Settings) -> str:
     url = settings.require_broker_url()
     try:
-        return make_conninfo("postgresql" + url.removeprefix("pgmq"), connect_timeout=_CONNECT_TIMEOUT_S)
+        conninfo = make_conninfo("postgresql" + url.removeprefix("pgmq"), connect_timeout=_CONNECT_TIMEOUT_S)
     except psycopg.ProgrammingError as error:
         raise BadBrokerUrl from error
+    if "dbname" not in conninfo_to_dict(conninfo):  # the driver would take one that is called like the user
+        raise BadBrokerUrl
+    return conninfo
 
 
 def _install_pgmq(conninfo: str) -> None:

@@ -20,6 +20,9 @@ _ADMISSION_LOCK = 0x7472_696D
 INBOX_KEPT = timedelta(hours=24)
 """How long a finished problem's inbox stays: a message that arrives later may be booked twice as wasted."""
 
+BROKER = "broker"
+"""Stands for the broker among the processes: orchestrators note it here while it answers them."""
+
 PROCESS_KEPT = timedelta(hours=1)
 """How long a process that is silent is remembered."""
 
@@ -107,7 +110,12 @@ def record_processes(connection: Connection, seen: Iterable[SeenProcess]) -> Non
     )
 
 
-def forget_processes(connection: Connection, *, now: datetime) -> list[str]:
+def forget_silent_processes(connection: Connection, *, now: datetime) -> list[str]:
     """Forget processes that were silent for long; return their names."""
     silent = delete(Process).where(Process.seen_at < now - PROCESS_KEPT).returning(Process.name)
     return list(connection.scalars(silent))
+
+
+def forget_processes(connection: Connection, *, names: Iterable[str]) -> None:
+    """Forget what processes of these names have said."""
+    connection.execute(delete(Process).where(Process.name.in_(list(names))))

@@ -36,7 +36,7 @@ class DatabaseBusy(RetryableError):
 
 
 class BadDatabaseUrl(PermanentError):
-    """TRIM_DATABASE_URL is no Postgres URL; write postgresql://user:password@host:port/database."""
+    """TRIM_DATABASE_URL names no Postgres database; write postgresql://user:password@host:port/database."""
 
     code = "bad_database_url"
 
@@ -124,7 +124,7 @@ def _make_engine(url: str, *, pool_size: int, statement_timeout_s: int, pre_ping
         parsed = make_url(url)
     except ArgumentError as error:
         raise BadDatabaseUrl from error
-    if parsed.get_backend_name() != "postgresql":
+    if parsed.get_backend_name() != "postgresql" or not parsed.database:  # else it is one called like the user
         raise BadDatabaseUrl
     engine = create_engine(
         parsed.set(drivername="postgresql+psycopg"),

@@ -203,7 +203,7 @@ def test_dead_letters_keep_bytes_that_are_no_text(settings: Settings) -> None:
         connection.release()
 
 
-@pytest.mark.parametrize("url", ["redis://localhost", "localhost:5672", "pgmq://%zz"])
+@pytest.mark.parametrize("url", ["redis://localhost", "localhost:5672", "pgmq://%zz", "pgmq://postgres@localhost:5432"])
 def test_a_url_of_no_known_broker_is_refused(url: str) -> None:
     with pytest.raises(BadBrokerUrl):
         connect(Settings(broker_url=url))

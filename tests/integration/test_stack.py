@@ -185,6 +185,7 @@ def test_what_is_in_the_way_is_told_in_one_sentence(folder: Path, environment: d
     [
         ({"TRIM_WINDOW": "many"}, "TRIM_WINDOW"),
         ({"TRIM_DATABASE_URL": "mysql://localhost/x"}, "TRIM_DATABASE_URL"),
+        ({"TRIM_DATABASE_URL": "postgresql://postgres@127.0.0.1:5432"}, "TRIM_DATABASE_URL names no Postgres database"),
         ({"TRIM_DATABASE_URL": "postgresql://postgres@127.0.0.1:1/x"}, "does not answer"),
         ({"TRIM_API_HOST": "192.0.2.1"}, "TRIM_API_HOST"),
     ],
