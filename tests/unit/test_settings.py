@@ -43,7 +43,7 @@ def test_a_missing_url_says_how_to_set_it(monkeypatch: pytest.MonkeyPatch) -> No
     [
         ("TRIM_WINDOW", "0", "setting TRIM_WINDOW: Input should be greater than or equal to 1."),
         ("TRIM_DATABASE_URL", "", "TRIM_DATABASE_URL is not set"),
-        ("TRIM_DATABASE_URL", "mysql://x", "TRIM_DATABASE_URL is no Postgres URL"),
+        ("TRIM_DATABASE_URL", "mysql://x", "TRIM_DATABASE_URL names no Postgres database"),
     ],
 )
 def test_a_process_with_wrong_settings_ends_with_one_sentence(variable: str, value: str, sentence: str) -> None:
