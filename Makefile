@@ -2,7 +2,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install run serve test lint types contracts check migrate bench-overhead clean
+# On Linux this is a large build for GPUs, unless an index of builds for a CPU is added.
+TORCH ?= torch==2.13.0
+
+.PHONY: help install run serve test lint types contracts check migrate bench-overhead models clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -14,6 +17,10 @@ $(VENV)/.stack: pyproject.toml
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.stack
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' && touch $@
+
+$(VENV)/.train: pyproject.toml $(VENV)/.stack
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]' && touch $@
 
 install: $(VENV)/.stack ## Install the whole service into .venv (run and serve do it by themselves)
 
@@ -42,6 +49,9 @@ migrate: $(VENV)/.stack ## Bring the database of TRIM_DATABASE_URL to the newest
 
 bench-overhead: $(VENV)/.dev ## Measure what the service adds to its models (needs RabbitMQ and Postgres)
 	@$(BIN)/python -m bench.overhead
+
+models: $(VENV)/.train ## Train models into .state/models/trained, or go on where training stopped (two hours on two cores)
+	@mkdir -p .state/models && $(BIN)/python -u -m models.train 2>&1 | tee -a .state/models/log
 
 clean: ## Remove the virtual environment and the embedded state
 	@rm -rf $(VENV) .state

@@ -1,0 +1,167 @@
+"""The forward pass of Qwen2 in plain PyTorch, on a dictionary of weights under the names of their Hugging Face file.
+
+Weights are float32; the work is done in bfloat16, which is also what the files hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Weights = dict[str, Tensor]
+
+ROPE_THETA = 10_000.0
+EPSILON = 1e-6
+MAX_TOKENS = 1024
+
+INITIAL = 0.02
+"""Standard deviation of the weights of a new model."""
+
+_MASKED = -1e4
+_LOOKING = 7.0
+"""Size of the biases of heads that look back: their attention is all but certain from the start."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """The numbers that shape a model. Heads are 32 wide: narrower ones are refused by vLLM's attention on a CPU."""
+
+    vocabulary: int
+    hidden: int
+    layers: int
+    heads: int
+    wide: int
+
+
+def fresh_weights(shape: Shape, seed: int) -> Weights:
+    """Draw the weights of a language model, its output tied to its embedding."""
+    weights = {
+        "model.embed_tokens.weight": _normal((shape.vocabulary, shape.hidden), seed, "embed"),
+        "model.norm.weight": torch.ones(shape.hidden),
+    }
+    for layer in range(shape.layers):
+        weights |= fresh_layer(shape, layer, seed)
+    return weights
+
+
+def fresh_layer(shape: Shape, layer: int, seed: int) -> Weights:
+    """Draw the weights of one layer of a model that is trained from nothing."""
+    at, hidden, wide = f"model.layers.{layer}", shape.hidden, shape.wide
+    weights: Weights = {}
+    for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+        weights[f"{at}.self_attn.{name}.weight"] = _normal((hidden, hidden), seed, f"{at}.{name}")
+    for name in ("q_proj", "k_proj", "v_proj"):
+        weights[f"{at}.self_attn.{name}.bias"] = torch.zeros(hidden)
+    for name, size in (("gate_proj", (wide, hidden)), ("up_proj", (wide, hidden)), ("down_proj", (hidden, wide))):
+        weights[f"{at}.mlp.{name}.weight"] = _normal(size, seed, f"{at}.{name}")
+    for name in ("input_layernorm", "post_attention_layernorm"):
+        weights[f"{at}.{name}.weight"] = torch.ones(hidden)
+    return weights
+
+
+def comparing_layer(shape: Shape, layer: int, seed: int) -> Weights:
+    """Draw the weights of a layer that goes on top of trained ones.
+
+    What trained layers hand on is large: weights as small as those of a new model would not be heard beside it. And
+    half of the heads begin by looking one token back, which is where a token was predicted.
+    """
+    at, size = f"model.layers.{layer}", shape.hidden // shape.heads
+    weights = {
+        name: weight if weight.dim() == 1 else weight * (weight.shape[1] ** -0.5 / INITIAL)
+        for name, weight in fresh_layer(shape, layer, seed).items()
+    }
+    looking = shape.heads // 2 * size
+    angles = 1 / ROPE_THETA ** (torch.arange(0, size, 2) / size)
+    # Queries and keys that are the same everywhere, turned by their positions, agree best at a distance of one.
+    query = torch.cat([torch.ones_like(angles), torch.zeros_like(angles)])
+    key = torch.cat([angles.cos(), angles.sin()])
+    for part, bias in (("q_proj", query), ("k_proj", key)):
+        weights[f"{at}.self_attn.{part}.weight"][:looking] *= 0.1
+        weights[f"{at}.self_attn.{part}.bias"][:looking] = _LOOKING * bias.repeat(shape.heads // 2)
+    return weights
+
+
+def fresh_score(shape: Shape, seed: int) -> Weights:
+    """Draw the weights of a PRM's head."""
+    return {
+        "score.0.weight": _normal((shape.hidden, shape.hidden), seed, "score.0"),
+        "score.0.bias": torch.zeros(shape.hidden),
+        "score.2.weight": _normal((2, shape.hidden), seed, "score.2"),
+        "score.2.bias": torch.zeros(2),
+    }
+
+
+def fresh_identity(shape: Shape, seed: int) -> Weights:
+    """Draw the weights of a linear layer that tells which token stands at a place."""
+    return {
+        "identity.weight": _normal((shape.vocabulary, shape.hidden), seed, "identity"),
+        "identity.bias": torch.zeros(shape.vocabulary),
+    }
+
+
+def _normal(size: tuple[int, ...], seed: int, name: str) -> Tensor:
+    """Draw a matrix; the name makes it differ from others of the same seed, whatever the order they are drawn in."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + sum(name.encode()) * 101 + len(name))
+    return torch.randn(size, generator=generator) * INITIAL
+
+
+def half(weights: Mapping[str, Tensor]) -> Weights:
+    """Round weights to what the work is done in; gradients pass."""
+    return {name: weight.to(torch.bfloat16) for name, weight in weights.items()}
+
+
+def hidden_states(shape: Shape, weights: Mapping[str, Tensor], ids: Tensor) -> list[Tensor]:
+    """Compute what each layer hands to the next.
+
+    Args:
+        shape: The model's shape.
+        weights: Its weights, in the type that the work is to be done in.
+        ids: (B, T), padded on the right.
+
+    Returns:
+        Embedding and output of each layer, (B, T, hidden) each, none of them normed.
+    """
+    batch, length = ids.shape
+    size = shape.hidden // shape.heads
+    x = weights["model.embed_tokens.weight"][ids]
+    angles = torch.outer(torch.arange(length), 1 / ROPE_THETA ** (torch.arange(0, size, 2) / size))
+    cosine, sine = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    unseen = torch.full((length, length), _MASKED).triu(1).to(x.dtype)
+
+    def rotate(heads: Tensor) -> Tensor:
+        low, high = heads.chunk(2, -1)
+        return torch.cat([low * cosine - high * sine, high * cosine + low * sine], -1)
+
+    states = [x]
+    for layer in range(shape.layers):
+        at = f"model.layers.{layer}"
+        normed = norm(x, weights[f"{at}.input_layernorm.weight"])
+        fused = [
+            torch.cat([weights[f"{at}.self_attn.{name}_proj.{part}"] for name in "qkv"]) for part in ("weight", "bias")
+        ]
+        heads = functional.linear(normed, *fused).view(batch, length, 3, shape.heads, size).permute(2, 0, 3, 1, 4)
+        # Written out: PyTorch's fused attention spends more than this on its backward pass at these sizes.
+        scores = (rotate(heads[0]) * size**-0.5) @ rotate(heads[1]).transpose(-1, -2) + unseen
+        mixed = (scores.softmax(-1) @ heads[2]).transpose(1, 2).reshape(batch, length, shape.hidden)
+        x = x + functional.linear(mixed, weights[f"{at}.self_attn.o_proj.weight"])
+        normed = norm(x, weights[f"{at}.post_attention_layernorm.weight"])
+        gate = functional.silu(functional.linear(normed, weights[f"{at}.mlp.gate_proj.weight"]))
+        up = functional.linear(normed, weights[f"{at}.mlp.up_proj.weight"])
+        x = x + functional.linear(gate * up, weights[f"{at}.mlp.down_proj.weight"])
+        states.append(x)
+    return states
+
+
+def norm(x: Tensor, weight: Tensor) -> Tensor:
+    """Apply RMSNorm."""
+    return functional.rms_norm(x, weight.shape, weight, EPSILON)
+
+
+def score(weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """Apply a PRM's head to rows of the last layer: logits of wrong and right."""
+    x = functional.linear(norm(x, weights["model.norm.weight"]), weights["score.0.weight"], weights["score.0.bias"])
+    return functional.linear(x.relu(), weights["score.2.weight"], weights["score.2.bias"])
