@@ -70,7 +70,7 @@ def large_plan(vocabulary: int) -> language_model.Plan:
     )
 
 
-PRM_PLAN = prm.Plan(name="prm", schedule=Schedule(steps=1700, rate=1e-3), seed=5, simple_until=0.5)
+PRM_PLAN = prm.Plan(name="prm", schedule=Schedule(steps=1600, rate=1e-3), seed=5, simple_until=0.85)
 
 
 def main() -> None:

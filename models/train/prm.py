@@ -41,6 +41,8 @@ _WRONG_SHARE = 0.6
 _SAMPLED_SHARE = 0.65
 """Share of the whole problems that models wrote; the others are solutions with a digit changed."""
 _SHEET_ERRORS = 0.4
+_VERBS = ("makes", "leaves", "is")
+_MISTOLD_VERBS = 0.4
 _HELPERS = "helper."
 _JUDGED = ("step", "token")
 _EVALUATED_AT_ONCE = 50
@@ -233,9 +235,17 @@ class _Maker:
             right = len(steps)
             if rng.random() < _WRONG_SHARE:
                 right = rng.randrange(len(steps))
-                steps = (*steps[:right], corrupted(rng, steps[right], steps[right].find(")") + 1))
+                steps = (*steps[:right], mistold(rng, steps[right]))
             made.append(judgement(self._tokenizer, Sample(story.question, steps, right)))
         return made
+
+
+def mistold(rng: random.Random, step: str) -> str:
+    """Change one digit of a step, or what it says that the event does."""
+    verbs = [verb for verb in _VERBS if f" {verb} " in step]
+    if len(verbs) == 1 and rng.random() < _MISTOLD_VERBS:
+        return step.replace(f" {verbs[0]} ", f" {rng.choice([verb for verb in _VERBS if verb not in verbs])} ")
+    return corrupted(rng, step, step.find(")") + 1)
 
 
 def corrupted(rng: random.Random, step: str, start: int) -> str:

@@ -164,6 +164,14 @@ def test_a_corrupted_step_differs_in_one_digit_after_its_start() -> None:
         assert sum(a != b for a, b in zip(changed, step, strict=True)) == 1
 
 
+def test_a_step_is_mistold_by_a_digit_or_by_what_it_says_that_the_event_does() -> None:
+    rng = random.Random(1)
+    told = {prm.mistold(rng, "1) That makes 4+6: 4+6=10, 0+0+1=1, so 10 coins.") for _ in range(200)}
+    assert "1) That leaves 4+6: 4+6=10, 0+0+1=1, so 10 coins." in told
+    assert "1) That makes 4+6: 4+6=10, 0+0+1=1, so 19 coins." in told
+    assert all(text.startswith("1) That ") and text.endswith(" coins.") for text in told)
+
+
 def test_a_language_model_learns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = language_model.Plan(
         name="tiny",
