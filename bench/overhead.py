@@ -56,7 +56,7 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m bench.overhead", description="Measure the service's overhead.")
     parser.add_argument("--problems", type=_positive, default=200, help="problems at once, saturated (%(default)s)")
-    parser.add_argument("--sequential", type=_positive, default=10, help="problems one by one (%(default)s)")
+    parser.add_argument("--sequential", type=_positive, default=40, help="problems one by one (%(default)s)")
     parser.add_argument("--repeats", type=_positive, default=3, help="saturated runs of each kind (%(default)s)")
     arguments = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
