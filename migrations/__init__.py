@@ -33,7 +33,7 @@ def upgrade(database_url: str, revision: str = "head") -> str:
     """Bring a database to a revision. Safe to run from several processes at once: one waits for the other.
 
     Returns:
-        What was done, in a few words.
+        The revision that it has now and what it had before, in words.
 
     Raises:
         CannotMigrate: There is no such revision, or the database is at one that this version does not know.
@@ -45,7 +45,7 @@ def upgrade(database_url: str, revision: str = "head") -> str:
     except CommandError as error:
         raise CannotMigrate from error
     after = read_revision(database_url)
-    return f"schema {after} (nothing to do)" if after == before else f"schema {after} (it was {before or 'missing'})"
+    return f"{after} (nothing to do)" if after == before else f"{after} (it was {before or 'missing'})"
 
 
 def read_revision(database_url: str) -> str | None:

@@ -24,7 +24,7 @@ def main() -> None:
     with one_sentence("migrations"):
         url = Settings().require_database_url()
         if arguments.command == "upgrade":
-            sys.stdout.write(f"Database {make_url(url).database}: {migrations.upgrade(url)}.\n")
+            sys.stdout.write(f"Database {make_url(url).database}: schema {migrations.upgrade(url)}.\n")
         elif arguments.command == "check":
             migrations.check(url)
         else:

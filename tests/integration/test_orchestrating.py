@@ -77,7 +77,7 @@ def test_a_queued_problem_that_cannot_be_read_fails_and_the_others_start(databas
 def test_a_running_problem_that_cannot_be_read_fails_and_its_events_are_kept(database: Database) -> None:
     unreadable, good = submit(database), submit(database)
     admit(database, window=10)
-    execute(database, "UPDATE problems SET options = '{}', due_at = now() WHERE id = :id", id=unreadable)
+    execute(database, "UPDATE problems SET due_at = now() WHERE id = :id", id=unreadable)
     execute(database, 'UPDATE problems SET options = \'{"lookahead": "far"}\' WHERE id = :id', id=unreadable)
     assert attend(database) == []
     assert read(database, unreadable)[:2] == ("failed", "unreadable")
