@@ -56,8 +56,10 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m bench.overhead", description="Measure the service's overhead.")
     parser.add_argument("--problems", type=_positive, default=200, help="problems at once, saturated (%(default)s)")
-    parser.add_argument("--sequential", type=_positive, default=40, help="problems one by one (%(default)s)")
-    parser.add_argument("--repeats", type=_positive, default=3, help="saturated runs of each kind (%(default)s)")
+    parser.add_argument(
+        "--sequential", type=_positive, default=15, help="problems one by one in each turn (%(default)s)"
+    )
+    parser.add_argument("--repeats", type=_positive, default=3, help="turns: one by one, then saturated (%(default)s)")
     arguments = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -93,11 +95,11 @@ def measure(service: Design, plain: Design, *, problems: int, sequential: int, r
     counts = service.warm_up_and_count(warm_up=warm_up, count=problems)
     plain_counts = plain.warm_up_and_count(warm_up=warm_up, count=problems)
     each, plain_each = [], []
-    for _ in range(sequential):
-        each.append(service.solve(1))
-        plain_each.append(plain.solve(1))
     runs, plain_runs, ahead = [], [], []
     for _ in range(repeats):
+        for _ in range(sequential):
+            each.append(service.solve(1))
+            plain_each.append(plain.solve(1))
         runs.append(service.time(problems))
         plain_runs.append(plain.time(problems))
         ahead.append(service.time(problems, lookahead=LOOKAHEAD))
