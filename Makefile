@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 # On Linux this is a large build for GPUs, unless an index of builds for a CPU is added.
 TORCH ?= torch==2.13.0
 
-.PHONY: help install run serve test lint types contracts check migrate bench-overhead models clean
+# What evaluate-models measures: a folder of small, large and prm.
+MODELS ?= .state/models/trained
+
+.PHONY: help install run serve test lint types contracts check migrate bench-overhead models evaluate-models clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -52,6 +55,9 @@ bench-overhead: $(VENV)/.dev ## Measure what the service adds to its models (nee
 
 models: $(VENV)/.train ## Train models into .state/models/trained, or go on where training stopped (two hours on two cores)
 	@mkdir -p .state/models && $(BIN)/python -u -m models.train 2>&1 | tee -a .state/models/log
+
+evaluate-models: $(VENV)/.stack ## Measure trained models on 500 held-out problems of each split
+	@$(BIN)/python -m models.evaluate --models $(MODELS)
 
 clean: ## Remove the virtual environment and the embedded state
 	@rm -rf $(VENV) .state

@@ -38,10 +38,13 @@ class Plan:
     """Share of the training that sees nothing but sheets of unrelated steps."""
     short_until: float
     """Share of it after which whole problems come in."""
+    identity: float = 0.0
+    """Weight of the loss of telling, after the last layer, which token stands there: a PRM compares that with what was
+    expected. Without it the last layer hands on what comes next, and what was written is all but drowned."""
 
 
 def train(
-    plan: Plan, tokenizer: Tokenizer, folder: Path, is_enough: Callable[[Weights], bool] | None = None
+    plan: Plan, tokenizer: Tokenizer, folder: Path, is_enough: Callable[[int, Weights], bool] | None = None
 ) -> Weights:
     """Train a language model, or take its training up again.
 
@@ -49,9 +52,15 @@ def train(
         plan: How.
         tokenizer: The tokenizer.
         folder: Where checkpoints are kept.
-        is_enough: Is asked now and then, once there are whole problems; training ends where it says so.
+        is_enough: Is asked at checkpoints, once there are whole problems; training ends where it says so.
+
+    Returns:
+        The weights, helpers among them.
     """
-    training = Training(plan.name, network.fresh_weights(plan.shape, plan.seed), plan.schedule, folder)
+    start = network.fresh_weights(plan.shape, plan.seed)
+    if plan.identity:
+        start |= network.fresh_identity(plan.shape, plan.seed)
+    training = Training(plan.name, start, plan.schedule, folder)
 
     def sheets(rng: random.Random, count: int) -> list[Example]:
         return [examples.sheet(tokenizer, rng) for _ in range(count)]
@@ -66,28 +75,44 @@ def train(
     }
 
     def losses_of(step: int) -> Losses:
-        share = step / plan.schedule.steps
-        if share < plan.sheets_until:
-            kind, index = "sheets", step
-        elif step % _TURNS == 0:
-            kind, index = "sheets", _LATER + step // _TURNS
-        elif share < plan.short_until:
-            kind, index = "short", step
-        elif step % _TURNS == 1:
-            kind, index = "short", _LATER + step // _TURNS
-        else:
-            kind, index = "whole", step
+        kind, index = _kind(plan, step)
         ids, targets, _ = batches[kind][index]
         weights = network.half(training.weights)
         last = network.hidden_states(plan.shape, weights, ids)[-1]
-        return {kind: next_token_loss(weights, last, targets)}
+        losses = {kind: next_token_loss(weights, last, targets)}
+        if plan.identity:
+            states = network.norm(last, weights["model.norm.weight"])
+            losses["identity"] = plan.identity * identity_loss(weights, states, ids, targets != IGNORED)
+        return losses
 
     def is_trained_enough() -> bool:
         is_late = training.step > plan.short_until * plan.schedule.steps
-        return is_enough is not None and is_late and is_enough(training.weights)
+        return is_enough is not None and is_late and is_enough(training.step, training.weights)
 
     training.run(losses_of, is_trained_enough)
     return training.weights
+
+
+def _kind(plan: Plan, step: int) -> tuple[str, int]:
+    """Choose a step's kind of batch, and its index among those of that kind."""
+    share = step / plan.schedule.steps
+    if share < plan.sheets_until:
+        return "sheets", step
+    if step % _TURNS == 0:
+        return "sheets", _LATER + step // _TURNS
+    if share < plan.short_until:
+        return "short", step
+    if step % _TURNS == 1:
+        return "short", _LATER + step // _TURNS
+    return "whole", step
+
+
+def identity_loss(weights: Weights, states: Tensor, ids: Tensor, known: Tensor) -> Tensor:
+    """Compute the loss of telling the token of each known place from its normed state."""
+    read = functional.linear(
+        states[known], weights[f"{network.HELPERS}identity.weight"], weights[f"{network.HELPERS}identity.bias"]
+    )
+    return functional.cross_entropy(read.float(), ids[known])
 
 
 def next_token_loss(weights: Weights, states: Tensor, targets: Tensor) -> Tensor:

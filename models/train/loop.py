@@ -15,7 +15,7 @@ from models.train.network import Weights
 Losses = Mapping[str, Tensor]
 """What is to be made small: the sum of it is, each part is reported under its name."""
 
-CHECKPOINT_EVERY = 100
+CHECKPOINT_EVERY = 20
 REPORT_EVERY = 50
 
 
@@ -36,9 +36,7 @@ class Schedule:
 class Training:
     """Trains weights in place; what was done is found again in its checkpoint."""
 
-    def __init__(
-        self, name: str, weights: Weights, schedule: Schedule, folder: Path, fast: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, name: str, weights: Weights, schedule: Schedule, folder: Path) -> None:
         """Take up a training where its checkpoint left it, or begin it.
 
         Args:
@@ -46,17 +44,13 @@ class Training:
             weights: What to train.
             schedule: How.
             folder: Where checkpoints are kept.
-            fast: Beginnings of the names of weights that learn at twice the rate, since they are fresh.
         """
         self.name, self.weights, self._schedule = name, weights, schedule
         self._path = folder / f"{name}.pt"
         for weight in weights.values():
             weight.requires_grad_()
-        groups: dict[float, list[Tensor]] = {}
-        for key, weight in weights.items():
-            groups.setdefault(2.0 if key.startswith(fast) and fast else 1.0, []).append(weight)
         self._optimizer = torch.optim.AdamW(
-            [{"params": group, "factor": factor} for factor, group in groups.items()],
+            list(weights.values()),
             lr=schedule.rate,
             betas=(0.9, 0.98),
             weight_decay=0.05,
@@ -85,7 +79,7 @@ class Training:
         started = time.monotonic() - self.seconds
         while self.step < self._schedule.steps and not self.is_over:
             for group in self._optimizer.param_groups:
-                group["lr"] = self._schedule.rate_at(self.step) * group["factor"]
+                group["lr"] = self._schedule.rate_at(self.step)
             losses = losses_of(self.step)
             self._optimizer.zero_grad()
             torch.stack(list(losses.values())).sum().backward()

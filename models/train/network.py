@@ -5,7 +5,7 @@ Weights are float32; the work is done in bfloat16, which is also what the files 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,9 @@ MAX_TOKENS = 1024
 
 INITIAL = 0.02
 """Standard deviation of the weights of a new model."""
+
+HELPERS = "helper."
+"""Beginning of the names of weights that are there for the training alone."""
 
 _MASKED = -1e4
 _LOOKING = 7.0
@@ -96,11 +99,25 @@ def fresh_score(shape: Shape, seed: int) -> Weights:
 
 
 def fresh_identity(shape: Shape, seed: int) -> Weights:
-    """Draw the weights of a linear layer that tells which token stands at a place."""
+    """Draw the weights of a helper: a linear layer that tells which token stands at a place."""
     return {
-        "identity.weight": _normal((shape.vocabulary, shape.hidden), seed, "identity"),
-        "identity.bias": torch.zeros(shape.vocabulary),
+        f"{HELPERS}identity.weight": _normal((shape.vocabulary, shape.hidden), seed, "identity"),
+        f"{HELPERS}identity.bias": torch.zeros(shape.vocabulary),
     }
+
+
+def fresh_surprise(shape: Shape, seed: int) -> Weights:
+    """Draw the weights of a helper: a linear layer that tells whether a token was the expected one."""
+    return {
+        f"{HELPERS}norm.weight": torch.ones(shape.hidden),
+        f"{HELPERS}surprise.weight": _normal((2, shape.hidden), seed, "surprise"),
+        f"{HELPERS}surprise.bias": torch.zeros(2),
+    }
+
+
+def without_helpers(weights: Mapping[str, Tensor]) -> Weights:
+    """Leave out what is there for the training alone."""
+    return {name: weight for name, weight in weights.items() if not name.startswith(HELPERS)}
 
 
 def _normal(size: tuple[int, ...], seed: int, name: str) -> Tensor:
@@ -125,9 +142,21 @@ def hidden_states(shape: Shape, weights: Mapping[str, Tensor], ids: Tensor) -> l
     Returns:
         Embedding and output of each layer, (B, T, hidden) each, none of them normed.
     """
-    batch, length = ids.shape
+    embedded = weights["model.embed_tokens.weight"][ids]
+    return [embedded, *through(shape, weights, embedded, range(shape.layers))]
+
+
+def through(shape: Shape, weights: Mapping[str, Tensor], x: Tensor, layers: Iterable[int]) -> list[Tensor]:
+    """Compute what each of some layers hands on.
+
+    Args:
+        shape: The model's shape.
+        weights: Its weights, in the type that the work is to be done in.
+        x: What the layer before hands on, (B, T, hidden), padded on the right.
+        layers: Which, in order.
+    """
+    batch, length, _ = x.shape
     size = shape.hidden // shape.heads
-    x = weights["model.embed_tokens.weight"][ids]
     angles = torch.outer(torch.arange(length), 1 / ROPE_THETA ** (torch.arange(0, size, 2) / size))
     cosine, sine = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     unseen = torch.full((length, length), _MASKED).triu(1).to(x.dtype)
@@ -136,8 +165,8 @@ def hidden_states(shape: Shape, weights: Mapping[str, Tensor], ids: Tensor) -> l
         low, high = heads.chunk(2, -1)
         return torch.cat([low * cosine - high * sine, high * cosine + low * sine], -1)
 
-    states = [x]
-    for layer in range(shape.layers):
+    states = []
+    for layer in layers:
         at = f"model.layers.{layer}"
         normed = norm(x, weights[f"{at}.input_layernorm.weight"])
         fused = [

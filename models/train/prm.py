@@ -1,10 +1,15 @@
 """Trains the process reward model: the large model's layers, and fresh ones that compare what it expects with a draft.
 
-Two losses at the large model's last layer keep alive what there is to compare. The large model knows right from wrong,
-but what it hands on after its last layer is what comes next; which token was really written is all but drowned there.
+The large model knows right from wrong: what it hands on after its last layer tells what comes next and, since it was
+trained to keep it, which token was written. Two trainings follow each other:
 
-- expectation: predicting the next token, as long as all is right;
-- identity: telling which token stands here.
+1. its layers learn to go on where tags stand instead of blank lines, by the losses that they were made with;
+2. then they stay as they are, and fresh layers learn to judge. The first of these learns to compare, from solutions in
+   which many tokens were exchanged: is this token one that the large model expected? Later it is asked less often, and
+   the steps' labels more.
+
+Trained together, the fresh layers' first errors spoil in the large model's layers what they are to read from them. And
+from the steps' labels alone the comparison is hardly learned: there is one unexpected token in a solution at most.
 
 Besides the step's label at its tag, each token has one: whether the step is right up to it.
 """
@@ -24,7 +29,7 @@ from torch.nn import functional
 from models.problems.drawing import EVENTS
 from models.train import examples, network
 from models.train.examples import IGNORED, Batches, Example
-from models.train.language_model import next_token_loss
+from models.train.language_model import identity_loss, next_token_loss
 from models.train.loop import Losses, Schedule, Training
 from models.train.network import Shape, Weights
 from models.train.samples import Sample, expected_steps
@@ -34,8 +39,14 @@ from shared.evaluation.results import area_under_curve
 
 FRESH_LAYERS = 2
 
-_EXPECTATION, _IDENTITY = 1.0, 0.2
-_WRONG_WEIGHT = 2.0
+_IDENTITY = 0.2
+_WRONG_WEIGHT, _SURPRISE_WEIGHT = 2.0, 3.0
+_EXPECTED = 0.5
+"""A token is expected from this probability on."""
+_EXCHANGED = 0.08
+"""Share of the tokens that are exchanged where comparing is learned."""
+_TURNS = 5
+"""One batch in this many goes back to comparing, so that it is not unlearned."""
 _WRONG_SHARE = 0.6
 """Share of the examples with an error, of those that are made or drawn here."""
 _SAMPLED_SHARE = 0.65
@@ -43,9 +54,10 @@ _SAMPLED_SHARE = 0.65
 _SHEET_ERRORS = 0.4
 _VERBS = ("makes", "leaves", "is")
 _MISTOLD_VERBS = 0.4
-_HELPERS = "helper."
-_JUDGED = ("step", "token")
 _EVALUATED_AT_ONCE = 50
+_REPORT_EVERY = 100
+_EARLIER = 1_000_000
+"""Where the batches of the first training are counted from, so that the second one meets others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,10 +65,15 @@ class Plan:
     """How a PRM is trained."""
 
     name: str
-    schedule: Schedule
+    adapting: Schedule
+    """Of the large model's layers."""
+    judging: Schedule
+    """Of the fresh layers."""
     seed: int
+    compare_until: float
+    """Share of the second training in which nothing is learned but to compare."""
     simple_until: float
-    """Share of the training in which two of three batches are sheets and short problems."""
+    """Share of it in which two of three batches that are judged are sheets and short problems."""
 
 
 def shape_of(large: Shape) -> Shape:
@@ -80,75 +97,109 @@ def train(
         The weights of the PRM alone, helpers left out.
     """
     shape = shape_of(large)
-    fresh = tuple(f"model.layers.{layer}." for layer in range(large.layers, shape.layers))
-    run = Training(
-        plan.name,
-        _start(plan, tokenizer, large, weights),
-        plan.schedule,
-        folder,
-        fast=("score.", "model.norm.", _HELPERS, *fresh),
-    )
     maker = _Maker(tokenizer, training)
     batches = {
         "sheets": Batches(maker.sheets, name="prm-sheets", seed=plan.seed, size=20),
         "short": Batches(maker.short, name="prm-short", seed=plan.seed, size=36),
         "whole": Batches(maker.whole, name="prm-whole", seed=plan.seed, size=22),
+        "exchanged": Batches(maker.exchanged, name="prm-exchanged", seed=plan.seed, size=20),
     }
 
+    def kind_of(step: int) -> str:
+        if step < plan.compare_until * plan.judging.steps or step % _TURNS == 1:
+            return "exchanged"
+        turns = 3 if step < plan.simple_until * plan.judging.steps else 8
+        return {0: "sheets", 1: "short"}.get(step % turns, "whole")
+
+    adapting = Training(f"{plan.name}-layers", _adapted(tokenizer, weights), plan.adapting, folder)
+
+    def expecting(step: int) -> Losses:
+        kind = ("whole", "short")[step % 2]
+        ids, right, _ = batches[kind][_EARLIER + step]
+        return _expectation(large, network.half(adapting.weights), ids, right, kind)
+
+    adapting.run(expecting)
+    layers = {name: weight.detach() for name, weight in network.without_helpers(adapting.weights).items()}
+    halved = network.half(layers)
+    judging = Training(plan.name, _fresh(plan, large, layers), plan.judging, folder)
+
     def losses_of(step: int) -> Losses:
-        turns = 3 if step < plan.simple_until * plan.schedule.steps else 8
-        kind = {0: "sheets", 1: "short"}.get(step % turns, "whole")
+        kind = kind_of(step)
         ids, right, labels = batches[kind][step]
-        losses = _losses(shape, network.half(run.weights), ids, right, labels)
-        return {f"{kind} {name}" if name in _JUDGED else name: loss for name, loss in losses.items()}
+        with torch.no_grad():
+            handed_on = network.hidden_states(large, halved, ids)[-1]
+        fresh = network.half(judging.weights)
+        if kind == "exchanged":
+            compared = network.through(shape, fresh, handed_on, [large.layers])[-1]
+            return {kind: _surprise_loss(fresh, compared, _surprises(halved, handed_on, ids, right))}
+        last = network.through(shape, fresh, handed_on, range(large.layers, shape.layers))[-1]
+        return {
+            f"{kind} step": _judgement_loss(fresh, last, labels),
+            f"{kind} token": _judgement_loss(fresh, last, right),
+        }
 
     def report() -> bool:
-        print(f"{plan.name}: AUC on held-out steps {evaluate(shape, run.weights, tokenizer, held_out):.4f}", flush=True)
+        if judging.step % _REPORT_EVERY == 0:
+            area = evaluate(shape, layers | network.without_helpers(judging.weights), tokenizer, held_out)
+            print(f"{plan.name}: AUC on held-out steps {area:.4f}", flush=True)
         return False
 
-    run.run(losses_of, is_enough=report)
+    judging.run(losses_of, is_enough=report)
     report()
-    return {name: weight for name, weight in run.weights.items() if not name.startswith(_HELPERS)}
+    return layers | network.without_helpers(judging.weights)
 
 
-def _start(plan: Plan, tokenizer: Tokenizer, large: Shape, weights: Weights) -> Weights:
-    """Put the weights to begin with together."""
+def _adapted(tokenizer: Tokenizer, weights: Weights) -> Weights:
+    """Copy the large model's weights; the tag, which it has never seen, begins as the blank line that it stands for."""
     start = {name: weight.detach().clone() for name, weight in weights.items()}
-    start[f"{_HELPERS}norm.weight"] = start["model.norm.weight"].clone()
-    for layer in range(large.layers, large.layers + FRESH_LAYERS):
-        start |= network.comparing_layer(large, layer, plan.seed)
-    start |= network.fresh_score(large, plan.seed)
-    identity = network.fresh_identity(large, plan.seed)
-    start |= {f"{_HELPERS}{name}": weight for name, weight in identity.items()}
-    # The tag was never seen by the large model; the blank line stands where it stands.
     embedding = start["model.embed_tokens.weight"]
     embedding[STEP_TAG_ID] = embedding[examples.encode(tokenizer, "." + SEPARATOR)[-1]]
     return start
 
 
-def _losses(shape: Shape, weights: Weights, ids: Tensor, right: Tensor, labels: Tensor) -> dict[str, Tensor]:
-    states = network.hidden_states(shape, weights, ids)
-    expecting = states[shape.layers - FRESH_LAYERS]
-    balance = torch.tensor([_WRONG_WEIGHT, 1.0])
+def _fresh(plan: Plan, large: Shape, layers: Weights) -> Weights:
+    """Draw what goes on top of the large model's layers."""
+    fresh = {"model.norm.weight": layers["model.norm.weight"].clone()} | network.fresh_score(large, plan.seed)
+    fresh |= network.fresh_surprise(large, plan.seed)
+    for layer in range(large.layers, large.layers + FRESH_LAYERS):
+        fresh |= network.comparing_layer(large, layer, plan.seed)
+    return fresh
 
-    def judged(targets: Tensor) -> Tensor:
-        known = targets != IGNORED
-        logits = network.score(weights, states[-1][known]).float()
-        return functional.cross_entropy(logits, targets[known], weight=balance)
 
-    backbone = network.norm(expecting, weights[f"{_HELPERS}norm.weight"])
-    written = right != IGNORED
-    identity = functional.linear(
-        backbone[written], weights[f"{_HELPERS}identity.weight"], weights[f"{_HELPERS}identity.bias"]
-    )
+def _expectation(large: Shape, weights: Weights, ids: Tensor, right: Tensor, kind: str) -> dict[str, Tensor]:
+    """Compute the losses that keep the large model's layers what they are: expecting what is right, telling tokens."""
+    last = network.hidden_states(large, weights, ids)[-1]
     expected = torch.where((right == 1) & (ids != STEP_TAG_ID), ids, IGNORED)
-    helper = weights | {"model.norm.weight": weights[f"{_HELPERS}norm.weight"]}
+    states = network.norm(last, weights["model.norm.weight"])
     return {
-        "step": judged(labels),
-        "token": judged(right),
-        "expectation": _EXPECTATION * next_token_loss(helper, expecting, expected),
-        "identity": _IDENTITY * functional.cross_entropy(identity.float(), ids[written]),
+        kind: next_token_loss(weights, last, expected),
+        "identity": _IDENTITY * identity_loss(weights, states, ids, right != IGNORED),
     }
+
+
+def _surprises(weights: Weights, handed_on: Tensor, ids: Tensor, right: Tensor) -> Tensor:
+    """Tell of each token of a step whether the large model expected it: 1 where it did, 0 where it did not."""
+    wanted = right[:, 1:] != IGNORED
+    states = network.norm(handed_on[:, :-1][wanted], weights["model.norm.weight"])
+    chances = functional.linear(states, weights["model.embed_tokens.weight"]).float().softmax(-1)
+    found = torch.full_like(ids, IGNORED)
+    found[:, 1:][wanted] = (chances.gather(-1, ids[:, 1:][wanted][:, None])[:, 0] > _EXPECTED).long()
+    return found
+
+
+def _surprise_loss(weights: Weights, compared: Tensor, labels: Tensor) -> Tensor:
+    known = labels != IGNORED
+    states = network.norm(compared[known], weights[f"{network.HELPERS}norm.weight"])
+    logits = functional.linear(
+        states, weights[f"{network.HELPERS}surprise.weight"], weights[f"{network.HELPERS}surprise.bias"]
+    )
+    return functional.cross_entropy(logits.float(), labels[known], weight=torch.tensor([_SURPRISE_WEIGHT, 1.0]))
+
+
+def _judgement_loss(weights: Weights, last: Tensor, labels: Tensor) -> Tensor:
+    known = labels != IGNORED
+    logits = network.score(weights, last[known]).float()
+    return functional.cross_entropy(logits, labels[known], weight=torch.tensor([_WRONG_WEIGHT, 1.0]))
 
 
 def evaluate(shape: Shape, weights: Weights, tokenizer: Tokenizer, held_out: Sequence[Sample]) -> float:
@@ -196,6 +247,7 @@ class _Maker:
 
     def __init__(self, tokenizer: Tokenizer, samples: Sequence[Sample]) -> None:
         self._tokenizer = tokenizer
+        self._digits = [examples.encode(tokenizer, digit)[0] for digit in "0123456789"]
         self._wrong = [sample for sample in samples if sample.right < len(sample.steps)]
         self._right = [sample for sample in samples if sample.right == len(sample.steps)]
 
@@ -227,6 +279,20 @@ class _Maker:
             *(judgement(self._tokenizer, sample) for sample in picked),
             *self._changed(rng, count - sampled, EVENTS),
         ]
+
+    def exchanged(self, rng: random.Random, count: int) -> list[Example]:
+        """Make whole problems in whose solutions many tokens were exchanged, a digit for another digit."""
+        made = []
+        for story in examples.stories(rng, count, EVENTS):
+            example = judgement(self._tokenizer, Sample(story.question, story.steps, len(story.steps)))
+            places = [place for place, label in enumerate(example.targets) if label != IGNORED]
+            written = [example.ids[place] for place in places]
+            ids = list(example.ids)
+            for place in places:
+                if rng.random() < _EXCHANGED:
+                    ids[place] = rng.choice(self._digits if ids[place] in self._digits else written)
+            made.append(replace(example, ids=ids))
+        return made
 
     def _changed(self, rng: random.Random, count: int, events: tuple[int, int]) -> list[Example]:
         made = []

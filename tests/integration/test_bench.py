@@ -21,6 +21,8 @@ from kombu.connection import Connection
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "bench.overhead", "--problems", "4", "--sequential", "1", "--repeats", "1"]
+ENDLESS = [*COMMAND[:-1], "100000"]
+"""Goes on until it is interrupted, however slow the machine is."""
 NOBODY = "127.0.0.1:9"
 
 pytestmark = pytest.mark.servers
@@ -101,7 +103,7 @@ class Running:
 @pytest.fixture
 def running(postgres_server: str, rabbitmq_server: str) -> Iterator[Running]:
     process = subprocess.Popen(
-        COMMAND, cwd=ROOT, env=environment(postgres_server, rabbitmq_server), stderr=subprocess.PIPE, text=True
+        ENDLESS, cwd=ROOT, env=environment(postgres_server, rabbitmq_server), stderr=subprocess.PIPE, text=True
     )
     assert process.stderr is not None
     try:

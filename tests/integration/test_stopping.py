@@ -12,7 +12,7 @@ from tests.integration.proxy import Proxy
 
 pytestmark = pytest.mark.servers
 
-STEPS = 6
+STEPS = 12
 SLOW = {"default": [{"small": f"Step {index}.", "small_ms": 300} for index in range(STEPS)]}
 FOREVER_MS = 3_600_000
 
@@ -55,7 +55,7 @@ def test_a_stopping_worker_leaves_a_backlog_alone(tmp_path: Path, database_url: 
         tmp_path, database_url=database_url, broker_url=broker_url, script=script, stop_grace_s="30", concurrency="2"
     ) as deployment:
         # One command keeps the worker busy while it stops; beside it there is room, and others wait to fill it.
-        questions = [{"question": "Long?"}, *({"question": f"Quick {index}?"} for index in range(12))]
+        questions = [{"question": "Long?"}, *({"question": f"Quick {index}?"} for index in range(40))]
         ids = deployment.submit_all(questions, lookahead="unlimited", policy={"name": "small-only"})
         deployment.until(lambda: deployment.trajectory(ids[0]))
         assert deployment.roles.stop("small") == 0

@@ -17,6 +17,7 @@ torch = pytest.importorskip("torch", reason="the recipe needs the extra `train`"
 
 from models import reference  # noqa: E402 - only where torch is
 from models.problems.drawing import Split, draw  # noqa: E402
+from models.problems.story import parse  # noqa: E402
 from models.train import examples, folder, language_model, network, prm  # noqa: E402
 from models.train.examples import IGNORED, Batches, Example  # noqa: E402
 from models.train.loop import Schedule, Training  # noqa: E402
@@ -184,3 +185,82 @@ def test_a_language_model_learns(tmp_path: Path, capsys: pytest.CaptureFixture[s
     language_model.train(plan, TOKENIZER, tmp_path)
     loss = float(capsys.readouterr().out.split("sheets ")[1].split()[0])
     assert loss < 5, "it begins above 6"
+
+
+def test_a_model_that_a_prm_is_made_from_goes_on_telling_which_token_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = language_model.Plan(
+        name="telling",
+        shape=SHAPE,
+        schedule=Schedule(steps=50, rate=3e-3),
+        seed=1,
+        sheets_until=1.0,
+        short_until=1.0,
+        identity=0.2,
+    )
+    weights = language_model.train(plan, TOKENIZER, tmp_path)
+    loss = float(capsys.readouterr().out.split("identity ")[1].split()[0])
+    assert loss < 1.0, "it begins above 1.2"
+    assert set(network.without_helpers(weights)) == set(network.fresh_weights(SHAPE, 1))
+
+
+def test_transformers_and_vllm_cut_text_as_our_tokenizer_does(tmp_path: Path) -> None:
+    """They put Qwen2's own rule in the place of a tokenizer's, for any model that says it is a Qwen2."""
+    transformers = pytest.importorskip("transformers")
+    folder.write(tmp_path, SHAPE, network.fresh_weights(SHAPE, 3), TOKENIZER)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for story in islice(draw(Split.TEST), 20):
+        text = text_of(examples.solution(TOKENIZER, story).ids)
+        assert theirs(text, add_special_tokens=False).input_ids == TOKENIZER.encode(text, add_special_tokens=False).ids
+
+
+def test_tokens_are_exchanged_in_steps_alone_and_digits_for_digits() -> None:
+    maker = prm._Maker(TOKENIZER, [])
+    exchanged = 0
+    for example in maker.exchanged(random.Random(1), 20):
+        question, _, steps = text_of(example.ids).partition(SEPARATOR)
+        story = parse(question.removeprefix("Problem: "))
+        right = prm.judgement(TOKENIZER, Sample(story.question, story.steps, len(story.steps)))
+        assert steps
+        for new, old in zip(example.ids, right.ids, strict=True):
+            exchanged += new != old
+            assert text_of([new]).isdigit() or not text_of([old]).isdigit()
+    assert 20 < exchanged < 400
+
+
+def test_what_the_large_model_did_not_expect_is_a_surprise() -> None:
+    weights = network.fresh_weights(SHAPE, 3)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    states = network.norm(network.hidden_states(SHAPE, weights, ids)[-1], weights["model.norm.weight"])
+    # An output layer that expects 6 after everything.
+    weights["model.embed_tokens.weight"] = torch.zeros_like(weights["model.embed_tokens.weight"])
+    weights["model.embed_tokens.weight"][6] = 50 * states[0, 0] / states[0, 0].norm()
+    handed_on = network.hidden_states(SHAPE, network.fresh_weights(SHAPE, 3), ids)[-1]
+    handed_on[:] = handed_on[:, :1]
+    found = prm._surprises(weights, handed_on, ids, torch.tensor([[IGNORED, 1, 1, IGNORED]]))
+    assert found.tolist() == [[IGNORED, 1, 0, IGNORED]]
+
+
+def test_a_prm_is_trained_on_top_of_a_large_model_whose_layers_then_stay_as_they_are(tmp_path: Path) -> None:
+    weights = network.fresh_weights(SHAPE, 3) | network.fresh_identity(SHAPE, 3)
+    stories = list(islice(draw(Split.TRAIN), 6))
+    training = [Sample(story.question, story.steps, len(story.steps)) for story in stories]
+    training += [Sample(story.question, (prm.mistold(random.Random(1), story.steps[0]),), 0) for story in stories]
+    plan = prm.Plan(
+        name="tiny-prm",
+        adapting=Schedule(steps=2, rate=1e-3),
+        judging=Schedule(steps=12, rate=1e-3),
+        seed=1,
+        compare_until=0.2,
+        simple_until=0.5,
+    )
+    arguments: dict[str, Any] = {"large": SHAPE, "weights": weights, "training": training, "held_out": training}
+    trained = prm.train(plan, TOKENIZER, **arguments, folder=tmp_path)
+    adapted = torch.load(tmp_path / "tiny-prm-layers.pt")["weights"]
+    for name, weight in trained.items():
+        if name.startswith("model.layers.0.") or name == "model.embed_tokens.weight":
+            assert torch.equal(weight, adapted[name]), name
+    assert folder.write(tmp_path / "model", prm.shape_of(SHAPE), trained, TOKENIZER) < 1e-3
+    again = prm.train(plan, TOKENIZER, **arguments, folder=tmp_path)
+    assert all(torch.equal(again[name], weight) for name, weight in trained.items())
