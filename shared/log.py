@@ -58,5 +58,8 @@ def configure(settings: Settings, *, role: str) -> None:
     root.handlers = [handler]
     root.setLevel(settings.log_level.upper())
     # Libraries speak up only when something is wrong.
-    for noisy in ("celery", "kombu", "amqp", "pgmq", "psycopg", "sqlalchemy", "alembic", "uvicorn", "asyncio"):
+    for noisy in (
+        "celery", "kombu", "amqp", "pgmq", "psycopg", "sqlalchemy", "alembic", "uvicorn", "asyncio",
+        "httpx2", "httpcore2",
+    ):  # fmt: skip
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))

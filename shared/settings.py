@@ -6,8 +6,9 @@ import os
 import socket
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.errors import PermanentError
@@ -20,6 +21,43 @@ class MissingSetting(PermanentError):
     """A setting that this process needs is not set."""
 
     code = "missing_setting"
+
+
+# What validators say never quotes the value: it may hold a password.
+
+
+def _base_url(value: str) -> str:
+    if not value:
+        return value
+    try:
+        parts = urlsplit(value)
+        has_host, _ = bool(parts.hostname), parts.port
+    except ValueError:
+        raise ValueError("it is no URL") from None
+    if parts.scheme not in ("http", "https") or not has_host:
+        raise ValueError("it must look like http://127.0.0.1:8000/v1")
+    if "@" in parts.netloc:
+        raise ValueError("it must hold no credentials; set TRIM_OPENAI_API_KEY")
+    if parts.query or parts.fragment or any(character.isspace() for character in value):
+        raise ValueError("it must hold no query, no fragment and no white space")
+    return value.rstrip("/")
+
+
+def _api_key(value: SecretStr) -> SecretStr:
+    key = value.get_secret_value().strip()
+    if not all("!" <= character <= "~" for character in key):
+        raise ValueError("an API key has only visible ASCII characters")
+    return SecretStr(key)
+
+
+def _template(value: str) -> str:
+    if "{question}" not in value:
+        raise ValueError("{question} must be in it")
+    return value
+
+
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
+Template = Annotated[str, AfterValidator(_template)]
 
 
 class Settings(BaseSettings):
@@ -81,13 +119,39 @@ class Settings(BaseSettings):
     )
 
     # Engines
-    engine: Literal["embedded", "scripted"] = Field(
+    engine: Literal["embedded", "openai", "scripted"] = Field(
         "embedded",
-        description="`embedded`: ONNX Runtime on the CPU. `scripted`: given steps, for tests and benchmarks.",
+        description="`embedded`: ONNX Runtime on the CPU. `openai`: servers with OpenAI's HTTP API, such as vLLM. "
+        "`scripted`: given steps, for tests and benchmarks.",
     )
-    small_model: str = Field(str(MODELS / "small"), description="Folder of the small model.")
-    large_model: str = Field(str(MODELS / "large"), description="Folder of the large model.")
-    prm_model: str = Field(str(MODELS / "prm"), description="Folder of the process reward model.")
+    small_model: str = Field(str(MODELS / "small"), description="Folder of the small model; `openai`: its name.")
+    large_model: str = Field(str(MODELS / "large"), description="Folder of the large model; `openai`: its name.")
+    prm_model: str = Field(str(MODELS / "prm"), description="Folder of the process reward model; `openai`: its name.")
+    small_url: BaseUrl | None = Field(
+        None, description="`openai`: base URL of the small model's server, as `http://host:port/v1`."
+    )
+    large_url: BaseUrl | None = Field(
+        None, description="`openai`: base URL of the large model's server, as `http://host:port/v1`."
+    )
+    prm_url: BaseUrl | None = Field(
+        None,
+        description="`openai`: base URL of the PRM's server, as `http://host:port/v1`: vLLM with step pooling, whose "
+        "`/pooling` is used.",
+    )
+    openai_api_key: Annotated[SecretStr, AfterValidator(_api_key)] | None = Field(
+        None, description="`openai`: sent to the servers of all roles that the process talks to."
+    )
+    openai_style: Literal["completions", "chat", "chat-next-step"] = Field(
+        "completions",
+        description="How a model is asked for a step. `completions`: to go on with raw text. `chat`: to go on with its "
+        "message (vLLM, SGLang). `chat-next-step`: in words, for hosted chat models; a solution ends with its box.",
+    )
+    openai_prompt: Template = Field(
+        "Problem: {question}\n\n", description="What the steps follow, with the style `completions`."
+    )
+    openai_prm_prompt: Template = Field(
+        "Problem: {question}\n\n", description="What the steps follow in the PRM's input, its chat template included."
+    )
     engine_threads: Annotated[int, Field(ge=1)] = Field(1, description="CPU threads of an embedded engine.")
     script: str | None = Field(None, description="JSON file of the scripted engine.")
 

@@ -14,11 +14,19 @@ def make_generator(settings: Settings, role: Role) -> Generator:
 
     Raises:
         ModelUnusable: Its files are missing or damaged.
+        MissingSetting: The settings do not say where it is served.
     """
     if settings.engine == "scripted":
         from shared.engines.scripted import Script, ScriptedGenerator  # noqa: PLC0415
 
         return ScriptedGenerator(Script.load(settings.script), role)
+    if settings.engine == "openai":
+        from shared.engines.openai.endpoint import Endpoint  # noqa: PLC0415
+        from shared.engines.openai.generator import OpenAIGenerator  # noqa: PLC0415
+        from shared.engines.openai.server import Server  # noqa: PLC0415
+
+        server = Server(Endpoint.of(settings, role.value), max_requests=settings.concurrency)
+        return OpenAIGenerator(server, style=settings.openai_style, template=settings.openai_prompt)
     from shared.engines.embedded.generator import EmbeddedGenerator  # noqa: PLC0415
 
     folder = settings.small_model if role is Role.SMALL else settings.large_model
@@ -30,11 +38,19 @@ def make_scorer(settings: Settings) -> Scorer:
 
     Raises:
         ModelUnusable: Its files are missing or damaged.
+        MissingSetting: The settings do not say where it is served.
     """
     if settings.engine == "scripted":
         from shared.engines.scripted import Script, ScriptedScorer  # noqa: PLC0415
 
         return ScriptedScorer(Script.load(settings.script))
+    if settings.engine == "openai":
+        from shared.engines.openai.endpoint import Endpoint  # noqa: PLC0415
+        from shared.engines.openai.scorer import OpenAIScorer  # noqa: PLC0415
+        from shared.engines.openai.server import Server  # noqa: PLC0415
+
+        server = Server(Endpoint.of(settings, "prm"), max_requests=settings.concurrency)
+        return OpenAIScorer(server, template=settings.openai_prm_prompt)
     from shared.engines.embedded.scorer import EmbeddedScorer  # noqa: PLC0415
 
     return EmbeddedScorer(Path(settings.prm_model), threads=settings.engine_threads, max_batch=settings.concurrency)

@@ -1,0 +1,1 @@
+"""The openai engine: models behind servers that speak OpenAI's HTTP API, such as vLLM."""

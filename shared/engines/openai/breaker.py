@@ -1,0 +1,49 @@
+"""Spares a server that fails, and the callers that would wait for it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+FAILURES = 10
+"""So many failed requests in a row open the breaker: more than one call makes, fewer than a full worker makes."""
+
+REST_S = 5.0
+"""Seconds that an open breaker lets no request pass."""
+
+
+Pass = Literal["request", "probe"]
+
+
+@dataclass(slots=True)
+class Breaker:
+    """Opens after failures in a row; some seconds later a single request probes whether the server is back.
+
+    Belongs to one thread.
+    """
+
+    failures: int = FAILURES
+    rest_s: float = REST_S
+    _failed: int = 0
+    _resting_until: float = 0.0
+    _is_probing: bool = False
+
+    def admit(self) -> Pass | None:
+        """Let a request pass, or not (`None`); one that passes must be settled, however it ends."""
+        if self._failed < self.failures:
+            return "request"
+        if self._is_probing or time.monotonic() < self._resting_until:
+            return None
+        self._is_probing = True
+        return "probe"
+
+    def settle(self, passed: Pass, *, is_alive: bool | None) -> None:
+        """Take what a request showed: that the server is alive, that it is not, or, as `None`, nothing."""
+        if passed == "probe":
+            self._is_probing = False
+        if is_alive:
+            self._failed = 0
+        elif is_alive is not None:
+            self._failed += 1
+            self._resting_until = time.monotonic() + self.rest_s

@@ -1,0 +1,52 @@
+"""What can go wrong with a server. No message holds the API key, the question, steps, or what the server said."""
+
+from __future__ import annotations
+
+from shared.errors import PermanentError, RetryableError
+
+
+class ServerUnavailable(RetryableError):
+    """The model's server cannot be reached or fails; check that it runs where the settings say."""
+
+    code = "engine_unavailable"
+
+
+class ServerLeftAlone(RetryableError):
+    """The model's server has failed many times in a row and is left alone for some seconds; check that it runs."""
+
+    code = "engine_unavailable"
+
+
+class ServerBusy(ServerUnavailable):
+    """The model's server has too much to do; lower TRIM_CONCURRENCY, or give it more replicas."""
+
+    code = "engine_busy"
+
+    def __init__(self, message: str, *, wait_s: float | None) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
+        """Seconds to wait, as the server asked for them, if it did."""
+
+
+class UnreadableAnswer(RetryableError):
+    """What answered is no OpenAI-compatible server, or it broke off; check the URL in the settings."""
+
+    code = "unreadable_answer"
+
+
+class AccessDenied(PermanentError):
+    """The model's server does not accept the API key; set TRIM_OPENAI_API_KEY to a valid one."""
+
+    code = "access_denied"
+
+
+class ModelNotServed(PermanentError):
+    """The server does not serve the model; check its name and the URL in the settings."""
+
+    code = "model_not_served"
+
+
+class RequestRefused(PermanentError):
+    """The server refuses the request; check that it supports what TRIM_OPENAI_STYLE asks of it."""
+
+    code = "request_refused"

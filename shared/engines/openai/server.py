@@ -1,0 +1,270 @@
+"""The connection to one server: a thread with an event loop that all calls share.
+
+An event loop, because only there can a request be given up at any moment, also while the server is silent: callers
+wait for it in their threads and look every now and then whether anybody still wants the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent import futures
+from contextlib import suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Any, TypeVar
+
+import httpx2
+
+from shared.engines.openai.breaker import Breaker
+from shared.engines.openai.endpoint import Endpoint
+from shared.engines.openai.errors import (
+    AccessDenied,
+    ModelNotServed,
+    RequestRefused,
+    ServerBusy,
+    ServerLeftAlone,
+    ServerUnavailable,
+    UnreadableAnswer,
+)
+from shared.engines.port import Cancellation, EngineStopped, InputTooLong, StepTimeout
+from shared.errors import TrimError
+
+Answer = TypeVar("Answer")
+
+LOOK_S = 0.05
+"""Seconds between two looks for a cancellation."""
+
+CONNECT_TIMEOUT_S = 5.0
+MAX_TRIES = 5
+FIRST_WAIT_S = 0.2
+"""Seconds before the second try, on average; doubled with each further one."""
+
+_TOO_LONG = re.compile(r"context.{0,40}(length|size|window)|(length|size|window).{0,40}context|max\w* model len", re.I)
+"""How servers say that input is too long for the model; there is no code that all of them give."""
+
+
+class Server:
+    """Sends requests to one server: at most so many at a time, again where that can help, not while it is down."""
+
+    def __init__(self, endpoint: Endpoint, *, max_requests: int, breaker: Breaker | None = None) -> None:
+        """Start the thread; the server is not contacted yet.
+
+        Args:
+            endpoint: The server.
+            max_requests: Requests that it gets at a time; further ones wait for their turn.
+            breaker: Decides when the server is left alone.
+        """
+        self.endpoint = endpoint
+        self._breaker = breaker or Breaker()
+        self._slots = asyncio.Semaphore(max_requests)
+        self._http = httpx2.AsyncClient(
+            headers={"authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {},
+            timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S),  # the call's deadline bounds all else
+            limits=httpx2.Limits(max_connections=max_requests, max_keepalive_connections=max_requests),
+        )
+        self._changes = threading.Lock()
+        self._is_closed = False
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name=endpoint.model, daemon=True)
+        self._thread.start()
+
+    def ask(
+        self,
+        url: str,
+        body: Mapping[str, Any],
+        read: Callable[[httpx2.Response], Awaitable[Answer]],
+        *,
+        cancellation: Cancellation,
+        deadline: float,
+    ) -> Answer:
+        """Send a request and read its answer.
+
+        Args:
+            url: Where to.
+            body: The request, sent as JSON.
+            read: Reads a successful response; raises `ValueError` if it makes no sense.
+            cancellation: Ends the request early.
+            deadline: On the monotonic clock; waiting for a turn and all tries count.
+
+        Raises:
+            Cancelled: Cancellation was asked for.
+            StepTimeout: There was no answer by the deadline.
+            EngineStopped: The server was closed meanwhile.
+            InputTooLong: The server says that the model's context is too short.
+            ServerUnavailable: It cannot be reached, fails, or is busy, again and again.
+            ServerLeftAlone: It has failed many times in a row, and some seconds are not over yet.
+            UnreadableAnswer: It answered with something else than was asked for.
+            AccessDenied: It does not accept the API key.
+            ModelNotServed: It knows no such model.
+            RequestRefused: It refuses the request for another reason.
+        """
+        cancellation.raise_if_cancelled()
+        with self._changes:
+            if self._is_closed:
+                raise EngineStopped
+            request = self._within(deadline, url, body, read)
+            future = asyncio.run_coroutine_threadsafe(request, self._loop)
+        try:
+            while not futures.wait([future], timeout=LOOK_S).done:
+                cancellation.raise_if_cancelled()
+            return future.result()
+        except futures.CancelledError:
+            raise EngineStopped from None
+        finally:
+            future.cancel()  # closes the connection, which is how a server learns that nobody waits
+
+    def close(self) -> None:
+        """End all requests; their callers raise `EngineStopped`."""
+        with self._changes:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _end(self) -> None:
+        running = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await self._http.aclose()
+
+    async def _within(
+        self,
+        deadline: float,
+        url: str,
+        body: Mapping[str, Any],
+        read: Callable[[httpx2.Response], Awaitable[Answer]],
+    ) -> Answer:
+        try:
+            async with asyncio.timeout(deadline - time.monotonic()), self._slots:
+                return await self._again_and_again(deadline, url, body, read)
+        except TimeoutError:
+            raise StepTimeout(
+                f"The server of {self.endpoint.url_setting} did not answer in time;"
+                " check it, or submit with a longer step_timeout_s."
+            ) from None
+
+    async def _again_and_again(
+        self,
+        deadline: float,
+        url: str,
+        body: Mapping[str, Any],
+        read: Callable[[httpx2.Response], Awaitable[Answer]],
+    ) -> Answer:
+        wait_s = FIRST_WAIT_S
+        for is_last in [False] * (MAX_TRIES - 1) + [True]:
+            try:
+                return await self._once(deadline, url, body, read)
+            except ServerUnavailable as error:
+                asked_for = error.wait_s if isinstance(error, ServerBusy) else None
+                pause_s = wait_s * random.uniform(0.5, 1.5) if asked_for is None else asked_for  # noqa: S311 - no secret
+                if is_last or time.monotonic() + pause_s >= deadline:
+                    raise
+            await asyncio.sleep(pause_s)
+            wait_s *= 2
+        raise AssertionError("the last try returns or raises")
+
+    async def _once(
+        self,
+        deadline: float,
+        url: str,
+        body: Mapping[str, Any],
+        read: Callable[[httpx2.Response], Awaitable[Answer]],
+    ) -> Answer:
+        place = self.endpoint
+        if (passed := self._breaker.admit()) is None:
+            raise ServerLeftAlone(
+                f"The server of {place.url_setting} has failed many times in a row and is left alone for some seconds;"
+                " check that it runs."
+            )
+        is_alive: bool | None = None
+        try:
+            async with self._http.stream("POST", url, json=body) as response:
+                if response.status_code != HTTPStatus.OK:
+                    raise await self._refusal(response)
+                answer = await read(response)
+            is_alive = True
+            return answer
+        except asyncio.CancelledError:
+            is_alive = False if time.monotonic() >= deadline else None
+            raise
+        except httpx2.TransportError as error:
+            is_alive = False
+            raise ServerUnavailable(
+                f"The server of {place.url_setting} cannot be reached or broke off; check that it runs there."
+            ) from error
+        except (ValueError, httpx2.DecodingError):  # not chained: what it says may quote the text
+            is_alive = False
+            raise UnreadableAnswer(
+                f"What answers at {place.url_setting} did not answer as an OpenAI-compatible server does;"
+                f" check {place.url_setting}."
+            ) from None
+        except TrimError as error:
+            is_alive = isinstance(error, ServerBusy) or not error.retryable
+            raise
+        finally:
+            self._breaker.settle(passed, is_alive=is_alive)
+
+    async def _refusal(self, response: httpx2.Response) -> TrimError:
+        """Give a refused request its name. What the server says is read but not passed on: it may quote the text."""
+        place, status = self.endpoint, response.status_code
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
+            return ServerBusy(
+                f"The server of {place.url_setting} has too much to do; lower TRIM_CONCURRENCY, or give it replicas.",
+                wait_s=_retry_after(response.headers.get("retry-after")),
+            )
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            return ServerUnavailable(f"The server of {place.url_setting} failed with status {status}; see its log.")
+        if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            return AccessDenied(
+                f"The server of {place.url_setting} does not accept the API key; set TRIM_OPENAI_API_KEY to one"
+                " that it knows."
+            )
+        if status == HTTPStatus.NOT_FOUND:
+            return ModelNotServed(
+                f"The server of {place.url_setting} serves no model {place.model}, or not this way;"
+                f" check {place.model_setting} and {place.url_setting}."
+            )
+        said = (await response.aread()).decode(errors="replace")
+        if status in (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE) and _is_too_long(said):
+            return InputTooLong(
+                f"question and steps do not fit the context of {place.model}; submit a shorter question or lower"
+                " max_steps"
+            )
+        return RequestRefused(
+            f"The server of {place.url_setting} refuses the request with status {status}; check {place.url_setting},"
+            " and that the server supports TRIM_OPENAI_STYLE."
+        )
+
+
+def _is_too_long(said: str) -> bool:
+    """Tell whether a refusal is about the model's context, by its code and message alone: it may quote the text."""
+    with suppress(ValueError):
+        body = json.loads(said)
+        error = body.get("error", body) if isinstance(body, dict) else body
+        if isinstance(error, dict):
+            said = f"{error.get('code')} {error.get('type')} {error.get('message')}"
+    return _TOO_LONG.search(said.replace("_", " ")) is not None
+
+
+def _retry_after(header: str | None) -> float | None:
+    """Read a `Retry-After` header as seconds; `None` if there is none that makes sense."""
+    if header is None:
+        return None
+    if header.strip().isdecimal():
+        return float(header)
+    try:
+        at = parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds())

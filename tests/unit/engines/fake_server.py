@@ -1,0 +1,195 @@
+"""A small HTTP server on loopback that answers as told, for the tests of the openai engine."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from uuid import uuid4
+
+from shared.domain.values import Sampling
+from shared.engines.openai.breaker import Breaker
+from shared.engines.openai.endpoint import Endpoint
+from shared.engines.openai.server import Server
+from shared.engines.port import GenerationRequest
+
+QUESTION = "What is one and one?"
+KEY = "sk-very-secret"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request as it came."""
+
+    path: str
+    headers: dict[str, str]
+    body: dict[str, Any]
+    at: float
+
+
+Reply = Callable[["FakeServer", BaseHTTPRequestHandler], None]
+
+
+class FakeServer:
+    """Answers each request with the next of its replies; the last one answers all that follow."""
+
+    def __init__(self) -> None:
+        self.asked: list[Asked] = []
+        self.arrived = threading.Semaphore(0)
+        self.left = threading.Semaphore(0)
+        """Released when a client hangs up on a silent reply."""
+        self._replies: list[Reply] = []
+        self._lock = threading.Lock()
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle(self) -> None:
+                with suppress(ConnectionError):  # clients hang up whenever they like
+                    super().handle()
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                with fake._lock:
+                    fake.asked.append(Asked(self.path, headers, body, time.monotonic()))
+                    reply = fake._replies[0] if len(fake._replies) == 1 else fake._replies.pop(0)
+                fake.arrived.release()
+                reply(fake, self)
+
+            def log_message(self, *arguments: Any) -> None:
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
+
+    def replies(self, *replies: Reply) -> None:
+        with self._lock:
+            self._replies = list(replies)
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._thread.join()
+        self._http.server_close()
+
+
+@contextmanager
+def serving() -> Iterator[FakeServer]:
+    fake = FakeServer()
+    try:
+        yield fake
+    finally:
+        fake.close()
+
+
+def server_at(url: str, *, role: str = "SMALL", max_requests: int = 8, breaker: Breaker | None = None) -> Server:
+    endpoint = Endpoint(
+        url=url, url_setting=f"TRIM_{role}_URL", model="tiny", model_setting=f"TRIM_{role}_MODEL", api_key=KEY
+    )
+    return Server(endpoint, max_requests=max_requests, breaker=breaker)
+
+
+def ask(prefix: Sequence[str] = (), *, question: str = QUESTION, **changes: Any) -> GenerationRequest:
+    values: dict[str, Any] = {
+        "problem_id": uuid4(),
+        "max_steps": 1,
+        "max_step_tokens": 100,
+        "max_tokens": 1000,
+        "step_timeout_s": 60,
+        "sampling": Sampling(),
+        **changes,
+    }
+    return GenerationRequest(question=question, prefix=tuple(prefix), **values)
+
+
+def unused_url() -> str:
+    """A URL where nothing listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+
+
+# --- replies --------------------------------------------------------------------------------------------------------
+
+
+def answer(status: int, body: Any = None, **headers: str) -> Reply:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+
+    def reply(fake: FakeServer, handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(status)
+        handler.send_header("content-length", str(len(content)))
+        for name, value in headers.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.end_headers()
+        handler.wfile.write(content)
+
+    return reply
+
+
+def events(*chunks: Any) -> bytes:
+    lines = [json.dumps(chunk, ensure_ascii=False) for chunk in chunks]
+    return "".join(f"data: {line}\n\n" for line in [*lines, "[DONE]"]).encode()
+
+
+def chunks_of(text: str, *, tokens: int = 5, finish: str = "stop", chat: bool = False, **choice: Any) -> list[Any]:
+    half = len(text) // 2
+    pieces = [text[:half], text[half:]]
+    said = [{"delta": {"content": piece}} if chat else {"text": piece} for piece in pieces]
+    usage = {"prompt_tokens": 40, "completion_tokens": tokens, "prompt_tokens_details": {"cached_tokens": 32}}
+    return [
+        {"choices": [{**said[0], "finish_reason": None}], "usage": None},
+        {"choices": [{**said[1], "finish_reason": finish, **choice}]},
+        {"choices": [], "usage": usage},
+    ]
+
+
+def writes(text: str, **how: Any) -> Reply:
+    """A completion; `stop_reason` and the like go into its last choice."""
+    return answer(200, events(*chunks_of(text, **how)), content_type="text/event-stream")
+
+
+def step(text: str, **how: Any) -> Reply:
+    """A completion that stopped at the separator."""
+    return writes(text, stop_reason="\n\n", **how)
+
+
+def hangs_up(fake: FakeServer, handler: BaseHTTPRequestHandler) -> None:
+    """Close the connection without an answer."""
+    handler.close_connection = True
+
+
+def breaks_off(fake: FakeServer, handler: BaseHTTPRequestHandler) -> None:
+    """Close the connection in the middle of an answer."""
+    handler.send_response(200)
+    handler.send_header("content-length", "1000")
+    handler.end_headers()
+    handler.wfile.write(events(*chunks_of("half")[:1])[:20])
+    handler.close_connection = True
+
+
+def stays_silent(fake: FakeServer, handler: BaseHTTPRequestHandler) -> None:
+    """Say nothing until the client hangs up."""
+    with suppress(ConnectionError):
+        handler.connection.recv(1)
+    handler.close_connection = True
+    fake.left.release()
+
+
+def falls_silent(fake: FakeServer, handler: BaseHTTPRequestHandler) -> None:
+    """Begin an answer, then say nothing more until the client hangs up."""
+    handler.send_response(200)
+    handler.send_header("content-length", "100000")
+    handler.end_headers()
+    handler.wfile.write(events(chunks_of("half")[0])[:-20])
+    handler.wfile.flush()
+    stays_silent(fake, handler)

@@ -1,0 +1,205 @@
+"""The openai engine's generator, against a small server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from shared.domain.values import Finish, Sampling
+from shared.engines.openai.generator import OpenAIGenerator
+from shared.engines.openai.prompts import Style
+from shared.engines.port import Cancellation, GeneratedStep, GenerationRequest
+from tests.unit.engines.fake_server import KEY, QUESTION, FakeServer, ask, server_at, serving, step, writes
+
+PROMPT = f"Problem: {QUESTION}\n\n"
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeServer]:
+    with serving() as server:
+        yield server
+
+
+def write(fake: FakeServer, request: GenerationRequest, style: Style = "completions") -> list[GeneratedStep]:
+    engine = OpenAIGenerator(server_at(fake.url), style=style, template="Problem: {question}\n\n")
+    with closing(engine):
+        return list(engine.stream(request, Cancellation()))
+
+
+def prompts(fake: FakeServer) -> list[str]:
+    return [asked.body["prompt"] for asked in fake.asked]
+
+
+def test_each_step_is_a_request_that_goes_on_from_the_steps_before(fake: FakeServer) -> None:
+    fake.replies(step("Two ", tokens=3), step("three", tokens=4), writes("four", tokens=6, stop_reason=None))
+    steps = write(fake, ask(["One"], max_steps=9))
+    assert steps == [
+        GeneratedStep(text="Two", finish=Finish.SEPARATOR, tokens=3, prompt_tokens=40, cached_tokens=32),
+        GeneratedStep(text="three", finish=Finish.SEPARATOR, tokens=4, prompt_tokens=0, cached_tokens=0),
+        GeneratedStep(text="four", finish=Finish.ENDED, tokens=6, prompt_tokens=0, cached_tokens=0),
+    ]
+    assert prompts(fake) == [
+        PROMPT + "One\n\n",
+        PROMPT + "One\n\nTwo\n\n",
+        PROMPT + "One\n\nTwo\n\nthree\n\n",
+    ]
+
+
+def test_the_request_says_how_to_draw_and_where_to_stop(fake: FakeServer) -> None:
+    fake.replies(step("One"))
+    write(fake, ask(sampling=Sampling(temperature=0.3, top_p=0.9, top_k=7, seed=11)))
+    [asked] = fake.asked
+    assert asked.path == "/v1/completions"
+    assert asked.headers["authorization"] == f"Bearer {KEY}"
+    assert asked.body == {
+        "model": "tiny", "prompt": PROMPT, "stop": ["\n\n"], "max_tokens": 100,
+        "temperature": 0.3, "top_p": 0.9, "top_k": 7, "seed": 11,
+        "stream": True, "stream_options": {"include_usage": True},
+    }  # fmt: skip
+
+
+def test_an_unlimited_top_k_is_said_so(fake: FakeServer) -> None:
+    fake.replies(step("One"))
+    write(fake, ask(sampling=Sampling(top_k=0)))
+    assert fake.asked[0].body["top_k"] == -1
+
+
+@pytest.mark.parametrize(
+    ("choice", "finish"),
+    [
+        ({"stop_reason": "\n\n"}, Finish.SEPARATOR),
+        ({"stop_reason": None}, Finish.ENDED),
+        ({"stop_reason": 151643}, Finish.ENDED),
+        ({"matched_stop": "\n\n"}, Finish.SEPARATOR),
+        ({"matched_stop": 2}, Finish.ENDED),
+        ({}, Finish.SEPARATOR),
+        ({"finish": "length", "tokens": 100}, Finish.LENGTH),
+    ],
+)
+def test_why_a_step_ends(fake: FakeServer, choice: dict[str, Any], finish: Finish) -> None:
+    fake.replies(writes("One", **choice))
+    assert [each.finish for each in write(fake, ask())] == [finish]
+
+
+def test_a_model_that_ends_at_once_writes_an_empty_step(fake: FakeServer) -> None:
+    fake.replies(writes("", tokens=1, stop_reason=None))
+    [ended] = write(fake, ask(["One"], max_steps=5))
+    assert (ended.text, ended.finish, ended.tokens) == ("", Finish.ENDED, 1)
+
+
+def test_a_full_context_ends_the_call_as_length(fake: FakeServer) -> None:
+    fake.replies(writes("One and", finish="length", tokens=60))
+    [cut] = write(fake, ask(max_steps=5))
+    assert (cut.text, cut.finish, cut.tokens) == ("One and", Finish.LENGTH, 60)
+
+
+def test_a_step_that_was_cut_is_followed_by_the_next(fake: FakeServer) -> None:
+    fake.replies(writes("One and", finish="length", tokens=100), step("Two"))
+    steps = write(fake, ask(max_steps=2))
+    assert [each.finish for each in steps] == [Finish.LENGTH, Finish.SEPARATOR]
+    assert prompts(fake)[1] == PROMPT + "One and\n\n"
+
+
+def test_a_boxed_answer_ends_the_call(fake: FakeServer) -> None:
+    fake.replies(step(r"It is \boxed{2}."))
+    assert len(write(fake, ask(max_steps=5))) == 1
+    assert len(fake.asked) == 1
+
+
+def test_no_step_is_begun_past_the_limit_of_tokens(fake: FakeServer) -> None:
+    fake.replies(step("One", tokens=6))
+    assert len(write(fake, ask(max_steps=5, max_tokens=12))) == 2
+
+
+def test_a_blank_line_in_a_fence_ends_no_step(fake: FakeServer) -> None:
+    fake.replies(step("```\na = 1", tokens=30), step("b = 2\n```", tokens=8))
+    [whole] = write(fake, ask())
+    assert (whole.text, whole.tokens, whole.prompt_tokens) == ("```\na = 1\n\nb = 2\n```", 38, 40)
+    assert prompts(fake)[1] == PROMPT + "```\na = 1\n\n"
+    assert fake.asked[1].body["max_tokens"] == 70
+
+
+def test_a_step_that_says_nothing_is_asked_for_again(fake: FakeServer) -> None:
+    fake.replies(step("", tokens=1), step("One", tokens=4))
+    [said] = write(fake, ask())
+    assert (said.text, said.tokens, said.prompt_tokens) == ("One", 5, 40)
+    assert prompts(fake)[1] == PROMPT + "\n\n"
+
+
+@pytest.mark.parametrize("style", ["completions", "chat", "chat-next-step"])
+def test_the_second_step_that_says_nothing_ends_the_call(fake: FakeServer, style: Style) -> None:
+    fake.replies(step("---", tokens=2, chat=style != "completions"))
+    [silent] = write(fake, ask(max_steps=5), style)
+    assert (silent.text, silent.tokens) == ("---", 4)
+    assert len(fake.asked) == 2
+
+
+def test_nothing_is_asked_for_again_without_tokens_left(fake: FakeServer) -> None:
+    fake.replies(writes("......", finish="length", tokens=100))
+    [silent] = write(fake, ask(max_steps=5))
+    assert (silent.text, silent.finish, silent.tokens) == ("", Finish.LENGTH, 100)
+
+
+def test_what_a_server_writes_past_the_separator_is_dropped(fake: FakeServer) -> None:
+    fake.replies(writes("One\n\nTwo\n\nThree", stop_reason=None), step("Zwei"))
+    steps = write(fake, ask(max_steps=2))
+    assert [(each.text, each.finish) for each in steps] == [("One", Finish.SEPARATOR), ("Zwei", Finish.SEPARATOR)]
+    assert prompts(fake)[1] == PROMPT + "One\n\n"
+
+
+def test_special_tokens_in_questions_and_steps_stay_text(fake: FakeServer) -> None:
+    fake.replies(step("One"))
+    write(fake, ask(["<|im_end|>"], question="<|endoftext|>{x}"))
+    assert prompts(fake) == ["Problem: <\u200b|endoftext|>{x}\n\n<\u200b|im_end|>\n\n"]
+
+
+def test_line_separators_in_json_break_no_event(fake: FakeServer) -> None:
+    fake.replies(step("One\u2028and\x85two"))
+    assert write(fake, ask())[0].text == "One\u2028and\x85two"
+
+
+def test_chat_has_the_solution_continued(fake: FakeServer) -> None:
+    fake.replies(step("One", chat=True), step("Two", chat=True))
+    steps = write(fake, ask(max_steps=2), "chat")
+    assert [each.text for each in steps] == ["One", "Two"]
+    first, second = (asked.body for asked in fake.asked)
+    assert fake.asked[0].path == "/v1/chat/completions"
+    assert [message["role"] for message in first["messages"]] == ["system", "user"]
+    assert "continue_final_message" not in first
+    assert second["messages"][1:] == [
+        {"role": "user", "content": QUESTION},
+        {"role": "assistant", "content": "One\n\n"},
+    ]
+    assert (second["continue_final_message"], second["add_generation_prompt"]) == (True, False)
+    assert (second["stop"], second["top_k"]) == (["\n\n"], 20)
+
+
+def test_chat_next_step_asks_in_words_and_takes_the_first_step(fake: FakeServer) -> None:
+    fake.replies(
+        writes("\n\nTwo\n\nThree", chat=True, stop_reason=None),
+        writes(r"So \boxed{2}", chat=True),
+    )
+    steps = write(fake, ask(["One"], max_steps=5), "chat-next-step")
+    assert [(each.text, each.finish) for each in steps] == [
+        ("Two", Finish.SEPARATOR),
+        (r"So \boxed{2}", Finish.SEPARATOR),
+    ]
+    first, second = (asked.body for asked in fake.asked)
+    assert first["messages"][1]["content"] == f"Problem:\n{QUESTION}\n\nSolution so far:\nOne"
+    assert second["messages"][1]["content"].endswith("\nOne\n\nTwo")
+    assert not {"top_k", "stop", "continue_final_message"} & first.keys()
+    assert "boxed" in first["messages"][0]["content"]
+
+
+def test_chat_next_step_says_that_there_is_no_step_yet(fake: FakeServer) -> None:
+    fake.replies(writes("One", chat=True))
+    write(fake, ask(), "chat-next-step")
+    assert fake.asked[0].body["messages"][1]["content"].endswith("(nothing yet)")
+
+
+def test_the_model_id_names_the_served_model(fake: FakeServer) -> None:
+    with closing(OpenAIGenerator(server_at(fake.url), style="chat", template="{question}")) as engine:
+        assert engine.model_id == "openai/tiny"

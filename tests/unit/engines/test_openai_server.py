@@ -1,0 +1,385 @@
+"""What the openai engine does when its server is busy, broken, silent, gone, or not what the settings say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from shared.domain.values import Role
+from shared.engines.factory import make_generator, make_scorer
+from shared.engines.openai.breaker import Breaker
+from shared.engines.openai.errors import (
+    AccessDenied,
+    ModelNotServed,
+    RequestRefused,
+    ServerBusy,
+    ServerLeftAlone,
+    ServerUnavailable,
+    UnreadableAnswer,
+)
+from shared.engines.openai.generator import OpenAIGenerator
+from shared.engines.port import (
+    Cancellation,
+    Cancelled,
+    EngineStopped,
+    GeneratedStep,
+    GenerationRequest,
+    InputTooLong,
+    StepTimeout,
+)
+from shared.errors import TrimError
+from shared.settings import MissingSetting, Settings
+from tests.unit.engines.fake_server import (
+    KEY,
+    QUESTION,
+    FakeServer,
+    Reply,
+    answer,
+    ask,
+    breaks_off,
+    chunks_of,
+    events,
+    falls_silent,
+    hangs_up,
+    server_at,
+    serving,
+    stays_silent,
+    step,
+    unused_url,
+)
+
+PATIENCE_S = 30
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeServer]:
+    with serving() as server:
+        yield server
+
+
+@contextmanager
+def engine_at(url: str, **changes: Any) -> Iterator[OpenAIGenerator]:
+    engine = OpenAIGenerator(server_at(url, **changes), style="completions", template="Problem: {question}\n\n")
+    with closing(engine):
+        yield engine
+
+
+def write(
+    engine: OpenAIGenerator, request: GenerationRequest | None = None, cancellation: Cancellation | None = None
+) -> list[GeneratedStep]:
+    return list(engine.stream(request or ask(), cancellation or Cancellation()))
+
+
+# --- again ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [answer(429), answer(500), answer(503, b"<html>"), hangs_up, breaks_off, answer(200, events({"error": 1}))],
+)
+def test_what_may_pass_is_tried_again(fake: FakeServer, trouble: Reply) -> None:
+    fake.replies(trouble, trouble, step("One"))
+    with engine_at(fake.url) as engine:
+        assert write(engine)[0].text == "One"
+    assert len(fake.asked) == 3
+
+
+def test_a_server_says_when_to_come_again(fake: FakeServer) -> None:
+    fake.replies(answer(429, retry_after="1"), step("One"))
+    with engine_at(fake.url) as engine:
+        write(engine)
+    assert fake.asked[1].at - fake.asked[0].at >= 1
+
+
+@pytest.mark.parametrize("when", ["61", "Fri, 31 Dec 2100 23:59:59 GMT"])
+def test_nobody_waits_past_the_deadline_for_a_busy_server(fake: FakeServer, when: str) -> None:
+    fake.replies(answer(429, retry_after=when))
+    with engine_at(fake.url) as engine, pytest.raises(ServerBusy, match="lower TRIM_CONCURRENCY"):
+        write(engine)
+    assert len(fake.asked) == 1
+
+
+@pytest.mark.parametrize("when", ["soon", "Fri, 31 Dec 1999 23:59:59 GMT", "0"])
+def test_other_dates_keep_nobody_waiting(fake: FakeServer, when: str) -> None:
+    fake.replies(answer(429, retry_after=when), step("One"))
+    with engine_at(fake.url) as engine:
+        assert len(write(engine)) == 1
+
+
+def test_a_server_that_goes_on_failing_is_given_up(fake: FakeServer) -> None:
+    fake.replies(answer(502))
+    with engine_at(fake.url) as engine, pytest.raises(ServerUnavailable, match="TRIM_SMALL_URL failed with status 502"):
+        write(engine)
+    assert len(fake.asked) == 5
+
+
+def test_a_server_that_is_not_there_is_given_up() -> None:
+    with engine_at(unused_url()) as engine, pytest.raises(ServerUnavailable, match="TRIM_SMALL_URL cannot be reached"):
+        write(engine)
+
+
+# --- not again ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "error", "sentence"),
+    [
+        (401, "no", AccessDenied, "TRIM_OPENAI_API_KEY"),
+        (403, "no", AccessDenied, "TRIM_OPENAI_API_KEY"),
+        (404, "no", ModelNotServed, "tiny.*check TRIM_SMALL_MODEL and TRIM_SMALL_URL"),
+        (400, "no", RequestRefused, "status 400.*TRIM_OPENAI_STYLE"),
+        (422, "no", RequestRefused, "status 422"),
+        (307, "no", RequestRefused, "check TRIM_SMALL_URL"),
+        (400, "This model's maximum context length is 8 tokens.", InputTooLong, "max_steps"),
+        (400, "The decoder prompt (length 9) is longer than the maximum model length of 8.", InputTooLong, "tiny"),
+        (400, "The input (9 tokens) is longer than the model's context length (8).", InputTooLong, "tiny"),
+        (400, "the request exceeds the available context size", InputTooLong, "tiny"),
+    ],
+)
+def test_a_refusal_says_what_to_change(
+    fake: FakeServer, status: int, said: str, error: type[TrimError], sentence: str
+) -> None:
+    fake.replies(answer(status, {"error": {"message": f"{said} {KEY} {QUESTION}"}}))
+    with engine_at(fake.url) as engine, pytest.raises(error, match=sentence) as caught:
+        write(engine)
+    assert not caught.value.retryable
+    assert len(fake.asked) == 1
+    assert KEY not in repr(caught.value)
+    assert QUESTION not in repr(caught.value)
+
+
+def test_a_code_for_a_short_context_is_enough(fake: FakeServer) -> None:
+    fake.replies(answer(400, {"error": {"code": "context_length_exceeded", "message": "Too much."}}))
+    with engine_at(fake.url) as engine, pytest.raises(InputTooLong):
+        write(engine)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"choices": [{"te',
+        b"<html>hello</html>",
+        b'data: {"choices": [{"te\n\n',
+        b"data: []\n\n",
+        events(*chunks_of("One")[:1]),
+        events(*chunks_of("One")[:2]),
+        events(*chunks_of("One", finish="content_filter")),
+    ],
+)
+def test_an_answer_that_makes_no_sense_is_not_asked_for_again(fake: FakeServer, body: bytes) -> None:
+    fake.replies(answer(200, body))
+    with engine_at(fake.url) as engine, pytest.raises(UnreadableAnswer, match="check TRIM_SMALL_URL") as caught:
+        write(engine)
+    assert caught.value.retryable
+    assert caught.value.__cause__ is None
+    assert len(fake.asked) == 1
+
+
+def test_nothing_private_is_logged(fake: FakeServer, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    fake.replies(answer(500), step("A secret step"))
+    with engine_at(fake.url) as engine:
+        write(engine)
+    assert not [private for private in (KEY, QUESTION, "secret") if private in caplog.text]
+
+
+# --- silence --------------------------------------------------------------------------------------------------------
+
+silences = pytest.mark.parametrize("silence", [stays_silent, falls_silent])
+
+
+@silences
+def test_a_silent_server_is_given_up_in_time(fake: FakeServer, silence: Reply) -> None:
+    fake.replies(silence)
+    with engine_at(fake.url) as engine:
+        with pytest.raises(StepTimeout, match="TRIM_SMALL_URL"):
+            write(engine, ask(step_timeout_s=0.2))
+        assert fake.left.acquire(timeout=PATIENCE_S)
+
+
+def ends_with(error: type[Exception], call: Callable[[], object], after: Callable[[], None]) -> None:
+    """Check that a call in another thread raises an error after something is done."""
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(call)
+        after()
+        assert isinstance(running.exception(timeout=PATIENCE_S), error)
+
+
+@silences
+def test_a_cancelled_call_leaves_a_silent_server(fake: FakeServer, silence: Reply) -> None:
+    fake.replies(silence)
+    cancellation = Cancellation()
+
+    def cancel() -> None:
+        assert fake.arrived.acquire(timeout=PATIENCE_S)
+        cancellation.cancel()
+
+    with engine_at(fake.url) as engine:
+        ends_with(Cancelled, lambda: write(engine, ask(step_timeout_s=600), cancellation), cancel)
+        assert fake.left.acquire(timeout=PATIENCE_S)
+
+
+@silences
+def test_closing_ends_what_runs_and_what_comes(fake: FakeServer, silence: Reply) -> None:
+    fake.replies(silence)
+    with engine_at(fake.url) as engine:
+
+        def close() -> None:
+            assert fake.arrived.acquire(timeout=PATIENCE_S)
+            engine.close()
+
+        ends_with(EngineStopped, lambda: write(engine, ask(step_timeout_s=600)), close)
+        assert fake.left.acquire(timeout=PATIENCE_S)
+        with pytest.raises(EngineStopped):
+            write(engine)
+
+
+def test_a_cancelled_call_asks_nothing(fake: FakeServer) -> None:
+    cancellation = Cancellation()
+    cancellation.cancel()
+    with engine_at(fake.url) as engine, pytest.raises(Cancelled):
+        write(engine, cancellation=cancellation)
+    assert not fake.asked
+
+
+def test_a_call_that_waits_for_its_turn_may_wait_in_vain(fake: FakeServer) -> None:
+    fake.replies(stays_silent, step("One"))
+    cancellation = Cancellation()
+    with engine_at(fake.url, max_requests=1) as engine, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(write, engine, ask(step_timeout_s=600), cancellation)
+        assert fake.arrived.acquire(timeout=PATIENCE_S)
+        with pytest.raises(StepTimeout):
+            write(engine, ask(step_timeout_s=0.2))
+        assert len(fake.asked) == 1
+        cancellation.cancel()
+        assert isinstance(first.exception(timeout=PATIENCE_S), Cancelled)
+        assert write(engine)[0].text == "One"
+
+
+def test_many_calls_share_an_engine(fake: FakeServer) -> None:
+    fake.replies(step("One"))
+    with engine_at(fake.url, max_requests=4) as engine, ThreadPoolExecutor(16) as pool:
+        assert len(list(pool.map(lambda _: write(engine), range(64)))) == 64
+
+
+# --- the breaker ----------------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_fails_is_left_alone(fake: FakeServer) -> None:
+    fake.replies(answer(500))
+    with engine_at(fake.url, breaker=Breaker(failures=3, rest_s=1000)) as engine:
+        for _ in range(2):
+            with pytest.raises(ServerLeftAlone, match="TRIM_SMALL_URL") as caught:
+                write(engine)
+            assert caught.value.retryable
+    assert len(fake.asked) == 3
+
+
+def test_a_probe_finds_that_the_server_is_back(fake: FakeServer) -> None:
+    fake.replies(answer(500), answer(500), step("One"))
+    with engine_at(fake.url, breaker=Breaker(failures=2, rest_s=0)) as engine:
+        assert write(engine)[0].text == "One"
+
+
+@pytest.mark.parametrize("reply", [answer(429, retry_after="0"), answer(400, {})])
+def test_a_server_that_refuses_is_not_down(fake: FakeServer, reply: Reply) -> None:
+    fake.replies(reply)
+    with engine_at(fake.url, breaker=Breaker(failures=1, rest_s=1000)) as engine:
+        for _ in range(2):
+            with pytest.raises((ServerBusy, RequestRefused)):
+                write(engine)
+
+
+def test_a_server_that_says_nothing_is_down(fake: FakeServer) -> None:
+    fake.replies(stays_silent)
+    with engine_at(fake.url, breaker=Breaker(failures=1, rest_s=1000)) as engine:
+        with pytest.raises(StepTimeout):
+            write(engine, ask(step_timeout_s=0.2))
+        assert fake.left.acquire(timeout=PATIENCE_S)
+        with pytest.raises(ServerLeftAlone):
+            write(engine)
+
+
+def test_one_request_at_a_time_probes() -> None:
+    breaker = Breaker(failures=1, rest_s=0)
+    assert [breaker.admit(), breaker.admit()] == ["request", "request"]
+    breaker.settle("request", is_alive=False)
+    assert [breaker.admit(), breaker.admit()] == ["probe", None]
+    breaker.settle("request", is_alive=False)  # one that was under way when the breaker opened
+    assert breaker.admit() is None
+    breaker.settle("probe", is_alive=None)
+    assert [breaker.admit(), breaker.admit()] == ["probe", None]
+    breaker.settle("probe", is_alive=True)
+    assert [breaker.admit(), breaker.admit()] == ["request", "request"]
+
+
+# --- settings -------------------------------------------------------------------------------------------------------
+
+
+def test_the_settings_make_engines_of_each_role(fake: FakeServer) -> None:
+    fake.replies(step("One"))
+    settings = Settings(
+        engine="openai", small_url=fake.url + "/", large_url=fake.url, prm_url=fake.url,
+        small_model="s", large_model="l", prm_model="p", openai_prompt="Q: {question}\nA: ",
+    )  # fmt: skip
+    with (
+        closing(make_generator(settings, Role.SMALL)) as small,
+        closing(make_generator(settings, Role.LARGE)) as large,
+        closing(make_scorer(settings)) as prm,
+    ):
+        assert [small.model_id, large.model_id, prm.model_id] == ["openai/s", "openai/l", "openai/p"]
+        assert len(list(small.stream(ask(), Cancellation()))) == 1
+    assert fake.asked[0].path == "/v1/completions"
+    assert fake.asked[0].body["prompt"] == f"Q: {QUESTION}\nA: "
+    assert "authorization" not in fake.asked[0].headers
+    assert not {"s", "l", "p"} & {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"large_model": "l"}, "TRIM_LARGE_URL is not set"),
+        ({"large_url": "http://x/v1"}, "TRIM_LARGE_MODEL is not set"),
+    ],
+)
+def test_a_missing_setting_is_named(given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(MissingSetting, match=sentence):
+        make_generator(Settings(engine="openai", **given), Role.LARGE)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        ("TRIM_SMALL_URL", "ftp://host/v1", "it must look like http://127.0.0.1:8000/v1"),
+        ("TRIM_SMALL_URL", "http:///v1", "it must look like http://127.0.0.1:8000/v1"),
+        ("TRIM_SMALL_URL", "http://host:secret/v1", "it is no URL"),
+        ("TRIM_LARGE_URL", "http://me:secret@host/v1", "it must hold no credentials; set TRIM_OPENAI_API_KEY"),
+        ("TRIM_PRM_URL", "http://host/v1?key=secret", "it must hold no query"),
+        ("TRIM_OPENAI_API_KEY", "sk-secret\nsecret", "an API key has only visible ASCII characters"),
+        ("TRIM_OPENAI_PROMPT", "Problem:", "{question} must be in it"),
+        ("TRIM_OPENAI_STYLE", "responses", "Input should be 'completions', 'chat' or 'chat-next-step'"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_its_name(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, sentence: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValidationError) as caught:
+        Settings()
+    [error] = caught.value.errors(include_input=False)
+    assert f"TRIM_{error['loc'][0]}".upper() == variable
+    assert sentence in error["msg"]
+    assert "secret" not in error["msg"]
+
+
+def test_other_engines_need_no_http_client() -> None:
+    probe = "import sys, shared.engines.factory, shared.settings; sys.exit('httpx2' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", probe], check=False, timeout=PATIENCE_S).returncode == 0
