@@ -23,8 +23,7 @@ from shared.domain.values import Role
 from shared.evaluation.bootstrap import Interval, interval
 from shared.evaluation.results import Baselines, Result, accuracy, area_recovered, area_under_curve, cost_to_recover
 
-TRAINED = Path(".state/models/trained")
-"""Where `make models` puts what it has trained."""
+HERE = Path(__file__).parent
 
 THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 TARGET = 0.95
@@ -140,9 +139,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m models.evaluate", description="Measure models.")
     parser.add_argument("--problems", type=int, default=500, help="problems of each split (default: %(default)s)")
-    parser.add_argument(
-        "--models", type=Path, default=TRAINED, help="folder of small, large and prm (default: %(default)s)"
-    )
+    parser.add_argument("--models", type=Path, default=HERE, help="folder of small, large and prm (default: bundled)")
     arguments = parser.parse_args()
     with Models(*(arguments.models / name for name in ("small", "large", "prm"))) as models:
         print(f"Measuring on {arguments.problems} problems of each split, greedily.", flush=True)
