@@ -14,7 +14,8 @@ from torch import Tensor
 
 from models import export
 from models.train.network import EPSILON, MAX_TOKENS, ROPE_THETA, Shape
-from models.train.tokenizer import END, END_ID, END_OF_TEXT, PAD_ID, STEP_TAG
+from models.train.tokenizer import END, END_ID, END_OF_TEXT, PAD_ID
+from shared.domain.text import STEP_TAG
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'user' %}Problem: {{ m.content }}\n\n"

@@ -7,13 +7,13 @@ from itertools import chain, islice
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from models.problems.drawing import Split, draw
-from shared.domain.text import SEPARATOR, join_steps
+from shared.domain.text import SEPARATOR, STEP_TAG, join_steps
 
-END_OF_TEXT, START, END, STEP_TAG = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<extra_0>"
-"""Special tokens: padding, unused, the end of a solution, and where a PRM scores a step."""
+END_OF_TEXT, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+"""Special tokens beside the tag of steps: padding, unused, the end of a solution."""
 
 PAD_ID, END_ID, STEP_TAG_ID = 0, 2, 3
-"""Their ids, in that order; the unused one has 1."""
+"""The ids of padding, end and tag; the unused one has 1."""
 
 _STORIES = 4000
 

@@ -13,6 +13,9 @@ from decimal import Decimal
 SEPARATOR = "\n\n"
 """Ends a step. Kept out of the step's text and put back on joining."""
 
+STEP_TAG = "<extra_0>"
+"""Closes a step in the input of a PRM of Qwen's kind: the token at which it says what it thinks of the step."""
+
 _SAYS_SOMETHING = re.compile(r"[^\W_]")
 """A letter or a digit of any script."""
 

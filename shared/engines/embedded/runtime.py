@@ -20,9 +20,6 @@ from shared.engines.port import InputTooLong, ModelUnusable
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 
-STEP_TAG = "<extra_0>"
-"""The token at which a process reward model says what it thinks of the step before it."""
-
 _FILES = ("config.json", "tokenizer.json", "model.safetensors", "model.onnx")
 
 

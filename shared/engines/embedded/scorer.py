@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from shared.domain.text import STEP_TAG
 from shared.engines.embedded.batch import Batch, Row
 from shared.engines.embedded.loop import Call, Loop
-from shared.engines.embedded.runtime import STEP_TAG, Floats, Model
+from shared.engines.embedded.runtime import Floats, Model
 from shared.engines.port import Cancellation, ModelUnusable, Scores, ScoringRequest
 
 

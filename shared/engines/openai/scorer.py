@@ -8,14 +8,12 @@ import time
 import httpx2
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from shared.domain.text import STEP_TAG
 from shared.engines.openai.answers import Usage
 from shared.engines.openai.prompts import fill
 from shared.engines.openai.server import Server
 from shared.engines.openai.special import as_plain_text
 from shared.engines.port import BadScores, Cancellation, Scores, ScoringRequest
-
-STEP_TAG = "<extra_0>"
-"""The token at which a process reward model says what it thinks of the step before it."""
 
 _ROWS = TypeAdapter(list[tuple[float | None, float | None]])
 

@@ -15,10 +15,11 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent import futures
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import httpx2
 
@@ -48,6 +49,15 @@ FIRST_WAIT_S = 0.2
 
 _TOO_LONG = re.compile(r"context.{0,40}(length|size|window)|(length|size|window).{0,40}context|max\w* model len", re.I)
 """How servers say that input is too long for the model; there is no code that all of them give."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Request(Generic[Answer]):
+    """What is sent, and how its answer is read."""
+
+    url: str
+    body: Mapping[str, Any]
+    read: Callable[[httpx2.Response], Awaitable[Answer]]
 
 
 class Server:
@@ -109,8 +119,8 @@ class Server:
         with self._changes:
             if self._is_closed:
                 raise EngineStopped
-            request = self._within(deadline, url, body, read)
-            future = asyncio.run_coroutine_threadsafe(request, self._loop)
+            asked = self._within(deadline, _Request(url, body, read))
+            future = asyncio.run_coroutine_threadsafe(asked, self._loop)
         try:
             while not futures.wait([future], timeout=LOOK_S).done:
                 cancellation.raise_if_cancelled()
@@ -138,33 +148,21 @@ class Server:
         await asyncio.gather(*running, return_exceptions=True)
         await self._http.aclose()
 
-    async def _within(
-        self,
-        deadline: float,
-        url: str,
-        body: Mapping[str, Any],
-        read: Callable[[httpx2.Response], Awaitable[Answer]],
-    ) -> Answer:
+    async def _within(self, deadline: float, request: _Request[Answer]) -> Answer:
         try:
             async with asyncio.timeout(deadline - time.monotonic()), self._slots:
-                return await self._again_and_again(deadline, url, body, read)
+                return await self._again_and_again(deadline, request)
         except TimeoutError:
             raise StepTimeout(
                 f"The server of {self.endpoint.url_setting} did not answer in time;"
                 " check it, or submit with a longer step_timeout_s."
             ) from None
 
-    async def _again_and_again(
-        self,
-        deadline: float,
-        url: str,
-        body: Mapping[str, Any],
-        read: Callable[[httpx2.Response], Awaitable[Answer]],
-    ) -> Answer:
+    async def _again_and_again(self, deadline: float, request: _Request[Answer]) -> Answer:
         wait_s = FIRST_WAIT_S
         for is_last in [False] * (MAX_TRIES - 1) + [True]:
             try:
-                return await self._once(deadline, url, body, read)
+                return await self._once(deadline, request)
             except ServerUnavailable as error:
                 asked_for = error.wait_s if isinstance(error, ServerBusy) else None
                 pause_s = wait_s * random.uniform(0.5, 1.5) if asked_for is None else asked_for  # noqa: S311 - no secret
@@ -174,13 +172,7 @@ class Server:
             wait_s *= 2
         raise AssertionError("the last try returns or raises")
 
-    async def _once(
-        self,
-        deadline: float,
-        url: str,
-        body: Mapping[str, Any],
-        read: Callable[[httpx2.Response], Awaitable[Answer]],
-    ) -> Answer:
+    async def _once(self, deadline: float, request: _Request[Answer]) -> Answer:
         place = self.endpoint
         if (passed := self._breaker.admit()) is None:
             raise ServerLeftAlone(
@@ -189,10 +181,10 @@ class Server:
             )
         is_alive: bool | None = None
         try:
-            async with self._http.stream("POST", url, json=body) as response:
+            async with self._http.stream("POST", request.url, json=request.body) as response:
                 if response.status_code != HTTPStatus.OK:
                     raise await self._refusal(response)
-                answer = await read(response)
+                answer = await request.read(response)
             is_alive = True
             return answer
         except asyncio.CancelledError:

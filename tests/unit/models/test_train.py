@@ -23,8 +23,8 @@ from models.train.examples import IGNORED, Batches, Example  # noqa: E402
 from models.train.loop import Schedule, Training  # noqa: E402
 from models.train.network import Shape  # noqa: E402
 from models.train.samples import Sample  # noqa: E402
-from models.train.tokenizer import END, END_ID, END_OF_TEXT, PAD_ID, STEP_TAG, STEP_TAG_ID, train_tokenizer  # noqa: E402
-from shared.domain.text import SEPARATOR, join_steps  # noqa: E402
+from models.train.tokenizer import END, END_ID, END_OF_TEXT, PAD_ID, STEP_TAG_ID, train_tokenizer  # noqa: E402
+from shared.domain.text import SEPARATOR, STEP_TAG, join_steps  # noqa: E402
 from shared.engines.embedded.scorer import EmbeddedScorer  # noqa: E402
 from shared.engines.port import Cancellation, ScoringRequest  # noqa: E402
 
