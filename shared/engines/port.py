@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
@@ -62,10 +62,24 @@ class Cancellation:
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self._changes = threading.Lock()
+        self._calls: list[Callable[[], object]] = []
 
     def cancel(self) -> None:
         """Ask the call to end as soon as it can."""
-        self._event.set()
+        with self._changes:
+            self._event.set()
+            calls, self._calls = self._calls, []
+        for call in calls:
+            call()
+
+    def when_cancelled(self, call: Callable[[], object]) -> None:
+        """Have something called as soon as cancellation is asked for, in the thread that asks: it must not wait."""
+        with self._changes:
+            if not self._event.is_set():
+                self._calls.append(call)
+                return
+        call()
 
     @property
     def is_cancelled(self) -> bool:

@@ -1,7 +1,6 @@
-"""The connection to one server: a thread with an event loop that all calls share.
+"""The connection to one server: an event loop that all calls share.
 
-An event loop, because only there can a request be given up at any moment, also while the server is silent: callers
-wait for it in their threads and look every now and then whether anybody still wants the answer.
+An event loop, because only there can a request be given up at any moment, also while the server is silent.
 """
 
 from __future__ import annotations
@@ -10,10 +9,8 @@ import asyncio
 import json
 import random
 import re
-import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent import futures
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,6 +20,7 @@ from typing import Any, Generic, TypeVar
 
 import httpx2
 
+from shared.engines.event_loop import EventLoop
 from shared.engines.openai.breaker import Breaker
 from shared.engines.openai.endpoint import Endpoint
 from shared.engines.openai.errors import (
@@ -34,13 +32,10 @@ from shared.engines.openai.errors import (
     ServerUnavailable,
     UnreadableAnswer,
 )
-from shared.engines.port import Cancellation, EngineStopped, InputTooLong, StepTimeout
+from shared.engines.port import Cancellation, InputTooLong, StepTimeout
 from shared.errors import TrimError
 
 Answer = TypeVar("Answer")
-
-LOOK_S = 0.05
-"""Seconds between two looks for a cancellation."""
 
 CONNECT_TIMEOUT_S = 5.0
 MAX_TRIES = 5
@@ -79,11 +74,7 @@ class Server:
             timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S),  # the call's deadline bounds all else
             limits=httpx2.Limits(max_connections=max_requests, max_keepalive_connections=max_requests),
         )
-        self._changes = threading.Lock()
-        self._is_closed = False
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name=endpoint.model, daemon=True)
-        self._thread.start()
+        self._loop = EventLoop(endpoint.model)
 
     def ask(
         self,
@@ -116,37 +107,12 @@ class Server:
             RequestRefused: It refuses the request for another reason.
         """
         cancellation.raise_if_cancelled()
-        with self._changes:
-            if self._is_closed:
-                raise EngineStopped
-            asked = self._within(deadline, _Request(url, body, read))
-            future = asyncio.run_coroutine_threadsafe(asked, self._loop)
-        try:
-            while not futures.wait([future], timeout=LOOK_S).done:
-                cancellation.raise_if_cancelled()
-            return future.result()
-        except futures.CancelledError:
-            raise EngineStopped from None
-        finally:
-            future.cancel()  # closes the connection, which is how a server learns that nobody waits
+        # What is given up closes its connection, which is how a server learns that nobody waits.
+        return self._loop.run(self._within(deadline, _Request(url, body, read)), cancellation)
 
     def close(self) -> None:
         """End all requests; their callers raise `EngineStopped`."""
-        with self._changes:
-            if self._is_closed:
-                return
-            self._is_closed = True
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    async def _end(self) -> None:
-        running = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
-        await self._http.aclose()
+        self._loop.close(self._http.aclose)
 
     async def _within(self, deadline: float, request: _Request[Answer]) -> Answer:
         try:
