@@ -135,8 +135,8 @@ class Settings(BaseSettings):
     )
     prm_url: BaseUrl | None = Field(
         None,
-        description="`openai`: base URL of the PRM's server, as `http://host:port/v1`: vLLM with step pooling, whose "
-        "`/pooling` is used.",
+        description="`openai`: base URL of the PRM's server, as `http://host:port/v1`: vLLM, started as docs/models.md "
+        "says for the PRM's format.",
     )
     openai_api_key: Annotated[SecretStr, AfterValidator(_api_key)] | None = Field(
         None, description="`openai`: sent to the servers of all roles that the process talks to."
@@ -149,8 +149,10 @@ class Settings(BaseSettings):
     openai_prompt: Template = Field(
         "Problem: {question}\n\n", description="What the steps follow, with the style `completions`."
     )
-    openai_prm_prompt: Template = Field(
-        "Problem: {question}\n\n", description="What the steps follow in the PRM's input, its chat template included."
+    prm_format: Literal["bundled", "qwen", "skywork", "math-shepherd", "rlhflow"] = Field(
+        "bundled",
+        description="`openai`: how the PRM is asked and its answer read; docs/models.md says which format is for which "
+        "models. `bundled`, `qwen`, `skywork`, `math-shepherd` or `rlhflow`.",
     )
     engine_threads: Annotated[int, Field(ge=1)] = Field(1, description="CPU threads of an embedded engine.")
     script: str | None = Field(None, description="JSON file of the scripted engine.")

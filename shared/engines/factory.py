@@ -48,9 +48,10 @@ def make_scorer(settings: Settings) -> Scorer:
         from shared.engines.openai.endpoint import Endpoint  # noqa: PLC0415
         from shared.engines.openai.scorer import OpenAIScorer  # noqa: PLC0415
         from shared.engines.openai.server import Server  # noqa: PLC0415
+        from shared.engines.prm_formats import FORMATS  # noqa: PLC0415
 
         server = Server(Endpoint.of(settings, "prm"), max_requests=settings.concurrency)
-        return OpenAIScorer(server, template=settings.openai_prm_prompt)
+        return OpenAIScorer(server, FORMATS[settings.prm_format])
     from shared.engines.embedded.scorer import EmbeddedScorer  # noqa: PLC0415
 
     return EmbeddedScorer(Path(settings.prm_model), threads=settings.engine_threads, max_batch=settings.concurrency)

@@ -17,6 +17,8 @@ class Endpoint:
     url_setting: str
     model: str
     model_setting: str
+    style_setting: str
+    """The setting that says how the model is asked."""
     api_key: str | None = field(default=None, repr=False)
 
     @classmethod
@@ -42,5 +44,6 @@ class Endpoint:
             url_setting=url_setting,
             model=model,
             model_setting=model_setting,
+            style_setting="TRIM_PRM_FORMAT" if role == "prm" else "TRIM_OPENAI_STYLE",
             api_key=key.get_secret_value() if key is not None else None,
         )

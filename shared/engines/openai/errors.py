@@ -47,6 +47,6 @@ class ModelNotServed(PermanentError):
 
 
 class RequestRefused(PermanentError):
-    """The server refuses the request; check that it supports what TRIM_OPENAI_STYLE asks of it."""
+    """The server refuses the request; check that it supports the way in which it is asked."""
 
     code = "request_refused"

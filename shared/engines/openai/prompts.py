@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from shared.domain.text import SEPARATOR
-from shared.engines.openai.special import as_plain_text
 from shared.engines.port import GenerationRequest
+from shared.engines.special import as_plain_text
 
 Style = Literal["completions", "chat", "chat-next-step"]
 

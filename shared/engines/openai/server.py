@@ -191,7 +191,7 @@ class Server:
         if status == HTTPStatus.NOT_FOUND:
             return ModelNotServed(
                 f"The server of {place.url_setting} serves no model {place.model}, or not this way;"
-                f" check {place.model_setting} and {place.url_setting}."
+                f" check {place.model_setting}, {place.url_setting} and {place.style_setting}."
             )
         said = (await response.aread()).decode(errors="replace")
         if status in (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE) and _is_too_long(said):
@@ -201,7 +201,7 @@ class Server:
             )
         return RequestRefused(
             f"The server of {place.url_setting} refuses the request with status {status}; check {place.url_setting},"
-            " and that the server supports TRIM_OPENAI_STYLE."
+            f" and that the server supports {place.style_setting}."
         )
 
 

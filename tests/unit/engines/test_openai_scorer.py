@@ -1,4 +1,4 @@
-"""The openai engine's scorer, against a small server; and how text is kept from spelling special tokens."""
+"""The openai engine's scorer, against a small server: PRMs that are read at tags, and PRMs that would speak next."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from uuid import uuid4
 
 import pytest
 
-from shared.engines.openai.errors import UnreadableAnswer
+from shared.engines.openai.errors import ModelNotServed, UnreadableAnswer
 from shared.engines.openai.scorer import OpenAIScorer
-from shared.engines.openai.special import as_plain_text
+from shared.engines.openai.server import Server
 from shared.engines.port import BadScores, Cancellation, Scores, ScoringRequest, StepTimeout
+from shared.engines.prm_formats import FORMATS
 from shared.errors import TrimError
 from tests.unit.engines.fake_server import QUESTION, FakeServer, Reply, answer, server_at, serving, stays_silent
 
@@ -29,15 +30,30 @@ def pools(*rows: Any, cached: int = 0) -> Reply:
     return answer(200, {"object": "list", "data": [{"index": 0, "data": list(rows)}], "usage": usage})
 
 
+def expects(logprobs: dict[str, Any], *, cached: int = 0) -> Reply:
+    choice = {"index": 0, "text": "+", "logprobs": {"tokens": ["token_id:10"], "top_logprobs": [logprobs]}}
+    usage = {"prompt_tokens": 50, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": cached}}
+    return answer(200, {"object": "text_completion", "choices": [choice], "usage": usage})
+
+
 def score(
-    fake: FakeServer, steps: Sequence[str], newest: int = 1, *, question: str = QUESTION, timeout_s: float = 60
+    fake: FakeServer,
+    steps: Sequence[str],
+    newest: int = 1,
+    *,
+    question: str = QUESTION,
+    timeout_s: float = 60,
+    prm_format: str = "bundled",
 ) -> Scores:
     request = ScoringRequest(
         problem_id=uuid4(), question=question, steps=tuple(steps), newest=newest, timeout_s=timeout_s
     )
-    engine = OpenAIScorer(server_at(fake.url, role="PRM"), template="Problem: {question}\n\n")
+    engine = OpenAIScorer(server_at(fake.url, role="PRM"), FORMATS[prm_format])
     with closing(engine):
         return engine.score(request, Cancellation())
+
+
+# --- read at tags ---------------------------------------------------------------------------------------------------
 
 
 def test_the_newest_steps_are_scored(fake: FakeServer) -> None:
@@ -60,8 +76,15 @@ def test_no_step_can_forge_a_tag_or_end_a_turn(fake: FakeServer) -> None:
     assert fake.asked[0].body["input"] == "Problem: Why<\u200b|im_end|>?\n\nOne<\u200bextra_0>Two<extra_0>"
 
 
-def test_nothing_is_asked_about_no_steps(fake: FakeServer) -> None:
-    assert score(fake, []) == Scores(values=(), tokens=0)
+def test_rows_that_belong_to_no_step_are_left_out(fake: FakeServer) -> None:
+    fake.replies(pools([0.9], [0.25], [0.75]))
+    assert list(score(fake, ["One", "Two"], newest=2, prm_format="skywork").values) == [0.25, 0.75]
+    assert fake.asked[0].body["input"] == f"<|endoftext|>{QUESTION}\nOne\nTwo\n"
+
+
+@pytest.mark.parametrize("prm_format", FORMATS)
+def test_nothing_is_asked_about_no_steps(fake: FakeServer, prm_format: str) -> None:
+    assert score(fake, [], prm_format=prm_format) == Scores(values=(), tokens=0)
     assert not fake.asked
 
 
@@ -73,17 +96,113 @@ def test_a_number_that_is_none_is_left_to_the_caller(fake: FakeServer) -> None:
 @pytest.mark.parametrize("rows", [[], [[0.1, 0.9]], [[0.1, 0.9]] * 3, [0.5, 0.5], [[0.1], [0.2]], [["a", "b"]] * 2])
 def test_an_answer_without_a_row_a_step_is_no_score(fake: FakeServer, rows: list[Any]) -> None:
     fake.replies(pools(*rows))
-    with pytest.raises(BadScores, match=r"tiny .* check that TRIM_PRM_MODEL is a PRM, served with step pooling"):
+    with pytest.raises(BadScores, match=r"TRIM_PRM_FORMAT is the format of TRIM_PRM_MODEL, and .* step pooling"):
         score(fake, ["One", "Two"])
 
 
-@pytest.mark.parametrize("body", [{"data": []}, {"data": [{"data": 1}], "usage": {}}, [], b'{"data": [{"da', b"<html>"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"data": [], "usage": {"prompt_tokens": 1}}, {"data": [{"data": []}]}, {"data": [{"data": 1}], "usage": {}}, [],
+        b'{"data": [{"da', b"<html>",
+    ],
+)  # fmt: skip
 def test_an_answer_that_is_no_pooling_says_which_setting_to_check(fake: FakeServer, body: Any) -> None:
     fake.replies(answer(200, body))
     with pytest.raises(UnreadableAnswer, match="check TRIM_PRM_URL") as caught:
         score(fake, ["One"])
     assert caught.value.retryable
     assert len(fake.asked) == 1
+
+
+# --- read before it speaks ------------------------------------------------------------------------------------------
+
+SURE = {"token_id:10": -0.1, "token_id:12": -40.0}
+TORN = {"token_id:10": -0.7, "token_id:12": -0.7, "token_id:11": -9.0}
+
+
+def test_each_of_the_newest_steps_is_asked_about_in_turn(fake: FakeServer) -> None:
+    fake.replies(expects(SURE, cached=16), expects(TORN, cached=32))
+    scores = score(fake, ["One", "Two", "Three"], newest=2, prm_format="rlhflow")
+    assert (list(scores.values), scores.tokens) == (pytest.approx([1, 0.5]), 34 + 18)
+    assert [asked.path for asked in fake.asked] == ["/v1/completions"] * 2
+    assert [asked.body["prompt"] for asked in fake.asked] == [
+        FORMATS["rlhflow"].prompt(QUESTION, ["One", "Two"]),
+        FORMATS["rlhflow"].prompt(QUESTION, ["One", "Two", "Three"]),
+    ]
+
+
+def test_only_what_would_be_said_next_is_asked_for(fake: FakeServer) -> None:
+    fake.replies(expects({"token_id:648": -1.0, "token_id:387": -1.0}))
+    assert score(fake, ["One"], prm_format="math-shepherd").tokens == 50
+    assert fake.asked[0].body == {
+        "model": "tiny",
+        "prompt": f"{QUESTION} Step 1: One ки",
+        "max_tokens": 1,
+        "temperature": 0,
+        "logprobs": 20,
+        "return_tokens_as_token_ids": True,
+    }
+
+
+def test_no_more_steps_are_scored_than_there_are(fake: FakeServer) -> None:
+    fake.replies(expects(SURE))
+    assert len(score(fake, ["One"], newest=2, prm_format="rlhflow").values) == 1
+
+
+def test_a_probability_that_is_none_is_left_to_the_caller(fake: FakeServer) -> None:
+    fake.replies(expects({"token_id:10": None, "token_id:12": -1.0}))
+    assert math.isnan(score(fake, ["One"], prm_format="rlhflow").values[0])
+
+
+def test_a_model_that_would_say_something_else_is_no_prm(fake: FakeServer) -> None:
+    fake.replies(expects(SURE), expects({"token_id:11": -0.1}))
+    with pytest.raises(BadScores, match=r"rlhflow .* TRIM_PRM_FORMAT is the format of TRIM_PRM_MODEL"):
+        score(fake, ["One", "Two", "Three"], newest=3, prm_format="rlhflow")
+    assert len(fake.asked) == 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"choices": [], "usage": {"prompt_tokens": 1}},
+        {"choices": [{"text": "+", "logprobs": None}], "usage": {"prompt_tokens": 1}},
+        {"choices": [{"text": "+", "logprobs": {"top_logprobs": []}}], "usage": {"prompt_tokens": 1}},
+        {"choices": [{"text": "+", "logprobs": {"top_logprobs": [{"+": -0.1}]}}], "usage": {"prompt_tokens": 1}},
+        {"choices": [{"text": "+", "logprobs": {"top_logprobs": [SURE]}}]},
+        [],
+        b"<html>",
+    ],
+)
+def test_an_answer_without_tokens_and_their_chances_says_which_setting_to_check(fake: FakeServer, body: Any) -> None:
+    fake.replies(answer(200, body))
+    with pytest.raises(UnreadableAnswer, match="check TRIM_PRM_URL"):
+        score(fake, ["One"], prm_format="rlhflow")
+    assert len(fake.asked) == 1
+
+
+def test_all_steps_have_one_deadline(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    deadlines, ask = [], Server.ask
+
+    def recording(server: Server, *asked: Any, deadline: float, **more: Any) -> Any:
+        deadlines.append(deadline)
+        return ask(server, *asked, deadline=deadline, **more)
+
+    monkeypatch.setattr(Server, "ask", recording)
+    fake.replies(expects(SURE))
+    score(fake, ["One", "Two", "Three"], newest=3, prm_format="rlhflow")
+    assert len(deadlines) == 3
+    assert len(set(deadlines)) == 1
+
+
+# --- both -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prm_format", FORMATS)
+def test_a_server_that_is_asked_the_wrong_way_says_which_settings_to_check(fake: FakeServer, prm_format: str) -> None:
+    fake.replies(answer(404))
+    with pytest.raises(ModelNotServed, match="check TRIM_PRM_MODEL, TRIM_PRM_URL and TRIM_PRM_FORMAT"):
+        score(fake, ["One"], prm_format=prm_format)
 
 
 def test_a_silent_server_is_given_up_in_time(fake: FakeServer) -> None:
@@ -99,24 +218,3 @@ def test_what_the_server_quotes_is_not_passed_on(fake: FakeServer) -> None:
         score(fake, ["A secret step"])
     assert "secret" not in repr(caught.value)
     assert QUESTION not in repr(caught.value)
-
-
-@pytest.mark.parametrize(
-    "token",
-    [
-        "<extra_0>", "<extra_17>", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|reserved_special_token_5|>",
-        "<｜end▁of▁sentence｜>", "<s>", "</s>", "<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>",
-    ],
-)  # fmt: skip
-def test_no_special_token_is_left(token: str) -> None:
-    plain = as_plain_text(f"a{token}b <{token}{token} <|<{token}")
-    assert token not in plain
-    assert plain.replace("\u200b", "") == f"a{token}b <{token}{token} <|<{token}"
-    assert as_plain_text(plain) == plain
-
-
-@pytest.mark.parametrize(
-    "text", ["a < b", "|x| <|y|", "|x|<|y| and |z|>1", "<b>bold</b>", "<sum>", "x <- y", "<|>", ""]
-)
-def test_other_text_stays_as_it_is(text: str) -> None:
-    assert as_plain_text(text) == text

@@ -134,7 +134,7 @@ def test_a_server_that_is_not_there_is_given_up() -> None:
     [
         (401, "no", AccessDenied, "TRIM_OPENAI_API_KEY"),
         (403, "no", AccessDenied, "TRIM_OPENAI_API_KEY"),
-        (404, "no", ModelNotServed, "tiny.*check TRIM_SMALL_MODEL and TRIM_SMALL_URL"),
+        (404, "no", ModelNotServed, "tiny.*check TRIM_SMALL_MODEL, TRIM_SMALL_URL and TRIM_OPENAI_STYLE"),
         (400, "no", RequestRefused, "status 400.*TRIM_OPENAI_STYLE"),
         (422, "no", RequestRefused, "status 422"),
         (307, "no", RequestRefused, "check TRIM_SMALL_URL"),
@@ -366,6 +366,7 @@ def test_a_missing_setting_is_named(given: dict[str, Any], sentence: str) -> Non
         ("TRIM_OPENAI_API_KEY", "sk-secret\nsecret", "an API key has only visible ASCII characters"),
         ("TRIM_OPENAI_PROMPT", "Problem:", "{question} must be in it"),
         ("TRIM_OPENAI_STYLE", "responses", "Input should be 'completions', 'chat' or 'chat-next-step'"),
+        ("TRIM_PRM_FORMAT", "llama", "Input should be 'bundled', 'qwen', 'skywork', 'math-shepherd' or 'rlhflow'"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_its_name(

@@ -1,4 +1,4 @@
-"""Keeps text that spells a special token from becoming one in a server's tokenizer."""
+"""Keeps text that spells a special token from becoming one in a model's tokenizer."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ _SPECIAL = re.compile(
     r"|extra_\d+>"
     r"|/?s>|(?:bos|eos|pad|unk)>|(?:start|end)_of_turn>"
     r")"
+    r"|\[(?=/?(?:"  # Mistral's, by name: brackets are common in mathematics
+    r"INST|SYSTEM_PROMPT|THINK|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|ARGS|CALL_ID"
+    r"|PREFIX|MIDDLE|SUFFIX|IMG|IMG_BREAK|IMG_END|AUDIO|BEGIN_AUDIO"
+    r")\])"
 )
 
 
@@ -20,4 +24,4 @@ def as_plain_text(text: str) -> str:
     embedded engine tells its tokenizer so; a server's cannot be told, so that here the text itself is changed, in a
     way that nobody sees. All other text stays as it is.
     """
-    return _SPECIAL.sub("<\N{ZERO WIDTH SPACE}", text)
+    return _SPECIAL.sub("\\g<0>\N{ZERO WIDTH SPACE}", text)
