@@ -56,7 +56,7 @@ bench-overhead: $(VENV)/.dev ## Measure what the service adds to its models (nee
 models: $(VENV)/.train ## Train models into .state/models/trained, or go on where training stopped (two hours on two cores)
 	@mkdir -p .state/models && $(BIN)/python -u -m models.train 2>&1 | tee -a .state/models/log
 
-evaluate-models: $(VENV)/.stack ## Measure the bundled models, or those in MODELS, on 500 held-out problems of each split
+evaluate-models: $(VENV)/.stack ## Measure the bundled models, or those in MODELS, on held-out problems, offline and through the service
 	@$(BIN)/python -m models.evaluate --models $(MODELS)
 
 clean: ## Remove the virtual environment and the embedded state

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +34,7 @@ from shared.errors import PermanentError
 from shared.process import run
 from shared.settings import Settings
 from shared.store.database import Database, DatabaseUnavailable
-from stack.__main__ import EXIT_STOPPED, interrupt_once
+from stack.__main__ import EXIT_STOPPED, unwind_on_signals
 
 DATABASE_URL = "postgresql://postgres@127.0.0.1:5432/postgres"
 BROKER_URL = "amqp://guest:guest@127.0.0.1:5672//"
@@ -61,9 +60,7 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=_positive, default=3, help="turns: one by one, then saturated (%(default)s)")
     arguments = parser.parse_args()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, interrupt_once)
+    unwind_on_signals()
     try:
         run(partial(benchmark, **vars(arguments)), role="bench-overhead")
     except KeyboardInterrupt:

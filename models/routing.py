@@ -25,8 +25,10 @@ IN_FLIGHT = 64
 
 GREEDY = Sampling(temperature=0)
 
-_LIMITS = Limits(max_steps=16, max_step_tokens=96)
-_TIMEOUT_S = 600.0
+LIMITS = Limits(max_steps=16, max_step_tokens=96)
+
+TIMEOUT_S = 600.0
+"""For one step, however busy the machine is."""
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -59,9 +61,9 @@ class Models:
             question=question,
             prefix=prefix,
             max_steps=1,
-            max_step_tokens=_LIMITS.max_step_tokens,
-            max_tokens=_LIMITS.max_tokens,
-            step_timeout_s=_TIMEOUT_S,
+            max_step_tokens=LIMITS.max_step_tokens,
+            max_tokens=LIMITS.max_tokens,
+            step_timeout_s=TIMEOUT_S,
             sampling=sampling,
         )
         return next(iter(self._generators[role].stream(request, Cancellation())))
@@ -74,7 +76,7 @@ class Models:
         """
         if self._scorer is None:
             raise RuntimeError("these models were loaded without a PRM")
-        request = ScoringRequest(problem_id=problem_id, question=question, steps=steps, newest=1, timeout_s=_TIMEOUT_S)
+        request = ScoringRequest(problem_id=problem_id, question=question, steps=steps, newest=1, timeout_s=TIMEOUT_S)
         return self._scorer.score(request, Cancellation()).values[0]
 
 
@@ -124,7 +126,7 @@ class Solver:
         """Solve the problem: the small model drafts each step, the large one writes those again that are escalated."""
         prefix: tuple[str, ...] = ()
         escalated = large_tokens = 0
-        while len(prefix) < _LIMITS.max_steps:
+        while len(prefix) < LIMITS.max_steps:
             step = self.step(Role.SMALL, prefix)
             if escalates((*prefix, step.text)):
                 step = self.step(Role.LARGE, prefix)
@@ -141,7 +143,7 @@ class Solver:
             return self.solve(lambda _: False)
         prefix: tuple[str, ...] = ()
         tokens = 0
-        while len(prefix) < _LIMITS.max_steps:
+        while len(prefix) < LIMITS.max_steps:
             step = self.step(role, prefix)
             prefix, tokens = (*prefix, step.text), tokens + step.tokens
             if ends_solution(step):

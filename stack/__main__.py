@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -76,6 +76,13 @@ def interrupt_once(_number: int, _frame: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def unwind_on_signals() -> None:
+    """Have Ctrl-C, SIGTERM and the end of the terminal unwind, but for what this process was told to ignore."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, interrupt_once)
+
+
 @contextmanager
 def running_stack(settings: Settings, console: Console, *, any_port: bool) -> Iterator[tuple[Api, Roles]]:
     """Run servers and roles for as long as the block does.
@@ -101,13 +108,26 @@ def running_stack(settings: Settings, console: Console, *, any_port: bool) -> It
         with closing(Database(database_url)) as database, database.begin() as connection:
             # What processes of an earlier stack said a moment ago says nothing of those that are started now.
             forget_processes(connection, names=[*(node_name(role) for role in ROLES), BROKER])
-        api = stack.enter_context(Api(f"http://{settings.api_host}:{port}"))
         environment = {
             "TRIM_DATABASE_URL": database_url,
             "TRIM_BROKER_URL": broker_url,
             "TRIM_API_PORT": str(port),
         }
-        roles = stack.enter_context(Roles(environment, STATE / "logs"))
+        yield stack.enter_context(running_roles(settings, environment))
+
+
+@contextmanager
+def running_roles(settings: Settings, environment: Mapping[str, str]) -> Iterator[tuple[Api, Roles]]:
+    """Run every role for as long as the block does, which begins once all of them are up.
+
+    Args:
+        settings: Those of this process.
+        environment: Settings of the roles on top of them: database, broker and the API's port at least.
+    """
+    with (
+        Api(f"http://{settings.api_host}:{environment['TRIM_API_PORT']}") as api,
+        Roles(environment, STATE / "logs") as roles,
+    ):
         api.wait_until_ready(roles.check)
         yield api, roles
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,6 +12,9 @@ import httpx2
 from shared.errors import RetryableError, TrimError
 
 READY_TIMEOUT_S = 90.0
+
+PAGE = 200
+"""Problems that are read at once: as many as the API gives."""
 
 
 class NotReady(RetryableError):
@@ -76,12 +79,24 @@ class Api:
         """Read how a batch stands."""
         return self._json("GET", f"/v1/batches/{batch_id}")
 
+    def batch_problems(self, batch_id: str) -> Iterator[dict[str, Any]]:
+        """Read the problems of a batch, in the order of their submission."""
+        place: dict[str, str] = {}
+        while True:
+            page = self._json("GET", f"/v1/batches/{batch_id}/problems", query={**place, "limit": str(PAGE)})
+            yield from page["items"]
+            if page["next_cursor"] is None:
+                return
+            place = {"cursor": page["next_cursor"]}
+
     def cancel(self, problem_id: str) -> None:
         """Ask for a problem to be ended."""
         self._json("POST", f"/v1/problems/{problem_id}/cancel")
 
-    def _json(self, method: str, path: str, body: object = None) -> dict[str, Any]:
-        response = self._http.request(method, path, json=body)
+    def _json(
+        self, method: str, path: str, body: object = None, *, query: Mapping[str, str] | None = None
+    ) -> dict[str, Any]:
+        response = self._http.request(method, path, json=body, params=query)
         if response.is_error:
             raise ApiRefused(f"{method} {path} was refused with {response.status_code}: {response.text[:500]}")
         answer: dict[str, Any] = response.json()

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from shared.errors import TrimError
 from stack.client import Api
 from stack.roles import Roles
+from stack.solving import solve_with
 
 SAMPLE = Path(__file__).resolve().parent.parent / "models" / "sample.jsonl"
 
@@ -28,8 +28,6 @@ POLICIES: Mapping[str, Mapping[str, Any]] = {
 GREEDY = {"temperature": 0.0, "seed": 0}
 """So that two runs show the same figures."""
 
-FINAL = ("succeeded", "failed", "cancelled", "expired")
-
 
 class SampleUnsolved(TrimError):
     """Problems of the sample ended without a solution."""
@@ -42,20 +40,7 @@ def run_sample(api: Api, roles: Roles, console: Console) -> None:
     problems = [json.loads(line) for line in SAMPLE.read_text().splitlines()]
     console.print(f"Solving {len(problems)} problems with {len(POLICIES)} policies at {api.address}")
     started = time.monotonic()
-    columns = (TextColumn("{task.description:>14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    results: dict[str, dict[str, Any]] = {}
-    with Progress(*columns, console=console) as progress:
-        for title, policy in POLICIES.items():
-            line = progress.add_task(title, total=len(problems))
-            batch = api.submit(problems, {"policy": policy, "sampling": GREEDY})
-            while True:
-                roles.check()
-                results[title] = api.batch(batch)
-                done = sum(results[title]["statuses"].get(status, 0) for status in FINAL)
-                progress.update(line, completed=done)
-                if done == len(problems):
-                    break
-                time.sleep(0.1)
+    results = solve_with(POLICIES, problems, {"sampling": GREEDY}, api=api, roles=roles, console=console)
     console.print(_table(results))
     console.print(_summary(results, time.monotonic() - started))
     unsolved = sum(batch["size"] - batch["statuses"].get("succeeded", 0) for batch in results.values())

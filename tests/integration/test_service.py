@@ -65,6 +65,16 @@ def ask(deployment: Deployment, question: str, **choices: object) -> dict[str, o
     return row
 
 
+@pytest.mark.parametrize("page", [2, 3, 200])
+def test_the_problems_of_a_batch_are_read_page_by_page_in_the_order_of_their_submission(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    monkeypatch.setattr("stack.client.PAGE", page)
+    batch = deployment.api.submit([{"question": f"What is problem {index}?"} for index in range(6)], {})
+    read = list(deployment.api.batch_problems(batch))
+    assert [problem["question"] for problem in read] == [f"What is problem {index}?" for index in range(6)]
+
+
 @pytest.mark.parametrize("lookahead", [0, 1, 4, "unlimited"])
 def test_drafting_ahead_changes_no_decision(deployment: Deployment, lookahead: int | str) -> None:
     [problem_id] = deployment.submit(1, lookahead=lookahead)

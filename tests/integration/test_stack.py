@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -18,10 +19,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
+import psycopg
 import pytest
 
 from shared.settings import Settings
 from stack.client import Api
+from stack.postgres import EmbeddedPostgres
 from stack.roles import ROLES
 from stack.sample import GREEDY, SAMPLE
 from stack.scratch import scratch_database, scratch_prefix, scratch_queues
@@ -85,6 +88,50 @@ def test_the_sample_is_solved_twice_with_the_same_figures_and_nothing_is_left_ru
     routed, small, large = ([float(figure) for figure in row[1:]] for row in tables[0])
     assert small[0] < routed[0] >= large[0] - 2, "the large model's accuracy, or nearly"
     assert routed[3] < large[3] / 4, "for a fraction of its tokens"
+
+
+def evaluating(problems: int, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "models.evaluate", "--problems", str(problems), *arguments]
+
+
+def test_given_models_are_measured_by_the_loop_and_through_the_service_with_the_same_figures(
+    folder: Path, environment: dict[str, str]
+) -> None:
+    for name in ("small", "large", "prm"):
+        shutil.copytree(ROOT / "models" / name, folder / "given" / f"given-{name}")
+        (folder / "given" / name).symlink_to(f"given-{name}")
+    # Servers and models that the environment names are none of the measurement's.
+    named = {"TRIM_DATABASE_URL": "postgresql://127.0.0.1:1/x", "TRIM_ENGINE": "scripted", "TRIM_SMALL_MODEL": "other"}
+    done = subprocess.run(
+        evaluating(6, "--models", "given"),
+        cwd=folder, env={**environment, **named}, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    assert done.stdout.count("| yes | 6 of 6 | 6 of 6 |") == 6, done.stdout
+    figures = json.loads(done.stdout.splitlines()[-1])
+    for prefix in ("", "transfer_"):
+        for name in ("small_accuracy", "large_accuracy", "accuracy_at_parity", "large_share_at_parity"):
+            assert figures[f"{prefix}service_{name}"] == figures[f"{prefix}{name}"]
+    assert 0 < figures["service_large_share_at_parity"] < 1 == figures["service_large_share_large_alone"]
+    for role in ("small", "large", "prm"):
+        assert f"embedded/given-{role}@" in (folder / ".state" / "logs" / f"{role}.log").read_text()
+    assert left_running(folder) == []
+
+
+def test_a_measurement_that_is_stopped_leaves_nothing_behind(folder: Path, environment: dict[str, str]) -> None:
+    process = subprocess.Popen(
+        evaluating(6), cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert any(line.startswith("Solving") for line in process.stdout), "it ended before the service was asked"
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "evaluate-models: Stopped before the end; nothing is left behind.\n")
+    assert left_running(folder) == []
+    with EmbeddedPostgres(folder / ".state" / "postgres") as url, psycopg.connect(url) as connection:
+        databases = {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
+    assert databases == {"postgres", "template0", "template1", "trim"}
 
 
 def free_port() -> int:
