@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.errors import PermanentError
 
@@ -21,6 +22,12 @@ class MissingSetting(PermanentError):
     """A setting that this process needs is not set."""
 
     code = "missing_setting"
+
+
+class UnusableSetting(PermanentError):
+    """A setting asks for something that cannot be had."""
+
+    code = "unusable_setting"
 
 
 # What validators say never quotes the value: it may hold a password.
@@ -50,6 +57,15 @@ def _api_key(value: SecretStr) -> SecretStr:
     return SecretStr(key)
 
 
+def _json(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError("it is no JSON object") from None
+
+
 def _template(value: str) -> str:
     if "{question}" not in value:
         raise ValueError("{question} must be in it")
@@ -57,6 +73,7 @@ def _template(value: str) -> str:
 
 
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
+EngineArguments = Annotated[dict[str, Any], NoDecode, BeforeValidator(_json)]
 Template = Annotated[str, AfterValidator(_template)]
 
 
@@ -119,14 +136,17 @@ class Settings(BaseSettings):
     )
 
     # Engines
-    engine: Literal["embedded", "openai", "scripted"] = Field(
+    engine: Literal["embedded", "vllm", "openai", "scripted"] = Field(
         "embedded",
-        description="`embedded`: ONNX Runtime on the CPU. `openai`: servers with OpenAI's HTTP API, such as vLLM. "
-        "`scripted`: given steps, for tests and benchmarks.",
+        description="`embedded`: ONNX Runtime on the CPU. `vllm`: vLLM in the worker's process. `openai`: servers with "
+        "OpenAI's HTTP API, vLLM's among them. `scripted`: given steps, for tests and benchmarks.",
     )
-    small_model: str = Field(str(MODELS / "small"), description="Folder of the small model; `openai`: its name.")
-    large_model: str = Field(str(MODELS / "large"), description="Folder of the large model; `openai`: its name.")
-    prm_model: str = Field(str(MODELS / "prm"), description="Folder of the process reward model; `openai`: its name.")
+    small_model: str = Field(
+        str(MODELS / "small"),
+        description="Folder of the small model; `vllm`: or its name on the hub; `openai`: its name there.",
+    )
+    large_model: str = Field(str(MODELS / "large"), description="Folder or name of the large model.")
+    prm_model: str = Field(str(MODELS / "prm"), description="Folder or name of the process reward model.")
     small_url: BaseUrl | None = Field(
         None, description="`openai`: base URL of the small model's server, as `http://host:port/v1`."
     )
@@ -141,18 +161,24 @@ class Settings(BaseSettings):
     openai_api_key: Annotated[SecretStr, AfterValidator(_api_key)] | None = Field(
         None, description="`openai`: sent to the servers of all roles that the process talks to."
     )
-    openai_style: Literal["completions", "chat", "chat-next-step"] = Field(
+    prompt_style: Literal["completions", "chat", "chat-next-step"] = Field(
         "completions",
-        description="How a model is asked for a step. `completions`: to go on with raw text. `chat`: to go on with its "
-        "message (vLLM, SGLang). `chat-next-step`: in words, for hosted chat models; a solution ends with its box.",
+        description="`vllm`, `openai`: how a model is asked for a step. `completions`: to go on with raw text. `chat`: "
+        "to go on with its message, in its chat template (of servers, vLLM and SGLang can). `chat-next-step`: in "
+        "words, for hosted chat models (`openai` only); a solution ends with its box.",
     )
-    openai_prompt: Template = Field(
+    prompt: Template = Field(
         "Problem: {question}\n\n", description="What the steps follow, with the style `completions`."
     )
     prm_format: Literal["bundled", "qwen", "skywork", "math-shepherd", "rlhflow"] = Field(
         "bundled",
-        description="`openai`: how the PRM is asked and its answer read; docs/models.md says which format is for which "
-        "models. `bundled`, `qwen`, `skywork`, `math-shepherd` or `rlhflow`.",
+        description="`vllm`, `openai`: how the PRM is asked and its answer read; docs/models.md says which format is "
+        "for which models. `bundled`, `qwen`, `skywork`, `math-shepherd` or `rlhflow`.",
+    )
+    vllm_args: EngineArguments = Field(
+        {},
+        description="`vllm`: arguments of the engine as a JSON object, by the names of vLLM's `AsyncEngineArgs`, such "
+        'as `{"tensor_parallel_size": 2, "max_model_len": 8192}`.',
     )
     engine_threads: Annotated[int, Field(ge=1)] = Field(1, description="CPU threads of an embedded engine.")
     script: str | None = Field(None, description="JSON file of the scripted engine.")

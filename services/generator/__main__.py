@@ -28,7 +28,7 @@ def serve(settings: Settings, *, role: Role) -> None:
     """Load the role's model and take its commands."""
     with closing(make_generator(settings, role)) as engine:
         handle = partial(write, engine=engine, worker=settings.node_name)
-        CommandWorker(settings, role.value, model=engine.model_id, handle=handle).run()
+        CommandWorker(settings, role.value, engine=engine, handle=handle).run()
 
 
 def write(

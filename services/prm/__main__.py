@@ -23,7 +23,7 @@ def serve(settings: Settings) -> None:
         def drop(command: ScoreSteps, publish: Publish) -> None:
             publish(unscored(command))
 
-        CommandWorker(settings, "prm", model=engine.model_id, handle=handle, drop=drop).run()
+        CommandWorker(settings, "prm", engine=engine, handle=handle, drop=drop).run()
 
 
 if __name__ == "__main__":

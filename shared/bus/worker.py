@@ -25,7 +25,7 @@ from shared.bus.cancellations import CancelListener, RunningWork
 from shared.bus.connection import BrokerUnavailable, broker_options, broker_transport, broker_url, connect
 from shared.bus.publisher import RECONNECT_DELAYS_S, SharedPublisher
 from shared.bus.topology import COMMAND, DELIVERY_LIMIT, QUEUES, DeadLetter, Topology, count_deliveries
-from shared.engines.port import Cancellation, Cancelled, EngineDead
+from shared.engines.port import Cancellation, Cancelled, EngineDead, Generator, Scorer
 from shared.errors import RetryableError, TrimError, explain
 from shared.log import get_logger
 from shared.messages import Command, Message, ScoreSteps, UndecodableMessage, WorkerSeen, WorkFailed, decode, derive_id
@@ -94,11 +94,17 @@ class CommandWorker:
     """Runs one role's worker until it is told to stop."""
 
     def __init__(
-        self, settings: Settings, role: WorkerRole, *, model: str, handle: Handle, drop: Drop | None = None
+        self,
+        settings: Settings,
+        role: WorkerRole,
+        *,
+        engine: Generator | Scorer,
+        handle: Handle,
+        drop: Drop | None = None,
     ) -> None:
         self._settings = settings
         self._role: WorkerRole = role
-        self._model = model
+        self._engine = engine
         self._handle = handle
         self._drop = drop
         self._running = RunningWork()
@@ -124,7 +130,7 @@ class CommandWorker:
             consumer_cls=_consumer_class(self._bury),
             without_mingle=True,
         )
-        _log.info("worker_started", model=self._model, concurrency=self._settings.concurrency)
+        _log.info("worker_started", model=self._engine.model_id, concurrency=self._settings.concurrency)
         try:
             self._controller.start()
         finally:
@@ -261,9 +267,18 @@ class CommandWorker:
         """Give signs of life; while the broker is away one of them waits, not one for every beat."""
         beat: Future[None] | None = None
         while not self._is_draining.is_set():
+            try:
+                self._engine.check()
+            except EngineDead:
+                _log.error("engine_died")
+                self._die()
+                return
             if beat is None or beat.done():
                 seen = WorkerSeen(
-                    role=self._role, worker=self._settings.node_name, model=self._model, seen_at=datetime.now(UTC)
+                    role=self._role,
+                    worker=self._settings.node_name,
+                    model=self._engine.model_id,
+                    seen_at=datetime.now(UTC),
                 )
                 beat = self._publisher.publish(seen)
             self._is_draining.wait(self._settings.heartbeat_s)

@@ -23,26 +23,31 @@ class StepAssembler:
     cached_tokens: int
     is_done: bool = False
     """Whether the call is over: nothing may be fed any more."""
+    step_tokens: int = 0
+    """Tokens of the step that is being written."""
     _text: str = ""
-    _step_tokens: int = 0
     _call_tokens: int = 0
     _steps: int = 0
     _was_degenerate: bool = False
 
+    def begin_again(self) -> None:
+        """Forget the text past the last finished step: the model goes on from there, and writes it once more."""
+        self._text = ""
+
     def feed(self, piece: str, tokens: int = 1) -> GeneratedStep | None:
         """Take the next piece of decoded text; return the step that it finishes, if any."""
         self._text += piece
-        self._step_tokens += tokens
+        self.step_tokens += tokens
         self._call_tokens += tokens
         if "\n" in piece and (parts := split_step(self._text)) is not None:
             return self._close(parts[0], Finish.SEPARATOR, rest=parts[1])
-        if self._step_tokens >= self.request.max_step_tokens:
+        if self.step_tokens >= self.request.max_step_tokens:
             return self._close(self._text.strip(), Finish.LENGTH)
         return None
 
     def end(self, tokens: int = 1) -> GeneratedStep:
         """Take the model's own end of the solution; return the step that it finishes, which may be empty."""
-        self._step_tokens += tokens
+        self.step_tokens += tokens
         step = self._close(self._text.strip(), Finish.ENDED)
         assert step is not None, "a step that the model ended itself is never asked for again"
         return step
@@ -55,7 +60,7 @@ class StepAssembler:
         step = GeneratedStep(
             text=text,
             finish=finish,
-            tokens=self._step_tokens,
+            tokens=self.step_tokens,
             prompt_tokens=self.prompt_tokens,
             cached_tokens=self.cached_tokens,
         )
@@ -67,6 +72,6 @@ class StepAssembler:
             or self._call_tokens >= self.request.max_tokens
             or boxed_answer(text) is not None
         )
-        self.prompt_tokens = self.cached_tokens = self._step_tokens = 0
+        self.prompt_tokens = self.cached_tokens = self.step_tokens = 0
         self._text, self._was_degenerate = rest, False
         return step

@@ -1,4 +1,4 @@
-"""A thread with an event loop, for engines whose library is asynchronous: their callers wait in threads of their own."""
+"""A thread with an event loop, for engines whose library is asynchronous: callers wait in threads of their own."""
 
 from __future__ import annotations
 
@@ -61,6 +61,7 @@ class EventLoop:
         future.add_done_callback(arrived.put)
         try:
             while (item := _next(arrived, timeout_s)) is not future:
+                cancellation.raise_if_cancelled()
                 yield item  # type: ignore[misc]  # a future is nobody's item
             _result(future, cancellation)
         finally:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from shared.domain.values import Role
 from shared.engines.port import Generator, Scorer
-from shared.settings import Settings
+from shared.engines.prm_formats import FORMATS, NextToken
+from shared.settings import Settings, UnusableSetting
 
 
 def make_generator(settings: Settings, role: Role) -> Generator:
@@ -15,6 +16,7 @@ def make_generator(settings: Settings, role: Role) -> Generator:
     Raises:
         ModelUnusable: Its files are missing or damaged.
         MissingSetting: The settings do not say where it is served.
+        UnusableSetting: The engine cannot do what they ask for.
     """
     if settings.engine == "scripted":
         from shared.engines.scripted import Script, ScriptedGenerator  # noqa: PLC0415
@@ -26,7 +28,16 @@ def make_generator(settings: Settings, role: Role) -> Generator:
         from shared.engines.openai.server import Server  # noqa: PLC0415
 
         server = Server(Endpoint.of(settings, role.value), max_requests=settings.concurrency)
-        return OpenAIGenerator(server, style=settings.openai_style, template=settings.openai_prompt)
+        return OpenAIGenerator(server, style=settings.prompt_style, template=settings.prompt)
+    if settings.engine == "vllm":
+        from shared.engines.vllm.generator import VllmGenerator  # noqa: PLC0415
+        from shared.engines.vllm.model import Model  # noqa: PLC0415
+
+        if settings.prompt_style == "chat-next-step":
+            raise UnusableSetting("The engine vllm goes on with a text; set TRIM_PROMPT_STYLE to completions or chat.")
+        return VllmGenerator(
+            Model.of(settings, role.value, runner="generate"), style=settings.prompt_style, template=settings.prompt
+        )
     from shared.engines.embedded.generator import EmbeddedGenerator  # noqa: PLC0415
 
     folder = settings.small_model if role is Role.SMALL else settings.large_model
@@ -48,10 +59,17 @@ def make_scorer(settings: Settings) -> Scorer:
         from shared.engines.openai.endpoint import Endpoint  # noqa: PLC0415
         from shared.engines.openai.scorer import OpenAIScorer  # noqa: PLC0415
         from shared.engines.openai.server import Server  # noqa: PLC0415
-        from shared.engines.prm_formats import FORMATS  # noqa: PLC0415
 
         server = Server(Endpoint.of(settings, "prm"), max_requests=settings.concurrency)
         return OpenAIScorer(server, FORMATS[settings.prm_format])
+    if settings.engine == "vllm":
+        from shared.engines.vllm.model import Model  # noqa: PLC0415
+        from shared.engines.vllm.scorer import NextTokenScorer, TaggedScorer  # noqa: PLC0415
+
+        prm_format = FORMATS[settings.prm_format]
+        if isinstance(prm_format, NextToken):
+            return NextTokenScorer(Model.of(settings, "prm", runner="generate"), prm_format)
+        return TaggedScorer(Model.of(settings, "prm", runner="pooling"), prm_format)
     from shared.engines.embedded.scorer import EmbeddedScorer  # noqa: PLC0415
 
     return EmbeddedScorer(Path(settings.prm_model), threads=settings.engine_threads, max_batch=settings.concurrency)

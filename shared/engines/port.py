@@ -47,6 +47,12 @@ class EngineStopped(RetryableError):
     code = "engine_stopped"
 
 
+class EngineFailed(RetryableError):
+    """The engine could not carry out this call; its log says why."""
+
+    code = "engine_failed"
+
+
 class EngineDead(RetryableError):
     """The engine broke down and answers no more; its process ends, so that a new one takes its place."""
 
@@ -151,6 +157,13 @@ class Generator(Protocol):
             EngineDead: The engine broke down.
         """
 
+    def check(self) -> None:
+        """Find out, between calls, whether the engine still lives.
+
+        Raises:
+            EngineDead: It has broken down.
+        """
+
     def close(self) -> None:
         """Free all that the engine holds; calls that still run raise `EngineStopped`."""
 
@@ -194,6 +207,13 @@ class Scorer(Protocol):
             InputTooLong: Question and steps do not fit the model's context; nothing is ever cut in silence.
             StepTimeout: The call took longer than `timeout_s`.
             EngineStopped: The engine was closed meanwhile.
+        """
+
+    def check(self) -> None:
+        """Find out, between calls, whether the engine still lives.
+
+        Raises:
+            EngineDead: It has broken down.
         """
 
     def close(self) -> None:

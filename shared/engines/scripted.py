@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections import abc
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,7 +19,6 @@ from shared.domain.text import boxed_answer, is_degenerate
 from shared.domain.values import Finish, Role
 from shared.engines.port import (
     Cancellation,
-    Cancelled,
     EngineStopped,
     GeneratedStep,
     GenerationRequest,
@@ -79,20 +76,44 @@ class Script(BaseModel):
         return self.problems.get(question, self.default)
 
 
-@dataclass(slots=True)
 class _Pace:
-    """Waits as long as a script says, but no longer than the call may take."""
+    """Lets calls wait as long as their steps take, and ends the wait when nobody wants them any more."""
 
-    stopped: threading.Event = field(default_factory=threading.Event)
+    def __init__(self) -> None:
+        self._changes = threading.Lock()
+        self._is_stopped = False
+        self._waiting: set[threading.Event] = set()
 
     def wait(self, delay_ms: float, cancellation: Cancellation, *, timeout_s: float) -> None:
-        until = time.monotonic() + min(delay_ms / 1000, timeout_s)
-        while (left := until - time.monotonic()) > 0:
-            cancellation.raise_if_cancelled()
-            if self.stopped.wait(min(left, 0.01)):
-                raise EngineStopped
+        """Wait.
+
+        Raises:
+            Cancelled: Cancellation was asked for.
+            EngineStopped: The engine was closed.
+            StepTimeout: The time-out is shorter than the delay, and has passed.
+        """
+        over = threading.Event()
+        with self._changes:
+            self._waiting.add(over)
+        try:
+            cancellation.when_cancelled(over.set)
+            if not self._is_stopped:
+                over.wait(min(delay_ms / 1000, timeout_s))
+        finally:
+            with self._changes:
+                self._waiting.discard(over)
+        cancellation.raise_if_cancelled()
+        if self._is_stopped:
+            raise EngineStopped
         if delay_ms / 1000 > timeout_s:
             raise StepTimeout
+
+    def stop(self) -> None:
+        """End all waits."""
+        with self._changes:
+            self._is_stopped = True
+            for over in self._waiting:
+                over.set()
 
 
 class ScriptedGenerator:
@@ -118,8 +139,6 @@ class ScriptedGenerator:
             scripted = steps[index] if index < len(steps) else ScriptedStep(small="")
             delay_ms = scripted.large_ms if self._role is Role.LARGE else scripted.small_ms
             self._pace.wait(delay_ms, cancellation, timeout_s=request.step_timeout_s)
-            if cancellation.is_cancelled:
-                raise Cancelled
             text = scripted.text(self._role)
             words = text.split()
             finish = Finish.ENDED if index + 1 >= len(steps) else Finish.SEPARATOR
@@ -132,9 +151,12 @@ class ScriptedGenerator:
             if ended or call_tokens >= request.max_tokens:
                 return
 
+    def check(self) -> None:
+        """Do nothing: a script does not break down."""
+
     def close(self) -> None:
         """End the calls that wait."""
-        self._pace.stopped.set()
+        self._pace.stop()
 
 
 class ScriptedScorer:
@@ -151,8 +173,9 @@ class ScriptedScorer:
 
     def score(self, request: ScoringRequest, cancellation: Cancellation) -> Scores:
         """Look the scores up."""
+        cancellation.raise_if_cancelled()
         steps = self._script.steps(request.question)
-        first = len(request.steps) - request.newest
+        first = max(0, len(request.steps) - request.newest)
         values: list[float] = []
         for index in range(first, len(request.steps)):
             scripted = steps[index] if index < len(steps) else ScriptedStep(small="")
@@ -161,6 +184,9 @@ class ScriptedScorer:
         tokens = sum(len(step.split()) + 1 for step in request.steps[first:])
         return Scores(values=values[: len(values) - self._script.missing_scores], tokens=tokens)
 
+    def check(self) -> None:
+        """Do nothing: a script does not break down."""
+
     def close(self) -> None:
         """End the calls that wait."""
-        self._pace.stopped.set()
+        self._pace.stop()

@@ -78,6 +78,10 @@ class EmbeddedGenerator:
             while (step := call.wait(request.step_timeout_s)) is not None:
                 yield step
 
+    def check(self) -> None:
+        """Raise `EngineDead` if the thread has broken down."""
+        self._loop.check()
+
     def close(self) -> None:
         """Stop the thread; calls that still run raise `EngineStopped`."""
         self._loop.close()
@@ -132,5 +136,6 @@ class EmbeddedGenerator:
             call.answer(None)
         elif call.ids != call.settled:
             self._batch.leave(call)
+            call.assembler.begin_again()
             call.ids = list(call.settled)
             self._waiting.insert(0, call)

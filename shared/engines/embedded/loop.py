@@ -108,6 +108,11 @@ class Loop(Generic[SomeCall]):
             with self._changed:
                 self._open.discard(call)
 
+    def check(self) -> None:
+        """Raise `EngineDead` if a turn failed."""
+        if self._ending is EngineDead:
+            raise EngineDead
+
     def close(self) -> None:
         """End the thread after its present turn; open calls raise `EngineStopped`."""
         with self._changed:

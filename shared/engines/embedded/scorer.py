@@ -58,6 +58,10 @@ class EmbeddedScorer:
         with self._loop.submitted(call):
             return call.wait(request.timeout_s)
 
+    def check(self) -> None:
+        """Raise `EngineDead` if the thread has broken down."""
+        self._loop.check()
+
     def close(self) -> None:
         """Stop the thread; calls that still run raise `EngineStopped`."""
         self._loop.close()

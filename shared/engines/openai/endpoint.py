@@ -44,6 +44,6 @@ class Endpoint:
             url_setting=url_setting,
             model=model,
             model_setting=model_setting,
-            style_setting="TRIM_PRM_FORMAT" if role == "prm" else "TRIM_OPENAI_STYLE",
+            style_setting="TRIM_PRM_FORMAT" if role == "prm" else "TRIM_PROMPT_STYLE",
             api_key=key.get_secret_value() if key is not None else None,
         )

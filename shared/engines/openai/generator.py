@@ -71,6 +71,9 @@ class OpenAIGenerator:
             yield step
             steps.append(step.text)
 
+    def check(self) -> None:
+        """Do nothing: a server that is away may come back."""
+
     def close(self) -> None:
         """End the connection; calls that still run raise `EngineStopped`."""
         self._server.close()

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from shared.domain.text import SEPARATOR
 from shared.engines.port import GenerationRequest
+from shared.engines.prompts import fill, request_seed, solving
 from shared.engines.special import as_plain_text
 
 Style = Literal["completions", "chat", "chat-next-step"]
@@ -22,20 +23,11 @@ PATHS: Mapping[Style, str] = {
     "chat-next-step": "/chat/completions",
 }
 
-_SOLVE = (
-    "Solve the problem step by step. Put a blank line between two steps and none within a step."
-    " Put the final answer within \\boxed{}."
-)
 _NEXT_STEP = (
     "You are given a problem and the first steps of its solution, which may be none yet. Write only the next step: one"
     " short paragraph without a blank line in it, and nothing else. If it completes the solution, put the final answer"
     " within \\boxed{}, otherwise write no \\boxed{}."
 )
-
-
-def fill(template: str, question: str) -> str:
-    """Put a question into a prompt's template."""
-    return template.replace("{question}", as_plain_text(question))
 
 
 def body(style: Style, request: GenerationRequest, *, template: str, so_far: str, max_tokens: int) -> dict[str, Any]:
@@ -54,7 +46,7 @@ def body(style: Style, request: GenerationRequest, *, template: str, so_far: str
         "max_tokens": max_tokens,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
-        "seed": sampling.seed,
+        "seed": request_seed(sampling.seed, len(so_far)),
         "stream": True,
         "stream_options": {"include_usage": True},
     }
@@ -67,7 +59,7 @@ def body(style: Style, request: GenerationRequest, *, template: str, so_far: str
     asked |= {"top_k": sampling.top_k or -1, "stop": [SEPARATOR]}  # unlimited, said; unsaid is the model's own default
     if style == "completions":
         return asked | {"prompt": fill(template, request.question) + so_far}
-    messages = [_message("system", _SOLVE), _message("user", as_plain_text(request.question))]
+    messages = solving(request.question)
     if not so_far.strip():
         return asked | {"messages": messages}
     messages.append(_message("assistant", so_far))

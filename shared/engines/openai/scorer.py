@@ -77,6 +77,9 @@ class OpenAIScorer:
             return self._score_tags(self._format, request, cancellation, deadline)
         return self._score_next_tokens(self._format, request, cancellation, deadline)
 
+    def check(self) -> None:
+        """Do nothing: a server that is away may come back."""
+
     def close(self) -> None:
         """End the connection; calls that still run raise `EngineStopped`."""
         self._server.close()

@@ -95,7 +95,7 @@ def serving() -> Iterator[FakeServer]:
 def server_at(url: str, *, role: str = "SMALL", max_requests: int = 8, breaker: Breaker | None = None) -> Server:
     endpoint = Endpoint(
         url=url, url_setting=f"TRIM_{role}_URL", model="tiny", model_setting=f"TRIM_{role}_MODEL",
-        style_setting="TRIM_PRM_FORMAT" if role == "PRM" else "TRIM_OPENAI_STYLE", api_key=KEY,
+        style_setting="TRIM_PRM_FORMAT" if role == "PRM" else "TRIM_PROMPT_STYLE", api_key=KEY,
     )  # fmt: skip
     return Server(endpoint, max_requests=max_requests, breaker=breaker)
 

@@ -208,9 +208,12 @@ def test_an_engine_that_breaks_down_leaves_nobody_waiting(
         raise MemoryError
 
     monkeypatch.setattr(lone._model, "compute", fail)
+    lone.check()
     for _ in range(2):
         with pytest.raises(EngineDead):
             write(lone, ask())
+    with pytest.raises(EngineDead):
+        lone.check()
 
 
 def test_finished_steps_are_never_computed_again(small: EmbeddedGenerator) -> None:

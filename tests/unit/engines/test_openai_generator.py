@@ -12,6 +12,7 @@ from shared.domain.values import Finish, Sampling
 from shared.engines.openai.generator import OpenAIGenerator
 from shared.engines.openai.prompts import Style
 from shared.engines.port import Cancellation, GeneratedStep, GenerationRequest
+from shared.engines.prompts import request_seed
 from tests.unit.engines.fake_server import KEY, QUESTION, FakeServer, ask, server_at, serving, step, writes
 
 PROMPT = f"Problem: {QUESTION}\n\n"
@@ -56,7 +57,7 @@ def test_the_request_says_how_to_draw_and_where_to_stop(fake: FakeServer) -> Non
     assert asked.headers["authorization"] == f"Bearer {KEY}"
     assert asked.body == {
         "model": "tiny", "prompt": PROMPT, "stop": ["\n\n"], "max_tokens": 100,
-        "temperature": 0.3, "top_p": 0.9, "top_k": 7, "seed": 11,
+        "temperature": 0.3, "top_p": 0.9, "top_k": 7, "seed": request_seed(11, 0),
         "stream": True, "stream_options": {"include_usage": True},
     }  # fmt: skip
 

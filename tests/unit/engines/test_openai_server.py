@@ -134,8 +134,8 @@ def test_a_server_that_is_not_there_is_given_up() -> None:
     [
         (401, "no", AccessDenied, "TRIM_OPENAI_API_KEY"),
         (403, "no", AccessDenied, "TRIM_OPENAI_API_KEY"),
-        (404, "no", ModelNotServed, "tiny.*check TRIM_SMALL_MODEL, TRIM_SMALL_URL and TRIM_OPENAI_STYLE"),
-        (400, "no", RequestRefused, "status 400.*TRIM_OPENAI_STYLE"),
+        (404, "no", ModelNotServed, "tiny.*check TRIM_SMALL_MODEL, TRIM_SMALL_URL and TRIM_PROMPT_STYLE"),
+        (400, "no", RequestRefused, "status 400.*TRIM_PROMPT_STYLE"),
         (422, "no", RequestRefused, "status 422"),
         (307, "no", RequestRefused, "check TRIM_SMALL_URL"),
         (400, "This model's maximum context length is 8 tokens.", InputTooLong, "max_steps"),
@@ -328,7 +328,7 @@ def test_the_settings_make_engines_of_each_role(fake: FakeServer) -> None:
     fake.replies(step("One"))
     settings = Settings(
         engine="openai", small_url=fake.url + "/", large_url=fake.url, prm_url=fake.url,
-        small_model="s", large_model="l", prm_model="p", openai_prompt="Q: {question}\nA: ",
+        small_model="s", large_model="l", prm_model="p", prompt="Q: {question}\nA: ",
     )  # fmt: skip
     with (
         closing(make_generator(settings, Role.SMALL)) as small,
@@ -364,8 +364,8 @@ def test_a_missing_setting_is_named(given: dict[str, Any], sentence: str) -> Non
         ("TRIM_LARGE_URL", "http://me:secret@host/v1", "it must hold no credentials; set TRIM_OPENAI_API_KEY"),
         ("TRIM_PRM_URL", "http://host/v1?key=secret", "it must hold no query"),
         ("TRIM_OPENAI_API_KEY", "sk-secret\nsecret", "an API key has only visible ASCII characters"),
-        ("TRIM_OPENAI_PROMPT", "Problem:", "{question} must be in it"),
-        ("TRIM_OPENAI_STYLE", "responses", "Input should be 'completions', 'chat' or 'chat-next-step'"),
+        ("TRIM_PROMPT", "Problem:", "{question} must be in it"),
+        ("TRIM_PROMPT_STYLE", "responses", "Input should be 'completions', 'chat' or 'chat-next-step'"),
         ("TRIM_PRM_FORMAT", "llama", "Input should be 'bundled', 'qwen', 'skywork', 'math-shepherd' or 'rlhflow'"),
     ],
 )

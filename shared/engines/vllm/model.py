@@ -1,0 +1,241 @@
+"""A model in an engine of vLLM: how it is started, asked, and ended."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+from collections.abc import AsyncGenerator, Coroutine, Generator, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import safetensors
+from tokenizers import Tokenizer
+
+from shared.engines.event_loop import EventLoop
+from shared.engines.port import Cancellation, EngineDead, EngineFailed, InputTooLong, ModelUnusable
+from shared.settings import Settings
+
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # read when vLLM is imported
+
+from vllm import PoolingParams, SamplingParams
+from vllm.config import PoolerConfig
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import VLLMError
+from vllm.inputs import tokens_input
+from vllm.outputs import PoolingRequestOutput, RequestOutput
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
+
+Answer = TypeVar("Answer")
+Item = TypeVar("Item")
+
+Runner = Literal["generate", "pooling"]
+"""Whether a model writes, or is read at its tokens."""
+
+
+class Model:
+    """One model, ready to be asked from any thread."""
+
+    def __init__(self, name: str, *, setting: str, runner: Runner, arguments: Mapping[str, Any]) -> None:
+        """Start the engine, and wait until it has answered once.
+
+        Args:
+            name: A folder, or a name on the model hub.
+            setting: Which setting names the model, for messages.
+            runner: What the model is there for.
+            arguments: For the engine, by the names of vLLM's `AsyncEngineArgs`.
+
+        Raises:
+            ModelUnusable: The model's files are missing or damaged, it is no model for the runner, or vLLM does not
+                take the arguments.
+        """
+        self.name, self.setting = name, setting
+        _check_folder(Path(name), setting)
+        self._loop = EventLoop(f"vllm-{Path(name).name}")
+        try:
+            self._engine = self._loop.run(_start(name, setting, runner, arguments), Cancellation())
+            self.max_tokens: int = self._engine.model_config.max_model_len
+            self.vocabulary: int = self._engine.model_config.get_vocab_size()
+            self.tokenizer = self._copy_tokenizer()
+            added = self.tokenizer.get_added_tokens_decoder().values()
+            self._special = re.compile("|".join(re.escape(token.content) for token in added if token.special) or "(?!)")
+            self._names = itertools.count()
+            self._loop.run(self._warm_up(runner), Cancellation())
+        except BaseException:
+            self.close()
+            raise
+
+    @classmethod
+    def of(cls, settings: Settings, role: Literal["small", "large", "prm"], *, runner: Runner) -> Self:
+        """Start the engine of a role as the settings say; errors as for the class."""
+        name = {"small": settings.small_model, "large": settings.large_model, "prm": settings.prm_model}[role]
+        arguments = {"max_num_seqs": settings.concurrency, **settings.vllm_args}
+        return cls(name, setting=f"TRIM_{role.upper()}_MODEL", runner=runner, arguments=arguments)
+
+    @property
+    def model_id(self) -> str:
+        """Name of the model."""
+        return f"vllm/{Path(self.name).name}"
+
+    def plain(self, text: str) -> str:
+        """Keep text that spells one of the tokenizer's special tokens from becoming it, as `as_plain_text` does."""
+        return self._special.sub(lambda found: f"{found[0][0]}\N{ZERO WIDTH SPACE}{found[0][1:]}", text)
+
+    def encode(self, text: str, *, is_beginning: bool = False) -> list[int]:
+        """Turn text into token ids, in which special tokens are recognised.
+
+        Args:
+            text: What is to be encoded.
+            is_beginning: Whether a model's input begins with it: some tokenizers mark that with a token.
+        """
+        return list(self.tokenizer.encode(text, add_special_tokens=is_beginning).ids)
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Turn messages into the ids that the model's next message follows, by its chat template.
+
+        Raises:
+            ModelUnusable: It has none, or none for such messages.
+        """
+        try:
+            text: str = self._engine.get_tokenizer().apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=False
+            )
+        except Exception as error:  # whatever a template raises that does not take a system message, say
+            raise ModelUnusable(
+                f"the model {self.name} has no chat template for a system message and a question; set"
+                " TRIM_PROMPT_STYLE to completions and TRIM_PROMPT to what it was trained on"
+            ) from error
+        return self.encode(text)
+
+    def refuse_past(self, limit: int, ids: Sequence[int]) -> None:
+        """Raise `InputTooLong` if there are more ids than the limit."""
+        if len(ids) > limit:
+            raise InputTooLong(
+                f"question and steps are {len(ids)} tokens long, but {self.model_id} takes {limit} at most; submit a"
+                " shorter question, lower max_steps, or raise max_model_len in TRIM_VLLM_ARGS"
+            )
+
+    def run(self, coroutine: Coroutine[Any, Any, Answer], cancellation: Cancellation) -> Answer:
+        """Run a coroutine beside the engine; see `EventLoop.run`."""
+        return self._loop.run(coroutine, cancellation)
+
+    def iterate(
+        self, items: AsyncGenerator[Item, None], cancellation: Cancellation, *, timeout_s: float
+    ) -> Generator[Item, None, None]:
+        """Run an asynchronous generator beside the engine; see `EventLoop.iterate`."""
+        return self._loop.iterate(items, cancellation, timeout_s=timeout_s)
+
+    async def generate(self, ids: Sequence[int], sampling: SamplingParams) -> AsyncGenerator[RequestOutput, None]:
+        """Yield what the model writes after some ids; closing it frees the place in the engine.
+
+        Raises:
+            EngineDead: The engine has broken down.
+            EngineFailed: It could not carry out this request.
+        """
+        with _named_errors():
+            async with aclosing(self._engine.generate(tokens_input([*ids]), sampling, self._name())) as outputs:
+                async for output in outputs:
+                    yield output
+
+    async def pool(self, ids: Sequence[int], pooling: PoolingParams) -> PoolingRequestOutput[Any]:
+        """Return what the model makes of each of some ids; errors as for `generate`."""
+        with _named_errors():
+            async with aclosing(self._engine.encode(tokens_input([*ids]), pooling, self._name())) as outputs:
+                async for output in outputs:
+                    if output.finished:
+                        return output
+        raise EngineFailed
+
+    def check(self) -> None:
+        """Raise `EngineDead` if the engine has broken down."""
+        if self._engine.errored:
+            raise EngineDead
+
+    def close(self) -> None:
+        """End the engine's processes; calls that still run raise `EngineStopped`."""
+        self._loop.close(self._end)
+
+    async def _end(self) -> None:
+        if (engine := getattr(self, "_engine", None)) is not None:
+            engine.shutdown()
+
+    def _copy_tokenizer(self) -> Tokenizer:
+        """Copy the engine's tokenizer, so that no options are shared with it."""
+        backend = getattr(self._engine.get_tokenizer(), "backend_tokenizer", None)
+        if backend is None:
+            raise ModelUnusable(f"the model {self.name} has no tokenizer.json; set {self.setting} to one that has")
+        return Tokenizer.from_str(backend.to_str())
+
+    async def _warm_up(self, runner: Runner) -> None:
+        """Ask once, so that what is compiled or allocated at the first request is not part of anybody's deadline."""
+        ids = self.encode("1", is_beginning=True)
+        try:
+            if runner == "pooling":
+                await self.pool(ids, PoolingParams(task="token_classify"))
+            else:
+                async for _ in self.generate(ids, SamplingParams(max_tokens=1)):
+                    pass
+        except EngineFailed as error:
+            kind = "a process reward model" if runner == "pooling" else "a model that writes"
+            raise ModelUnusable(
+                f"the model {self.name} did not answer a first request; check that {self.setting} is {kind}, and"
+                " TRIM_VLLM_ARGS"
+            ) from error.__cause__
+
+    def _name(self) -> str:
+        return str(next(self._names))
+
+
+def _check_folder(folder: Path, setting: str) -> None:
+    """Look for what is missing or cut short, which an engine's process reports by dying."""
+    if not folder.is_dir():
+        return  # a name on the hub, or nothing at all: vLLM says which
+    weights = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
+    needed = ["config.json", "tokenizer.json", *_shards(folder / "model.safetensors.index.json", setting)]
+    missing = [name for name in needed if not (folder / name).is_file()]
+    if missing or not weights:
+        raise ModelUnusable(
+            f"the model folder {folder} lacks {', '.join(missing) or 'weights'}; restore it, or change {setting}"
+        )
+    for file in folder.glob("*.safetensors"):
+        try:
+            with safetensors.safe_open(file, "np"):
+                pass
+        except (safetensors.SafetensorError, OSError) as error:
+            raise ModelUnusable(f"{file} is damaged; restore it, or change {setting}") from error
+
+
+def _shards(index: Path, setting: str) -> list[str]:
+    """List the weight files that an index names, if there is one."""
+    if not index.is_file():
+        return []
+    try:
+        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ModelUnusable(f"{index} is damaged; restore it, or change {setting}") from error
+
+
+async def _start(name: str, setting: str, runner: Runner, arguments: Mapping[str, Any]) -> AsyncLLM:
+    chosen: dict[str, Any] = {"enable_prefix_caching": True, "disable_log_stats": True, **arguments}
+    if runner == "pooling":
+        # Rows of all tokens, not of the steps' tags alone: which of them come back depends on what the cache held.
+        chosen["pooler_config"] = PoolerConfig(task="token_classify", tok_pooling_type="ALL")
+    try:
+        return AsyncLLM.from_engine_args(AsyncEngineArgs(model=name, runner=runner, **chosen))
+    except Exception as error:  # vLLM raises whatever the library raises that stumbles over a file or an argument
+        raise ModelUnusable(
+            f"vLLM cannot serve the model {name}; what it has logged says why: check {setting} and TRIM_VLLM_ARGS"
+        ) from error
+
+
+@contextmanager
+def _named_errors() -> Iterator[None]:
+    try:
+        yield
+    except EngineDeadError:
+        raise EngineDead from None
+    except VLLMError as error:
+        raise EngineFailed from error

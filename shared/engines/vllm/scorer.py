@@ -1,0 +1,172 @@
+"""Scores steps with a process reward model in vLLM, computing only what an earlier call has not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeVar
+
+from vllm import PoolingParams, SamplingParams
+
+from shared.engines.port import BadScores, Cancellation, ModelUnusable, Scores, ScoringRequest, StepTimeout
+from shared.engines.prm_formats import NextToken, Tagged
+from shared.engines.vllm.model import Model
+from shared.errors import PermanentError
+
+Answer = TypeVar("Answer")
+
+
+class TaggedScorer:
+    """Scores with a token classifier that says at each step's tag what it thinks of the step."""
+
+    def __init__(self, model: Model, prm_format: Tagged) -> None:
+        """Take a model.
+
+        Args:
+            model: Of the runner `pooling`; closed with the scorer.
+            prm_format: How it is asked.
+
+        Raises:
+            ModelUnusable: Its tokenizer does not know the format's tag.
+            BadScores: It is no process reward model of that format.
+        """
+        self._model = model
+        self._format = prm_format
+        self._tag = model.encode(prm_format.tag)
+        try:
+            if len(self._tag) != 1:
+                raise ModelUnusable(
+                    f"the tokenizer of {model.name} has no token {prm_format.tag!r}; set TRIM_PRM_FORMAT to the format"
+                    f" of {model.setting}, or that to a process reward model"
+                )
+            ids = [*model.encode("1", is_beginning=True), *self._tag]
+            model.run(self._score(ids, [len(ids) - 1]), Cancellation())
+        except PermanentError:
+            model.close()
+            raise
+
+    @property
+    def model_id(self) -> str:
+        """Name of the model."""
+        return self._model.model_id
+
+    def score(self, request: ScoringRequest, cancellation: Cancellation) -> Scores:
+        """Score the newest steps of a solution; see `Scorer.score`.
+
+        Raises:
+            BadScores: The model answered with another number of rows than it was given tokens to compute.
+            EngineFailed: The engine could not carry out the request.
+        """
+        if not request.steps:
+            return Scores(values=(), tokens=0)
+        # Piece by piece, so that the ids for more steps begin with those for fewer whatever the tokenizer would join.
+        ids = self._model.encode(self._format.head(self._model.plain(request.question)), is_beginning=True)
+        tags = []
+        for step in request.steps:
+            ids += self._model.encode(self._format.plain(self._model.plain(step)))
+            tags.append(len(ids))
+            ids += self._tag
+        self._model.refuse_past(self._model.max_tokens, ids)
+        scored = partial(self._score, ids, tags[-request.newest :])
+        return self._model.run(_within(request.timeout_s, scored), cancellation)
+
+    def check(self) -> None:
+        """Raise `EngineDead` if the engine has broken down."""
+        self._model.check()
+
+    def close(self) -> None:
+        """End the engine; calls that still run raise `EngineStopped`."""
+        self._model.close()
+
+    async def _score(self, ids: list[int], wanted: list[int]) -> Scores:
+        tokens = 0
+        # A token that the cache holds is not computed, and has no row. That hits a wanted one where a call is repeated.
+        for reads_cache in (True, False):
+            pooled = await self._model.pool(
+                ids, PoolingParams(task="token_classify", skip_reading_prefix_cache=not reads_cache)
+            )
+            rows, computed = pooled.outputs.data, len(ids) - pooled.num_cached_tokens
+            if len(rows) != computed:
+                raise BadScores(
+                    f"{self._model.name} answered with {len(rows)} rows for {computed} tokens; check that"
+                    f" {self._model.setting} is a process reward model."
+                )
+            tokens += computed
+            if (first := len(ids) - computed) <= wanted[0]:
+                break
+        values = [self._format.score(rows[place - first].tolist()) for place in wanted]
+        return Scores(values=values, tokens=tokens)
+
+
+class NextTokenScorer:
+    """Scores with a language model that would write its verdict of the newest step next."""
+
+    def __init__(self, model: Model, prm_format: NextToken) -> None:
+        """Take a model.
+
+        Args:
+            model: Of the runner `generate`; closed with the scorer.
+            prm_format: How it is asked.
+
+        Raises:
+            ModelUnusable: Its vocabulary does not hold the format's verdicts.
+        """
+        if max(prm_format.good, prm_format.bad) >= model.vocabulary:
+            model.close()
+            raise ModelUnusable(
+                f"the vocabulary of {model.name} has no verdicts of the format {prm_format.name}; set TRIM_PRM_FORMAT"
+                f" to the format of {model.setting}, or that to a process reward model"
+            )
+        self._model = model
+        self._format = prm_format
+        self._sampling = SamplingParams(
+            max_tokens=1, temperature=0, detokenize=False, logprob_token_ids=[prm_format.good, prm_format.bad]
+        )
+
+    @property
+    def model_id(self) -> str:
+        """Name of the model."""
+        return self._model.model_id
+
+    def score(self, request: ScoringRequest, cancellation: Cancellation) -> Scores:
+        """Score the newest steps of a solution; see `Scorer.score`.
+
+        Raises:
+            BadScores: The model's answer has no verdict in it.
+            EngineFailed: The engine could not carry out the request.
+        """
+        question, steps = self._model.plain(request.question), [self._model.plain(step) for step in request.steps]
+        inputs = [
+            self._model.encode(self._format.prompt(question, steps[:end]), is_beginning=True)
+            for end in range(max(1, len(steps) - request.newest + 1), len(steps) + 1)
+        ]
+        if inputs:
+            self._model.refuse_past(self._model.max_tokens - 1, inputs[-1])
+        return self._model.run(_within(request.timeout_s, partial(self._score, inputs)), cancellation)
+
+    def check(self) -> None:
+        """Raise `EngineDead` if the engine has broken down."""
+        self._model.check()
+
+    def close(self) -> None:
+        """End the engine; calls that still run raise `EngineStopped`."""
+        self._model.close()
+
+    async def _score(self, inputs: list[list[int]]) -> Scores:
+        values, tokens = [], 0
+        for ids in inputs:  # one after the other: each finds in the cache what the one before it has computed
+            async for output in self._model.generate(ids, self._sampling):
+                (verdict,) = output.outputs
+                logprobs = verdict.logprobs[0] if verdict.logprobs else {}
+                values.append(self._format.score({token: each.logprob for token, each in logprobs.items()}))
+                tokens += len(ids) - (output.num_cached_tokens or 0)  # the verdict is read, and never computed on
+        return Scores(values=values, tokens=tokens)
+
+
+async def _within(timeout_s: float, answer: Callable[[], Awaitable[Answer]]) -> Answer:
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await answer()
+    except TimeoutError:
+        raise StepTimeout(f"the model did not answer within {timeout_s:g} s") from None
