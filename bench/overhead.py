@@ -13,42 +13,27 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-import psycopg
-import sqlalchemy.exc
-from amqp.exceptions import AMQPError
-from kombu.exceptions import KombuError
 from rich.console import Console
 
 from bench.design import STEPS, Design, Timing
 from bench.ideal import measure_ideal
 from bench.plain import running_plain
 from bench.report import show
+from bench.servers import servers
 from bench.service import running_service
-from shared.bus.connection import BrokerUnavailable, connect, is_pgmq
-from shared.errors import PermanentError
 from shared.process import run
 from shared.settings import Settings
-from shared.store.database import Database, DatabaseUnavailable
 from stack.__main__ import EXIT_STOPPED, unwind_on_signals
-
-DATABASE_URL = "postgresql://postgres@127.0.0.1:5432/postgres"
-BROKER_URL = "amqp://guest:guest@127.0.0.1:5672//"
 
 WARM_UP = 20
 """Most problems that are solved before anything is measured."""
 
 LOOKAHEAD = 4
-
-
-class RabbitmqNeeded(PermanentError):
-    """The benchmark compares designs on RabbitMQ; set TRIM_BROKER_URL to amqp://user:password@host:port/vhost."""
-
-    code = "rabbitmq_needed"
 
 
 def main() -> None:
@@ -70,14 +55,10 @@ def main() -> None:
 
 def benchmark(settings: Settings, *, problems: int, sequential: int, repeats: int) -> None:
     """Measure both designs and the ideal, and print what came out."""
-    server_url = settings.database_url.get_secret_value() if settings.database_url else DATABASE_URL
-    broker_url = settings.broker_url.get_secret_value() if settings.broker_url else BROKER_URL
-    with _servers_named():
-        _check_servers(server_url, broker_url)
-        with ExitStack() as stack:
-            service = stack.enter_context(running_service(server_url, broker_url, window=problems))
-            plain = stack.enter_context(running_plain(server_url, broker_url))
-            result = measure(service, plain, problems=problems, sequential=sequential, repeats=repeats)
+    with servers(settings) as (server_url, broker_url), ExitStack() as stack:
+        service = stack.enter_context(running_service(server_url, broker_url, window=problems))
+        plain = stack.enter_context(running_plain(server_url, broker_url))
+        result = measure(service, plain, problems=problems, sequential=sequential, repeats=repeats)
     result["ideal_steps_per_s"] = round(measure_ideal(problems))
     show(Console(width=100), result, problems=problems, repeats=repeats)
     print(json.dumps(result))
@@ -128,29 +109,6 @@ def _spread(name: str, values: Sequence[float], *, digits: int | None = None) ->
 def _cpu_ms_per_step(runs: Sequence[Timing]) -> Mapping[str, float]:
     steps = sum(timing.steps for timing in runs)
     return {name: round(sum(timing.cpu_s[name] for timing in runs) * 1000 / steps, 2) for name in runs[0].cpu_s}
-
-
-def _check_servers(server_url: str, broker_url: str) -> None:
-    """Find out that a server is not there before anything is made."""
-    database = Database(server_url)
-    with database.begin():
-        pass
-    database.close()
-    settings = Settings.model_validate({"broker_url": broker_url})
-    if is_pgmq(settings):
-        raise RabbitmqNeeded
-    connect(settings).release()
-
-
-@contextmanager
-def _servers_named() -> Iterator[None]:
-    """Say which server it was that went away in the middle."""
-    try:
-        yield
-    except (psycopg.OperationalError, sqlalchemy.exc.OperationalError) as error:
-        raise DatabaseUnavailable from error
-    except (AMQPError, KombuError, ConnectionError) as error:
-        raise BrokerUnavailable from error
 
 
 def _positive(text: str) -> int:

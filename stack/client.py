@@ -46,16 +46,17 @@ class Api:
         """Close."""
         self._http.close()
 
-    def wait_until_ready(self, check: Callable[[], None]) -> None:
+    def wait_until_ready(self, check: Callable[[], None], *, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Wait until every part of the service is up.
 
         Args:
             check: Called between attempts; raises if waiting is pointless.
+            timeout_s: How long to wait.
 
         Raises:
-            NotReady: Something is still down after `READY_TIMEOUT_S`; the message names it.
+            NotReady: Something is still down after that; the message names it.
         """
-        until = time.monotonic() + READY_TIMEOUT_S
+        until = time.monotonic() + timeout_s
         down: object = "the API"
         while time.monotonic() < until:
             check()
@@ -68,7 +69,7 @@ class Api:
                 if not down:
                     return
             time.sleep(0.1)
-        raise NotReady(f"Still down after {READY_TIMEOUT_S:.0f} s: {down}; the logs under .state/logs say why.")
+        raise NotReady(f"Still down after {timeout_s:.0f} s: {down}; the logs under .state/logs say why.")
 
     def submit(self, problems: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any]) -> str:
         """Submit problems as one batch and return its id."""

@@ -72,7 +72,12 @@ class Roles:
     """Runs roles until the block ends, each with a log file of its own."""
 
     def __init__(
-        self, environment: Mapping[str, str], logs: Path, *, roles: Mapping[str, Sequence[str]] = ROLES
+        self,
+        environment: Mapping[str, str],
+        logs: Path,
+        *,
+        roles: Mapping[str, Sequence[str]] = ROLES,
+        interpreters: Mapping[str, str] | None = None,
     ) -> None:
         """Prepare.
 
@@ -80,10 +85,12 @@ class Roles:
             environment: Settings for every role, on top of this process's own.
             logs: Folder for the log files.
             roles: Which roles to start, and how: arguments for Python.
+            interpreters: The Python of roles that need another environment than this process's.
         """
         self._environment = {**os.environ, **environment, "TRIM_ENDS_WITH_PARENT": "1"}
         self.logs = logs
         self._roles = roles
+        self._interpreters = interpreters or {}
         self._children: dict[str, Child] = {}
         self._soon: Counter[str] = Counter()
 
@@ -122,7 +129,7 @@ class Roles:
         with path.open("ab") as log:
             log_start = log.tell()
             process = subprocess.Popen(
-                [sys.executable, *self._roles[role]],
+                [self._interpreters.get(role, sys.executable), *self._roles[role]],
                 env={**self._environment, "TRIM_NODE_NAME": node_name(role)},
                 stdin=subprocess.PIPE,
                 stdout=log,

@@ -1,0 +1,166 @@
+"""What every engine's generator does alike."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from shared.domain.text import boxed_answer
+from shared.domain.values import Finish, Sampling
+from shared.engines.port import Cancellation, Cancelled, GeneratedStep, InputTooLong, StepTimeout
+from tests.engines.deployed import BLANK_QUESTION, STORIES, Engine
+from tests.unit.engines.bundled import ask, texts, write
+
+QUESTION = STORIES[0].question
+
+
+def test_it_solves_problems_and_says_how_steps_end(engine: Engine) -> None:
+    with ThreadPoolExecutor(len(STORIES)) as pool:
+        solutions = list(pool.map(lambda story: write(engine.large, ask(story.question)), STORIES))
+    solved = 0
+    for story, steps in zip(STORIES, solutions, strict=True):
+        assert [step.finish for step in steps] == [Finish.SEPARATOR] * (len(steps) - 1) + [Finish.ENDED]
+        assert all(step.tokens > 1 for step in steps)
+        assert steps[0].prompt_tokens > 1
+        assert all((step.prompt_tokens, step.cached_tokens) == (0, 0) for step in steps[1:])
+        solved += boxed_answer(steps[-1].text) == str(story.answer)
+    assert solved >= len(STORIES) - 1
+
+
+def test_many_calls_of_one_step_write_what_one_call_of_many_steps_writes(engine: Engine) -> None:
+    for story in STORIES[:3]:
+        at_once = write(engine.large, ask(story.question))
+        one_by_one: list[GeneratedStep] = []
+        for _ in at_once:
+            one_by_one += write(engine.large, ask(story.question, texts(one_by_one), max_steps=1))
+        assert [(step.text, step.finish, step.tokens) for step in one_by_one] == [
+            (step.text, step.finish, step.tokens) for step in at_once
+        ]
+
+
+def test_it_goes_on_after_a_step_that_it_would_not_write(engine: Engine) -> None:
+    story = STORIES[0]
+    other = "1) That is 2*2=4 pens."
+    assert other not in story.steps
+    (step,) = write(engine.large, ask(story.question, [other], max_steps=1))
+    assert step.text
+    assert step.text not in (other, story.steps[0])
+
+
+def test_a_call_ends_after_its_last_step(engine: Engine) -> None:
+    assert len(write(engine.large, ask(QUESTION, max_steps=2))) == 2
+
+
+def test_a_call_begins_no_step_once_it_has_its_tokens(engine: Engine) -> None:
+    assert len(write(engine.large, ask(QUESTION, max_tokens=1))) == 1
+
+
+def test_a_step_is_closed_at_its_token_limit(engine: Engine) -> None:
+    first, second = write(engine.large, ask(QUESTION, max_step_tokens=5, max_steps=2))
+    assert (first.finish, second.finish) == (Finish.LENGTH, Finish.LENGTH)
+    assert first.tokens <= 6
+    assert first.text != second.text
+
+
+def test_a_model_that_has_nothing_to_say_ends_the_call(engine: Engine) -> None:
+    (step,) = write(engine.blank, ask(BLANK_QUESTION, max_steps=5))
+    assert step.text.strip("- ") == ""
+    assert step.tokens >= 2
+
+
+def test_a_single_step_without_words_ends_at_its_token_limit(engine: Engine) -> None:
+    (step,) = write(engine.blank, ask(BLANK_QUESTION, max_steps=1, max_step_tokens=1))
+    assert step.text.strip("- ") == ""
+    assert step.tokens <= 2
+
+
+def test_a_cancelled_call_raises_and_others_go_on(engine: Engine) -> None:
+    cancellation = Cancellation()
+    begun, is_asked_for = threading.Event(), threading.Event()
+
+    def cancelled() -> None:
+        for _ in engine.large.stream(ask(QUESTION), cancellation):
+            begun.set()
+            assert is_asked_for.wait(60)  # or a fast engine has written all by then
+
+    with ThreadPoolExecutor(2) as pool:
+        call = pool.submit(cancelled)
+        assert begun.wait(60)
+        other = pool.submit(write, engine.large, ask(STORIES[1].question))
+        cancellation.cancel()
+        is_asked_for.set()
+        with pytest.raises(Cancelled):
+            call.result()
+        assert other.result()
+
+
+def test_a_call_that_was_cancelled_before_raises_at_once(engine: Engine) -> None:
+    cancellation = Cancellation()
+    cancellation.cancel()
+    with pytest.raises(Cancelled):
+        list(engine.large.stream(ask(QUESTION), cancellation))
+
+
+def test_a_closed_iterator_leaves_the_engine_to_others(engine: Engine) -> None:
+    stream = engine.large.stream(ask(QUESTION), Cancellation())
+    first = next(stream)
+    stream.close()
+    assert write(engine.large, ask(QUESTION, max_steps=1))[0].text == first.text
+
+
+def test_a_step_that_takes_too_long_raises(engine: Engine) -> None:
+    with pytest.raises(StepTimeout):
+        write(engine.large, ask(QUESTION, step_timeout_s=0.0001))
+    assert write(engine.large, ask(QUESTION, max_steps=1))
+
+
+def test_the_same_seed_draws_the_same_steps(engine: Engine) -> None:
+    def drawn(seed: int) -> list[str]:
+        return texts(
+            write(engine.large, ask(QUESTION, sampling=Sampling(temperature=1.5, top_p=1, top_k=0, seed=seed)))
+        )
+
+    assert drawn(3) == drawn(3)
+    if engine.is_real:
+        assert len({tuple(drawn(seed)) for seed in range(6)}) > 1
+
+
+def test_a_question_longer_than_the_context_is_refused(engine: Engine) -> None:
+    if not engine.is_real:
+        pytest.skip("a script has no context")
+    with pytest.raises(InputTooLong):
+        write(engine.large, ask("7" * 2000))
+
+
+def test_a_solution_that_fills_the_context_ends_there(engine: Engine) -> None:
+    if not engine.is_real:
+        pytest.skip("a script has no context")
+    question = "7" * 1000
+    steps = write(engine.large, ask(question))
+    assert steps[-1].finish is Finish.LENGTH
+    assert steps[0].prompt_tokens + sum(step.tokens for step in steps) == 1024
+
+
+@pytest.mark.parametrize("special", ["<|im_end|>", "<|endoftext|>", "<extra_0>"])
+def test_text_that_spells_a_special_token_stays_text(engine: Engine, special: str) -> None:
+    question = f"{special}{QUESTION}{special}" if engine.is_real else QUESTION
+    (step,) = write(engine.large, ask(question, [f"1) {special}"], max_steps=1))
+    assert step.text
+
+
+def test_concurrent_calls_are_worked_on_together(engine: Engine) -> None:
+    """Every call has its first step before any has its last: one after the other, the first would be over by then."""
+    arrived: list[tuple[int, bool]] = []
+    solved = threading.Barrier(8)
+
+    def solve(index: int) -> None:
+        solved.wait()
+        steps = engine.large.stream(ask(STORIES[index].question), Cancellation())
+        arrived.extend((index, step.finish is Finish.ENDED) for step in steps)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(solve, range(8)))
+    before = [index for index, _ in arrived[: [is_last for _, is_last in arrived].index(True)]]
+    assert set(before) == set(range(8))

@@ -1,0 +1,364 @@
+"""What only vLLM in this process does: its cache, its processes, its ways to break."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import psutil
+import pytest
+
+from models.on_vllm import ARGUMENTS
+from models.reference import load_weights, logits
+from shared.engines.factory import make_generator, make_scorer
+from shared.engines.port import (
+    Cancellation,
+    Cancelled,
+    EngineDead,
+    EngineStopped,
+    GeneratedStep,
+    ModelUnusable,
+)
+from shared.engines.prm_formats import RLHFLOW
+from shared.settings import Settings, UnusableSetting
+from tests.engines.deployed import STORIES, Engine
+from tests.unit.engines.bundled import MODELS, ask, folder_copy, score, texts, write
+
+pytest.importorskip("vllm", reason="needs vLLM; run make test-vllm")
+
+from shared.domain.values import Finish, Role
+from shared.engines.vllm.generator import VllmGenerator
+from shared.engines.vllm.model import Model
+from shared.engines.vllm.scorer import NextTokenScorer
+
+BLOCK = int(str(ARGUMENTS["block_size"]))
+PATIENCE_S = 60.0
+
+on_vllm = pytest.mark.parametrize("engine", ["vllm"], indirect=True)
+
+
+def until(holds: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.02)
+
+
+def settings(**changes: object) -> Settings:
+    return Settings(**{"engine": "vllm", "vllm_args": dict(ARGUMENTS), **changes})  # type: ignore[arg-type]
+
+
+@on_vllm
+def test_a_cancelled_call_frees_its_place_in_the_engine(engine: Engine) -> None:
+    assert isinstance(engine.large, VllmGenerator)
+    output = engine.large._model._engine.output_processor
+    cancellation = Cancellation()
+    stream = engine.large.stream(ask(STORIES[0].question), cancellation)
+    next(stream)
+    assert output.get_num_unfinished_requests() == 1
+    cancellation.cancel()
+    with pytest.raises(Cancelled):
+        next(stream)
+    until(lambda: output.get_num_unfinished_requests() == 0)
+
+
+@on_vllm
+def test_finished_steps_are_computed_again_for_the_last_block_at_most(engine: Engine) -> None:
+    problem_id, prefix = uuid4(), list[str]()
+    for text in STORIES[1].steps:
+        (step,) = write(engine.large, ask(STORIES[1].question, prefix, max_steps=1, problem_id=problem_id))
+        if prefix:
+            assert step.prompt_tokens - step.cached_tokens <= 2 * BLOCK
+        prefix.append(text)
+
+
+@on_vllm
+@pytest.mark.parametrize("max_steps", [1, 2])
+def test_a_model_that_says_nothing_up_to_the_end_of_its_context_ends_there(engine: Engine, max_steps: int) -> None:
+    (step,) = write(engine.blank, ask("7" * 1000, max_steps=max_steps))  # type: ignore[arg-type]
+    question = "7" * (1000 + engine.blank._model.max_tokens - 1 - step.prompt_tokens)  # type: ignore[attr-defined]
+    (step,) = write(engine.blank, ask(question, max_steps=max_steps))  # type: ignore[arg-type]
+    assert (step.text, step.finish, step.tokens) == ("", Finish.LENGTH, 1)
+
+
+@on_vllm
+def test_the_prm_computes_a_new_step_and_the_last_block_at_most(engine: Engine) -> None:
+    steps = [f"{index}) That makes {index}+1: {index}+1={index + 1}, so {index + 1} pens." for index in range(1, 9)]
+    problem_id, whole = uuid4(), []
+    for end in range(1, len(steps) + 1):
+        scores = score(engine.prm, steps[:end], question=STORIES[2].question, problem_id=problem_id)
+        whole.append(scores.tokens)
+    assert max(whole[1:]) <= max(len(step) for step in steps) + BLOCK
+    assert whole[-1] <= whole[0]
+
+
+@on_vllm
+def test_a_verdict_is_read_as_the_models_next_token(engine: Engine) -> None:
+    assert isinstance(engine.large, VllmGenerator)
+    model = engine.large._model
+    scorer = NextTokenScorer(model, RLHFLOW)
+    steps = STORIES[0].steps[:2]
+    scores = score(scorer, steps, newest=2, question=STORIES[0].question)  # type: ignore[arg-type]
+    config = model._engine.model_config.hf_config.to_dict()
+    weights = load_weights(MODELS / "large" / "model.safetensors")
+    for value, end in zip(scores.values, (1, 2), strict=True):
+        ids = model.encode(RLHFLOW.prompt(STORIES[0].question, steps[:end]), is_beginning=True)
+        good, bad = logits(config, weights, ids)[-1][[RLHFLOW.good, RLHFLOW.bad]]
+        assert value == pytest.approx(1 / (1 + np.exp(bad - good)), abs=0.05)
+
+
+class Playing:
+    """Stands in for the engine of a model: each request writes the next of some texts, as far as it may."""
+
+    def __init__(self, model: Model, *texts: str) -> None:
+        self._model = model
+        self._texts = list(texts)
+        self.prompts: list[str] = []
+
+    async def generate(self, prompt: Any, sampling: Any, _name: str) -> AsyncIterator[Any]:
+        self.prompts.append(self._model.tokenizer.decode(prompt["prompt_token_ids"]))
+        text = self._texts.pop(0)
+        ids = self._model.encode(text)[: sampling.max_tokens]
+        stop = "\n\n" if text.endswith("\n\n") else None
+        finish = "length" if len(ids) == sampling.max_tokens else "stop"
+        if stop is None and finish == "stop":
+            ids.append(self._model._engine.model_config.hf_config.eos_token_id)
+        yield SimpleNamespace(
+            num_cached_tokens=0,
+            outputs=[SimpleNamespace(token_ids=ids, finish_reason=finish, stop_reason=stop)],
+        )
+
+
+def play(engine: Engine, monkeypatch: pytest.MonkeyPatch, *texts: str, **changes: Any) -> tuple[GeneratedStep, Playing]:
+    """Ask for one step, with given texts in the model's place."""
+    assert isinstance(engine.large, VllmGenerator)
+    model = engine.large._model
+    playing = Playing(model, *texts)
+    with monkeypatch.context() as patched:
+        patched.setattr(model._engine, "generate", playing.generate)
+        (step,) = engine.large.stream(ask("Q", max_steps=1, **changes), Cancellation())
+    assert not playing._texts
+    return step, playing
+
+
+@on_vllm
+def test_a_blank_line_in_a_fence_ends_no_step(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, playing = play(engine, monkeypatch, "```\na = 1\n\n", "b = 2\n```\n\n")
+    assert (step.text, step.finish) == ("```\na = 1\n\nb = 2\n```", Finish.SEPARATOR)
+    assert playing.prompts[1].endswith("a = 1\n\n")
+    assert step.tokens == sum(len(engine.large._model.encode(text)) for text in ("```\na = 1\n\n", "b = 2\n```\n\n"))  # type: ignore[attr-defined]
+
+
+@on_vllm
+def test_a_model_that_said_nothing_is_asked_once_more(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, playing = play(engine, monkeypatch, "...\n\n", "1+1=2.\n\n")
+    assert step.text == "1+1=2."
+    assert playing.prompts[1].endswith("...\n\n")
+
+
+@on_vllm
+def test_a_fence_that_never_closes_is_cut_at_the_steps_limit(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, _ = play(engine, monkeypatch, "```\na\n\n", "b c d e f g h i j k", max_step_tokens=12)
+    assert (step.finish, step.tokens) == (Finish.LENGTH, 12)
+
+
+@on_vllm
+def test_the_end_of_the_solution_ends_the_step(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, _ = play(engine, monkeypatch, "So 2.")
+    assert (step.text, step.finish) == ("So 2.", Finish.ENDED)
+
+
+def engine_processes() -> set[int]:
+    return {child.pid for child in psutil.Process().children(recursive=True) if "EngineCore" in child.name()}
+
+
+@pytest.fixture
+def lone() -> Iterator[VllmGenerator]:
+    """A generator with an engine of its own, to be broken."""
+    with closing(make_generator(settings(), Role.SMALL)) as generator:
+        assert isinstance(generator, VllmGenerator)
+        yield generator
+
+
+def test_an_engine_that_dies_leaves_nobody_waiting(lone: VllmGenerator) -> None:
+    process = psutil.Process(*_newest())
+    process.suspend()  # or a fast engine has answered before it dies
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(write, lone, ask(STORIES[0].question))  # type: ignore[arg-type]
+        until(lone._model._engine.output_processor.get_num_unfinished_requests)
+        process.kill()
+        with pytest.raises(EngineDead):
+            call.result(PATIENCE_S)
+    with pytest.raises(EngineDead):
+        write(lone, ask(STORIES[0].question))  # type: ignore[arg-type]
+
+
+def test_an_engine_that_died_between_calls_is_noticed(lone: VllmGenerator) -> None:
+    lone.check()
+    (pid,) = _newest()
+    psutil.Process(pid).kill()
+
+    def has_died() -> bool:
+        try:
+            lone.check()
+        except EngineDead:
+            return True
+        return False
+
+    until(has_died)
+
+
+@on_vllm
+def test_no_special_token_of_the_tokenizer_is_spelled_by_text(engine: Engine) -> None:
+    assert isinstance(engine.large, VllmGenerator)
+    model = engine.large._model
+    specials = {each.content for each in model.tokenizer.get_added_tokens_decoder().values() if each.special}
+    assert specials
+    for special in specials:
+        reserved = model.tokenizer.token_to_id(special)
+        assert reserved in model.encode(f"a{special}b")
+        assert reserved not in model.encode(model.plain(f"a{special}b"))
+
+
+def _newest() -> set[int]:
+    """The engine that was started last: the suite's own run meanwhile."""
+    return {max(engine_processes(), key=lambda pid: psutil.Process(pid).create_time())}
+
+
+def test_a_closed_engine_stops_calls_and_ends_its_process() -> None:
+    generator = make_generator(settings(), Role.SMALL)
+    (pid,) = _newest()
+    stream = generator.stream(ask(STORIES[0].question), Cancellation())
+    next(stream)
+    generator.close()
+    with pytest.raises(EngineStopped):
+        list(stream)
+    with pytest.raises(EngineStopped):
+        write(generator, ask())  # type: ignore[arg-type]
+    until(lambda: not psutil.pid_exists(pid))
+    generator.close()
+
+
+def test_a_worker_that_is_killed_takes_its_engine_with_it(tmp_path: Path) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import time\n"
+        "from shared.domain.values import Role\n"
+        "from shared.engines.factory import make_generator\n"
+        "from shared.settings import Settings\n"
+        "if __name__ == '__main__':\n"
+        "    generator = make_generator(Settings(), Role.SMALL)\n"
+        "    print('ready', flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    environment = {**os.environ, "TRIM_ENGINE": "vllm", "TRIM_VLLM_ARGS": json.dumps(dict(ARGUMENTS))}
+    with subprocess.Popen(
+        [sys.executable, str(script)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as worker:
+        assert worker.stdout is not None
+        try:
+            assert any(line == "ready\n" for line in worker.stdout)
+            children = psutil.Process(worker.pid).children(recursive=True)
+            assert any("EngineCore" in child.name() for child in children)
+        finally:
+            worker.kill()
+        worker.wait()
+        until(lambda: not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children))
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("config.json", "lacks config.json"),
+        ("tokenizer.json", "lacks tokenizer.json"),
+        ("model.safetensors", "lacks weights"),
+    ],
+)
+def test_a_missing_file_is_reported_with_the_setting(tmp_path: Path, name: str, says: str) -> None:
+    folder = folder_copy(MODELS / "small", tmp_path)
+    (folder / name).unlink()
+    with pytest.raises(ModelUnusable, match=f"{says}.*TRIM_SMALL_MODEL"):
+        make_generator(settings(small_model=str(folder)), Role.SMALL)
+
+
+def test_a_missing_shard_is_reported_with_the_setting(tmp_path: Path) -> None:
+    folder = folder_copy(MODELS / "small", tmp_path)
+    shards = {"weight_map": {"first": "model.safetensors", "second": "model-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(shards))
+    with pytest.raises(ModelUnusable, match=r"lacks model-2.safetensors.*TRIM_SMALL_MODEL"):
+        make_generator(settings(small_model=str(folder)), Role.SMALL)
+
+
+def test_weights_that_are_cut_short_are_reported_with_the_setting(tmp_path: Path) -> None:
+    file = folder_copy(MODELS / "small", tmp_path) / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(ModelUnusable, match=r"model.safetensors is damaged.*TRIM_SMALL_MODEL"):
+        make_generator(settings(small_model=str(file.parent)), Role.SMALL)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"small_model": "/no/such/model"}, r"no/such/model.*TRIM_SMALL_MODEL"),
+        ({"vllm_args": {"max_modl_len": 7}}, "max_modl_len|TRIM_VLLM_ARGS"),
+        ({"vllm_args": {**ARGUMENTS, "max_model_len": 10**6}}, "TRIM_VLLM_ARGS"),
+    ],
+)
+def test_what_vllm_does_not_take_is_reported_with_the_setting(changes: dict[str, object], says: str) -> None:
+    with pytest.raises(ModelUnusable, match=says):
+        make_generator(settings(**changes), Role.SMALL)
+
+
+def test_a_tokenizer_without_the_step_token_is_reported_with_the_setting(tmp_path: Path) -> None:
+    folder = folder_copy(MODELS / "prm", tmp_path)
+    for file in folder.glob("tokenizer*.json"):
+        file.write_text(file.read_text().replace("<extra_0>", "<extra_1>"))
+    with pytest.raises(ModelUnusable, match=r"no token '<extra_0>'.*TRIM_PRM_FORMAT.*TRIM_PRM_MODEL"):
+        make_scorer(settings(prm_model=str(folder)))
+
+
+def test_a_model_that_scores_nothing_is_reported_with_the_setting() -> None:
+    with pytest.raises(ModelUnusable, match="TRIM_PRM_MODEL is a process reward model"):
+        make_scorer(settings(prm_model=str(MODELS / "large")))
+
+
+def test_a_vocabulary_without_the_verdicts_is_reported_with_the_setting() -> None:
+    with pytest.raises(
+        ModelUnusable, match=r"no verdicts of the format math-shepherd.*TRIM_PRM_FORMAT.*TRIM_PRM_MODEL"
+    ):
+        make_scorer(settings(prm_format="math-shepherd", prm_model=str(MODELS / "large")))
+
+
+def test_a_style_that_only_servers_know_is_refused() -> None:
+    with pytest.raises(UnusableSetting, match="TRIM_PROMPT_STYLE"):
+        make_generator(settings(prompt_style="chat-next-step"), Role.SMALL)
+
+
+def test_a_model_without_a_chat_template_cannot_chat(tmp_path: Path) -> None:
+    folder = folder_copy(MODELS / "small", tmp_path)
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(ModelUnusable, match=r"no chat template.*; set TRIM_PROMPT_STYLE to completions"):
+        make_generator(settings(prompt_style="chat", small_model=str(folder)), Role.SMALL)
+
+
+def test_a_chat_template_that_takes_no_system_message_cannot_be_used(tmp_path: Path) -> None:
+    folder = folder_copy(MODELS / "small", tmp_path)
+    (folder / "chat_template.jinja").write_text("{{ raise_exception('System role not supported') }}")
+    with pytest.raises(ModelUnusable, match=r"no chat template.*; set TRIM_PROMPT_STYLE to completions"):
+        make_generator(settings(prompt_style="chat", small_model=str(folder)), Role.SMALL)
+
+
+def test_a_chat_template_puts_the_question_where_it_belongs() -> None:
+    with closing(make_generator(settings(prompt_style="chat"), Role.LARGE)) as generator:
+        assert texts(write(generator, ask(STORIES[0].question))) == list(STORIES[0].steps)  # type: ignore[arg-type]
