@@ -31,6 +31,7 @@ from uuid import uuid4
 
 import psycopg
 
+from bench.arguments import positive
 from bench.servers import servers
 from models.on_vllm import ARGUMENTS, ENVIRONMENT
 from models.problems.drawing import Split, draw
@@ -44,7 +45,7 @@ from stack.__main__ import EXIT_STOPPED, free_port, unwind_on_signals
 from stack.client import Api
 from stack.roles import Roles
 from stack.scratch import scratch_database, scratch_prefix, scratch_queues
-from stack.solving import FINAL
+from stack.solving import wait_until_ended
 
 LIMITS = {"max_steps": 16, "max_step_tokens": 96}
 POLICY = {"name": "threshold", "parameters": {"threshold": 0.5}}
@@ -79,9 +80,9 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m bench.engines", description="Measure the service on its engines.")
     parser.add_argument("--python", type=Path, required=True, help="interpreter that has vLLM")
-    parser.add_argument("--problems", type=int, default=100, help="problems of a run (%(default)s)")
-    parser.add_argument("--in-flight", type=int, default=16, help="problems at a time (%(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, help="turns (%(default)s)")
+    parser.add_argument("--problems", type=positive, default=100, help="problems of a run (%(default)s)")
+    parser.add_argument("--in-flight", type=positive, default=16, help="problems at a time (%(default)s)")
+    parser.add_argument("--repeats", type=positive, default=3, help="turns (%(default)s)")
     arguments = parser.parse_args()
     unwind_on_signals()
     try:
@@ -192,12 +193,7 @@ class Service:
             NotSolved: A problem ended without a solution.
         """
         batch_id = self._api.submit(problems, choices)
-        while True:
-            self._roles.check()
-            batch = self._api.batch(batch_id)
-            if sum(batch["statuses"].get(status, 0) for status in FINAL) == len(problems):
-                break
-            time.sleep(0.25)
+        batch = wait_until_ended(batch_id, api=self._api, roles=self._roles)
         if batch["statuses"].get("succeeded", 0) != len(problems):
             raise NotSolved(f"Problems of the benchmark ended as {batch['statuses']}.")
         self.accuracy = batch["verdicts"].get("correct", 0) / len(problems)

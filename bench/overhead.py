@@ -20,6 +20,7 @@ from typing import Any
 
 from rich.console import Console
 
+from bench.arguments import positive
 from bench.design import STEPS, Design, Timing
 from bench.ideal import measure_ideal
 from bench.plain import running_plain
@@ -39,11 +40,11 @@ LOOKAHEAD = 4
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m bench.overhead", description="Measure the service's overhead.")
-    parser.add_argument("--problems", type=_positive, default=200, help="problems at once, saturated (%(default)s)")
+    parser.add_argument("--problems", type=positive, default=200, help="problems at once, saturated (%(default)s)")
     parser.add_argument(
-        "--sequential", type=_positive, default=15, help="problems one by one in each turn (%(default)s)"
+        "--sequential", type=positive, default=15, help="problems one by one in each turn (%(default)s)"
     )
-    parser.add_argument("--repeats", type=_positive, default=3, help="turns: one by one, then saturated (%(default)s)")
+    parser.add_argument("--repeats", type=positive, default=3, help="turns: one by one, then saturated (%(default)s)")
     arguments = parser.parse_args()
     unwind_on_signals()
     try:
@@ -109,13 +110,6 @@ def _spread(name: str, values: Sequence[float], *, digits: int | None = None) ->
 def _cpu_ms_per_step(runs: Sequence[Timing]) -> Mapping[str, float]:
     steps = sum(timing.steps for timing in runs)
     return {name: round(sum(timing.cpu_s[name] for timing in runs) * 1000 / steps, 2) for name in runs[0].cpu_s}
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("it must be at least 1")
-    return number
 
 
 if __name__ == "__main__":

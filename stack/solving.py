@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from stack.client import Api
 from stack.roles import Roles
@@ -43,12 +43,33 @@ def solve_with(
         for title, policy in policies.items():
             line = progress.add_task(title, total=len(problems))
             batch = api.submit(problems, {**choices, "policy": policy})
-            while True:
-                roles.check()
-                ended[title] = api.batch(batch)
-                done = sum(ended[title]["statuses"].get(status, 0) for status in FINAL)
+
+            def show(done: int, line: TaskID = line) -> None:
                 progress.update(line, completed=done)
-                if done == len(problems):
-                    break
-                time.sleep(0.1)
+
+            ended[title] = wait_until_ended(batch, api=api, roles=roles, show=show)
     return ended
+
+
+def wait_until_ended(
+    batch_id: str, *, api: Api, roles: Roles, show: Callable[[int], object] = lambda _: None
+) -> dict[str, Any]:
+    """Wait until all problems of a batch have ended; return the batch.
+
+    Args:
+        batch_id: The batch.
+        api: Where it was submitted.
+        roles: Must run until the end.
+        show: Told now and then how many problems have ended.
+
+    Raises:
+        RoleEnded: A role ended in the middle.
+    """
+    while True:
+        roles.check()
+        batch = api.batch(batch_id)
+        done = sum(batch["statuses"].get(status, 0) for status in FINAL)
+        show(done)
+        if done == batch["size"]:
+            return batch
+        time.sleep(0.1)

@@ -24,7 +24,7 @@ from shared.engines.port import (
     ModelUnusable,
 )
 from shared.engines.prompts import fill, request_seed, solving
-from shared.engines.vllm.model import Model
+from shared.engines.vllm.model import Model, OnModel
 
 
 @dataclass(kw_only=True)
@@ -106,7 +106,7 @@ class _Writing:
         return step
 
 
-class VllmGenerator:
+class VllmGenerator(OnModel):
     """Writes steps: one request to the engine for all steps of a call, cut into steps as it streams."""
 
     def __init__(self, model: Model, *, style: Literal["completions", "chat"], template: str) -> None:
@@ -120,7 +120,7 @@ class VllmGenerator:
         Raises:
             ModelUnusable: The style is `chat` and the model has no chat template that can be used.
         """
-        self._model = model
+        super().__init__(model)
         self._style = style
         self._template = template
         try:
@@ -128,11 +128,6 @@ class VllmGenerator:
         except ModelUnusable:
             model.close()
             raise
-
-    @property
-    def model_id(self) -> str:
-        """Name of the model."""
-        return self._model.model_id
 
     def stream(self, request: GenerationRequest, cancellation: Cancellation) -> Generator[GeneratedStep, None, None]:
         """Yield steps as they finish; see `Generator.stream`.
@@ -145,14 +140,6 @@ class VllmGenerator:
             ids += self._model.encode(self._model.plain(text) + SEPARATOR)
         self._model.refuse_past(self._model.max_tokens - 1, ids)
         yield from self._model.iterate(self._write(request, ids), cancellation, timeout_s=request.step_timeout_s)
-
-    def check(self) -> None:
-        """Raise `EngineDead` if the engine has broken down."""
-        self._model.check()
-
-    def close(self) -> None:
-        """End the engine; calls that still run raise `EngineStopped`."""
-        self._model.close()
 
     def _encode_question(self, question: str) -> list[int]:
         question = self._model.plain(question)

@@ -189,6 +189,26 @@ class Model:
         return str(next(self._names))
 
 
+class OnModel:
+    """An engine that is one model, and closed with it."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    @property
+    def model_id(self) -> str:
+        """Name of the model."""
+        return self._model.model_id
+
+    def check(self) -> None:
+        """Raise `EngineDead` if the engine has broken down."""
+        self._model.check()
+
+    def close(self) -> None:
+        """End the engine; calls that still run raise `EngineStopped`."""
+        self._model.close()
+
+
 def _check_folder(folder: Path, setting: str) -> None:
     """Look for what is missing or cut short, which an engine's process reports by dying."""
     if not folder.is_dir():

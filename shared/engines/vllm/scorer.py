@@ -11,13 +11,13 @@ from vllm import PoolingParams, SamplingParams
 
 from shared.engines.port import BadScores, Cancellation, ModelUnusable, Scores, ScoringRequest, StepTimeout
 from shared.engines.prm_formats import NextToken, Tagged
-from shared.engines.vllm.model import Model
+from shared.engines.vllm.model import Model, OnModel
 from shared.errors import PermanentError
 
 Answer = TypeVar("Answer")
 
 
-class TaggedScorer:
+class TaggedScorer(OnModel):
     """Scores with a token classifier that says at each step's tag what it thinks of the step."""
 
     def __init__(self, model: Model, prm_format: Tagged) -> None:
@@ -31,7 +31,7 @@ class TaggedScorer:
             ModelUnusable: Its tokenizer does not know the format's tag.
             BadScores: It is no process reward model of that format.
         """
-        self._model = model
+        super().__init__(model)
         self._format = prm_format
         self._tag = model.encode(prm_format.tag)
         try:
@@ -45,11 +45,6 @@ class TaggedScorer:
         except PermanentError:
             model.close()
             raise
-
-    @property
-    def model_id(self) -> str:
-        """Name of the model."""
-        return self._model.model_id
 
     def score(self, request: ScoringRequest, cancellation: Cancellation) -> Scores:
         """Score the newest steps of a solution; see `Scorer.score`.
@@ -71,14 +66,6 @@ class TaggedScorer:
         scored = partial(self._score, ids, tags[-request.newest :])
         return self._model.run(_within(request.timeout_s, scored), cancellation)
 
-    def check(self) -> None:
-        """Raise `EngineDead` if the engine has broken down."""
-        self._model.check()
-
-    def close(self) -> None:
-        """End the engine; calls that still run raise `EngineStopped`."""
-        self._model.close()
-
     async def _score(self, ids: list[int], wanted: list[int]) -> Scores:
         tokens = 0
         # A token that the cache holds is not computed, and has no row. That hits a wanted one where a call is repeated.
@@ -99,7 +86,7 @@ class TaggedScorer:
         return Scores(values=values, tokens=tokens)
 
 
-class NextTokenScorer:
+class NextTokenScorer(OnModel):
     """Scores with a language model that would write its verdict of the newest step next."""
 
     def __init__(self, model: Model, prm_format: NextToken) -> None:
@@ -118,16 +105,11 @@ class NextTokenScorer:
                 f"the vocabulary of {model.name} has no verdicts of the format {prm_format.name}; set TRIM_PRM_FORMAT"
                 f" to the format of {model.setting}, or that to a process reward model"
             )
-        self._model = model
+        super().__init__(model)
         self._format = prm_format
         self._sampling = SamplingParams(
             max_tokens=1, temperature=0, detokenize=False, logprob_token_ids=[prm_format.good, prm_format.bad]
         )
-
-    @property
-    def model_id(self) -> str:
-        """Name of the model."""
-        return self._model.model_id
 
     def score(self, request: ScoringRequest, cancellation: Cancellation) -> Scores:
         """Score the newest steps of a solution; see `Scorer.score`.
@@ -144,14 +126,6 @@ class NextTokenScorer:
         if inputs:
             self._model.refuse_past(self._model.max_tokens - 1, inputs[-1])
         return self._model.run(_within(request.timeout_s, partial(self._score, inputs)), cancellation)
-
-    def check(self) -> None:
-        """Raise `EngineDead` if the engine has broken down."""
-        self._model.check()
-
-    def close(self) -> None:
-        """End the engine; calls that still run raise `EngineStopped`."""
-        self._model.close()
 
     async def _score(self, inputs: list[list[int]]) -> Scores:
         values, tokens = [], 0
