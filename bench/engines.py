@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -79,7 +80,7 @@ class BareEnded(RetryableError):
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m bench.engines", description="Measure the service on its engines.")
-    parser.add_argument("--python", type=Path, required=True, help="interpreter that has vLLM")
+    parser.add_argument("--python", type=_interpreter, required=True, help="interpreter that has vLLM")
     parser.add_argument("--problems", type=positive, default=100, help="problems of a run (%(default)s)")
     parser.add_argument("--in-flight", type=positive, default=16, help="problems at a time (%(default)s)")
     parser.add_argument("--repeats", type=positive, default=3, help="turns (%(default)s)")
@@ -90,6 +91,12 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("bench-engines: Stopped before the end; nothing is left behind.\n")
         sys.exit(EXIT_STOPPED)
+
+
+def _interpreter(text: str) -> Path:
+    if shutil.which(text) is None:
+        raise argparse.ArgumentTypeError(f"there is no program {text}; make bench-engines installs one and names it")
+    return Path(text)
 
 
 def benchmark(settings: Settings, *, python: Path, problems: int, in_flight: int, repeats: int) -> None:
