@@ -90,6 +90,11 @@ def test_processor_time_is_told_by_role_and_never_negative(result: dict[str, Any
         assert all(value >= 0 for value in result[name].values())
 
 
+def settings_of(processes: list[psutil.Process]) -> list[dict[str, str]]:
+    """Read the settings of those that have begun to run: between fork and exec, a child still shows its parent's."""
+    return [settings for each in processes if "TRIM_QUEUE_PREFIX" in (settings := each.environ())]
+
+
 @dataclass(frozen=True)
 class Running:
     """A benchmark in the middle of its work, and what it has made."""
@@ -108,10 +113,9 @@ def running(postgres_server: str, rabbitmq_server: str) -> Iterator[Running]:
     assert process.stderr is not None
     try:
         until = time.monotonic() + 60
-        while len(children := psutil.Process(process.pid).children()) < 7:
+        while len(settings := settings_of(children := psutil.Process(process.pid).children())) < 7:
             assert time.monotonic() < until
             time.sleep(0.05)
-        settings = [child.environ() for child in children]
         names = {f"{each['TRIM_QUEUE_PREFIX']}.{each['TRIM_NODE_NAME'].removesuffix('-0')}" for each in settings}
         made = {name.replace(".decide", ".plain.decide") for name in names if name.endswith((".large", ".decide"))}
         while queues(rabbitmq_server, made) != made:
