@@ -3,9 +3,10 @@
     python -m bench.engines --python .venv-vllm/bin/python
 
 With vLLM: problems are solved by the service (api, orchestrator, RabbitMQ, Postgres, and three workers with vLLM in
-process) and by a bare loop on three engines of vLLM in one program, in turns, with the same number in flight.
-`--python` names the interpreter that has vLLM. With steps as long as a GPU takes for them (60 tokens at 10 ms,
-scripted): the same service beside a loop that calls the scripted engine. The last line is one JSON object.
+process) and by a bare loop on three engines of vLLM in one program, in turns, with the same number in flight; by the
+service once step by step, as the loop does, and once with the small model drafting ahead. `--python` names the
+interpreter that has vLLM. With steps as long as a GPU takes for them (60 tokens at 10 ms, scripted): the same service
+beside a loop that calls the scripted engine. The last line is one JSON object.
 
 TRIM_DATABASE_URL and TRIM_BROKER_URL name the servers; without them, the standard ports on this machine are used.
 """
@@ -21,9 +22,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -51,6 +53,7 @@ from stack.solving import wait_until_ended
 LIMITS = {"max_steps": 16, "max_step_tokens": 96}
 POLICY = {"name": "threshold", "parameters": {"threshold": 0.5}}
 CHOICES = {"policy": POLICY, "limits": LIMITS, "sampling": {"temperature": 0.0}}
+AHEAD = {**CHOICES, "lookahead": 4}
 
 STEPS = 8
 STEP_TOKENS, TOKEN_MS = 60, 10.0
@@ -107,8 +110,8 @@ def benchmark(settings: Settings, *, python: Path, problems: int, in_flight: int
     result: dict[str, Any] = {"problems": problems, "in_flight": in_flight}
     print(f"Starting three engines of vLLM twice; then {problems} problems, {in_flight} at a time.", flush=True)
     with on_vllm(settings, python, in_flight) as service, Bare.started(python, in_flight) as bare:
-        turns = [(bare.clock(stories), service.clock(stories, CHOICES)) for _ in range(repeats + 1)][1:]
-        result |= medians(turns, "bare_engine_steps_per_s", "steps_per_s") | {"accuracy": service.accuracy}
+        turns = [service.turn(stories, bare=partial(bare.clock, stories)) for _ in range(repeats + 1)][1:]
+        result |= medians(turns, "bare_engine_steps_per_s", prefix="") | {"accuracy": service.accuracy}
         if service.accuracy < LEAST_ACCURACY:
             raise NotSolved(f"The service on vLLM solved {service.accuracy:.0%} of the problems; its models do 99 %.")
     computed = json.loads(_output(python, "-m", "bench.prefill"))
@@ -118,23 +121,35 @@ def benchmark(settings: Settings, *, python: Path, problems: int, in_flight: int
     print(f"Now {GPU_PROBLEMS} problems, {GPU_IN_FLIGHT} at a time, with steps of {shape}.", flush=True)
     with on_script(settings) as service:
         questions = [{"question": f"What is problem {index}?"} for index in range(GPU_PROBLEMS)]
-        turns = [(clock_script(), service.clock(questions, CHOICES)) for _ in range(repeats)]
-        result |= medians(turns, "bare_gpu_shaped_steps_per_s", "gpu_shaped_steps_per_s")
+        turns = [service.turn(questions, bare=clock_script) for _ in range(repeats)]
+        result |= medians(turns, "bare_gpu_shaped_steps_per_s", prefix="gpu_shaped_")
     print(json.dumps(result))
 
 
-def medians(turns: Sequence[tuple[float, float]], bare: str, ours: str) -> dict[str, float]:
-    """Sum up turns: both speeds, and the share of the bare one that the service reaches, turn by turn."""
-    for theirs_per_s, ours_per_s in turns:
+@dataclass(frozen=True)
+class Turn:
+    """Steps per second, one after the other."""
+
+    bare: float
+    service: float
+    ahead: float
+    """Of the service with the small model drafting ahead."""
+
+
+def medians(turns: Sequence[Turn], bare: str, *, prefix: str) -> dict[str, float]:
+    """Sum up turns: the speeds, and the shares of the bare one that the service reaches, turn by turn."""
+    for turn in turns:
         print(
-            f"  bare {theirs_per_s:.1f} steps/s, service {ours_per_s:.1f}: {ours_per_s / theirs_per_s:.1%}", flush=True
+            f"  bare {turn.bare:.1f} steps/s, service {turn.service:.1f} ({turn.service / turn.bare:.1%}),"
+            f" with lookahead {turn.ahead:.1f} ({turn.ahead / turn.bare:.1%})",
+            flush=True,
         )
     return {
-        bare: round(statistics.median(theirs for theirs, _ in turns), 1),
-        ours: round(statistics.median(own for _, own in turns), 1),
-        ours.replace("steps_per_s", "share_of_bare"): round(
-            statistics.median(own / theirs for theirs, own in turns), 3
-        ),
+        bare: round(statistics.median(turn.bare for turn in turns), 1),
+        f"{prefix}steps_per_s": round(statistics.median(turn.service for turn in turns), 1),
+        f"{prefix}share_of_bare": round(statistics.median(turn.service / turn.bare for turn in turns), 3),
+        f"{prefix}steps_per_s_lookahead4": round(statistics.median(turn.ahead for turn in turns), 1),
+        f"{prefix}share_of_bare_lookahead4": round(statistics.median(turn.ahead / turn.bare for turn in turns), 3),
     }
 
 
@@ -190,8 +205,16 @@ class Service:
         self._api = api
         self._roles = roles
         self._database_url = database_url
-        self.accuracy = 0.0
-        """Of the last run."""
+        self.accuracy = 1.0
+        """Of the run that solved the fewest."""
+
+    def turn(self, problems: Sequence[Mapping[str, str]], *, bare: Callable[[], float]) -> Turn:
+        """Have problems solved by the bare loop and by the service, in this order.
+
+        Raises:
+            NotSolved: A problem ended without a solution.
+        """
+        return Turn(bare(), self.clock(problems, CHOICES), self.clock(problems, AHEAD))
 
     def clock(self, problems: Sequence[Mapping[str, str]], choices: Mapping[str, Any]) -> float:
         """Solve problems; return steps per second, from the submission to the last end by the database's clock.
@@ -203,7 +226,7 @@ class Service:
         batch = wait_until_ended(batch_id, api=self._api, roles=self._roles)
         if batch["statuses"].get("succeeded", 0) != len(problems):
             raise NotSolved(f"Problems of the benchmark ended as {batch['statuses']}.")
-        self.accuracy = batch["verdicts"].get("correct", 0) / len(problems)
+        self.accuracy = min(self.accuracy, batch["verdicts"].get("correct", 0) / len(problems))
         with psycopg.connect(self._database_url) as connection:
             query = "SELECT extract(epoch FROM max(finished_at) - min(created_at)) FROM problems WHERE batch_id = %s"
             row = connection.execute(query, (batch_id,)).fetchone()

@@ -12,6 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from stack.client import Api
 from stack.roles import Roles
 
+LOOK_EVERY_S = 0.25
+"""Often enough for somebody who watches, and seldom enough that the look itself costs next to nothing."""
+
 FINAL = ("succeeded", "failed", "cancelled", "expired")
 
 
@@ -72,4 +75,4 @@ def wait_until_ended(
         show(done)
         if done == batch["size"]:
             return batch
-        time.sleep(0.1)
+        time.sleep(LOOK_EVERY_S)
