@@ -47,6 +47,12 @@ class EngineStopped(RetryableError):
     code = "engine_stopped"
 
 
+class RequestRefused(PermanentError):
+    """The engine refuses the request; check that it supports the way in which it is asked."""
+
+    code = "request_refused"
+
+
 class EngineFailed(RetryableError):
     """The engine could not carry out this call; its log says why."""
 

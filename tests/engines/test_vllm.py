@@ -29,6 +29,7 @@ from shared.engines.port import (
     EngineStopped,
     GeneratedStep,
     ModelUnusable,
+    RequestRefused,
 )
 from shared.engines.prm_formats import RLHFLOW
 from shared.settings import Settings, UnusableSetting
@@ -36,6 +37,8 @@ from tests.engines.deployed import STORIES, Engine
 from tests.unit.engines.bundled import MODELS, ask, folder_copy, score, texts, write
 
 pytest.importorskip("vllm", reason="needs vLLM; run make test-vllm")
+
+from vllm import SamplingParams
 
 from shared.domain.values import Finish, Role
 from shared.engines.vllm.generator import VllmGenerator
@@ -320,6 +323,25 @@ def test_what_vllm_does_not_take_is_reported_with_the_setting(changes: dict[str,
         make_generator(settings(**changes), Role.SMALL)
 
 
+@pytest.mark.parametrize("name", ["model", "runner", "pooler_config"])
+def test_arguments_that_other_settings_decide_are_refused(name: str) -> None:
+    with pytest.raises(UnusableSetting, match=f"TRIM_VLLM_ARGS may not set {name}"):
+        make_scorer(settings(vllm_args={**ARGUMENTS, name: "other"}))
+
+
+@on_vllm
+def test_what_vllm_refuses_is_not_tried_again(engine: Engine) -> None:
+    assert isinstance(engine.large, VllmGenerator)
+    model = engine.large._model
+
+    async def ask_for_what_is_no_token() -> None:
+        async for _ in model.generate([model.vocabulary], SamplingParams()):
+            pass
+
+    with pytest.raises(RequestRefused):
+        model.run(ask_for_what_is_no_token(), Cancellation())
+
+
 def test_a_tokenizer_without_the_step_token_is_reported_with_the_setting(tmp_path: Path) -> None:
     folder = folder_copy(MODELS / "prm", tmp_path)
     for file in folder.glob("tokenizer*.json"):
@@ -329,7 +351,7 @@ def test_a_tokenizer_without_the_step_token_is_reported_with_the_setting(tmp_pat
 
 
 def test_a_model_that_scores_nothing_is_reported_with_the_setting() -> None:
-    with pytest.raises(ModelUnusable, match="TRIM_PRM_MODEL is a process reward model"):
+    with pytest.raises(ModelUnusable, match=r"TRIM_PRM_MODEL is a process reward model.*TRIM_PRM_FORMAT"):
         make_scorer(settings(prm_model=str(MODELS / "large")))
 
 

@@ -44,9 +44,3 @@ class ModelNotServed(PermanentError):
     """The server does not serve the model; check its name and the URL in the settings."""
 
     code = "model_not_served"
-
-
-class RequestRefused(PermanentError):
-    """The server refuses the request; check that it supports the way in which it is asked."""
-
-    code = "request_refused"

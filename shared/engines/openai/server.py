@@ -26,13 +26,12 @@ from shared.engines.openai.endpoint import Endpoint
 from shared.engines.openai.errors import (
     AccessDenied,
     ModelNotServed,
-    RequestRefused,
     ServerBusy,
     ServerLeftAlone,
     ServerUnavailable,
     UnreadableAnswer,
 )
-from shared.engines.port import Cancellation, InputTooLong, StepTimeout
+from shared.engines.port import Cancellation, InputTooLong, RequestRefused, StepTimeout
 from shared.errors import TrimError
 
 Answer = TypeVar("Answer")

@@ -15,15 +15,15 @@ import safetensors
 from tokenizers import Tokenizer
 
 from shared.engines.event_loop import EventLoop
-from shared.engines.port import Cancellation, EngineDead, EngineFailed, InputTooLong, ModelUnusable
-from shared.settings import Settings
+from shared.engines.port import Cancellation, EngineDead, EngineFailed, InputTooLong, ModelUnusable, RequestRefused
+from shared.settings import Settings, UnusableSetting
 
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # read when vLLM is imported
 
 from vllm import PoolingParams, SamplingParams
 from vllm.config import PoolerConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.exceptions import VLLMError
+from vllm.exceptions import VLLMClientError, VLLMError
 from vllm.inputs import tokens_input
 from vllm.outputs import PoolingRequestOutput, RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -70,7 +70,16 @@ class Model:
 
     @classmethod
     def of(cls, settings: Settings, role: Literal["small", "large", "prm"], *, runner: Runner) -> Self:
-        """Start the engine of a role as the settings say; errors as for the class."""
+        """Start the engine of a role as the settings say; errors as for the class.
+
+        Raises:
+            UnusableSetting: The arguments hold what other settings decide.
+        """
+        if decided := sorted(settings.vllm_args.keys() & {"model", "runner", "pooler_config"}):
+            raise UnusableSetting(
+                f"TRIM_VLLM_ARGS may not set {', '.join(decided)}: the model and what it is asked for follow from"
+                " TRIM_SMALL_MODEL, TRIM_LARGE_MODEL, TRIM_PRM_MODEL and TRIM_PRM_FORMAT."
+            )
         name = {"small": settings.small_model, "large": settings.large_model, "prm": settings.prm_model}[role]
         arguments = {"max_num_seqs": settings.concurrency, **settings.vllm_args}
         return cls(name, setting=f"TRIM_{role.upper()}_MODEL", runner=runner, arguments=arguments)
@@ -134,6 +143,7 @@ class Model:
         Raises:
             EngineDead: The engine has broken down.
             EngineFailed: It could not carry out this request.
+            RequestRefused: It takes no such request.
         """
         with _named_errors():
             async with aclosing(self._engine.generate(tokens_input([*ids]), sampling, self._name())) as outputs:
@@ -178,11 +188,11 @@ class Model:
             else:
                 async for _ in self.generate(ids, SamplingParams(max_tokens=1)):
                     pass
-        except EngineFailed as error:
+        except (EngineFailed, RequestRefused) as error:
             kind = "a process reward model" if runner == "pooling" else "a model that writes"
             raise ModelUnusable(
                 f"the model {self.name} did not answer a first request; check that {self.setting} is {kind}, and"
-                " TRIM_VLLM_ARGS"
+                f" {_other_settings(runner)}"
             ) from error.__cause__
 
     def _name(self) -> str:
@@ -247,8 +257,14 @@ async def _start(name: str, setting: str, runner: Runner, arguments: Mapping[str
         return AsyncLLM.from_engine_args(AsyncEngineArgs(model=name, runner=runner, **chosen))
     except Exception as error:  # vLLM raises whatever the library raises that stumbles over a file or an argument
         raise ModelUnusable(
-            f"vLLM cannot serve the model {name}; what it has logged says why: check {setting} and TRIM_VLLM_ARGS"
+            f"vLLM cannot serve the model {name}; what it has logged says why: check {setting} and"
+            f" {_other_settings(runner)}"
         ) from error
+
+
+def _other_settings(runner: Runner) -> str:
+    """Name what decides, beside the model, whether it can be served."""
+    return "TRIM_PRM_FORMAT and TRIM_VLLM_ARGS" if runner == "pooling" else "TRIM_VLLM_ARGS"
 
 
 @contextmanager
@@ -257,5 +273,7 @@ def _named_errors() -> Iterator[None]:
         yield
     except EngineDeadError:
         raise EngineDead from None
+    except VLLMClientError as error:
+        raise RequestRefused from error
     except VLLMError as error:
         raise EngineFailed from error

@@ -19,7 +19,6 @@ from shared.engines.openai.breaker import Breaker
 from shared.engines.openai.errors import (
     AccessDenied,
     ModelNotServed,
-    RequestRefused,
     ServerBusy,
     ServerLeftAlone,
     ServerUnavailable,
@@ -33,6 +32,7 @@ from shared.engines.port import (
     GeneratedStep,
     GenerationRequest,
     InputTooLong,
+    RequestRefused,
     StepTimeout,
 )
 from shared.errors import TrimError
