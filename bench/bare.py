@@ -2,8 +2,8 @@
 
     python -m bench.bare IN_FLIGHT
 
-It takes tasks from standard input, a line of JSON each, with a list of questions, and answers with a line of JSON: the
-steps of all solutions, and the seconds that they took. It runs where vLLM is installed.
+It takes tasks from standard input, a line of JSON each, with a list of questions, and answers with a line of JSON: how
+many steps the solutions have, their answers, and the seconds that they took. It runs where vLLM is installed.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from vllm import PoolingParams, SamplingParams
 from vllm.config import PoolerConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.inputs import tokens_input
+from vllm.outputs import CompletionOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from models.on_vllm import ARGUMENTS
+from shared.domain.text import SEPARATOR, boxed_answer
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 THRESHOLD = 0.5
@@ -34,7 +36,7 @@ MAX_STEPS, MAX_STEP_TOKENS = 16, 96
 _WRITE = SamplingParams(
     temperature=0,
     max_tokens=MAX_STEP_TOKENS,
-    stop=["\n\n"],
+    stop=[SEPARATOR],
     include_stop_str_in_output=True,
     output_kind=RequestOutputKind.FINAL_ONLY,
 )
@@ -59,26 +61,28 @@ class Bare:
         }
         return cls(**{name: _engine(name, pooling if name == "prm" else {}) for name in ("small", "large", "prm")})
 
-    async def solve(self, question: str) -> int:
-        """Solve a problem; return how many steps the solution has."""
+    async def solve(self, question: str) -> tuple[int, str | None]:
+        """Solve a problem; return how many steps the solution has, and its answer."""
         tokenizer = self.prm.get_tokenizer()
         tag = tokenizer.convert_tokens_to_ids("<extra_0>")
         written = judged = tokenizer.encode(f"Problem: {question}\n\n")
         for count in range(1, MAX_STEPS + 1):
-            text, ids, finish = await self._write(self.small, written)
-            judged_ids = [*judged, *tokenizer.encode(text.strip()), tag]
+            step = await self._write(self.small, written)
+            judged_ids = [*judged, *tokenizer.encode(step.text.strip()), tag]
             if await self._score(judged_ids) < THRESHOLD:
-                text, ids, finish = await self._write(self.large, written)
-                judged_ids = [*judged, *tokenizer.encode(text.strip()), tag]
-            written, judged = written + ids, judged_ids
-            if finish != "\n\n" or "\\boxed{" in text:
-                return count
-        return MAX_STEPS
+                step = await self._write(self.large, written)
+                judged_ids = [*judged, *tokenizer.encode(step.text.strip()), tag]
+            written, judged = [*written, *step.token_ids], judged_ids
+            answer = boxed_answer(step.text)
+            has_ended = step.finish_reason == "stop" and step.stop_reason != SEPARATOR
+            if has_ended or answer is not None:
+                return count, answer
+        return MAX_STEPS, None
 
-    async def _write(self, engine: AsyncLLM, ids: list[int]) -> tuple[str, list[int], object]:
+    async def _write(self, engine: AsyncLLM, ids: list[int]) -> CompletionOutput:
         async for output in engine.generate(tokens_input(ids), _WRITE, str(next(self._names))):
             (written,) = output.outputs
-        return written.text, list(written.token_ids), written.stop_reason
+        return written
 
     async def _score(self, ids: list[int]) -> float:
         async for output in self.prm.encode(tokens_input(ids), _SCORE, str(next(self._names))):
@@ -94,17 +98,22 @@ def _engine(name: str, more: dict[str, Any]) -> AsyncLLM:
     )
 
 
-async def clock(bare: Bare, questions: Sequence[str], in_flight: int) -> dict[str, float]:
-    """Solve problems, so many at a time; return the steps and the seconds."""
+async def clock(bare: Bare, questions: Sequence[str], in_flight: int) -> dict[str, object]:
+    """Solve problems, so many at a time; return the steps, the answers and the seconds."""
     places = asyncio.Semaphore(in_flight)
 
-    async def solve(question: str) -> int:
+    async def solve(question: str) -> tuple[int, str | None]:
         async with places:
             return await bare.solve(question)
 
     started = time.perf_counter()
-    steps = await asyncio.gather(*(solve(question) for question in questions))
-    return {"steps": sum(steps), "seconds": time.perf_counter() - started}
+    solutions = await asyncio.gather(*(solve(question) for question in questions))
+    seconds = time.perf_counter() - started
+    return {
+        "steps": sum(steps for steps, _ in solutions),
+        "answers": [answer for _, answer in solutions],
+        "seconds": seconds,
+    }
 
 
 async def serve(in_flight: int) -> None:

@@ -3,10 +3,10 @@
     python -m bench.engines --python .venv-vllm/bin/python
 
 With vLLM: problems are solved by the service (api, orchestrator, RabbitMQ, Postgres, and three workers with vLLM in
-process) and by a bare loop on three engines of vLLM in one program, in turns, with the same number in flight; by the
-service once step by step, as the loop does, and once with the small model drafting ahead. `--python` names the
-interpreter that has vLLM. With steps as long as a GPU takes for them (60 tokens at 10 ms, scripted): the same service
-beside a loop that calls the scripted engine. The last line is one JSON object.
+process) and by a bare loop on three engines of vLLM in one program, in turns, with the same number in flight, and other
+problems in each turn: in one the service goes step by step, as the loop does, in the next its small model drafts ahead.
+`--python` names the interpreter that has vLLM. With steps as long as a GPU takes for them (60 tokens at 10 ms, scripted):
+the same service beside a loop that calls the scripted engine. The last line is one JSON object.
 
 TRIM_DATABASE_URL and TRIM_BROKER_URL name the servers; without them, the standard ports on this machine are used.
 """
@@ -53,7 +53,7 @@ from stack.solving import wait_until_ended
 LIMITS = {"max_steps": 16, "max_step_tokens": 96}
 POLICY = {"name": "threshold", "parameters": {"threshold": 0.5}}
 CHOICES = {"policy": POLICY, "limits": LIMITS, "sampling": {"temperature": 0.0}}
-AHEAD = {**CHOICES, "lookahead": 4}
+LOOKAHEADS = (0, 4)
 
 STEPS = 8
 STEP_TOKENS, TOKEN_MS = 60, 10.0
@@ -64,6 +64,8 @@ START_TIMEOUT_S = 300.0
 """Until three engines of vLLM have started on two cores."""
 
 LEAST_ACCURACY = 0.95
+MOST_DIFFERENT = 0.03
+"""By which the steps of both may differ: batches of other sizes round otherwise, and a step comes out otherwise."""
 
 WORKERS = ("small", "prm", "large")
 
@@ -104,53 +106,117 @@ def _interpreter(text: str) -> Path:
 
 def benchmark(settings: Settings, *, python: Path, problems: int, in_flight: int, repeats: int) -> None:
     """Measure, and print what came out."""
-    stories = [
-        {"question": story.question, "reference": str(story.answer)} for story in islice(draw(Split.TEST), problems)
-    ]
+    for name in [name for name in os.environ if name.startswith("TRIM_")]:
+        del os.environ[name]  # They are read; what is measured hangs on none but the servers' addresses.
+    stories = draw(Split.TEST)
     result: dict[str, Any] = {"problems": problems, "in_flight": in_flight}
     print(f"Starting three engines of vLLM twice; then {problems} problems, {in_flight} at a time.", flush=True)
     with on_vllm(settings, python, in_flight) as service, Bare.started(python, in_flight) as bare:
-        turns = [service.turn(stories, bare=partial(bare.clock, stories)) for _ in range(repeats + 1)][1:]
-        result |= medians(turns, "bare_engine_steps_per_s", prefix="") | {"accuracy": service.accuracy}
-        if service.accuracy < LEAST_ACCURACY:
-            raise NotSolved(f"The service on vLLM solved {service.accuracy:.0%} of the problems; its models do 99 %.")
+
+        def fresh() -> list[Problem]:
+            return [{"question": story.question, "reference": str(story.answer)} for story in islice(stories, problems)]
+
+        for lookahead in LOOKAHEADS:  # A first turn that does not count.
+            compare(fresh(), bare=bare.solve, service=service, lookahead=lookahead)
+        result |= measure(fresh, "bare_engine_steps_per_s", bare=bare.solve, service=service, repeats=repeats)
     computed = json.loads(_output(python, "-m", "bench.prefill"))
     result |= {"prm_prefilled_tokens_step2": computed[1], "prm_prefilled_tokens_step12": computed[11]}
     print(f"The PRM computed {computed} tokens at the steps of one solution.", flush=True)
     shape = f"{STEP_TOKENS} tokens at {TOKEN_MS:g} ms"
     print(f"Now {GPU_PROBLEMS} problems, {GPU_IN_FLIGHT} at a time, with steps of {shape}.", flush=True)
     with on_script(settings) as service:
-        questions = [{"question": f"What is problem {index}?"} for index in range(GPU_PROBLEMS)]
-        turns = [service.turn(questions, bare=clock_script) for _ in range(repeats)]
-        result |= medians(turns, "bare_gpu_shaped_steps_per_s", prefix="gpu_shaped_")
+        result |= measure(
+            lambda: SCRIPTED_PROBLEMS,
+            "bare_gpu_shaped_steps_per_s",
+            bare=solve_script,
+            service=service,
+            repeats=repeats,
+            prefix="gpu_shaped_",
+        )
     print(json.dumps(result))
 
 
-@dataclass(frozen=True)
-class Turn:
-    """Steps per second, one after the other."""
-
-    bare: float
-    service: float
-    ahead: float
-    """Of the service with the small model drafting ahead."""
+Problem = Mapping[str, str]
 
 
-def medians(turns: Sequence[Turn], bare: str, *, prefix: str) -> dict[str, float]:
-    """Sum up turns: the speeds, and the shares of the bare one that the service reaches, turn by turn."""
-    for turn in turns:
-        print(
-            f"  bare {turn.bare:.1f} steps/s, service {turn.service:.1f} ({turn.service / turn.bare:.1%}),"
-            f" with lookahead {turn.ahead:.1f} ({turn.ahead / turn.bare:.1%})",
-            flush=True,
-        )
-    return {
-        bare: round(statistics.median(turn.bare for turn in turns), 1),
-        f"{prefix}steps_per_s": round(statistics.median(turn.service for turn in turns), 1),
-        f"{prefix}share_of_bare": round(statistics.median(turn.service / turn.bare for turn in turns), 3),
-        f"{prefix}steps_per_s_lookahead4": round(statistics.median(turn.ahead for turn in turns), 1),
-        f"{prefix}share_of_bare_lookahead4": round(statistics.median(turn.ahead / turn.bare for turn in turns), 3),
+@dataclass(frozen=True, kw_only=True)
+class Solved:
+    """A run of problems."""
+
+    steps: int
+    seconds: float
+    correct: int
+    wasted: float = 0.0
+    """Share of the small model's tokens that were drafted ahead for nothing."""
+
+    @property
+    def steps_per_s(self) -> float:
+        """How fast it was."""
+        return self.steps / self.seconds
+
+
+Solve = Callable[[Sequence[Problem]], Solved]
+
+
+def measure(
+    fresh: Callable[[], Sequence[Problem]],
+    name: str,
+    *,
+    bare: Solve,
+    service: Service,
+    repeats: int,
+    prefix: str = "",
+) -> dict[str, Any]:
+    """Compare in turns; return the medians of both speeds, and of the share of the bare one that the service reaches.
+
+    Args:
+        fresh: Draws the problems of a turn.
+        name: Of the bare loop's speed in the result.
+        bare: The bare loop.
+        service: What it is compared with.
+        repeats: Turns with each lookahead.
+        prefix: Of the other names.
+    """
+    turns = [
+        [compare(fresh(), bare=bare, service=service, lookahead=lookahead) for lookahead in LOOKAHEADS]
+        for _ in range(repeats)
+    ]
+    result: dict[str, Any] = {
+        name: round(statistics.median(theirs.steps_per_s for turn in turns for theirs, _ in turn), 1)
     }
+    for lookahead, pairs in zip(LOOKAHEADS, zip(*turns, strict=True), strict=True):
+        ending = f"_lookahead{lookahead}" if lookahead else ""
+        shares = [ours.steps_per_s / theirs.steps_per_s for theirs, ours in pairs]
+        result |= {
+            f"{prefix}steps_per_s{ending}": round(statistics.median(ours.steps_per_s for _, ours in pairs), 1),
+            f"{prefix}share_of_bare{ending}": round(statistics.median(shares), 3),
+            f"{prefix}share_of_bare{ending}_range": [round(min(shares), 3), round(max(shares), 3)],
+        }
+        if lookahead:
+            wasted = statistics.median(ours.wasted for _, ours in pairs)
+            result[f"{prefix}small_wasted{ending}"] = round(wasted, 3)
+    return result
+
+
+def compare(problems: Sequence[Problem], *, bare: Solve, service: Service, lookahead: int) -> tuple[Solved, Solved]:
+    """Solve problems with the bare loop, then with the service.
+
+    Raises:
+        NotSolved: They did not do the same work.
+    """
+    theirs, ours = bare(problems), service.solve(problems, lookahead=lookahead)
+    print(
+        f"  lookahead {lookahead}: bare {theirs.steps_per_s:.1f} steps/s, service {ours.steps_per_s:.1f}:"
+        f" {ours.steps_per_s / theirs.steps_per_s:.1%}",
+        flush=True,
+    )
+    least = LEAST_ACCURACY * sum("reference" in problem for problem in problems)
+    if min(theirs.correct, ours.correct) < least or abs(theirs.steps - ours.steps) > MOST_DIFFERENT * theirs.steps:
+        raise NotSolved(
+            f"Of {len(problems)} problems the bare loop solved {theirs.correct} in {theirs.steps} steps and the"
+            f" service {ours.correct} in {ours.steps}; that is no comparison."
+        )
+    return theirs, ours
 
 
 class Bare:
@@ -180,8 +246,8 @@ class Bare:
                 process.terminate()
                 process.wait()
 
-    def clock(self, stories: Sequence[Mapping[str, str]]) -> float:
-        """Solve problems; return steps per second.
+    def solve(self, problems: Sequence[Problem]) -> Solved:
+        """Solve problems.
 
         Raises:
             BareEnded: The process ended.
@@ -189,12 +255,14 @@ class Bare:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         with suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps([story["question"] for story in stories]) + "\n")
+            self._process.stdin.write(json.dumps([problem["question"] for problem in problems]) + "\n")
             self._process.stdin.flush()
         for line in self._process.stdout:
             if line.startswith('{"steps"'):
-                timed = json.loads(line)
-                return float(timed["steps"] / timed["seconds"])
+                said = json.loads(line)
+                answers = zip(problems, said["answers"], strict=True)
+                correct = sum(answer == problem["reference"] for problem, answer in answers)
+                return Solved(steps=said["steps"], seconds=said["seconds"], correct=correct)
         raise BareEnded(f"The bare loop ended by itself; the end of what it said: {self._log.read_text()[-1000:]}")
 
 
@@ -205,33 +273,28 @@ class Service:
         self._api = api
         self._roles = roles
         self._database_url = database_url
-        self.accuracy = 1.0
-        """Of the run that solved the fewest."""
 
-    def turn(self, problems: Sequence[Mapping[str, str]], *, bare: Callable[[], float]) -> Turn:
-        """Have problems solved by the bare loop and by the service, in this order.
+    def solve(self, problems: Sequence[Problem], *, lookahead: int) -> Solved:
+        """Solve problems, clocked from the submission to the last end by the database's clock.
 
         Raises:
             NotSolved: A problem ended without a solution.
         """
-        return Turn(bare(), self.clock(problems, CHOICES), self.clock(problems, AHEAD))
-
-    def clock(self, problems: Sequence[Mapping[str, str]], choices: Mapping[str, Any]) -> float:
-        """Solve problems; return steps per second, from the submission to the last end by the database's clock.
-
-        Raises:
-            NotSolved: A problem ended without a solution.
-        """
-        batch_id = self._api.submit(problems, choices)
+        batch_id = self._api.submit(problems, {**CHOICES, "lookahead": lookahead})
         batch = wait_until_ended(batch_id, api=self._api, roles=self._roles)
         if batch["statuses"].get("succeeded", 0) != len(problems):
             raise NotSolved(f"Problems of the benchmark ended as {batch['statuses']}.")
-        self.accuracy = min(self.accuracy, batch["verdicts"].get("correct", 0) / len(problems))
         with psycopg.connect(self._database_url) as connection:
             query = "SELECT extract(epoch FROM max(finished_at) - min(created_at)) FROM problems WHERE batch_id = %s"
             row = connection.execute(query, (batch_id,)).fetchone()
         assert row is not None
-        return float(batch["steps"] / float(row[0]))
+        written = [batch["ledger"][name] for name in ("small_kept", "small_discarded", "small_wasted")]
+        return Solved(
+            steps=batch["steps"],
+            seconds=float(row[0]),
+            correct=batch["verdicts"].get("correct", 0),
+            wasted=written[-1] / sum(written),
+        )
 
 
 @contextmanager
@@ -296,13 +359,16 @@ def on_script(settings: Settings) -> Iterator[Service]:
             yield service
 
 
-def clock_script() -> float:
-    """Solve problems with the scripted engine in a loop; return steps per second."""
+SCRIPTED_PROBLEMS: Sequence[Problem] = [{"question": f"What is problem {index}?"} for index in range(GPU_PROBLEMS)]
+
+
+def solve_script(problems: Sequence[Problem]) -> Solved:
+    """Solve problems with the scripted engine in a loop."""
     script = Script.model_validate(SCRIPT)
     small, prm = ScriptedGenerator(script, Role.SMALL), ScriptedScorer(script)
 
-    def solve(index: int) -> None:
-        question, problem_id = f"What is problem {index}?", uuid4()
+    def solve(problem: Problem) -> int:
+        question, problem_id = problem["question"], uuid4()
         steps: tuple[str, ...] = ()
         for _ in range(STEPS):
             request = GenerationRequest(
@@ -321,11 +387,12 @@ def clock_script() -> float:
                 ScoringRequest(problem_id=problem_id, question=question, steps=steps, newest=1, timeout_s=60),
                 Cancellation(),
             )
+        return len(steps)
 
     started = time.perf_counter()
     with ThreadPoolExecutor(GPU_IN_FLIGHT) as pool:
-        list(pool.map(solve, range(GPU_PROBLEMS)))
-    return GPU_PROBLEMS * STEPS / (time.perf_counter() - started)
+        steps = sum(pool.map(solve, problems))
+    return Solved(steps=steps, seconds=time.perf_counter() - started, correct=0)
 
 
 def _output(python: Path, *arguments: str) -> str:

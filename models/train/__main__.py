@@ -101,14 +101,15 @@ def main() -> None:
         plan.name: plan for plan in (small_plan(tokenizer.get_vocab_size()), large_plan(tokenizer.get_vocab_size()))
     }
 
-    share = 0.0
+    solved = state / "small-solved"  # Kept, so that a run that is taken up asks when one without a break would.
 
     def is_small_enough(step: int, weights: Weights) -> bool:
-        nonlocal share
+        share = float(solved.read_text()) if solved.exists() else 0.0
         if step % ASKED_EVERY and share < SMALL_NEARLY_SOLVES:
             return False
         put(state / "small", plans["small"].shape, without_helpers(weights), tokenizer)
         share = share_solved(state / "small")
+        solved.write_text(str(share))
         return share >= SMALL_SOLVES
 
     weights = {

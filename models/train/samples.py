@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -67,7 +68,7 @@ def sample_training(models: Models, path: Path, *, seed: int, plan: Sequence[tup
         seed: Decides which problems are drawn.
         plan: How to draw tokens, and for how many problems.
     """
-    done = sum(1 for _ in path.open()) if path.exists() else 0
+    done = _whole_lines(path)
     chunks = [(sampling, size) for sampling, count in plan for size in _sizes(count)]
     with path.open("a") as file:
         for number, (sampling, size) in enumerate(chunks):
@@ -81,6 +82,16 @@ def sample_training(models: Models, path: Path, *, seed: int, plan: Sequence[tup
             file.flush()
             wrong = sum(row["right"] < len(row["steps"]) for row in rows)
             print(f"samples {number + 1}/{len(chunks)}: {size} problems, {wrong} first errors", flush=True)
+
+
+def _whole_lines(path: Path) -> int:
+    """Count the lines of a file, if there is one, and cut off what was begun of another when its writer was stopped."""
+    if not path.exists():
+        return 0
+    whole = path.read_bytes()
+    whole = whole[: whole.rfind(b"\n") + 1]
+    os.truncate(path, len(whole))
+    return whole.count(b"\n")
 
 
 def _sizes(count: int) -> list[int]:

@@ -40,8 +40,12 @@ def make_generator(settings: Settings, role: Role) -> Generator:
         )
     from shared.engines.embedded.generator import EmbeddedGenerator  # noqa: PLC0415
 
-    folder = settings.small_model if role is Role.SMALL else settings.large_model
-    return EmbeddedGenerator(Path(folder), threads=settings.engine_threads, max_batch=settings.concurrency)
+    return EmbeddedGenerator(
+        Path(settings.small_model if role is Role.SMALL else settings.large_model),
+        setting=f"TRIM_{role.upper()}_MODEL",
+        threads=settings.engine_threads,
+        max_batch=settings.concurrency,
+    )
 
 
 def make_scorer(settings: Settings) -> Scorer:
@@ -72,4 +76,9 @@ def make_scorer(settings: Settings) -> Scorer:
         return TaggedScorer(Model.of(settings, "prm", runner="pooling"), prm_format)
     from shared.engines.embedded.scorer import EmbeddedScorer  # noqa: PLC0415
 
-    return EmbeddedScorer(Path(settings.prm_model), threads=settings.engine_threads, max_batch=settings.concurrency)
+    return EmbeddedScorer(
+        Path(settings.prm_model),
+        setting="TRIM_PRM_MODEL",
+        threads=settings.engine_threads,
+        max_batch=settings.concurrency,
+    )

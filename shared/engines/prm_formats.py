@@ -164,8 +164,9 @@ def _on_one_line(text: str) -> str:
 SKYWORK = Tagged(name="skywork", before="<|endoftext|>", after="\n", tag="\n", width=1, plain=_on_one_line)
 """Skywork-o1-Open-PRM: https://github.com/SkyworkAI/skywork-o1-prm-inference, `prepare_input` and `PRM_MODEL`.
 
-The authors put the beginning-of-sequence token first; the tokenizer does not by itself. Each newline must be a token of
-its own: they tokenize question, steps and newlines one by one, while Qwen's rule joins a full stop and a newline.
+The authors put the beginning-of-sequence token first; the tokenizer does not by itself. The newline after a step must
+be a token of its own: they tokenize it apart from the step, while Qwen's rule joins a full stop and a newline. The
+question and its newline they tokenize together.
 """
 
 

@@ -8,9 +8,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,9 @@ class Engine:
     large: Generator
     blank: Generator
     prm: Scorer
+    large_runs: Callable[[], int]
+    """Counts how often the large model was run: once for all calls that are computed together."""
+    prm_runs: Callable[[], int]
 
     @property
     def is_real(self) -> bool:
@@ -65,18 +69,50 @@ def running(name: str, folder: Path) -> Iterator[Engine]:
         elif name == "openai":
             settings |= stack.enter_context(_servers(folder, Path(blank["small_model"])))
         configured = Settings(**{**blank, **settings})
+        large = stack.enter_context(closing(make_generator(configured, Role.LARGE)))
+        prm = stack.enter_context(closing(make_scorer(configured)))
         yield Engine(
             name=name,
-            large=stack.enter_context(closing(make_generator(configured, Role.LARGE))),
+            large=large,
             blank=stack.enter_context(closing(make_generator(configured, Role.SMALL))),
-            prm=stack.enter_context(closing(make_scorer(configured))),
+            prm=prm,
+            large_runs=_runs_of(large, name, configured.large_url),
+            prm_runs=_runs_of(prm, name, configured.prm_url),
         )
+
+
+def _runs_of(part: Any, name: str, url: str | None) -> Callable[[], int]:
+    if name == "embedded":
+        return lambda: int(part._model.runs)
+    if name == "vllm":
+        return _count_answers(part._model._engine.output_processor)
+    return partial(_served_runs, f"{url}".removesuffix("/v1") + "/metrics")
+
+
+def _count_answers(processor: Any) -> Callable[[], int]:
+    """Count how often vLLM's engine answers: after each run of the model, for all requests in it."""
+    process = processor.process_outputs
+    runs = 0
+
+    def processed(outputs: Sequence[object], *arguments: Any, **named: Any) -> object:
+        nonlocal runs
+        runs += 1
+        return process(outputs, *arguments, **named)
+
+    processor.process_outputs = processed
+    return lambda: runs
+
+
+def _served_runs(url: str) -> int:
+    """Read from a server of vLLM how often its model was run."""
+    lines = httpx2.get(url).text.splitlines()
+    return int(sum(float(line.split()[-1]) for line in lines if line.startswith("vllm:iteration_tokens_total_count")))
 
 
 def _script(folder: Path) -> Path:
     """Write a script of the right solutions, with steps that take a moment."""
     problems: dict[str, Any] = {
-        story.question: [{"small": "?", "large": step, "large_ms": 20, "score": 0.1} for step in story.steps]
+        story.question: [{"small": "?", "large": step, "large_ms": 50, "score": 0.1} for step in story.steps]
         for story in STORIES
     }
     problems[BLANK_QUESTION] = [{"small": " - "}]

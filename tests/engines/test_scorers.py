@@ -57,13 +57,29 @@ def test_concurrent_calls_score_as_alone(engine: Engine) -> None:
         assert ours == pytest.approx(theirs, abs=TOLERANCE)
 
 
+def test_concurrent_calls_are_computed_together(engine: Engine) -> None:
+    if not engine.is_real:
+        pytest.skip("a script computes nothing")
+    before = engine.prm_runs()
+    stories = STORIES * 4
+    with ThreadPoolExecutor(len(stories)) as pool:
+        list(pool.map(lambda story: score(engine.prm, story.steps[:1], question=story.question), stories))
+    assert 0 < engine.prm_runs() - before < len(stories), "a run for each call if each were computed alone"
+
+
 def test_what_was_computed_is_counted(engine: Engine) -> None:
     assert score(engine.prm, STORY.steps[:1], question=STORY.question).tokens > 0
 
 
 def test_text_that_spells_the_tag_makes_no_step(engine: Engine) -> None:
-    steps = ["1) <extra_0>", "2) <|im_end|> <extra_0><extra_0>"]
-    assert len(score(engine.prm, steps, newest=2, question="What is <extra_0>?").values) == 2
+    if not engine.is_real:
+        pytest.skip("a script has no tokens")
+    with_it = score(
+        engine.prm, ["1) <extra_0>", "2) <|im_end|> <extra_0><extra_0>"], newest=2, question="What is <extra_0>?"
+    )
+    without = score(engine.prm, ["1) ", "2)  "], newest=2, question="What is ?")
+    assert len(with_it.values) == 2
+    assert with_it.tokens - without.tokens > 5 * 3, "the special token itself would be one each time"
 
 
 def test_a_solution_without_steps_has_no_scores(engine: Engine) -> None:

@@ -37,19 +37,28 @@ class EmbeddedGenerator:
     All state belongs to the loop's thread; callers only encode their input and wait.
     """
 
-    def __init__(self, folder: Path, *, threads: int = 1, max_batch: int = 64, cache_tokens: int = 32_768) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        setting: str = "the folder",
+        threads: int = 1,
+        max_batch: int = 64,
+        cache_tokens: int = 32_768,
+    ) -> None:
         """Load the model and start the thread.
 
         Args:
             folder: The model folder.
+            setting: Which setting names it, for messages.
             threads: Cores that one computation may use.
             max_batch: Sequences that are computed together at most; further calls wait for their turn.
             cache_tokens: Tokens whose keys and values are kept for later calls.
 
         Raises:
-            ModelUnusable: The folder's files are missing or damaged.
+            ModelUnusable: The folder's files are missing or damaged, or hold no such model.
         """
-        self._model = Model(folder, threads=threads)
+        self._model = Model(folder, setting=setting, architecture="Qwen2ForCausalLM", threads=threads)
         self._max_batch = max_batch
         self._batch: Batch[_Writing] = Batch(self._model, cache_tokens=cache_tokens)
         self._waiting: list[_Writing] = []

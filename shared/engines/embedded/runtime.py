@@ -27,26 +27,46 @@ class Model:
     """One model, ready to compute. Calls of `compute` must not overlap; all else may be called from any thread.
 
     Raises:
-        ModelUnusable: The folder's files are missing, damaged, or do not belong together.
+        ModelUnusable: The folder's files are missing, damaged, do not belong together, or are those of a model for
+            something else.
     """
 
-    def __init__(self, folder: Path, *, threads: int) -> None:
+    def __init__(self, folder: Path, *, setting: str, architecture: str, threads: int) -> None:
+        """Load a folder.
+
+        Args:
+            folder: The model folder.
+            setting: Which setting names it, for messages.
+            architecture: What kind of model it must be, as in its `config.json`.
+            threads: Cores that one computation may use.
+        """
         if missing := [name for name in _FILES if not (folder / name).is_file()]:
-            raise ModelUnusable(f"the model folder {folder} lacks {', '.join(missing)}")
+            raise ModelUnusable(
+                f"the model folder {folder} lacks {', '.join(missing)}; restore it, or change {setting}"
+            )
         try:
-            self._load(folder, threads)
+            config = json.loads((folder / "config.json").read_text())
+            is_right = config["architectures"] == [architecture]
+            if is_right:
+                self._load(folder, config, threads)
         except ModelUnusable:
             raise
         except Exception as error:  # the runtime and the tokenizer raise bare Exceptions of many kinds
-            raise ModelUnusable(f"the model folder {folder} cannot be loaded, a file is damaged: {error}") from error
+            raise ModelUnusable(
+                f"the model folder {folder} cannot be loaded, a file is damaged; restore it, or change {setting}"
+            ) from error
+        if not is_right:
+            raise ModelUnusable(f"the model in {folder} is no {architecture}; set {setting} to one that is")
         self.runs = 0
         """How often the graph was run."""
 
-    def _load(self, folder: Path, threads: int) -> None:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    def _load(self, folder: Path, config: Mapping[str, Any], threads: int) -> None:
         self.max_tokens: int = config["max_position_embeddings"]
         self.end_ids = _end_ids(config, folder / "generation_config.json")
         self.tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        # What the file says of cutting and padding is not for here: nothing is ever cut in silence.
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
         # Text that spells a special token stays text: questions come from strangers, steps from models.
         self.tokenizer.encode_special_tokens = True
         self.pieces = pieces_of(self.tokenizer, config["vocab_size"])

@@ -22,12 +22,22 @@ class _Judging(Row, Call[Scores]):
 class EmbeddedScorer:
     """Scores steps with a process reward model of the Qwen2 family from a folder that `models.export` has prepared."""
 
-    def __init__(self, folder: Path, *, threads: int = 1, max_batch: int = 64, cache_tokens: int = 32_768) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        setting: str = "the folder",
+        threads: int = 1,
+        max_batch: int = 64,
+        cache_tokens: int = 32_768,
+    ) -> None:
         """Load the model and start the thread; arguments and errors as for `EmbeddedGenerator`."""
-        self._model = Model(folder, threads=threads)
+        self._model = Model(folder, setting=setting, architecture="Qwen2ForProcessRewardModel", threads=threads)
         tag: int | None = self._model.tokenizer.token_to_id(STEP_TAG)
         if tag is None:
-            raise ModelUnusable(f"the model in {folder} is no process reward model: it has no token {STEP_TAG}")
+            raise ModelUnusable(
+                f"the tokenizer of the model in {folder} has no token {STEP_TAG}; restore it, or change {setting}"
+            )
         self._tag = tag
         self._max_batch = max_batch
         self._batch: Batch[_Judging] = Batch(self._model, cache_tokens=cache_tokens)

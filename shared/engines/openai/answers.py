@@ -10,7 +10,7 @@ from pydantic import AliasChoices, BaseModel, Field
 
 from shared.domain.text import SEPARATOR
 from shared.domain.values import Finish
-from shared.engines.openai.errors import ServerUnavailable
+from shared.engines.openai.errors import AnswerBrokenOff
 
 
 class _PromptDetails(BaseModel):
@@ -76,7 +76,7 @@ async def read_completion(response: httpx2.Response) -> Written:
 
     Raises:
         ValueError: It is no such stream, or the end is missing.
-        ServerUnavailable: The server reports that it failed on the way.
+        AnswerBrokenOff: The server reports that it failed on the way.
     """
     text: list[str] = []
     finish: Finish | None = None
@@ -84,7 +84,7 @@ async def read_completion(response: httpx2.Response) -> Written:
     async for data in _events(response):
         chunk = _Chunk.model_validate_json(data)
         if chunk.error is not None:
-            raise ServerUnavailable("The model's server failed while it wrote; see its log.")
+            raise AnswerBrokenOff("The model's server failed while it wrote; see its log.")
         usage = chunk.usage or usage
         for choice in chunk.choices:
             text.append(choice.text or (choice.delta and choice.delta.content) or "")

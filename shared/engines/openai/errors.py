@@ -11,6 +11,12 @@ class ServerUnavailable(RetryableError):
     code = "engine_unavailable"
 
 
+class AnswerBrokenOff(RetryableError):
+    """The model's server took the request and did not answer to the end; check that it runs, and its log."""
+
+    code = "engine_unavailable"
+
+
 class ServerLeftAlone(RetryableError):
     """The model's server has failed many times in a row and is left alone for some seconds; check that it runs."""
 

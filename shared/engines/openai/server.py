@@ -25,6 +25,7 @@ from shared.engines.openai.breaker import Breaker
 from shared.engines.openai.endpoint import Endpoint
 from shared.engines.openai.errors import (
     AccessDenied,
+    AnswerBrokenOff,
     ModelNotServed,
     ServerBusy,
     ServerLeftAlone,
@@ -99,6 +100,7 @@ class Server:
             EngineStopped: The server was closed meanwhile.
             InputTooLong: The server says that the model's context is too short.
             ServerUnavailable: It cannot be reached, fails, or is busy, again and again.
+            AnswerBrokenOff: It hung up, or failed, in the middle of its answer.
             ServerLeftAlone: It has failed many times in a row, and some seconds are not over yet.
             UnreadableAnswer: It answered with something else than was asked for.
             AccessDenied: It does not accept the API key.
@@ -124,6 +126,10 @@ class Server:
             ) from None
 
     async def _again_and_again(self, deadline: float, request: _Request[Answer]) -> Answer:
+        """Try once more where the server did not take the request: 429, 5xx, or no connection.
+
+        What it took may have been computed, and is paid for: whether to ask for that again is not decided here.
+        """
         wait_s = FIRST_WAIT_S
         for is_last in [False] * (MAX_TRIES - 1) + [True]:
             try:
@@ -155,10 +161,15 @@ class Server:
         except asyncio.CancelledError:
             is_alive = False if time.monotonic() >= deadline else None
             raise
-        except httpx2.TransportError as error:
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             is_alive = False
             raise ServerUnavailable(
-                f"The server of {place.url_setting} cannot be reached or broke off; check that it runs there."
+                f"The server of {place.url_setting} cannot be reached; check that it runs there."
+            ) from error
+        except httpx2.TransportError as error:
+            is_alive = False
+            raise AnswerBrokenOff(
+                f"The server of {place.url_setting} broke off; check that it runs, and its log."
             ) from error
         except (ValueError, httpx2.DecodingError):  # not chained: what it says may quote the text
             is_alive = False

@@ -177,7 +177,10 @@ class Model:
         backend = getattr(self._engine.get_tokenizer(), "backend_tokenizer", None)
         if backend is None:
             raise ModelUnusable(f"the model {self.name} has no tokenizer.json; set {self.setting} to one that has")
-        return Tokenizer.from_str(backend.to_str())
+        tokenizer = Tokenizer.from_str(backend.to_str())
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
 
     async def _warm_up(self, runner: Runner) -> None:
         """Ask once, so that what is compiled or allocated at the first request is not part of anybody's deadline."""

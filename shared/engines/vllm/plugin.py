@@ -40,6 +40,7 @@ def _step_back() -> None:
     A session of its own, because Linux may share cores among sessions first, and then niceness counts within one only.
     """
     os.setsid()
-    os.nice(NICENESS)
+    # Not on top of what is inherited: vLLM may start one process of an engine from another.
+    os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
     with suppress(OSError):  # not every kernel groups sessions
         Path("/proc/self/autogroup").write_text(str(NICENESS))

@@ -10,14 +10,16 @@ from uuid import uuid4
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from shared.domain.text import boxed_answer
-from shared.domain.values import Finish, Sampling
+from shared.domain.values import Finish, Role, Sampling
 from shared.engines.embedded.cache import PrefixCache
 from shared.engines.embedded.generator import EmbeddedGenerator
 from shared.engines.embedded.pieces import pieces_of
 from shared.engines.embedded.sampling import draw, uniform
 from shared.engines.embedded.scorer import EmbeddedScorer
+from shared.engines.factory import make_generator
 from shared.engines.port import (
     Cancellation,
     Cancelled,
@@ -28,6 +30,7 @@ from shared.engines.port import (
     ModelUnusable,
     StepTimeout,
 )
+from shared.settings import Settings
 from tests.unit.engines.bundled import (
     GREEDY,
     MODELS,
@@ -323,8 +326,28 @@ def test_a_missing_or_damaged_file_is_reported_with_the_folder(tmp_path: Path, n
         file.write_bytes(
             content[:middle] + bytes(byte ^ 0xFF for byte in content[middle : middle + 8]) + content[middle + 8 :]
         )
-    with pytest.raises(ModelUnusable, match=str(file.parent)):
-        EmbeddedGenerator(file.parent)
+    with pytest.raises(
+        ModelUnusable, match=f"{file.parent}.* or (change TRIM_SMALL_MODEL|run `python -m models.export)"
+    ):
+        make_generator(Settings(small_model=str(file.parent)), Role.SMALL)
+
+
+def test_a_process_reward_model_writes_nothing() -> None:
+    with pytest.raises(ModelUnusable, match="no Qwen2ForCausalLM; set TRIM_LARGE_MODEL"):
+        make_generator(Settings(large_model=str(MODELS / "prm")), Role.LARGE)
+
+
+def test_a_tokenizer_file_that_asks_for_cutting_cuts_nothing(tmp_path: Path) -> None:
+    file = folder_copy(MODELS / "small", tmp_path) / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.enable_truncation(5)
+    tokenizer.enable_padding(length=9)
+    tokenizer.save(str(file))
+    engine = EmbeddedGenerator(file.parent)
+    try:
+        assert engine._model.encode("1234567") == [*engine._model.encode("1234"), *engine._model.encode("567")]
+    finally:
+        engine.close()
 
 
 def test_greedy_and_warm_rows_may_be_mixed() -> None:

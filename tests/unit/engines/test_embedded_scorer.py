@@ -10,7 +10,9 @@ import pytest
 
 from shared.engines.embedded.generator import EmbeddedGenerator
 from shared.engines.embedded.scorer import EmbeddedScorer
+from shared.engines.factory import make_scorer
 from shared.engines.port import Cancellation, Cancelled, InputTooLong, ModelUnusable, ScoringRequest
+from shared.settings import Settings
 from tests.unit.engines.bundled import MODELS, QUESTION, Gate, ask, folder_copy, score, texts, wait_for_calls, write
 
 
@@ -79,9 +81,14 @@ def test_a_cancelled_scoring_raises(prm: EmbeddedScorer) -> None:
         prm.score(request, cancellation)
 
 
-def test_a_language_model_with_no_step_tag_is_no_scorer(tmp_path: Path) -> None:
-    folder = folder_copy(MODELS / "small", tmp_path)
+def test_a_tokenizer_without_the_step_tag_is_reported_with_the_setting(tmp_path: Path) -> None:
+    folder = folder_copy(MODELS / "prm", tmp_path)
     tokenizer = (folder / "tokenizer.json").read_text()
     (folder / "tokenizer.json").write_text(tokenizer.replace("<extra_0>", "<extra_1>"))
-    with pytest.raises(ModelUnusable, match="process reward model"):
-        EmbeddedScorer(folder)
+    with pytest.raises(ModelUnusable, match=r"no token <extra_0>.*change TRIM_PRM_MODEL"):
+        make_scorer(Settings(prm_model=str(folder)))
+
+
+def test_a_language_model_is_no_scorer() -> None:
+    with pytest.raises(ModelUnusable, match="no Qwen2ForProcessRewardModel; set TRIM_PRM_MODEL"):
+        make_scorer(Settings(prm_model=str(MODELS / "large")))

@@ -18,6 +18,7 @@ from shared.engines.factory import make_generator, make_scorer
 from shared.engines.openai.breaker import Breaker
 from shared.engines.openai.errors import (
     AccessDenied,
+    AnswerBrokenOff,
     ModelNotServed,
     ServerBusy,
     ServerLeftAlone,
@@ -81,10 +82,7 @@ def write(
 # --- again ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "trouble",
-    [answer(429), answer(500), answer(503, b"<html>"), hangs_up, breaks_off, answer(200, events({"error": 1}))],
-)
+@pytest.mark.parametrize("trouble", [answer(429), answer(500), answer(503, b"<html>")])
 def test_what_may_pass_is_tried_again(fake: FakeServer, trouble: Reply) -> None:
     fake.replies(trouble, trouble, step("One"))
     with engine_at(fake.url) as engine:
@@ -127,6 +125,14 @@ def test_a_server_that_is_not_there_is_given_up() -> None:
 
 
 # --- not again ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trouble", [hangs_up, breaks_off, answer(200, events({"error": 1}))])
+def test_what_a_server_took_is_not_asked_for_again(fake: FakeServer, trouble: Reply) -> None:
+    fake.replies(trouble, step("One"))
+    with engine_at(fake.url) as engine, pytest.raises(AnswerBrokenOff):
+        write(engine)
+    assert len(fake.asked) == 1
 
 
 @pytest.mark.parametrize(
@@ -201,7 +207,7 @@ def test_a_silent_server_is_given_up_in_time(fake: FakeServer, silence: Reply) -
     fake.replies(silence)
     with engine_at(fake.url) as engine:
         with pytest.raises(StepTimeout, match="TRIM_SMALL_URL"):
-            write(engine, ask(step_timeout_s=0.2))
+            write(engine, ask(step_timeout_s=1))
         assert fake.left.acquire(timeout=PATIENCE_S)
 
 
@@ -257,7 +263,7 @@ def test_a_call_that_waits_for_its_turn_may_wait_in_vain(fake: FakeServer) -> No
         first = pool.submit(write, engine, ask(step_timeout_s=600), cancellation)
         assert fake.arrived.acquire(timeout=PATIENCE_S)
         with pytest.raises(StepTimeout):
-            write(engine, ask(step_timeout_s=0.2))
+            write(engine, ask(step_timeout_s=1))
         assert len(fake.asked) == 1
         cancellation.cancel()
         assert isinstance(first.exception(timeout=PATIENCE_S), Cancelled)
@@ -302,7 +308,7 @@ def test_a_server_that_says_nothing_is_down(fake: FakeServer) -> None:
     fake.replies(stays_silent)
     with engine_at(fake.url, breaker=Breaker(failures=1, rest_s=1000)) as engine:
         with pytest.raises(StepTimeout):
-            write(engine, ask(step_timeout_s=0.2))
+            write(engine, ask(step_timeout_s=1))
         assert fake.left.acquire(timeout=PATIENCE_S)
         with pytest.raises(ServerLeftAlone):
             write(engine)
