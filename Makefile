@@ -57,7 +57,7 @@ types: $(VENV)/.dev ## Check types
 contracts: $(VENV)/.dev ## Check who may import whom
 	@$(BIN)/lint-imports
 
-test-vllm: $(VENV)/.dev $(VLLM_VENV)/.vllm ## Run every engine's tests with real vLLM, then 100 problems through the service on it
+test-vllm: $(VENV)/.dev $(VLLM_VENV)/.vllm ## Run every engine's tests with real vLLM, then 100 problems through the service on it (needs RabbitMQ and Postgres)
 	@$(VLLM_VENV)/bin/python -m pytest tests/engines -W default
 	@$(BIN)/python -m bench.engines --python $(VLLM_VENV)/bin/python --repeats 1
 

@@ -5,8 +5,8 @@
 With vLLM: problems are solved by the service (api, orchestrator, RabbitMQ, Postgres, and three workers with vLLM in
 process) and by a bare loop on three engines of vLLM in one program, in turns, with the same number in flight, and other
 problems in each turn: in one the service goes step by step, as the loop does, in the next its small model drafts ahead.
-`--python` names the interpreter that has vLLM. With steps as long as a GPU takes for them (60 tokens at 10 ms, scripted):
-the same service beside a loop that calls the scripted engine. The last line is one JSON object.
+`--python` names the interpreter that has vLLM. With steps as long as a GPU takes for them (60 tokens at 10 ms,
+scripted): the same service beside a loop that calls the scripted engine. The last line is one JSON object.
 
 TRIM_DATABASE_URL and TRIM_BROKER_URL name the servers; without them, the standard ports on this machine are used.
 """
@@ -60,9 +60,6 @@ STEP_TOKENS, TOKEN_MS = 60, 10.0
 """A step on a GPU."""
 GPU_PROBLEMS, GPU_IN_FLIGHT = 320, 64
 
-START_TIMEOUT_S = 300.0
-"""Until three engines of vLLM have started on two cores."""
-
 LEAST_ACCURACY = 0.95
 MOST_DIFFERENT = 0.03
 """By which the steps of both may differ: batches of other sizes round otherwise, and a step comes out otherwise."""
@@ -77,7 +74,7 @@ class NotSolved(RetryableError):
 
 
 class BareEnded(RetryableError):
-    """The bare loop ended by itself."""
+    """A program beside the service ended by itself."""
 
     code = "bare_ended"
 
@@ -326,7 +323,7 @@ def running(
             Api(f"http://{settings.api_host}:{port}") as api,
             Roles(own, Path(logs), interpreters=interpreters) as roles,
         ):
-            api.wait_until_ready(roles.check, timeout_s=START_TIMEOUT_S)
+            api.wait_until_ready(roles.check)
             yield Service(api, roles, database_url)
 
 
@@ -396,16 +393,21 @@ def solve_script(problems: Sequence[Problem]) -> Solved:
 
 
 def _output(python: Path, *arguments: str) -> str:
-    """Run a program where vLLM is; return the last line that it prints."""
+    """Run a program where vLLM is; return the last line that it prints.
+
+    Raises:
+        BareEnded: It failed.
+    """
     ended = subprocess.run(
         [str(python), *arguments],
         env={**os.environ, **ENVIRONMENT},
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
+    if ended.returncode:
+        raise BareEnded(f"{' '.join(arguments)} failed; the end of what it said: {ended.stderr[-1000:]}")
     return ended.stdout.strip().splitlines()[-1]
 
 

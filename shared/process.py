@@ -40,7 +40,7 @@ def one_sentence(program: str) -> Iterator[None]:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
-        sys.stderr.write(f"{program}: setting TRIM_{name}: {first['msg']}.\n")
+        sys.stderr.write(f"{program}: setting TRIM_{name}: {first['msg'].removeprefix('Value error, ')}.\n")
         sys.exit(EXIT_USAGE)
     except TrimError as error:
         sys.stderr.write(f"{program}: {explain(error)}\n")

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -113,22 +113,27 @@ def running_stack(settings: Settings, console: Console, *, any_port: bool) -> It
             "TRIM_BROKER_URL": broker_url,
             "TRIM_API_PORT": str(port),
         }
-        yield stack.enter_context(running_roles(settings, environment))
+        yield stack.enter_context(
+            running_roles(settings, environment, tell=lambda down: console.print(f"Waiting for {down}"))
+        )
 
 
 @contextmanager
-def running_roles(settings: Settings, environment: Mapping[str, str]) -> Iterator[tuple[Api, Roles]]:
+def running_roles(
+    settings: Settings, environment: Mapping[str, str], *, tell: Callable[[str], object] = lambda _: None
+) -> Iterator[tuple[Api, Roles]]:
     """Run every role for as long as the block does, which begins once all of them are up.
 
     Args:
         settings: Those of this process.
         environment: Settings of the roles on top of them: database, broker and the API's port at least.
+        tell: Told what is waited for, where that takes long.
     """
     with (
         Api(f"http://{settings.api_host}:{environment['TRIM_API_PORT']}") as api,
         Roles(environment, STATE / "logs") as roles,
     ):
-        api.wait_until_ready(roles.check)
+        api.wait_until_ready(roles.check, tell=tell)
         yield api, roles
 
 

@@ -11,7 +11,11 @@ import httpx2
 
 from shared.errors import RetryableError, TrimError
 
-READY_TIMEOUT_S = 90.0
+READY_TIMEOUT_S = 600.0
+"""Large models take minutes to load."""
+
+TOLD_AFTER_S = 5.0
+"""What is still waited for then is told."""
 
 PAGE = 200
 """Problems that are read at once: as many as the API gives."""
@@ -46,20 +50,22 @@ class Api:
         """Close."""
         self._http.close()
 
-    def wait_until_ready(self, check: Callable[[], None], *, timeout_s: float = READY_TIMEOUT_S) -> None:
+    def wait_until_ready(self, check: Callable[[], None], *, tell: Callable[[str], object] = lambda _: None) -> None:
         """Wait until every part of the service is up.
 
         Args:
             check: Called between attempts; raises if waiting is pointless.
-            timeout_s: How long to wait.
+            tell: Told what is still down after some seconds, and whenever that changes.
 
         Raises:
             NotReady: Something is still down after that; the message names it.
         """
-        until = time.monotonic() + timeout_s
-        down: object = "the API"
-        while time.monotonic() < until:
+        began = time.monotonic()
+        down = told = "the API"
+        while time.monotonic() < began + READY_TIMEOUT_S:
             check()
+            if time.monotonic() > began + TOLD_AFTER_S and down != told:
+                tell(told := down)
             try:
                 answer = self._http.get("/health/ready").json()
             except (httpx2.TransportError, ValueError):
@@ -69,7 +75,7 @@ class Api:
                 if not down:
                     return
             time.sleep(0.1)
-        raise NotReady(f"Still down after {timeout_s:.0f} s: {down}; the logs under .state/logs say why.")
+        raise NotReady(f"Still down after {READY_TIMEOUT_S:.0f} s: {down}; the logs under .state/logs say why.")
 
     def submit(self, problems: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any]) -> str:
         """Submit problems as one batch and return its id."""

@@ -175,7 +175,9 @@ def _hear_failure(state: State, event: WorkFailed, *, now: datetime) -> State:
         return _succeed(state, StopReason.TOKEN_LIMIT, now=now)
     if not event.retryable:
         return _fail(state, Failure(code=event.code, detail=event.detail), now=now)
-    return state.evolve(due_at=now + timedelta(seconds=RETRY_DELAY_S * _backoff(state)))
+    again_at = now + timedelta(seconds=RETRY_DELAY_S * _backoff(state))
+    is_last, why = _is_last_attempt(state), f"the last time because: {event.detail}"
+    return _exhaust(state, why, now=now) if is_last else state.evolve(due_at=again_at)
 
 
 def _is_held_against(state: State, event: WorkFailed) -> bool:
@@ -337,10 +339,10 @@ def _ask_again(state: State, *, now: datetime) -> State:
     """Ask once more for what is overdue, from the first undecided step on, or give up."""
     if state.status is not Status.RUNNING or state.due_at is None or now < state.due_at:
         return state
-    if state.attempts + 1 >= state.options.max_attempts:
-        who = "large model" if state.ask and state.ask.role is Role.LARGE else "small model or the PRM"
-        detail = f"The {who} did not answer for step {len(state.steps)} in {state.options.max_attempts} attempts."
-        return _fail(state, Failure(code="attempts_exhausted", detail=detail), now=now)
+    if _is_last_attempt(state):
+        plan, is_large = state.options.plan, state.ask is not None and state.ask.role is Role.LARGE
+        who = "large model" if is_large else "small model or the PRM" if plan.scores else "small model"
+        return _exhaust(state, f"the last time because the {who} did not answer", now=now)
     escalating = state.is_escalating
     state = drop_pending(state).evolve(attempts=state.attempts + 1, first_ask=state.asks)
     return _ask(state, role=Role.LARGE, max_steps=1, now=now) if escalating else _ask(state, now=now)
@@ -404,6 +406,15 @@ def _succeed(state: State, reason: StopReason, *, now: datetime) -> State:
     state = drop_pending(state)
     answer = boxed_answer(join_steps([step.text for step in state.steps]))
     return _close(state.evolve(stop_reason=reason, answer=answer), Status.SUCCEEDED, now=now)
+
+
+def _is_last_attempt(state: State) -> bool:
+    return state.attempts + 1 >= state.options.max_attempts
+
+
+def _exhaust(state: State, reason: str, *, now: datetime) -> State:
+    detail = f"Step {len(state.steps)} failed in {state.options.max_attempts} attempts, {reason.removesuffix('.')}."
+    return _fail(state, Failure(code="attempts_exhausted", detail=detail), now=now)
 
 
 def _fail(state: State, failure: Failure, *, now: datetime) -> State:

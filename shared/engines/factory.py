@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from shared.domain.values import Role
@@ -16,8 +18,30 @@ def make_generator(settings: Settings, role: Role) -> Generator:
     Raises:
         ModelUnusable: Its files are missing or damaged.
         MissingSetting: The settings do not say where it is served.
-        UnusableSetting: The engine cannot do what they ask for.
+        UnusableSetting: The engine is not installed, or cannot do what they ask for.
     """
+    with _installed(settings):
+        return _generator(settings, role)
+
+
+def make_scorer(settings: Settings) -> Scorer:
+    """Load the process reward model; errors as for `make_generator`."""
+    with _installed(settings):
+        return _scorer(settings)
+
+
+@contextmanager
+def _installed(settings: Settings) -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise UnusableSetting(
+            f"TRIM_ENGINE={settings.engine} needs {error.name}, which is not installed here; install the engine with"
+            f" pip install '.[worker,{settings.engine}]', or set TRIM_ENGINE to another one."
+        ) from None
+
+
+def _generator(settings: Settings, role: Role) -> Generator:
     if settings.engine == "scripted":
         from shared.engines.scripted import Script, ScriptedGenerator  # noqa: PLC0415
 
@@ -30,11 +54,11 @@ def make_generator(settings: Settings, role: Role) -> Generator:
         server = Server(Endpoint.of(settings, role.value), max_requests=settings.concurrency)
         return OpenAIGenerator(server, style=settings.prompt_style, template=settings.prompt)
     if settings.engine == "vllm":
+        if settings.prompt_style == "chat-next-step":
+            raise UnusableSetting("The engine vllm goes on with a text; set TRIM_PROMPT_STYLE to completions or chat.")
         from shared.engines.vllm.generator import VllmGenerator  # noqa: PLC0415
         from shared.engines.vllm.model import Model  # noqa: PLC0415
 
-        if settings.prompt_style == "chat-next-step":
-            raise UnusableSetting("The engine vllm goes on with a text; set TRIM_PROMPT_STYLE to completions or chat.")
         return VllmGenerator(
             Model.of(settings, role.value, runner="generate"), style=settings.prompt_style, template=settings.prompt
         )
@@ -48,13 +72,7 @@ def make_generator(settings: Settings, role: Role) -> Generator:
     )
 
 
-def make_scorer(settings: Settings) -> Scorer:
-    """Load the process reward model.
-
-    Raises:
-        ModelUnusable: Its files are missing or damaged.
-        MissingSetting: The settings do not say where it is served.
-    """
+def _scorer(settings: Settings) -> Scorer:
     if settings.engine == "scripted":
         from shared.engines.scripted import Script, ScriptedScorer  # noqa: PLC0415
 

@@ -42,7 +42,7 @@ def test_a_missing_url_says_how_to_set_it(monkeypatch: pytest.MonkeyPatch) -> No
     ("variable", "value", "sentence"),
     [
         ("TRIM_WINDOW", "0", "setting TRIM_WINDOW: Input should be greater than or equal to 1."),
-        ("TRIM_VLLM_ARGS", "{max_model_len: 4096}", "setting TRIM_VLLM_ARGS: Value error, it is no JSON object."),
+        ("TRIM_VLLM_ARGS", "{max_model_len: 4096}", "setting TRIM_VLLM_ARGS: it is no JSON object."),
         ("TRIM_VLLM_ARGS", "[4096]", "setting TRIM_VLLM_ARGS: Input should be a valid dictionary."),
         ("TRIM_DATABASE_URL", "", "TRIM_DATABASE_URL is not set"),
         ("TRIM_DATABASE_URL", "mysql://x", "TRIM_DATABASE_URL names no Postgres database"),

@@ -43,6 +43,8 @@ class Model:
         if missing := [name for name in _FILES if not (folder / name).is_file()]:
             raise ModelUnusable(
                 f"the model folder {folder} lacks {', '.join(missing)}; restore it, or change {setting}"
+                if folder.is_dir()
+                else f"there is no folder {folder}; change {setting}, or set TRIM_ENGINE to an engine that knows it"
             )
         try:
             config = json.loads((folder / "config.json").read_text())

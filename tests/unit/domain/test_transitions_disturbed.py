@@ -155,6 +155,16 @@ def test_what_is_overdue_is_asked_for_again_with_twice_the_time_until_the_attemp
     assert isinstance(next_commands(state)[0], CancelWork)
 
 
+def test_a_fault_at_the_last_attempt_ends_the_problem_with_its_cause() -> None:
+    state = feed(running(max_attempts=2), failed(retryable=True))
+    assert state.due_at is not None
+    state = feed(state, AskOverdue(), now=state.due_at)
+    state = feed(state, failed(retryable=True, name="again", serial=1), now=LATER)
+    assert state.failure is not None
+    assert (state.status, state.failure.code) == (Status.FAILED, "attempts_exhausted")
+    assert state.failure.detail == "Step 0 failed in 2 attempts, the last time because: The engine was busy."
+
+
 def test_progress_gives_the_next_step_all_its_attempts() -> None:
     state = running()
     assert state.due_at is not None
