@@ -9,7 +9,10 @@ from pathlib import Path
 from shared.domain.values import Role
 from shared.engines.port import Generator, Scorer
 from shared.engines.prm_formats import FORMATS, NextToken
+from shared.log import get_logger
 from shared.settings import Settings, UnusableSetting
+
+_log = get_logger(__name__)
 
 
 def make_generator(settings: Settings, role: Role) -> Generator:
@@ -20,12 +23,14 @@ def make_generator(settings: Settings, role: Role) -> Generator:
         MissingSetting: The settings do not say where it is served.
         UnusableSetting: The engine is not installed, or cannot do what they ask for.
     """
+    _log.info("model_loading", engine=settings.engine)
     with _installed(settings):
         return _generator(settings, role)
 
 
 def make_scorer(settings: Settings) -> Scorer:
     """Load the process reward model; errors as for `make_generator`."""
+    _log.info("model_loading", engine=settings.engine)
     with _installed(settings):
         return _scorer(settings)
 
