@@ -73,7 +73,7 @@ bench-engines: $(VENV)/.dev $(VLLM_VENV)/.vllm ## Measure what the service leave
 	@$(BIN)/python -m bench.engines --python $(VLLM_VENV)/bin/python
 
 models: SHELL := bash
-models: $(VENV)/.train ## Train models into .state/models/trained, or go on where training stopped (two hours on two cores)
+models: $(VENV)/.train ## Train models into .state/models/trained, or go on where training stopped (an hour on two cores)
 	@mkdir -p .state/models && set -o pipefail && $(BIN)/python -u -m models.train 2>&1 | tee -a .state/models/log
 
 evaluate-models: $(VENV)/.stack ## Measure the bundled models, or those in MODELS, on held-out problems, offline and through the service
