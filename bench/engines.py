@@ -17,15 +17,12 @@ import argparse
 import json
 import os
 import shutil
-import statistics
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -36,6 +33,7 @@ import psycopg
 
 from bench.arguments import positive
 from bench.servers import servers
+from bench.turns import LOOKAHEADS, NotSolved, Problem, Solved, compare, measure
 from models.on_vllm import ARGUMENTS, ENVIRONMENT
 from models.problems.drawing import Split, draw
 from shared.domain.values import Role, Sampling
@@ -44,7 +42,7 @@ from shared.engines.scripted import Script, ScriptedGenerator, ScriptedScorer
 from shared.errors import RetryableError
 from shared.process import run
 from shared.settings import Settings
-from stack.__main__ import EXIT_STOPPED, free_port, unwind_on_signals
+from stack.__main__ import free_port, stopped_in_a_sentence
 from stack.client import Api
 from stack.roles import Roles
 from stack.scratch import scratch_database, scratch_prefix, scratch_queues
@@ -53,24 +51,13 @@ from stack.solving import wait_until_ended
 LIMITS = {"max_steps": 16, "max_step_tokens": 96}
 POLICY = {"name": "threshold", "parameters": {"threshold": 0.5}}
 CHOICES = {"policy": POLICY, "limits": LIMITS, "sampling": {"temperature": 0.0}}
-LOOKAHEADS = (0, 4)
 
 STEPS = 8
 STEP_TOKENS, TOKEN_MS = 60, 10.0
 """A step on a GPU."""
 GPU_PROBLEMS, GPU_IN_FLIGHT = 320, 64
 
-LEAST_ACCURACY = 0.95
-MOST_DIFFERENT = 0.03
-"""By which the steps of both may differ: batches of other sizes round otherwise, and a step comes out otherwise."""
-
 WORKERS = ("small", "prm", "large")
-
-
-class NotSolved(RetryableError):
-    """Problems of the benchmark were not solved; the service's log says why."""
-
-    code = "not_solved"
 
 
 class BareEnded(RetryableError):
@@ -87,12 +74,8 @@ def main() -> None:
     parser.add_argument("--in-flight", type=positive, default=16, help="problems at a time (%(default)s)")
     parser.add_argument("--repeats", type=positive, default=3, help="turns (%(default)s)")
     arguments = parser.parse_args()
-    unwind_on_signals()
-    try:
+    with stopped_in_a_sentence("bench-engines"):
         run(partial(benchmark, **vars(arguments)), role="bench-engines")
-    except KeyboardInterrupt:
-        sys.stderr.write("bench-engines: Stopped before the end; nothing is left behind.\n")
-        sys.exit(EXIT_STOPPED)
 
 
 def _interpreter(text: str) -> Path:
@@ -131,89 +114,6 @@ def benchmark(settings: Settings, *, python: Path, problems: int, in_flight: int
             prefix="gpu_shaped_",
         )
     print(json.dumps(result))
-
-
-Problem = Mapping[str, str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Solved:
-    """A run of problems."""
-
-    steps: int
-    seconds: float
-    correct: int
-    wasted: float = 0.0
-    """Share of the small model's tokens that were drafted ahead for nothing."""
-
-    @property
-    def steps_per_s(self) -> float:
-        """How fast it was."""
-        return self.steps / self.seconds
-
-
-Solve = Callable[[Sequence[Problem]], Solved]
-
-
-def measure(
-    fresh: Callable[[], Sequence[Problem]],
-    name: str,
-    *,
-    bare: Solve,
-    service: Service,
-    repeats: int,
-    prefix: str = "",
-) -> dict[str, Any]:
-    """Compare in turns; return the medians of both speeds, and of the share of the bare one that the service reaches.
-
-    Args:
-        fresh: Draws the problems of a turn.
-        name: Of the bare loop's speed in the result.
-        bare: The bare loop.
-        service: What it is compared with.
-        repeats: Turns with each lookahead.
-        prefix: Of the other names.
-    """
-    turns = [
-        [compare(fresh(), bare=bare, service=service, lookahead=lookahead) for lookahead in LOOKAHEADS]
-        for _ in range(repeats)
-    ]
-    result: dict[str, Any] = {
-        name: round(statistics.median(theirs.steps_per_s for turn in turns for theirs, _ in turn), 1)
-    }
-    for lookahead, pairs in zip(LOOKAHEADS, zip(*turns, strict=True), strict=True):
-        ending = f"_lookahead{lookahead}" if lookahead else ""
-        shares = [ours.steps_per_s / theirs.steps_per_s for theirs, ours in pairs]
-        result |= {
-            f"{prefix}steps_per_s{ending}": round(statistics.median(ours.steps_per_s for _, ours in pairs), 1),
-            f"{prefix}share_of_bare{ending}": round(statistics.median(shares), 3),
-            f"{prefix}share_of_bare{ending}_range": [round(min(shares), 3), round(max(shares), 3)],
-        }
-        if lookahead:
-            wasted = statistics.median(ours.wasted for _, ours in pairs)
-            result[f"{prefix}small_wasted{ending}"] = round(wasted, 3)
-    return result
-
-
-def compare(problems: Sequence[Problem], *, bare: Solve, service: Service, lookahead: int) -> tuple[Solved, Solved]:
-    """Solve problems with the bare loop, then with the service.
-
-    Raises:
-        NotSolved: They did not do the same work.
-    """
-    theirs, ours = bare(problems), service.solve(problems, lookahead=lookahead)
-    print(
-        f"  lookahead {lookahead}: bare {theirs.steps_per_s:.1f} steps/s, service {ours.steps_per_s:.1f}:"
-        f" {ours.steps_per_s / theirs.steps_per_s:.1%}",
-        flush=True,
-    )
-    least = LEAST_ACCURACY * sum("reference" in problem for problem in problems)
-    if min(theirs.correct, ours.correct) < least or abs(theirs.steps - ours.steps) > MOST_DIFFERENT * theirs.steps:
-        raise NotSolved(
-            f"Of {len(problems)} problems the bare loop solved {theirs.correct} in {theirs.steps} steps and the"
-            f" service {ours.correct} in {ours.steps}; that is no comparison."
-        )
-    return theirs, ours
 
 
 class Bare:
@@ -309,6 +209,7 @@ def running(
             "TRIM_DATABASE_URL": database_url,
             "TRIM_BROKER_URL": broker_url,
             "TRIM_QUEUE_PREFIX": scratch_prefix(),
+            "TRIM_API_HOST": settings.api_host,
             "TRIM_API_PORT": str(port),
             "TRIM_WINDOW": str(in_flight),
             "TRIM_CONCURRENCY": str(in_flight),

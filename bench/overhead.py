@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -29,7 +28,7 @@ from bench.servers import servers
 from bench.service import running_service
 from shared.process import run
 from shared.settings import Settings
-from stack.__main__ import EXIT_STOPPED, unwind_on_signals
+from stack.__main__ import stopped_in_a_sentence
 
 WARM_UP = 20
 """Most problems that are solved before anything is measured."""
@@ -46,12 +45,8 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=positive, default=3, help="turns: one by one, then saturated (%(default)s)")
     arguments = parser.parse_args()
-    unwind_on_signals()
-    try:
+    with stopped_in_a_sentence("bench-overhead"):
         run(partial(benchmark, **vars(arguments)), role="bench-overhead")
-    except KeyboardInterrupt:
-        sys.stderr.write("bench-overhead: Stopped before the end; nothing is left behind.\n")
-        sys.exit(EXIT_STOPPED)
 
 
 def benchmark(settings: Settings, *, problems: int, sequential: int, repeats: int) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +31,7 @@ from shared.evaluation.bootstrap import Interval, interval
 from shared.evaluation.results import Baselines, Result, accuracy, area_recovered, area_under_curve, cost_to_recover
 from shared.process import one_sentence
 from shared.settings import Settings
-from stack.__main__ import EXIT_STOPPED, state_folder, unwind_on_signals
+from stack.__main__ import state_folder, stopped_in_a_sentence
 
 HERE = Path(__file__).parent
 
@@ -174,14 +173,9 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=500, help="problems of each split (default: %(default)s)")
     parser.add_argument("--models", type=Path, default=HERE, help="folder of small, large and prm (default: bundled)")
     arguments = parser.parse_args()
-    unwind_on_signals()
-    try:
-        # What is in the way of the service is told now, not after minutes.
-        with one_sentence("evaluate-models"), state_folder():
-            evaluate(Settings(), arguments.models, arguments.problems)
-    except KeyboardInterrupt:
-        sys.stderr.write("evaluate-models: Stopped before the end; nothing is left behind.\n")
-        sys.exit(EXIT_STOPPED)
+    # What is in the way of the service is told now, not after minutes.
+    with stopped_in_a_sentence("evaluate-models"), one_sentence("evaluate-models"), state_folder():
+        evaluate(Settings(), arguments.models, arguments.problems)
 
 
 def evaluate(settings: Settings, models: Path, count: int) -> None:

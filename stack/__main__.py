@@ -84,6 +84,17 @@ def unwind_on_signals() -> None:
 
 
 @contextmanager
+def stopped_in_a_sentence(program: str) -> Iterator[None]:
+    """Have Ctrl-C unwind the block and end the program with one sentence."""
+    unwind_on_signals()
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{program}: Stopped before the end; nothing is left behind.\n")
+        sys.exit(EXIT_STOPPED)
+
+
+@contextmanager
 def running_stack(settings: Settings, console: Console, *, any_port: bool) -> Iterator[tuple[Api, Roles]]:
     """Run servers and roles for as long as the block does.
 

@@ -175,9 +175,14 @@ def _hear_failure(state: State, event: WorkFailed, *, now: datetime) -> State:
         return _succeed(state, StopReason.TOKEN_LIMIT, now=now)
     if not event.retryable:
         return _fail(state, Failure(code=event.code, detail=event.detail), now=now)
-    again_at = now + timedelta(seconds=RETRY_DELAY_S * _backoff(state))
-    is_last, why = _is_last_attempt(state), f"the last time because: {event.detail}"
-    return _exhaust(state, why, now=now) if is_last else state.evolve(due_at=again_at)
+    return _wait_after(state, event, now=now)
+
+
+def _wait_after(state: State, event: WorkFailed, *, now: datetime) -> State:
+    """Wait a moment before the next attempt, if there is one."""
+    if _is_last_attempt(state):
+        return _exhaust(state, f"the last time because: {event.detail}", now=now)
+    return state.evolve(due_at=now + timedelta(seconds=RETRY_DELAY_S * _backoff(state)))
 
 
 def _is_held_against(state: State, event: WorkFailed) -> bool:

@@ -23,20 +23,19 @@ def make_generator(settings: Settings, role: Role) -> Generator:
         MissingSetting: The settings do not say where it is served.
         UnusableSetting: The engine is not installed, or cannot do what they ask for.
     """
-    _log.info("model_loading", engine=settings.engine)
-    with _installed(settings):
+    with _loading(settings):
         return _generator(settings, role)
 
 
 def make_scorer(settings: Settings) -> Scorer:
     """Load the process reward model; errors as for `make_generator`."""
-    _log.info("model_loading", engine=settings.engine)
-    with _installed(settings):
+    with _loading(settings):
         return _scorer(settings)
 
 
 @contextmanager
-def _installed(settings: Settings) -> Iterator[None]:
+def _loading(settings: Settings) -> Iterator[None]:
+    _log.info("model_loading", engine=settings.engine)
     try:
         yield
     except ModuleNotFoundError as error:

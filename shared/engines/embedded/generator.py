@@ -5,22 +5,20 @@ from __future__ import annotations
 import codecs
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 
 from shared.domain.text import SEPARATOR
 from shared.domain.values import Finish
 from shared.engines.assembly import StepAssembler
-from shared.engines.embedded.batch import Batch, Row
-from shared.engines.embedded.loop import Call, Loop
-from shared.engines.embedded.runtime import Floats, Model
+from shared.engines.embedded.engine import EmbeddedEngine, Member
+from shared.engines.embedded.runtime import Floats
 from shared.engines.embedded.sampling import draw
 from shared.engines.port import Cancellation, GeneratedStep, GenerationRequest
 
 
 @dataclass(kw_only=True, eq=False)
-class _Writing(Row, Call[GeneratedStep | None]):
+class _Writing(Member[GeneratedStep | None]):
     """A call of `stream`; its last answer is `None`."""
 
     request: GenerationRequest
@@ -31,43 +29,10 @@ class _Writing(Row, Call[GeneratedStep | None]):
     decoder: codecs.IncrementalDecoder = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
 
 
-class EmbeddedGenerator:
-    """Writes steps with a model of the Qwen2 family from a folder that `models.export` has prepared.
+class EmbeddedGenerator(EmbeddedEngine[_Writing]):
+    """Writes steps with a language model."""
 
-    All state belongs to the loop's thread; callers only encode their input and wait.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        setting: str = "the folder",
-        threads: int = 1,
-        max_batch: int = 64,
-        cache_tokens: int = 32_768,
-    ) -> None:
-        """Load the model and start the thread.
-
-        Args:
-            folder: The model folder.
-            setting: Which setting names it, for messages.
-            threads: Cores that one computation may use.
-            max_batch: Sequences that are computed together at most; further calls wait for their turn.
-            cache_tokens: Tokens whose keys and values are kept for later calls.
-
-        Raises:
-            ModelUnusable: The folder's files are missing or damaged, or hold no such model.
-        """
-        self._model = Model(folder, setting=setting, architecture="Qwen2ForCausalLM", threads=threads)
-        self._max_batch = max_batch
-        self._batch: Batch[_Writing] = Batch(self._model, cache_tokens=cache_tokens)
-        self._waiting: list[_Writing] = []
-        self._loop: Loop[_Writing] = Loop(self._turn, name=self.model_id)
-
-    @property
-    def model_id(self) -> str:
-        """Name of the model with the first digits of its weights' digest."""
-        return self._model.model_id
+    architecture = "Qwen2ForCausalLM"
 
     def stream(self, request: GenerationRequest, cancellation: Cancellation) -> Generator[GeneratedStep, None, None]:
         """Yield steps as they finish; see `Generator.stream`."""
@@ -86,14 +51,6 @@ class EmbeddedGenerator:
         with self._loop.submitted(call):
             while (step := call.wait(request.step_timeout_s)) is not None:
                 yield step
-
-    def check(self) -> None:
-        """Raise `EngineDead` if the thread has broken down."""
-        self._loop.check()
-
-    def close(self) -> None:
-        """Stop the thread; calls that still run raise `EngineStopped`."""
-        self._loop.close()
 
     def _turn(self, arrived: list[_Writing]) -> bool:
         """Let waiting calls join, or write one token of each that has joined."""

@@ -2,52 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from shared.domain.text import STEP_TAG
-from shared.engines.embedded.batch import Batch, Row
-from shared.engines.embedded.loop import Call, Loop
-from shared.engines.embedded.runtime import Floats, Model
+from shared.engines.embedded.engine import EmbeddedEngine, Member
+from shared.engines.embedded.runtime import Floats
 from shared.engines.port import Cancellation, ModelUnusable, Scores, ScoringRequest
 
 
-@dataclass(kw_only=True, eq=False)
-class _Judging(Row, Call[Scores]):
-    """A call of `score`."""
+class EmbeddedScorer(EmbeddedEngine[Member[Scores]]):
+    """Scores steps with a process reward model."""
 
-
-class EmbeddedScorer:
-    """Scores steps with a process reward model of the Qwen2 family from a folder that `models.export` has prepared."""
-
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        setting: str = "the folder",
-        threads: int = 1,
-        max_batch: int = 64,
-        cache_tokens: int = 32_768,
-    ) -> None:
-        """Load the model and start the thread; arguments and errors as for `EmbeddedGenerator`."""
-        self._model = Model(folder, setting=setting, architecture="Qwen2ForProcessRewardModel", threads=threads)
-        tag: int | None = self._model.tokenizer.token_to_id(STEP_TAG)
-        if tag is None:
-            raise ModelUnusable(
-                f"the tokenizer of the model in {folder} has no token {STEP_TAG}; restore it, or change {setting}"
-            )
-        self._tag = tag
-        self._max_batch = max_batch
-        self._batch: Batch[_Judging] = Batch(self._model, cache_tokens=cache_tokens)
-        self._waiting: list[_Judging] = []
-        self._loop: Loop[_Judging] = Loop(self._turn, name=self.model_id)
-
-    @property
-    def model_id(self) -> str:
-        """Name of the model with the first digits of its weights' digest."""
-        return self._model.model_id
+    architecture = "Qwen2ForProcessRewardModel"
 
     def score(self, request: ScoringRequest, cancellation: Cancellation) -> Scores:
         """Score the newest steps of a solution; see `Scorer.score`."""
@@ -59,7 +27,7 @@ class EmbeddedScorer:
         if not tags:
             return Scores(values=(), tokens=0)
         self._model.refuse_past(self._model.max_tokens, ids)
-        call = _Judging(
+        call: Member[Scores] = Member(
             problem_id=request.problem_id,
             ids=ids,
             outputs_at=tags[-request.newest :],
@@ -68,15 +36,15 @@ class EmbeddedScorer:
         with self._loop.submitted(call):
             return call.wait(request.timeout_s)
 
-    def check(self) -> None:
-        """Raise `EngineDead` if the thread has broken down."""
-        self._loop.check()
+    def _prepare(self, folder: Path, setting: str) -> None:
+        tag: int | None = self._model.tokenizer.token_to_id(STEP_TAG)
+        if tag is None:
+            raise ModelUnusable(
+                f"the tokenizer of the model in {folder} has no token {STEP_TAG}; restore it, or change {setting}"
+            )
+        self._tag = tag
 
-    def close(self) -> None:
-        """Stop the thread; calls that still run raise `EngineStopped`."""
-        self._loop.close()
-
-    def _turn(self, arrived: list[_Judging]) -> bool:
+    def _turn(self, arrived: list[Member[Scores]]) -> bool:
         """Score the calls that have waited longest."""
         waiting = [call for call in self._waiting + arrived if not call.has_left()]
         joining, self._waiting = waiting[: self._max_batch], waiting[self._max_batch :]

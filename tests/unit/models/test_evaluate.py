@@ -24,7 +24,7 @@ BUNDLED = Path(__file__).parents[3] / "models"
 def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a folder of its own, and with the signals left to the tests' own process."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(evaluate, "unwind_on_signals", lambda: None)
+    monkeypatch.setattr("stack.__main__.unwind_on_signals", lambda: None)
 
 
 def ended(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from bench.engines import NotSolved, Problem, Solved, compare, measure
+from bench.turns import NotSolved, Problem, Solved, compare, measure
 
 PROBLEMS: Sequence[Problem] = [{"question": f"{index}?", "reference": "1"} for index in range(20)]
 
@@ -30,7 +30,7 @@ def run(seconds: float, *, steps: int = 100, correct: int = 20, wasted: float = 
 def test_shares_are_those_of_each_turn_and_their_medians() -> None:
     service = Service(*(run(seconds, wasted=0.1) for seconds in (2, 1, 4, 2, 5, 4)))
     bare = iter([run(1), run(1), run(2), run(1), run(1), run(1)])
-    result = measure(lambda: PROBLEMS, "bare", bare=lambda _: next(bare), service=service, repeats=3, prefix="p_")  # type: ignore[arg-type]
+    result = measure(lambda: PROBLEMS, "bare", bare=lambda _: next(bare), service=service, repeats=3, prefix="p_")
     assert service.asked == [0, 4, 0, 4, 0, 4]
     assert result == {
         "bare": 100.0,
@@ -48,4 +48,4 @@ def test_shares_are_those_of_each_turn_and_their_medians() -> None:
 def test_other_work_is_no_comparison(other: Solved) -> None:
     for theirs, ours in ((run(1), other), (other, run(1))):
         with pytest.raises(NotSolved, match="no comparison"):
-            compare(PROBLEMS, bare=lambda _, theirs=theirs: theirs, service=Service(ours), lookahead=0)  # type: ignore[arg-type, misc]
+            compare(PROBLEMS, bare=lambda _, theirs=theirs: theirs, service=Service(ours), lookahead=0)  # type: ignore[misc]
