@@ -92,7 +92,7 @@ def _next(arrived: queue.SimpleQueue[Item], timeout_s: float) -> Item:
     try:
         return arrived.get(timeout=timeout_s)
     except queue.Empty:
-        raise StepTimeout(f"the model did not answer within {timeout_s:g} s") from None
+        raise StepTimeout.after(timeout_s) from None
 
 
 def _result(future: futures.Future[Answer], cancellation: Cancellation) -> Answer:

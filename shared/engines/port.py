@@ -10,7 +10,7 @@ import threading
 from collections import abc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 from uuid import UUID
 
 from shared.domain.values import CONTEXT_FULL, Finish, Sampling
@@ -39,6 +39,13 @@ class StepTimeout(RetryableError):
     """The model did not finish a step in time."""
 
     code = "step_timeout"
+
+    @classmethod
+    def after(cls, timeout_s: float) -> Self:
+        """Make the error that says for how long an answer was awaited."""
+        return cls(
+            f"The model did not answer within {timeout_s:g} s; check it, or submit with a longer step_timeout_s."
+        )
 
 
 class EngineStopped(RetryableError):

@@ -88,6 +88,10 @@ class Tagged:
         return math.nan if right is None else right
 
 
+LIKELIEST = 20
+"""Next tokens of a model that are looked at for a verdict: as many as vLLM tells unless it is asked for more."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NextToken:
     """A family whose model is asked once for each step to score, with an input that ends where its verdict would begin.

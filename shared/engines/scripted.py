@@ -106,7 +106,7 @@ class _Pace:
         if self._is_stopped:
             raise EngineStopped
         if delay_ms / 1000 > timeout_s:
-            raise StepTimeout
+            raise StepTimeout.after(timeout_s)
 
     def stop(self) -> None:
         """End all waits."""

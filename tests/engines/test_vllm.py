@@ -7,9 +7,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,8 +22,10 @@ import pytest
 
 from models.on_vllm import ARGUMENTS
 from models.reference import load_weights, logits
+from shared.domain.text import join_steps
 from shared.engines.factory import make_generator, make_scorer
 from shared.engines.port import (
+    BadScores,
     Cancellation,
     Cancelled,
     EngineDead,
@@ -31,7 +34,7 @@ from shared.engines.port import (
     ModelUnusable,
     RequestRefused,
 )
-from shared.engines.prm_formats import RLHFLOW
+from shared.engines.prm_formats import RLHFLOW, NextToken
 from shared.settings import Settings, UnusableSetting
 from tests.engines.deployed import STORIES, Engine
 from tests.unit.engines.bundled import MODELS, ask, folder_copy, score, texts, write
@@ -108,17 +111,23 @@ def test_the_prm_computes_a_new_step_and_the_last_block_at_most(engine: Engine) 
 
 @on_vllm
 def test_a_verdict_is_read_as_the_models_next_token(engine: Engine) -> None:
+    """The number of the step that follows stands in for a verdict: "2" says good, "3" says bad."""
     assert isinstance(engine.large, VllmGenerator)
-    model = engine.large._model
-    scorer = NextTokenScorer(model, RLHFLOW)
-    steps = STORIES[0].steps[:2]
-    scores = score(scorer, steps, newest=2, question=STORIES[0].question)  # type: ignore[arg-type]
+    model, story = engine.large._model, STORIES[0]
+    (good,), (bad,) = model.encode("2"), model.encode("3")
+    verdicts = NextToken(
+        name="test", good=good, bad=bad, write=lambda _, steps: solving(story.question, story.steps[: len(steps)])
+    )
+    scores = score(NextTokenScorer(model, verdicts), story.steps[:2], newest=2)  # type: ignore[arg-type]
     config = model._engine.model_config.hf_config.to_dict()
     weights = load_weights(MODELS / "large" / "model.safetensors")
     for value, end in zip(scores.values, (1, 2), strict=True):
-        ids = model.encode(RLHFLOW.prompt(STORIES[0].question, steps[:end]), is_beginning=True)
-        good, bad = logits(config, weights, ids)[-1][[RLHFLOW.good, RLHFLOW.bad]]
-        assert value == pytest.approx(1 / (1 + np.exp(bad - good)), abs=0.05)
+        row = logits(config, weights, model.encode(solving(story.question, story.steps[:end])))[-1]
+        assert value == pytest.approx(1 / (1 + np.exp(row[bad] - row[good])), abs=0.01)
+
+
+def solving(question: str, steps: Sequence[str]) -> str:
+    return f"Problem: {question}\n\n{join_steps(steps)}"
 
 
 class Playing:
@@ -360,6 +369,15 @@ def test_a_vocabulary_without_the_verdicts_is_reported_with_the_setting() -> Non
         ModelUnusable, match=r"no verdicts of the format math-shepherd.*TRIM_PRM_FORMAT.*TRIM_PRM_MODEL"
     ):
         make_scorer(settings(prm_format="math-shepherd", prm_model=str(MODELS / "large")))
+
+
+def test_a_model_that_expects_no_verdict_is_reported_with_the_setting() -> None:
+    model = Model.of(settings(prm_model=str(MODELS / "large")), "prm", runner="generate")
+    (pid,) = _newest()
+    (unlikely,) = model.encode("<extra_0>")
+    with pytest.raises(BadScores, match=r"expects no verdict.*rlhflow.*TRIM_PRM_FORMAT.*TRIM_PRM_MODEL"):
+        NextTokenScorer(model, replace(RLHFLOW, good=unlikely, bad=unlikely))
+    until(lambda: not psutil.pid_exists(pid))
 
 
 def test_a_style_that_only_servers_know_is_refused() -> None:

@@ -49,7 +49,7 @@ class Call(Generic[Result]):
         try:
             answer = self._answers.get(timeout=timeout_s)
         except queue.Empty:
-            raise StepTimeout(f"the model did not answer within {timeout_s:g} s") from None
+            raise StepTimeout.after(timeout_s) from None
         if isinstance(answer, Exception):
             raise answer
         return answer

@@ -12,10 +12,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 from shared.engines.openai.answers import Usage
 from shared.engines.openai.server import Server
 from shared.engines.port import Cancellation, Scores, ScoringRequest
-from shared.engines.prm_formats import NextToken, PrmFormat, Tagged
-
-LIKELIEST = 20
-"""Next tokens whose log-probabilities are asked for: as many as vLLM gives unless it is told otherwise."""
+from shared.engines.prm_formats import LIKELIEST, NextToken, PrmFormat, Tagged
 
 
 class _Output(BaseModel):

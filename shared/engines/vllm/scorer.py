@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
 from vllm import PoolingParams, SamplingParams
 
 from shared.engines.port import BadScores, Cancellation, ModelUnusable, Scores, ScoringRequest, StepTimeout
-from shared.engines.prm_formats import NextToken, Tagged
+from shared.engines.prm_formats import LIKELIEST, NextToken, Tagged
 from shared.engines.vllm.model import Model, OnModel
 from shared.errors import PermanentError
 
@@ -98,6 +98,7 @@ class NextTokenScorer(OnModel):
 
         Raises:
             ModelUnusable: Its vocabulary does not hold the format's verdicts.
+            BadScores: It has something else to say where the format has a verdict.
         """
         if max(prm_format.good, prm_format.bad) >= model.vocabulary:
             model.close()
@@ -107,25 +108,31 @@ class NextTokenScorer(OnModel):
             )
         super().__init__(model)
         self._format = prm_format
-        self._sampling = SamplingParams(
-            max_tokens=1, temperature=0, detokenize=False, logprob_token_ids=[prm_format.good, prm_format.bad]
-        )
+        self._sampling = SamplingParams(max_tokens=1, temperature=0, detokenize=False, logprobs=LIKELIEST)
+        try:
+            model.run(self._score([self._encode("1+1", ["1+1=2"])]), Cancellation())
+        except PermanentError:
+            model.close()
+            raise
 
     def score(self, request: ScoringRequest, cancellation: Cancellation) -> Scores:
         """Score the newest steps of a solution; see `Scorer.score`.
 
         Raises:
-            BadScores: The model's answer has no verdict in it.
+            BadScores: The model does not expect a verdict next.
             EngineFailed: The engine could not carry out the request.
         """
         question, steps = self._model.plain(request.question), [self._model.plain(step) for step in request.steps]
         inputs = [
-            self._model.encode(self._format.prompt(question, steps[:end]), is_beginning=True)
+            self._encode(question, steps[:end])
             for end in range(max(1, len(steps) - request.newest + 1), len(steps) + 1)
         ]
         if inputs:
             self._model.refuse_past(self._model.max_tokens - 1, inputs[-1])
         return self._model.run(_within(request.timeout_s, partial(self._score, inputs)), cancellation)
+
+    def _encode(self, question: str, steps: Sequence[str]) -> list[int]:
+        return self._model.encode(self._format.prompt(question, steps), is_beginning=True)
 
     async def _score(self, inputs: list[list[int]]) -> Scores:
         values, tokens = [], 0
@@ -143,4 +150,4 @@ async def _within(timeout_s: float, answer: Callable[[], Awaitable[Answer]]) -> 
         async with asyncio.timeout(timeout_s):
             return await answer()
     except TimeoutError:
-        raise StepTimeout(f"the model did not answer within {timeout_s:g} s") from None
+        raise StepTimeout.after(timeout_s) from None
