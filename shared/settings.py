@@ -165,7 +165,7 @@ class Settings(BaseSettings):
         "completions",
         description="`vllm`, `openai`: how a model is asked for a step. `completions`: to go on with raw text. `chat`: "
         "to go on with its message, in its chat template (of servers, vLLM and SGLang can). `chat-next-step`: in "
-        "words, for hosted chat models (`openai` only); a solution ends with its box.",
+        "words, for hosted chat models (`openai` only); a solution ends with its box, and `top_k` is not sent.",
     )
     prompt: Template = Field(
         "Problem: {question}\n\n", description="What the steps follow, with the style `completions`."

@@ -236,7 +236,9 @@ class CommandWorker:
         """Tell the orchestrator that a command failed; a fault that nobody foresaw may pass, so it is tried again."""
         if isinstance(error, TrimError):
             code, detail, retryable = error.code, str(error), error.retryable
-            _log.warning("command_failed", command_id=str(command.id), code=code, detail=detail, retryable=retryable)
+            _log.warning(
+                "command_failed", command_id=str(command.id), code=code, detail=explain(error), retryable=retryable
+            )
         else:
             code, detail, retryable = "internal", f"The {self._role} worker failed ({type(error).__name__}).", True
             _log.exception("command_crashed", command_id=str(command.id))

@@ -14,8 +14,8 @@ class StepAssembler:
     """Collects the text of one generation call and cuts it into steps.
 
     Feed it each piece of text as it is decoded; it returns a step when one is finished. A degenerate step is dropped
-    once, with its tokens billed to the step that follows (the model goes on with the blank text in its context,
-    which is how it is asked again); the second one in a row is returned and ends the call.
+    once if there are tokens left, and they are billed to the step that follows (the model goes on with the blank text
+    in its context, which is how it is asked again); the second one in a row is returned and ends the call.
     """
 
     request: GenerationRequest
@@ -54,7 +54,8 @@ class StepAssembler:
 
     def _close(self, text: str, finish: Finish, *, rest: str = "") -> GeneratedStep | None:
         degenerate = is_degenerate(text)
-        if degenerate and finish is not Finish.ENDED and not self._was_degenerate:
+        is_spent = self.step_tokens >= self.request.max_step_tokens
+        if degenerate and finish is Finish.SEPARATOR and not self._was_degenerate and not is_spent:
             self._was_degenerate, self._text = True, rest
             return None
         step = GeneratedStep(

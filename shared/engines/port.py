@@ -136,12 +136,13 @@ class GeneratedStep:
     """One finished step, as an engine wrote it."""
 
     text: str
-    """Stripped; empty or without any letter or digit if the model twice had nothing to say (degenerate)."""
+    """Stripped; empty or without any letter or digit if the model had nothing to say, asked twice as far as its tokens
+    reached (degenerate)."""
     finish: Finish
     tokens: int
     """Tokens decoded for it, those of a dropped degenerate attempt and of the separator included."""
     prompt_tokens: int
-    """Tokens of the call's input; counted with the first step of a call, 0 with the others."""
+    """Tokens of the input of all requests that were made for it; 0 where the model just went on writing."""
     cached_tokens: int
     """Those of `prompt_tokens` that were not computed again."""
 

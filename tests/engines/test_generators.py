@@ -24,7 +24,7 @@ def test_it_solves_problems_and_says_how_steps_end(engine: Engine) -> None:
         assert [step.finish for step in steps] == [Finish.SEPARATOR] * (len(steps) - 1) + [Finish.ENDED]
         assert all(step.tokens > 1 for step in steps)
         assert steps[0].prompt_tokens > 1
-        assert all((step.prompt_tokens, step.cached_tokens) == (0, 0) for step in steps[1:])
+        assert all((step.prompt_tokens > 0) is (engine.name == "openai") for step in steps[1:])
         solved += boxed_answer(steps[-1].text) == str(story.answer)
     assert solved >= len(STORIES) - 1
 
@@ -70,10 +70,11 @@ def test_a_model_that_has_nothing_to_say_ends_the_call(engine: Engine) -> None:
     assert step.tokens >= 2
 
 
-def test_a_single_step_without_words_ends_at_its_token_limit(engine: Engine) -> None:
-    (step,) = write(engine.blank, ask(BLANK_QUESTION, max_steps=1, max_step_tokens=1))
+@pytest.mark.parametrize("max_steps", [1, 2])
+def test_a_step_without_words_ends_at_its_token_limit(engine: Engine, max_steps: int) -> None:
+    (step,) = write(engine.blank, ask(BLANK_QUESTION, max_steps=max_steps, max_step_tokens=1))
     assert step.text.strip("- ") == ""
-    assert step.tokens <= 2
+    assert step.tokens == (1 if engine.is_real else 2), "a script counts the separator as well"
 
 
 def test_a_cancelled_call_raises_and_others_go_on(engine: Engine) -> None:

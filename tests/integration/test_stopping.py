@@ -1,12 +1,16 @@
-"""A worker that is told to stop: it finishes what it holds, gives back the rest, and takes nothing new."""
+"""A worker that is told to stop, or must: it finishes what it holds, gives back the rest, and takes nothing new."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from shared.process import EXIT_BROKEN
 from tests.integration.deployment import Deployment, deployed
 from tests.integration.proxy import Proxy
 
@@ -83,6 +87,35 @@ def test_a_worker_stops_while_its_broker_is_away(tmp_path: Path, database_url: s
         deployment.roles.start("small")
         [row] = deployment.finish([problem_id])
     assert row["status"] == "succeeded"
+
+
+@pytest.mark.parametrize("breaks_in", ["call", "check"])
+def test_a_worker_without_an_engine_gives_its_commands_back_and_ends(
+    tmp_path: Path, database_url: str, broker_url: str, breaks_in: str
+) -> None:
+    script = {"default": [{"small": "So it is \\boxed{7}."}]}
+    with deployed(tmp_path, database_url=database_url, broker_url=broker_url, script=script) as deployment:
+        assert deployment.roles.stop("small") == 0
+        ids = deployment.submit(1)
+        environment = {
+            "TRIM_BROKER_URL": broker_url,
+            "TRIM_QUEUE_PREFIX": deployment.settings.queue_prefix,
+            "TRIM_HEARTBEAT_S": "0.1",
+            "TRIM_STOP_GRACE_S": "0",
+        }
+        ended = subprocess.run(
+            [sys.executable, "-m", "tests.integration.broken_worker", breaks_in],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert ended.returncode == EXIT_BROKEN
+        assert "small: The engine broke down" in ended.stderr
+        deployment.roles.start("small")
+        [row] = deployment.finish(ids)
+    assert (row["status"], row["asks"], row["attempts"], row["small_calls"]) == ("succeeded", 1, 0, 1)
 
 
 def test_a_cancelled_problem_frees_its_worker(tmp_path: Path, database_url: str, broker_url: str) -> None:

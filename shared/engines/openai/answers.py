@@ -10,7 +10,7 @@ from pydantic import AliasChoices, BaseModel, Field
 
 from shared.domain.text import SEPARATOR
 from shared.domain.values import Finish
-from shared.engines.openai.errors import AnswerBrokenOff
+from shared.engines.openai.errors import AnswerBrokenOff, AnswerWithheld
 
 
 class _PromptDetails(BaseModel):
@@ -44,12 +44,17 @@ class _Choice(BaseModel):
     def finish(self) -> Finish:
         if self.finish_reason == "length":
             return Finish.LENGTH
+        if self.finish_reason == "content_filter":
+            raise AnswerWithheld
+        if self.finish_reason == "abort":
+            raise AnswerBrokenOff("The model's server gave up while it wrote; see its log.")
         if self.finish_reason != "stop":
             raise ValueError("an unknown finish_reason")
-        # Servers that never name what they met leave open which it was. A model that had ended says nothing when it is
-        # asked for more, which ends the solution too; a solution that is cut short for good would be worse.
-        has_ended = "stop_reason" in self.model_fields_set and self.stop_reason != SEPARATOR
-        return Finish.ENDED if has_ended else Finish.SEPARATOR
+        return Finish.ENDED if self.is_named and self.stop_reason != SEPARATOR else Finish.SEPARATOR
+
+    @property
+    def is_named(self) -> bool:
+        return "stop_reason" in self.model_fields_set
 
 
 class _Chunk(BaseModel):
@@ -65,6 +70,8 @@ class Written:
     text: str
     """Without the stop string."""
     finish: Finish
+    is_named: bool
+    """Whether the server said what it stopped at; one that never does leaves open whether the model had ended."""
     tokens: int
     """Tokens decoded for it."""
     prompt_tokens: int
@@ -77,9 +84,11 @@ async def read_completion(response: httpx2.Response) -> Written:
     Raises:
         ValueError: It is no such stream, or the end is missing.
         AnswerBrokenOff: The server reports that it failed on the way.
+        AnswerWithheld: The server's filter ended it.
     """
     text: list[str] = []
     finish: Finish | None = None
+    is_named = False
     usage: Usage | None = None
     async for data in _events(response):
         chunk = _Chunk.model_validate_json(data)
@@ -88,12 +97,14 @@ async def read_completion(response: httpx2.Response) -> Written:
         usage = chunk.usage or usage
         for choice in chunk.choices:
             text.append(choice.text or (choice.delta and choice.delta.content) or "")
-            finish = choice.finish() if choice.finish_reason is not None else finish
+            if choice.finish_reason is not None:
+                finish, is_named = choice.finish(), choice.is_named
     if finish is None or usage is None or usage.completion_tokens is None:
         raise ValueError("the stream has no end")
     return Written(
         text="".join(text),
         finish=finish,
+        is_named=is_named,
         tokens=usage.completion_tokens,
         prompt_tokens=usage.prompt_tokens,
         cached_tokens=usage.cached_tokens,

@@ -40,6 +40,18 @@ class UnreadableAnswer(RetryableError):
     code = "unreadable_answer"
 
 
+class AnswerWithheld(PermanentError):
+    """The model's server withholds its answer by a filter of its own; ask another question, or another model."""
+
+    code = "answer_withheld"
+
+
+class NoRoomForStep(PermanentError):
+    """A step of max_step_tokens does not fit the model's context after question and steps; lower max_step_tokens."""
+
+    code = "no_room_for_step"
+
+
 class AccessDenied(PermanentError):
     """The model's server does not accept the API key; set TRIM_OPENAI_API_KEY to a valid one."""
 

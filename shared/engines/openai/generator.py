@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 from shared.domain.text import SEPARATOR, join_steps, split_step
 from shared.domain.values import Finish
@@ -13,16 +13,16 @@ from shared.engines.assembly import StepAssembler
 from shared.engines.openai.answers import Written, read_completion
 from shared.engines.openai.prompts import PATHS, Style, body
 from shared.engines.openai.server import Server
-from shared.engines.port import Cancellation, GeneratedStep, GenerationRequest
+from shared.engines.port import Cancellation, GeneratedStep, GenerationRequest, RequestRefused
 
 
 class OpenAIGenerator:
     """Writes each step with a request of its own that stops at the separator.
 
     One request for many steps would have to be cut off after the last of them, and what is cut off reports no usage:
-    then nobody would know what the tokens were. The server's prefix cache makes up for the repeated input, which is why
-    only the input of a call's first request is counted. A step takes more than one request where a blank line does not
-    end it (inside a code fence, say), and where the model had nothing to say and is asked once more.
+    then nobody would know what the tokens were. The server's prefix cache makes up for the repeated input where there
+    is one; each request's input is counted as the server counts it. A step takes more than one request where a blank
+    line does not end it (inside a code fence, say), and where the model had nothing to say and is asked once more.
     """
 
     def __init__(self, server: Server, *, style: Style, template: str) -> None:
@@ -43,10 +43,13 @@ class OpenAIGenerator:
         return f"openai/{self._server.endpoint.model}"
 
     def stream(self, request: GenerationRequest, cancellation: Cancellation) -> Generator[GeneratedStep, None, None]:
-        """Yield steps as they finish; see `Generator.stream`, and `Server.ask` for the errors of the server."""
+        """Yield steps as they finish; see `Generator.stream`, and `Server.ask` for the errors of the server.
+
+        Raises:
+            RequestRefused: The model does not go on from a message that ends in a blank line.
+        """
         assembler = StepAssembler(request, prompt_tokens=0, cached_tokens=0)
         steps = list(request.prefix)
-        is_first = True
         while not assembler.is_done:
             deadline = time.monotonic() + request.step_timeout_s
             said_nothing, unfinished, spent, step = "", "", 0, None
@@ -59,13 +62,14 @@ class OpenAIGenerator:
                     max_tokens=request.max_step_tokens - spent,
                 )
                 written = self._write(asked, cancellation, deadline)
-                if is_first:
-                    assembler.prompt_tokens, assembler.cached_tokens = written.prompt_tokens, written.cached_tokens
-                    is_first = False
+                assembler.prompt_tokens += written.prompt_tokens
+                assembler.cached_tokens += written.cached_tokens
                 spent += written.tokens
-                piece, finish = self._first_step(unfinished, written)
+                piece, finish = self._first_step(unfinished, written, is_first=not steps)
+                if self._style == "chat" and steps and said_nothing + piece == 2 * SEPARATOR:
+                    self._refuse_template()
                 unfinished += piece
-                step = _feed(assembler, piece, finish, written.tokens, is_spent=spent >= request.max_step_tokens)
+                step = _feed(assembler, piece, finish, written.tokens)
                 if split_step(unfinished) is not None:  # the assembler has dropped it, or it is a step by now
                     said_nothing, unfinished = said_nothing + unfinished, ""
             yield step
@@ -88,28 +92,34 @@ class OpenAIGenerator:
             deadline=deadline,
         )
 
-    def _first_step(self, unfinished: str, written: Written) -> tuple[str, Finish]:
+    def _refuse_template(self) -> NoReturn:
+        place = self._server.endpoint
+        raise RequestRefused(
+            f"{place.model} wrote nothing but a blank line after a step, twice: its chat template cuts off the one that"
+            f" the step ends in, as Llama's does; set {place.style_setting} to completions, and TRIM_PROMPT to what"
+            " the model was trained on."
+        )
+
+    def _first_step(self, unfinished: str, written: Written, *, is_first: bool) -> tuple[str, Finish]:
         """Cut off what follows the first step, where a server or a model does not stop there."""
         text, finish = written.text, written.finish
         if self._style == "chat-next-step":
             text = text.lstrip()
             if finish is not Finish.LENGTH:
                 finish = Finish.SEPARATOR  # the end of such a message is the end of a step, not of the solution
+        elif not (text or written.is_named or is_first or unfinished):
+            finish = Finish.ENDED  # a model that has ended says nothing when it is asked for more
         if (parts := split_step(unfinished + text)) is not None:
             return text[: len(text) - len(parts[1])], Finish.SEPARATOR
         return (text + SEPARATOR if finish is Finish.SEPARATOR else text), finish
 
 
-def _feed(assembler: StepAssembler, piece: str, finish: Finish, tokens: int, *, is_spent: bool) -> GeneratedStep | None:
+def _feed(assembler: StepAssembler, piece: str, finish: Finish, tokens: int) -> GeneratedStep | None:
     """Hand what was written to the assembler; return the step that it finishes, if any."""
     if finish is Finish.ENDED:
         assembler.feed(piece, tokens=0)
         return assembler.end(tokens)
     step = assembler.feed(piece, tokens)
-    if step is not None:
-        return step
-    if is_spent:  # on nothing: there are no tokens left to ask again with
-        return assembler.feed("", tokens=0)
-    if finish is Finish.LENGTH:  # of the context, not of the step
+    if step is None and finish is Finish.LENGTH:  # of the context, not of the step
         return replace(assembler.end(tokens=0), finish=Finish.LENGTH)
-    return None
+    return step

@@ -27,6 +27,7 @@ from shared.engines.openai.errors import (
     AccessDenied,
     AnswerBrokenOff,
     ModelNotServed,
+    NoRoomForStep,
     ServerBusy,
     ServerLeftAlone,
     ServerUnavailable,
@@ -44,6 +45,11 @@ FIRST_WAIT_S = 0.2
 
 _TOO_LONG = re.compile(r"context.{0,40}(length|size|window)|(length|size|window).{0,40}context|max\w* model len", re.I)
 """How servers say that input is too long for the model; there is no code that all of them give."""
+
+_WITH_STEP = re.compile(
+    r"(for|in) (the|your) completion|fewer output tokens|max (completion |new )?tokens\b.{0,40}too large", re.I
+)
+"""How those that do not write less than they are asked for say that the input leaves too little room for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +105,8 @@ class Server:
             StepTimeout: There was no answer by the deadline.
             EngineStopped: The server was closed meanwhile.
             InputTooLong: The server says that the model's context is too short.
+            NoRoomForStep: It says so of input and step together.
+            AnswerWithheld: Its filter ended the answer.
             ServerUnavailable: It cannot be reached, fails, or is busy, again and again.
             AnswerBrokenOff: It hung up, or failed, in the middle of its answer.
             ServerLeftAlone: It has failed many times in a row, and some seconds are not over yet.
@@ -203,8 +211,18 @@ class Server:
                 f"The server of {place.url_setting} serves no model {place.model}, or not this way;"
                 f" check {place.model_setting}, {place.url_setting} and {place.style_setting}."
             )
-        said = (await response.aread()).decode(errors="replace")
-        if status in (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE) and _is_too_long(said):
+        return self._refused_input(status, (await response.aread()).decode(errors="replace"))
+
+    def _refused_input(self, status: int, said: str) -> TrimError:
+        """Give the refusal of what was asked its name."""
+        place = self.endpoint
+        reason = _reason(said) if status in (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE) else ""
+        if _WITH_STEP.search(reason):
+            return NoRoomForStep(
+                f"question, steps and a step of max_step_tokens do not fit the context of {place.model} together;"
+                " submit with a lower max_step_tokens or max_steps, or a shorter question"
+            )
+        if _TOO_LONG.search(reason):
             return InputTooLong(
                 f"question and steps do not fit the context of {place.model}; submit a shorter question or lower"
                 " max_steps"
@@ -215,14 +233,14 @@ class Server:
         )
 
 
-def _is_too_long(said: str) -> bool:
-    """Tell whether a refusal is about the model's context, by its code and message alone: it may quote the text."""
+def _reason(said: str) -> str:
+    """Find the code and the message of a refusal, which may quote the text beside them."""
     with suppress(ValueError):
         body = json.loads(said)
         error = body.get("error", body) if isinstance(body, dict) else body
         if isinstance(error, dict):
             said = f"{error.get('code')} {error.get('type')} {error.get('message')}"
-    return _TOO_LONG.search(said.replace("_", " ")) is not None
+    return said.replace("_", " ")
 
 
 def _retry_after(header: str | None) -> float | None:

@@ -279,4 +279,4 @@ def _named_errors() -> Iterator[None]:
     except VLLMClientError as error:
         raise RequestRefused from error
     except VLLMError as error:
-        raise EngineFailed from error
+        raise EngineFailed from error.__cause__ or error  # vLLM's own says nothing of its cause

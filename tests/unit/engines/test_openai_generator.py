@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from shared.domain.values import Finish, Sampling
+from shared.engines.openai.errors import AnswerWithheld
 from shared.engines.openai.generator import OpenAIGenerator
 from shared.engines.openai.prompts import Style
-from shared.engines.port import Cancellation, GeneratedStep, GenerationRequest
+from shared.engines.port import Cancellation, GeneratedStep, GenerationRequest, RequestRefused
 from shared.engines.prompts import request_seed
 from tests.unit.engines.fake_server import KEY, QUESTION, FakeServer, ask, server_at, serving, step, writes
 
@@ -39,8 +40,8 @@ def test_each_step_is_a_request_that_goes_on_from_the_steps_before(fake: FakeSer
     steps = write(fake, ask(["One"], max_steps=9))
     assert steps == [
         GeneratedStep(text="Two", finish=Finish.SEPARATOR, tokens=3, prompt_tokens=40, cached_tokens=32),
-        GeneratedStep(text="three", finish=Finish.SEPARATOR, tokens=4, prompt_tokens=0, cached_tokens=0),
-        GeneratedStep(text="four", finish=Finish.ENDED, tokens=6, prompt_tokens=0, cached_tokens=0),
+        GeneratedStep(text="three", finish=Finish.SEPARATOR, tokens=4, prompt_tokens=40, cached_tokens=32),
+        GeneratedStep(text="four", finish=Finish.ENDED, tokens=6, prompt_tokens=40, cached_tokens=32),
     ]
     assert prompts(fake) == [
         PROMPT + "One\n\n",
@@ -91,6 +92,33 @@ def test_a_model_that_ends_at_once_writes_an_empty_step(fake: FakeServer) -> Non
     assert (ended.text, ended.finish, ended.tokens) == ("", Finish.ENDED, 1)
 
 
+def test_where_a_server_names_no_reason_nothing_more_is_the_end(fake: FakeServer) -> None:
+    fake.replies(writes("One"), writes("", tokens=1))
+    assert [(each.text, each.finish) for each in write(fake, ask(max_steps=5))] == [
+        ("One", Finish.SEPARATOR),
+        ("", Finish.ENDED),
+    ]
+
+
+def test_a_first_step_without_words_is_asked_for_again_even_there(fake: FakeServer) -> None:
+    fake.replies(writes("", tokens=1), writes("One"))
+    assert write(fake, ask())[0].text == "One"
+
+
+def test_a_chat_template_that_cuts_off_the_blank_line_is_refused(fake: FakeServer) -> None:
+    fake.replies(step("One", chat=True), step("", chat=True))
+    with pytest.raises(RequestRefused, match=r"tiny.*set TRIM_PROMPT_STYLE to completions"):
+        write(fake, ask(max_steps=5), "chat")
+    assert len(fake.asked) == 3
+
+
+def test_what_the_servers_filter_ends_is_not_asked_for_again(fake: FakeServer) -> None:
+    fake.replies(writes("Sorry", chat=True, finish="content_filter"))
+    with pytest.raises(AnswerWithheld) as caught:
+        write(fake, ask(), "chat-next-step")
+    assert not caught.value.retryable
+
+
 def test_a_full_context_ends_the_call_as_length(fake: FakeServer) -> None:
     fake.replies(writes("One and", finish="length", tokens=60))
     [cut] = write(fake, ask(max_steps=5))
@@ -118,7 +146,7 @@ def test_no_step_is_begun_past_the_limit_of_tokens(fake: FakeServer) -> None:
 def test_a_blank_line_in_a_fence_ends_no_step(fake: FakeServer) -> None:
     fake.replies(step("```\na = 1", tokens=30), step("b = 2\n```", tokens=8))
     [whole] = write(fake, ask())
-    assert (whole.text, whole.tokens, whole.prompt_tokens) == ("```\na = 1\n\nb = 2\n```", 38, 40)
+    assert (whole.text, whole.tokens, whole.prompt_tokens) == ("```\na = 1\n\nb = 2\n```", 38, 80)
     assert prompts(fake)[1] == PROMPT + "```\na = 1\n\n"
     assert fake.asked[1].body["max_tokens"] == 70
 
@@ -126,7 +154,7 @@ def test_a_blank_line_in_a_fence_ends_no_step(fake: FakeServer) -> None:
 def test_a_step_that_says_nothing_is_asked_for_again(fake: FakeServer) -> None:
     fake.replies(step("", tokens=1), step("One", tokens=4))
     [said] = write(fake, ask())
-    assert (said.text, said.tokens, said.prompt_tokens) == ("One", 5, 40)
+    assert (said.text, said.tokens, said.prompt_tokens) == ("One", 5, 80)
     assert prompts(fake)[1] == PROMPT + "\n\n"
 
 
@@ -141,7 +169,7 @@ def test_the_second_step_that_says_nothing_ends_the_call(fake: FakeServer, style
 def test_nothing_is_asked_for_again_without_tokens_left(fake: FakeServer) -> None:
     fake.replies(writes("......", finish="length", tokens=100))
     [silent] = write(fake, ask(max_steps=5))
-    assert (silent.text, silent.finish, silent.tokens) == ("", Finish.LENGTH, 100)
+    assert (silent.text, silent.finish, silent.tokens) == ("......", Finish.LENGTH, 100)
 
 
 def test_what_a_server_writes_past_the_separator_is_dropped(fake: FakeServer) -> None:

@@ -20,6 +20,7 @@ from shared.engines.openai.errors import (
     AccessDenied,
     AnswerBrokenOff,
     ModelNotServed,
+    NoRoomForStep,
     ServerBusy,
     ServerLeftAlone,
     ServerUnavailable,
@@ -148,6 +149,10 @@ def test_what_a_server_took_is_not_asked_for_again(fake: FakeServer, trouble: Re
         (400, "The decoder prompt (length 9) is longer than the maximum model length of 8.", InputTooLong, "tiny"),
         (400, "The input (9 tokens) is longer than the model's context length (8).", InputTooLong, "tiny"),
         (400, "the request exceeds the available context size", InputTooLong, "tiny"),
+        (400, "The context length is 8, not 9: 5 of input and 4 for the completion.", NoRoomForStep, "max_step_tokens"),
+        (400, "max_tokens=9 is greater than max_model_len=8. Request fewer output tokens.", NoRoomForStep, "tiny"),
+        (400, "'max_tokens' is too large: 9. The context length is 8.", NoRoomForStep, "tiny"),
+        (400, "The context length is 8, but 9 input tokens exceed it without any output tokens.", InputTooLong, "tiny"),
     ],
 )
 def test_a_refusal_says_what_to_change(
@@ -177,7 +182,7 @@ def test_a_code_for_a_short_context_is_enough(fake: FakeServer) -> None:
         b"data: []\n\n",
         events(*chunks_of("One")[:1]),
         events(*chunks_of("One")[:2]),
-        events(*chunks_of("One", finish="content_filter")),
+        events(*chunks_of("One", finish="tool_calls")),
     ],
 )
 def test_an_answer_that_makes_no_sense_is_not_asked_for_again(fake: FakeServer, body: bytes) -> None:
