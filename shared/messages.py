@@ -150,7 +150,7 @@ class WorkFailed(_ProblemMessage):
     id: UUID
     role: Literal["small", "large", "prm"]
     step: Index = 0
-    """First step that the command was about."""
+    """First step that was not done; those before it are on their way."""
     serial: Index
     """Of the command."""
     code: str

@@ -252,6 +252,8 @@ class Simulation:
             case ScoreSteps():
                 if self._is_wanted(message):
                     self._score(message)
+                else:
+                    self._report_fault(message, retryable=True)
             case CancelWork():
                 self.wanted_from = max(self.wanted_from, message.epoch)
                 self.stretches = [each for each in self.stretches if each.command.epoch >= self.wanted_from]
@@ -277,14 +279,21 @@ class Simulation:
             if is_answered:
                 self._report_fault(command, retryable=False)
 
-    def _report_fault(self, command: GenerateSteps | ScoreSteps, *, retryable: bool) -> None:
+    def break_off(self, place: int) -> None:
+        """Have a generator fail in the middle of a stretch, after it has sent what it has."""
+        stretch = self.stretches.pop(place)
+        if stretch.drafts[stretch.sent :]:
+            self._send_on(stretch)
+        self._report_fault(stretch.command, retryable=True, written=len(stretch.drafts))
+
+    def _report_fault(self, command: GenerateSteps | ScoreSteps, *, retryable: bool, written: int = 0) -> None:
         self._publish(
             WorkFailed(
                 problem_id=command.problem_id,
                 epoch=command.epoch,
-                id=derive_id(command.id, "failed", retryable),
+                id=derive_id(command.id, "failed", retryable, written),
                 role="prm" if isinstance(command, ScoreSteps) else command.role.value,
-                step=command.first_step,
+                step=command.first_step + written,
                 serial=command.serial,
                 code="engine_busy",
                 detail="The engine was busy.",

@@ -139,13 +139,13 @@ class Failure(BaseModel):
 
 
 class Ledger(BaseModel):
-    """Tokens and calls. Every token that a model reported is counted in exactly one place."""
+    """Tokens and calls. Every step that a model finished is counted in exactly one place."""
 
     model_config = ConfigDict(from_attributes=True)
 
     small_kept: int = Field(description="Decoded by the small model, part of the solution.")
     small_discarded: int = Field(description="Decoded by the small model, replaced by a large step.")
-    small_wasted: int = Field(description="Decoded by the small model for nothing: drafted ahead, or twice.")
+    small_wasted: int = Field(description="Decoded by the small model for nothing: drafted ahead, or asked for again.")
     small_in: int = Field(description="Input of the small model that was computed.")
     large_out: int = Field(description="Decoded by the large model, part of the solution.")
     large_wasted: int = Field(description="Decoded by the large model for nothing.")

@@ -37,7 +37,7 @@ def admit(database: Database, *, window: int) -> list[Outgoing]:
 
     def find(connection: Connection) -> Controls:
         return {
-            each.problem_id: [CancelRequested() if each.is_cancelling else ProblemAdmitted()]
+            each.problem_id: [CancelRequested()] if each.is_cancelling else [DeadlinePassed(), ProblemAdmitted()]
             for each in next_queued(connection, window=window, limit=SWEEP_LIMIT)
         }
 

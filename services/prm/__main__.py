@@ -21,7 +21,7 @@ def serve(settings: Settings) -> None:
             publish(score(command, cancellation, engine=engine, worker=settings.node_name))
 
         def drop(command: ScoreSteps, publish: Publish) -> None:
-            publish(unscored(command))
+            publish(unscored(command, worker=settings.node_name))
 
         CommandWorker(settings, "prm", engine=engine, handle=handle, drop=drop).run()
 

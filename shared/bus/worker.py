@@ -28,7 +28,17 @@ from shared.bus.topology import COMMAND, DELIVERY_LIMIT, QUEUES, DeadLetter, Top
 from shared.engines.port import Cancellation, Cancelled, EngineDead, Generator, Scorer
 from shared.errors import RetryableError, TrimError, explain
 from shared.log import get_logger
-from shared.messages import Command, Message, ScoreSteps, UndecodableMessage, WorkerSeen, WorkFailed, decode, derive_id
+from shared.messages import (
+    Command,
+    Message,
+    ScoreSteps,
+    StepsGenerated,
+    UndecodableMessage,
+    WorkerSeen,
+    WorkFailed,
+    decode,
+    derive_id,
+)
 from shared.settings import Settings
 
 WorkerRole = Literal["small", "large", "prm"]
@@ -58,10 +68,14 @@ class Publish:
     def __init__(self, publisher: SharedPublisher) -> None:
         self._publisher = publisher
         self._handed_in: list[Future[None]] = []
+        self.drafts: int = 0
+        """How many drafts were in the messages."""
 
     def __call__(self, message: Message) -> None:
         """Publish a message without waiting for the broker's confirmation."""
         self._handed_in.append(self._publisher.publish(message))
+        if isinstance(message, ScoreSteps | StepsGenerated):
+            self.drafts += len(message.drafts)
 
     def is_idle(self) -> bool:
         """Tell whether all that was published is confirmed."""
@@ -248,7 +262,7 @@ class CommandWorker:
                 problem_id=command.problem_id,
                 epoch=command.epoch,
                 role=self._role,
-                step=command.first_step,
+                step=command.first_step + publish.drafts,
                 serial=command.serial,
                 code=code,
                 detail=detail,

@@ -13,7 +13,7 @@ def next_commands(state: State) -> tuple[Command | CancelWork, ...]:
     if state.status.is_final:
         return () if state.status is Status.SUCCEEDED else (cancel,)
     ask, options = state.ask, state.options
-    if ask is None:
+    if ask is None or ask.broken_off_at is not None:
         return ()
     # Of the steps, only those before the ask: what is known of later ones must not change a command that is out.
     before = state.steps[: ask.from_step]

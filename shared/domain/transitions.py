@@ -159,9 +159,9 @@ def _place(draft: Draft) -> tuple[int, str]:
 def _hear_failure(state: State, event: WorkFailed, *, now: datetime) -> State:
     """Give up on a fault that no retry mends; wait a moment before asking again on any other.
 
-    A fault ahead of the trajectory's end is not judged yet: an escalation may do away with the drafts before it, so the
-    steps are asked for again once something more is heard. A solution that has outgrown a model's context ends there,
-    as at any other limit, with the steps that it has.
+    A fault ahead of the trajectory's end is not judged yet, whether the drafts before it are here or on their way: an
+    escalation may do away with them, so the steps are asked for again once something more is heard. A solution that has
+    outgrown a model's context ends there, as at any other limit, with the steps that it has.
     """
     if event.id in state.booked:
         return state
@@ -169,8 +169,8 @@ def _hear_failure(state: State, event: WorkFailed, *, now: datetime) -> State:
     if event.epoch != state.epoch or state.status is not Status.RUNNING or not _is_held_against(state, event):
         return state
     state = state.evolve(booked=state.booked | {event.id})
-    if state.chain:
-        return state.evolve(ask=None)
+    if state.chain or event.step > len(state.steps):
+        return state.evolve(ask=state.ask and replace(state.ask, broken_off_at=event.step))
     if event.code == CONTEXT_FULL and state.steps:
         return _succeed(state, StopReason.TOKEN_LIMIT, now=now)
     if not event.retryable:
@@ -193,13 +193,18 @@ def _is_held_against(state: State, event: WorkFailed) -> bool:
 
 
 def _lose(state: State, drafts: tuple[Draft, ...]) -> State:
-    """Book drafts that were lost on their way to a score, as wasted; one that was scored all the same stays."""
+    """Book drafts that were lost on their way to a score, as wasted; one that was scored all the same stays.
+
+    What was asked for after them would follow a gap: it is given up too.
+    """
     scored = {each.draft.id for each in state.pending if each.is_scored}
     lost = tuple(draft for draft in drafts if draft.id not in scored | state.booked)
     if not lost:
         return state
     ids = {draft.id for draft in lost}
-    return waste(state.evolve(pending=tuple(each for each in state.pending if each.draft.id not in ids)), lost)
+    state = waste(state.evolve(pending=tuple(each for each in state.pending if each.draft.id not in ids)), lost)
+    follows_gap = state.ask is not None and state.ask.from_step > len(state.steps) + len(state.chain)
+    return state.evolve(ask=None) if follows_gap else state
 
 
 # --- deciding -------------------------------------------------------------------------------------------------------

@@ -265,7 +265,11 @@ class DecisionRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ledger:
-    """Tokens and calls of one problem. Every token that a model reports is booked exactly once."""
+    """Tokens and calls of one problem. Every draft that is reported is booked exactly once.
+
+    Not reported, and so not booked: what of a step was written when it was cancelled or failed, and work that a worker
+    did once more because the first one's process died.
+    """
 
     small_kept: int = 0
     """Decoded by the small model and part of the trajectory."""
@@ -274,11 +278,11 @@ class Ledger:
     small_in: int = 0
     """Input of the small model that was computed (cached tokens left out)."""
     small_wasted: int = 0
-    """Decoded by the small model for nothing: drafted ahead past an escalation, or written twice after a loss."""
+    """Decoded by the small model for nothing: drafted ahead past an escalation, or asked for again when late."""
     large_out: int = 0
     """Decoded by the large model and part of the trajectory: the paper's cost."""
     large_wasted: int = 0
-    """Decoded by the large model for nothing: written twice after a loss, or cancelled."""
+    """Decoded by the large model for nothing: of a problem that ended meanwhile, or asked for again when late."""
     large_in: int = 0
     """Input of the large model that was computed (cached tokens left out)."""
     prm: int = 0
@@ -311,11 +315,13 @@ class Ask:
     unscored: int = 0
     """How many large steps right before it had no score when it was made; part of the ask, so that its command stays
     the same when those scores come."""
+    broken_off_at: int | None = None
+    """The step at which a fault ended it; those before it are on their way."""
 
     @property
     def end(self) -> int:
-        """First step index past the ask."""
-        return self.from_step + self.max_steps
+        """First step index past what comes of the ask."""
+        return self.from_step + self.max_steps if self.broken_off_at is None else self.broken_off_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

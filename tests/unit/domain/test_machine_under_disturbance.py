@@ -114,6 +114,11 @@ class DisturbedProblem(RuleBasedStateMachine):
     def crash_worker(self, place: int) -> None:
         self.simulation.crash_worker(place % len(self.simulation.stretches))
 
+    @precondition(lambda self: self.simulation.stretches)
+    @rule(place=st.integers(0, 9))
+    def break_off(self, place: int) -> None:
+        self.simulation.break_off(place % len(self.simulation.stretches))
+
     @precondition(lambda self: self.simulation.bus)
     @rule(place=st.integers(0, 99))
     def drop(self, place: int) -> None:

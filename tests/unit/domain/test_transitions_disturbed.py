@@ -46,6 +46,8 @@ from tests.unit.domain.histories import (
 )
 from tests.world import PROBLEM_ID, QUESTION, START
 
+OVERDUE = START + timedelta(minutes=10)
+
 # --- messages that come twice, late, or for another prefix ------------------------------------------------------------
 
 
@@ -328,17 +330,63 @@ def test_a_store_may_leave_out_ids_that_are_not_in_the_event() -> None:
 def test_a_fault_in_mid_stretch_waits_for_the_drafts_before_it_and_is_asked_about_again(retryable: bool) -> None:
     state = running(lookahead=4)
     first, second = drafts_of(command_of(state), "One", "Two")
-    state = feed(state, generated(first, second), failed(retryable=retryable))
-    assert (state.status, state.ask) == (Status.RUNNING, None)
+    state = feed(state, generated(first, second), failed(retryable=retryable, step=2))
+    assert state.status is Status.RUNNING
+    assert not next_commands(state)
     after = feed(state, scored(first, scores=(0.9,)))
     assert command_of(after).prefix == ("One", "Two"), "the rest is asked for again at once"
     again = failed(retryable=retryable, name="again", serial=1, step=2)
-    assert feed(after, again).ask is None, "one draft is still undecided"
+    assert not next_commands(feed(after, again)), "one draft is still undecided"
     turn = feed(after, scored(second, scores=(0.9,)), again, now=LATER)
     if retryable:
         assert turn.due_at == LATER + timedelta(seconds=RETRY_DELAY_S)
     else:
         assert turn.status is Status.FAILED
+
+
+@pytest.mark.parametrize("code", ["engine_busy", CONTEXT_FULL])
+@pytest.mark.parametrize("retryable", [True, False])
+def test_a_fault_that_overtakes_the_scores_of_drafts_before_it_waits_for_them(code: str, retryable: bool) -> None:
+    state = running(lookahead=None, max_attempts=1)
+    first, second = drafts_of(command_of(state), "One", "Two")
+    state = feed(state, failed(retryable=retryable, code=code, step=2), scored(first, scores=(0.9,)))
+    assert not next_commands(state), "the second is on its way"
+    state = feed(state, scored(second, scores=(0.9,)))
+    assert [step.text for step in state.steps] == ["One", "Two"]
+    assert command_of(state).prefix == ("One", "Two")
+
+
+@pytest.mark.parametrize("retryable", [True, False])
+def test_a_fault_of_the_prm_waits_for_the_scores_before_it(retryable: bool) -> None:
+    state = running(lookahead=2)
+    first, second = drafts_of(command_of(state), "One", "Two")
+    state = feed(state, failed(retryable=retryable, step=1, lost=(second,)))
+    assert state.status is Status.RUNNING
+    escalated = feed(state, scored(first, scores=(0.1,)))
+    assert command_of(escalated).role is Role.LARGE
+    accepted = feed(state, scored(first, scores=(0.9,)))
+    assert command_of(accepted).prefix == ("One",)
+
+
+def test_what_the_prm_had_no_time_for_does_not_stand_in_the_way_of_what_was_written_since() -> None:
+    state = running()
+    (late,) = drafts_of(command_of(state), "One")
+    again = feed(state, AskOverdue(), now=OVERDUE)
+    (draft,) = drafts_of(command_of(again), "Eins")
+    after = feed(again, failed(retryable=True, lost=(late,)), scored(draft, scores=(0.9,)), now=OVERDUE)
+    assert [step.text for step in after.steps] == ["Eins"]
+    assert after.ledger.small_wasted == late.tokens
+
+
+def test_what_was_asked_for_after_a_lost_draft_is_given_up() -> None:
+    state = running(lookahead=2)
+    first, second, third = drafts_of(command_of(state), "One", "Two", "Three")
+    state = feed(state, generated(first, second, third), scored(first, scores=(0.9,)))
+    assert command_of(state).prefix == ("One", "Two", "Three")
+    state = feed(state, failed(retryable=True, step=1, lost=(second,)))
+    assert not next_commands(state)
+    again = feed(state, AskOverdue(), now=OVERDUE)
+    assert command_of(again).prefix == ("One",)
 
 
 @pytest.mark.parametrize("code", ["bad_scores", CONTEXT_FULL, "step_timeout"])
