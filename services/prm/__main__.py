@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 
-from services.prm.scoring import score, unscored
+from services.prm.scoring import score
 from shared.bus.worker import CommandWorker, Publish
 from shared.engines.factory import make_scorer
 from shared.engines.port import Cancellation
@@ -20,10 +20,7 @@ def serve(settings: Settings) -> None:
         def handle(command: ScoreSteps, cancellation: Cancellation, publish: Publish) -> None:
             publish(score(command, cancellation, engine=engine, worker=settings.node_name))
 
-        def drop(command: ScoreSteps, publish: Publish) -> None:
-            publish(unscored(command, worker=settings.node_name))
-
-        CommandWorker(settings, "prm", engine=engine, handle=handle, drop=drop).run()
+        CommandWorker(settings, "prm", engine=engine, handle=handle).run()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from shared.domain.values import Scoring
 from shared.engines.port import BadScores, Cancellation, Scorer, ScoringRequest
-from shared.messages import ScoreSteps, StepsScored, WorkFailed, derive_id
+from shared.messages import ScoreSteps, StepsScored, derive_id
 
 
 def score(command: ScoreSteps, cancellation: Cancellation, *, engine: Scorer, worker: str) -> StepsScored:
@@ -54,23 +54,6 @@ def score(command: ScoreSteps, cancellation: Cancellation, *, engine: Scorer, wo
             waited_ms=waited_ms,
             worked_ms=(time.monotonic() - started) * 1000,
         ),
-    )
-
-
-def unscored(command: ScoreSteps, *, worker: str) -> WorkFailed:
-    """Report drafts that nobody will score, so that what they cost is booked, and are not waited for."""
-    return WorkFailed(
-        id=derive_id(command.id, "failed"),
-        problem_id=command.problem_id,
-        epoch=command.epoch,
-        role="prm",
-        step=command.first_step,
-        serial=command.serial,
-        code="scores_too_late",
-        detail="The PRM had no time for the steps; run more of its workers, or submit with a longer step_timeout_s.",
-        retryable=True,
-        worker=worker,
-        drafts=command.drafts,
     )
 
 

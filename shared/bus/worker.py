@@ -55,6 +55,18 @@ class ConsumerEnded(RetryableError):
     code = "consumer_ended"
 
 
+class ScoresTooLate(RetryableError):
+    """The PRM had no time for the steps; run more of its workers, or submit with a longer step_timeout_s."""
+
+    code = "scores_too_late"
+
+
+class WorkerFailed(RetryableError):
+    """A worker failed in a way that nobody foresaw; its log has the stack trace."""
+
+    code = "internal"
+
+
 class Settle(Protocol):
     """Acknowledges a command, or gives it back to its queue."""
 
@@ -100,9 +112,6 @@ class Publish:
 Handle = Callable[[Any, Cancellation, Publish], None]
 """Carries out one command: call the engine, publish what came of it. Runs in many threads at once."""
 
-Drop = Callable[[Any, Publish], None]
-"""Publishes what must be known of a command that is not carried out, because it was cancelled or came too late."""
-
 
 class CommandWorker:
     """Runs one role's worker until it is told to stop."""
@@ -114,13 +123,11 @@ class CommandWorker:
         *,
         engine: Generator | Scorer,
         handle: Handle,
-        drop: Drop | None = None,
     ) -> None:
         self._settings = settings
         self._role: WorkerRole = role
         self._engine = engine
         self._handle = handle
-        self._drop = drop
         self._running = RunningWork()
         self._is_draining = threading.Event()
         self._must_give_back = threading.Event()
@@ -243,33 +250,37 @@ class CommandWorker:
             else:
                 return
         _log.debug("command_dropped", command_id=str(command.id))
-        if self._drop is not None:
-            self._drop(command, publish)
+        if isinstance(command, ScoreSteps):
+            publish(self._failure(command, ScoresTooLate(), publish))
 
     def _report_failure(self, command: Command, error: Exception, publish: Publish) -> None:
         """Tell the orchestrator that a command failed; a fault that nobody foresaw may pass, so it is tried again."""
         if isinstance(error, TrimError):
-            code, detail, retryable = error.code, str(error), error.retryable
             _log.warning(
-                "command_failed", command_id=str(command.id), code=code, detail=explain(error), retryable=retryable
+                "command_failed",
+                command_id=str(command.id),
+                code=error.code,
+                detail=explain(error),
+                retryable=error.retryable,
             )
         else:
-            code, detail, retryable = "internal", f"The {self._role} worker failed ({type(error).__name__}).", True
             _log.exception("command_crashed", command_id=str(command.id))
-        publish(
-            WorkFailed(
-                id=derive_id(command.id, "failed"),
-                problem_id=command.problem_id,
-                epoch=command.epoch,
-                role=self._role,
-                step=command.first_step + publish.drafts,
-                serial=command.serial,
-                code=code,
-                detail=detail,
-                retryable=retryable,
-                worker=self._settings.node_name,
-                drafts=command.drafts if isinstance(command, ScoreSteps) else (),
-            )
+            error = WorkerFailed(f"The {self._role} worker failed ({type(error).__name__}).")
+        publish(self._failure(command, error, publish))
+
+    def _failure(self, command: Command, error: TrimError, publish: Publish) -> WorkFailed:
+        return WorkFailed(
+            id=derive_id(command.id, "failed"),
+            problem_id=command.problem_id,
+            epoch=command.epoch,
+            role=self._role,
+            step=command.first_step + publish.drafts,
+            serial=command.serial,
+            code=error.code,
+            detail=str(error),
+            retryable=error.retryable,
+            worker=self._settings.node_name,
+            drafts=command.drafts if isinstance(command, ScoreSteps) else (),
         )
 
     def _die(self) -> None:

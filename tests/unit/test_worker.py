@@ -9,10 +9,10 @@ from functools import partial
 from typing import Any, cast
 
 from services.generator.__main__ import write
-from shared.bus.worker import CommandWorker
+from shared.bus.worker import CommandWorker, Handle, WorkerRole
 from shared.domain.values import Finish
 from shared.engines.port import Cancellation, EngineFailed, GeneratedStep, Generator
-from shared.messages import GenerateSteps, Message, ScoreSteps, WorkFailed
+from shared.messages import Command, GenerateSteps, Message, ScoreSteps, WorkFailed
 from shared.settings import Settings
 from tests.unit.domain.histories import command_of, running
 
@@ -45,15 +45,19 @@ class Failing:
 
 
 def carried_out(command: GenerateSteps, engine: Failing) -> list[Message]:
+    now = datetime.now(UTC)
+    in_time = command.model_copy(update={"issued_at": now, "expires_at": now + timedelta(minutes=1)})
     generator = cast("Generator", engine)
-    handle = partial(write, engine=generator, worker="w")
-    worker = CommandWorker(Settings(), "small", engine=generator, handle=handle)
+    return published("small", in_time, partial(write, engine=generator, worker="w"))
+
+
+def published(role: WorkerRole, command: Command, handle: Handle) -> list[Message]:
+    """Have a worker take a command; return what it publishes."""
+    worker = CommandWorker(Settings(), role, engine=cast("Generator", Failing()), handle=handle)
     outbox: Any = Outbox()
     worker._publisher = outbox
     settled: list[bool] = []
-    now = datetime.now(UTC)
-    in_time = command.model_copy(update={"issued_at": now, "expires_at": now + timedelta(minutes=1)})
-    worker._work(in_time, lambda *, give_back: settled.append(give_back))
+    worker._work(command, lambda *, give_back: settled.append(give_back))
     assert settled == [False]
     return outbox.messages  # type: ignore[no-any-return]
 
@@ -69,3 +73,28 @@ def test_a_fault_before_the_first_step_names_that() -> None:
     [fault] = carried_out(command_of(running(lookahead=4)), Failing())
     assert isinstance(fault, WorkFailed)
     assert fault.step == 0
+
+
+def test_steps_that_the_prm_had_no_time_for_are_reported_as_lost() -> None:
+    written = carried_out(command_of(running()), Failing("One."))
+    scoring = next(message for message in written if isinstance(message, ScoreSteps))
+    late = scoring.model_copy(update={"expires_at": datetime.now(UTC) - timedelta(seconds=1)})
+
+    def handle(*_: object) -> None:
+        raise AssertionError("it came too late")
+
+    [fault] = published("prm", late, handle)
+    assert isinstance(fault, WorkFailed)
+    assert (fault.role, fault.code, fault.retryable) == ("prm", "scores_too_late", True)
+    assert (fault.drafts, fault.step, fault.serial) == (scoring.drafts, 0, scoring.serial)
+
+
+def test_what_nobody_foresaw_is_reported_without_its_words() -> None:
+    def handle(*_: object) -> None:
+        raise KeyError("secret")
+
+    now = datetime.now(UTC)
+    command = command_of(running()).model_copy(update={"expires_at": now + timedelta(minutes=1)})
+    [fault] = published("small", command, handle)
+    assert isinstance(fault, WorkFailed)
+    assert (fault.code, fault.detail, fault.retryable) == ("internal", "The small worker failed (KeyError).", True)

@@ -107,7 +107,7 @@ class OpenAIGenerator:
             text = text.lstrip()
             if finish is not Finish.LENGTH:
                 finish = Finish.SEPARATOR  # the end of such a message is the end of a step, not of the solution
-        elif not (text or written.is_named or is_first or unfinished):
+        elif finish is Finish.SEPARATOR and not (text or written.is_named or is_first or unfinished):
             finish = Finish.ENDED  # a model that has ended says nothing when it is asked for more
         if (parts := split_step(unfinished + text)) is not None:
             return text[: len(text) - len(parts[1])], Finish.SEPARATOR

@@ -100,6 +100,12 @@ def test_where_a_server_names_no_reason_nothing_more_is_the_end(fake: FakeServer
     ]
 
 
+def test_a_full_context_without_a_word_more_is_no_end_of_the_solution(fake: FakeServer) -> None:
+    fake.replies(writes("", finish="length", tokens=1))
+    [cut] = write(fake, ask(["One"], max_steps=5))
+    assert (cut.text, cut.finish) == ("", Finish.LENGTH)
+
+
 def test_a_first_step_without_words_is_asked_for_again_even_there(fake: FakeServer) -> None:
     fake.replies(writes("", tokens=1), writes("One"))
     assert write(fake, ask())[0].text == "One"
