@@ -74,10 +74,10 @@ bench-engines: $(VENV)/.dev $(VLLM_VENV)/.vllm ## Measure what the service leave
 
 models: SHELL := bash
 models: $(VENV)/.train ## Train models into .state/models/trained, or go on where training stopped (an hour on two cores)
-	@mkdir -p .state/models && set -o pipefail && $(BIN)/python -u -m models.train 2>&1 | tee -a .state/models/log
+	@mkdir -p .state/models && set -o pipefail && $(BIN)/python -u -m recipe.train 2>&1 | tee -a .state/models/log
 
 evaluate-models: $(VENV)/.stack ## Measure the bundled models, or those in MODELS, on held-out problems, offline and through the service
-	@$(BIN)/python -m models.evaluate --models $(MODELS)
+	@$(BIN)/python -m evaluation.models --models $(MODELS)
 
 clean: ## Remove the virtual environments and the embedded state
 	@rm -rf $(VENV) $(VLLM_VENV) .state

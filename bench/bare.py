@@ -26,7 +26,7 @@ from vllm.outputs import CompletionOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from models.on_vllm import ARGUMENTS
+from bench.vllm_on_cpu import ARGUMENTS
 from shared.domain.text import SEPARATOR, boxed_answer
 
 MODELS = Path(__file__).resolve().parent.parent / "models"

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from sqlalchemy import create_engine, make_url
 
-from bench.reading import cpu_seconds, read_when_still
+from bench.counters import cpu_seconds, read_when_still
 from bench.tap import Binding, Tap
 from shared.errors import RetryableError
 from shared.settings import Settings

@@ -34,17 +34,20 @@ import psycopg
 from bench.arguments import positive
 from bench.servers import servers
 from bench.turns import LOOKAHEADS, NotSolved, Problem, Solved, compare, measure
-from models.on_vllm import ARGUMENTS, ENVIRONMENT
-from models.problems.drawing import Split, draw
-from shared.domain.values import Role, Sampling
-from shared.engines.port import Cancellation, GenerationRequest, ScoringRequest
+from bench.vllm_on_cpu import ARGUMENTS, ENVIRONMENT
+from recipe.problems.drawing import Split, draw
+from shared.cancellation import Cancellation
+from shared.domain.options import Sampling
+from shared.domain.roles import Author
+from shared.engines.port import GenerationRequest, ScoringRequest
 from shared.engines.scripted import Script, ScriptedGenerator, ScriptedScorer
 from shared.errors import RetryableError
 from shared.process import run
 from shared.settings import Settings
-from stack.__main__ import free_port, stopped_in_a_sentence
 from stack.client import Api
+from stack.interrupts import stopped_in_a_sentence
 from stack.roles import Roles
+from stack.running import free_port
 from stack.scratch import scratch_database, scratch_prefix, scratch_queues
 from stack.solving import wait_until_ended
 
@@ -263,7 +266,7 @@ SCRIPTED_PROBLEMS: Sequence[Problem] = [{"question": f"What is problem {index}?"
 def solve_script(problems: Sequence[Problem]) -> Solved:
     """Solve problems with the scripted engine in a loop."""
     script = Script.model_validate(SCRIPT)
-    small, prm = ScriptedGenerator(script, Role.SMALL), ScriptedScorer(script)
+    small, prm = ScriptedGenerator(script, Author.SMALL), ScriptedScorer(script)
 
     def solve(problem: Problem) -> int:
         question, problem_id = problem["question"], uuid4()

@@ -11,19 +11,21 @@ from bench.design import STEPS
 from bench.service import POLICY, SCRIPT
 from services.generator.writing import Writing
 from services.prm.scoring import score
-from shared.domain.commands import next_commands
-from shared.domain.state import ProblemAdmitted, new_state
-from shared.domain.transitions import apply
-from shared.domain.values import Options, Role, Status
-from shared.engines.port import Cancellation
+from shared.cancellation import Cancellation
+from shared.domain.options import Options
+from shared.domain.roles import Author
+from shared.domain.status import Status
 from shared.engines.scripted import Script, ScriptedGenerator, ScriptedScorer
+from shared.machine.commands import next_commands
+from shared.machine.state import ProblemAdmitted, new_state
+from shared.machine.transitions import apply
 from shared.messages import GenerateSteps, Message, ScoreSteps
 
 
 def measure_ideal(problems: int) -> float:
     """Solve problems one after the other; return steps per second."""
     script = Script.model_validate(SCRIPT)
-    writers = {role: ScriptedGenerator(script, role) for role in Role}
+    writers = {role: ScriptedGenerator(script, role) for role in Author}
     scorer, cancellation = ScriptedScorer(script), Cancellation()
     started = time.perf_counter()
     for index in range(problems):

@@ -28,7 +28,7 @@ from bench.servers import servers
 from bench.service import running_service
 from shared.process import run
 from shared.settings import Settings
-from stack.__main__ import stopped_in_a_sentence
+from stack.interrupts import stopped_in_a_sentence
 
 WARM_UP = 20
 """Most problems that are solved before anything is measured."""

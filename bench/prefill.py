@@ -10,10 +10,11 @@ from contextlib import closing
 from itertools import islice
 from uuid import uuid4
 
-from models.on_vllm import ARGUMENTS
-from models.problems.drawing import Split, draw
+from bench.vllm_on_cpu import ARGUMENTS
+from recipe.problems.drawing import Split, draw
+from shared.cancellation import Cancellation
 from shared.engines.factory import make_scorer
-from shared.engines.port import Cancellation, ScoringRequest
+from shared.engines.port import ScoringRequest
 from shared.settings import Settings
 
 STEPS = 12

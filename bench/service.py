@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from bench.design import STEPS, Design
 from bench.tap import Binding
 from shared.bus.topology import QUEUES, Topology
-from shared.domain.values import Options
+from shared.domain.options import Options
 from shared.policies.threshold import Threshold
 from shared.settings import Settings
 from shared.store.database import wake_orchestrators

@@ -1,8 +1,8 @@
 """The contract between the services: commands go out, events come back.
 
 Messages are frozen, versioned and JSON only. A change may add fields with a default; it may never rename, remove or
-reinterpret one: `tests/unit/golden` keeps an example of every version, and each must decode for ever. Unknown fields
-are ignored, so that a newer sender and an older receiver can meet.
+reinterpret one: `tests/unit/golden` holds an example of every version, and each must keep decoding. Unknown fields are
+ignored, so that a newer sender and an older receiver understand each other.
 
 Ids are derived, never drawn: the same command sent twice, or the same work done twice, has the same id.
 """
@@ -15,13 +15,23 @@ from uuid import UUID, uuid5
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from shared.domain.values import Draft, Role, Sampling, Scoring
+from shared.domain.drafts import Draft, Scoring, UnfinishedWork
+from shared.domain.options import Sampling
+from shared.domain.roles import Author, WorkerRole
 from shared.errors import PermanentError
+
+MAX_PREFIX_BYTES = 1 << 20
+"""Size of question and steps, in bytes of UTF-8, at which a solution ends: a further command could not carry them.
+
+A message holds them at most twice (a prefix and the drafts that follow it), and one step more. Brokers take larger
+messages: RabbitMQ 4 up to 16 MiB by default.
+"""
 
 _NAMESPACE = UUID("6c1d2c52-5f39-5d6c-9a5f-0d2b8a7f6e11")
 
 Index = Annotated[int, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+Score = Annotated[float, Field(ge=0, le=1)]
 
 
 def derive_id(*parts: object) -> UUID:
@@ -30,7 +40,7 @@ def derive_id(*parts: object) -> UUID:
 
 
 def _check_drafts(drafts: tuple[Draft, ...]) -> tuple[Draft, ...]:
-    """Refuse what would make the ledger wrong; drafts are plain values of the domain, which checks nothing."""
+    """Refuse numbers that would falsify the ledger; drafts are plain values of the domain, which checks nothing."""
     if any(min(each.index, each.tokens, each.prompt_tokens, each.cached_tokens) < 0 for each in drafts):
         raise ValueError("a draft has a negative index or count")
     return drafts
@@ -42,16 +52,23 @@ def _check_scoring(scoring: Scoring) -> Scoring:
     return scoring
 
 
+def _check_unfinished(work: UnfinishedWork | None) -> UnfinishedWork | None:
+    if work is not None and min(work.tokens, work.input_tokens) < 0:
+        raise ValueError("unfinished work has a negative count")
+    return work
+
+
 Drafts = Annotated[tuple[Draft, ...], Field(min_length=1), AfterValidator(_check_drafts)]
+Unfinished = Annotated[UnfinishedWork | None, AfterValidator(_check_unfinished)]
 
 
 class UndecodableMessage(PermanentError):
-    """The message is not one of the contract; look at it in the dead-letter queue."""
+    """The message does not follow the contract; inspect it in the dead-letter queue."""
 
     code = "undecodable_message"
 
     def __init__(self, raw: bytes, reason: str) -> None:
-        super().__init__(f"The message is not one of the contract: {reason}.")
+        super().__init__(f"The message does not follow the contract: {reason}.")
         self.raw = raw
         """The message's bytes, untouched."""
         self.reason = reason
@@ -66,64 +83,64 @@ class _Message(BaseModel):
 class _ProblemMessage(_Message):
     problem_id: UUID
     epoch: Index
-    """The problem's epoch when the work was asked for; work of an older epoch is never applied."""
+    """The problem's epoch when the work was requested; results of an older epoch are never applied."""
 
 
 class _Command(_ProblemMessage):
     id: UUID
     issued_at: datetime
     expires_at: datetime
-    """A worker that takes the command later drops it: by then it was asked for again."""
-    serial: Index
-    """Which of the problem's asks it belongs to; a failure repeats it, so that what failed after it was given up is not
-    held against what was asked for in its place."""
+    """A worker that takes the command later drops it: the steps are requested again by then."""
+    request_number: Index
+    """Number of the problem's request that the command serves. Failures echo it, so a late failure of an abandoned
+    request is not charged to its replacement."""
     step_timeout_s: Annotated[float, Field(gt=0)]
     question: str
     prefix: tuple[str, ...]
-    """Texts of the accepted steps."""
+    """Texts of the steps so far."""
 
     @property
     def first_step(self) -> int:
-        """Index of the first step that it is about."""
+        """Index of the first step after the prefix."""
         return len(self.prefix)
 
 
 class GenerateSteps(_Command):
-    """Asks a generator for the steps that follow the prefix."""
+    """Command to a generator: write the steps that follow the prefix."""
 
     kind: Literal["generate_steps"] = "generate_steps"
-    role: Role
+    author: Author
     max_steps: Count
     max_step_tokens: Count
     max_tokens: Count
-    then: Literal["prm", "events"]
-    """Where each finished step goes: to be scored, or straight back."""
-    announce: bool = False
-    """Whether the whole stretch is reported as well once it is written, so that its continuation can be asked for
-    before the last scores are in. Only useful with `then="prm"`."""
-    unscored: Index = 0
-    """How many of the last prefix steps the PRM has not scored yet; it does so with the first draft."""
+    results_to: Literal["prm", "events"]
+    """Queue that each finished step goes to: the PRM's, or the orchestrator's."""
+    reports_stretch: bool = False
+    """Whether the worker also reports the whole stretch to the orchestrator once it is written, so that the continuation
+    can be requested before the last scores arrive. Only useful with `results_to="prm"`."""
+    unscored_steps: Index = 0
+    """Number of steps at the end of the prefix that the PRM has not scored yet; it does so with the first draft."""
     sampling: Sampling
 
 
 class ScoreSteps(_Command):
-    """Asks the PRM to score drafts, and the last accepted steps if it has not seen them."""
+    """Command to the PRM: score drafts, and the last accepted steps if it has not scored them yet."""
 
     kind: Literal["score_steps"] = "score_steps"
-    unscored: Index = 0
-    """How many of the last prefix steps to score as well."""
+    unscored_steps: Index = 0
+    """Number of steps at the end of the prefix to score as well."""
     drafts: Drafts
     """Follow the prefix and each other without a gap."""
 
 
 class CancelWork(_ProblemMessage):
-    """Tells every worker that work for the problem from before this epoch is wanted no more."""
+    """Broadcast to every worker: cancel the problem's work of epochs before this one."""
 
     kind: Literal["cancel_work"] = "cancel_work"
 
 
 class StepsGenerated(_ProblemMessage):
-    """Steps were written that nobody scores, or a stretch of drafts is complete while its scores are on their way."""
+    """Steps were written that are not to be scored, or a stretch is complete while its scores are on their way."""
 
     kind: Literal["steps_generated"] = "steps_generated"
     id: UUID
@@ -136,49 +153,60 @@ class StepsScored(_ProblemMessage):
     kind: Literal["steps_scored"] = "steps_scored"
     id: UUID
     drafts: Drafts
-    scores: tuple[Annotated[float, Field(ge=0, le=1)] | None, ...]
-    """One a draft; `None` where the PRM gave no number in [0, 1]."""
-    prefix_scores: tuple[Annotated[float, Field(ge=0, le=1)] | None, ...] = ()
+    scores: tuple[Score | None, ...]
+    """One score for each draft; `None` where the PRM gave no number in [0, 1]."""
+    prefix_scores: tuple[Score | None, ...] = ()
     """Scores of the accepted steps right before the first draft that had none."""
     scoring: Annotated[Scoring, AfterValidator(_check_scoring)]
 
 
 class WorkFailed(_ProblemMessage):
-    """A command could not be carried out."""
+    """A command failed."""
 
     kind: Literal["work_failed"] = "work_failed"
     id: UUID
-    role: Literal["small", "large", "prm"]
+    role: WorkerRole
     step: Index = 0
-    """First step that was not done; those before it are on their way."""
-    serial: Index
-    """Of the command."""
+    """First step that was not written or scored; the steps before it are on their way."""
+    request_number: Index
+    """Echoed from the command."""
     code: str
     detail: str
     retryable: bool
     worker: str
     drafts: Annotated[tuple[Draft, ...], AfterValidator(_check_drafts)] = ()
-    """Drafts that were to be scored: nobody else reports what they cost."""
+    """Drafts that were to be scored: no other event reports their cost."""
+    unfinished: Unfinished = None
+    """Work past the last finished step."""
+
+
+class WorkCancelled(_ProblemMessage):
+    """A worker cancelled a command that had already used tokens."""
+
+    kind: Literal["work_cancelled"] = "work_cancelled"
+    id: UUID
+    worker: str
+    unfinished: Unfinished
 
 
 class WorkerSeen(_Message):
-    """A worker process is up and takes commands."""
+    """Heartbeat of a worker process that takes commands."""
 
     kind: Literal["worker_seen"] = "worker_seen"
-    role: Literal["small", "large", "prm"]
+    role: WorkerRole
     worker: str
     model: str
     seen_at: datetime
 
 
 Command = GenerateSteps | ScoreSteps
-"""What goes to a queue of workers."""
+"""Messages to the queues of workers."""
 
-ProblemEvent = StepsGenerated | StepsScored | WorkFailed
-"""What moves a problem on."""
+ProblemEvent = StepsGenerated | StepsScored | WorkFailed | WorkCancelled
+"""Events that concern one problem."""
 
 Event = ProblemEvent | WorkerSeen
-"""What goes to the orchestrator."""
+"""Messages to the orchestrator."""
 
 Message = Command | Event | CancelWork
 
@@ -194,7 +222,7 @@ def decode(raw: bytes | str) -> Message:
     """Decode a message of any kind.
 
     Raises:
-        UndecodableMessage: It is no JSON, of an unknown kind or version, or a field is missing or wrong.
+        UndecodableMessage: It is not JSON, its kind or version is unknown, or a field is missing or wrong.
     """
     try:
         return _ADAPTER.validate_json(raw)
@@ -204,7 +232,7 @@ def decode(raw: bytes | str) -> Message:
 
 
 def _reason(error: Exception) -> str:
-    """Name the first field that is wrong, without repeating its content."""
+    """Name the first wrong field, without repeating its content."""
     if not isinstance(error, ValidationError):
         return type(error).__name__
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]

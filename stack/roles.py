@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from shared.bus.publisher import RECONNECT_DELAYS_S
+from shared.backoff import RECONNECT
 from shared.errors import TrimError
 from shared.process import EXIT_USAGE
 
@@ -189,7 +189,7 @@ class Roles:
             if status == EXIT_USAGE or self._soon[child.role] > MAX_SOON:
                 raise _ended(child, status)
             child.close()
-            time.sleep(RECONNECT_DELAYS_S[min(self._soon[child.role], len(RECONNECT_DELAYS_S) - 1)])
+            time.sleep(RECONNECT.delay_s(self._soon[child.role]))
             self.start(child.role)
             told.append(f"{child.role} ended with status {status} and was started again; its log is {child.log}.")
         return told

@@ -12,12 +12,17 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from shared.domain.booking import book, book_scoring
-from shared.domain.commands import next_commands
-from shared.domain.state import AskOverdue, ControlEvent, ProblemAdmitted, State, new_state
+from shared.domain.decisions import Decide
+from shared.domain.drafts import Draft, Finish, Scoring
+from shared.domain.ledger import Ledger
+from shared.domain.options import Limits, Options, Sampling
+from shared.domain.roles import Author
+from shared.domain.status import Status
 from shared.domain.text import prefix_digest
-from shared.domain.transitions import apply
-from shared.domain.values import Decide, Draft, Finish, Ledger, Limits, Options, Role, Sampling, Scoring, Status
+from shared.machine.booking import book, book_scoring
+from shared.machine.commands import next_commands
+from shared.machine.state import ControlEvent, ProblemAdmitted, RequestOverdue, State, new_state
+from shared.machine.transitions import apply
 from shared.messages import (
     CancelWork,
     GenerateSteps,
@@ -60,7 +65,7 @@ class World:
         digest = hashlib.blake2b("\x1f".join(map(str, (self.seed, *parts))).encode(), digest_size=6).digest()
         return int.from_bytes(digest) / 2**48
 
-    def write(self, role: Role, question: str, prefix: Sequence[str], *, salt: int = 0) -> tuple[str, Finish, int]:
+    def write(self, role: Author, question: str, prefix: Sequence[str], *, salt: int = 0) -> tuple[str, Finish, int]:
         """Write the step after a prefix: text, finish, tokens. Another salt gives another text of the same length."""
         key = (role, question, *prefix)
         tokens = 1 + int(self.number("tokens", *key) * 20)
@@ -86,7 +91,7 @@ class World:
 def make_draft(
     *,
     command_id: UUID,
-    author: Role,
+    author: Author,
     index: int,
     after: str,
     text: str,
@@ -208,13 +213,13 @@ class Simulation:
         if state.status is Status.RUNNING:
             assert state.due_at is not None, "nothing would ever wake the problem"
         else:
-            assert (state.ask, state.due_at, state.pending) == (None, None, ()), "an ended problem waits"
-        if state.ask is not None and state.options.lookahead is not None and state.options.plan.drafts:
-            assert state.ask.end - len(state.steps) <= state.options.lookahead + 1, "the window is exceeded"
+            assert (state.request, state.due_at, state.pending) == (None, None, ()), "an ended problem waits"
+        if state.request is not None and state.options.lookahead is not None and state.options.plan.drafts:
+            assert state.request.end - len(state.steps) <= state.options.lookahead + 1, "the window is exceeded"
         for command in next_commands(state):
             if isinstance(command, GenerateSteps):
-                assert state.ask is not None
-                assert command.first_step == state.ask.from_step, "a prefix has a gap"
+                assert state.request is not None
+                assert command.first_step == state.request.from_step, "a prefix has a gap"
                 first = self.commands.setdefault(command.id, command)
                 assert command == first, "an id names two commands"
 
@@ -268,12 +273,14 @@ class Simulation:
 
     def fail_copies(self) -> None:
         """Have second copies of all commands that were answered fail, with a fault that no retry mends."""
-        ask = self.state.ask
+        ask = self.state.request
         for command in list(self.history):
             if isinstance(command, ScoreSteps):
                 is_answered = command.first_step < len(self.state.steps)
             elif isinstance(command, GenerateSteps):
-                is_answered = command.first_step < len(self.state.steps) and (not ask or command.serial < ask.serial)
+                is_answered = command.first_step < len(self.state.steps) and (
+                    not ask or command.request_number < ask.request_number
+                )
             else:
                 continue
             if is_answered:
@@ -294,7 +301,7 @@ class Simulation:
                 id=derive_id(command.id, "failed", retryable, written),
                 role="prm" if isinstance(command, ScoreSteps) else command.role.value,
                 step=command.first_step + written,
-                serial=command.serial,
+                request_number=command.request_number,
                 code="engine_busy",
                 detail="The engine was busy.",
                 retryable=retryable,
@@ -337,7 +344,7 @@ class Simulation:
             self._send_on(stretch)
         if is_complete:
             del self.stretches[place]
-            if command.announce:
+            if command.reports_stretch:
                 self._report(command, "announced", tuple(stretch.drafts))
 
     def crash_worker(self, place: int) -> None:
@@ -351,7 +358,7 @@ class Simulation:
         stretch.sent = len(stretch.drafts)
         silent = tuple(draft for draft in drafts if draft.is_degenerate)
         spoken = tuple(draft for draft in drafts if not draft.is_degenerate)
-        if command.then == "events":
+        if command.results_to == "events":
             self._report(command, "generated", drafts)
             return
         if spoken:
@@ -362,11 +369,11 @@ class Simulation:
                     epoch=command.epoch,
                     issued_at=self.now,
                     expires_at=self.now + timedelta(seconds=command.step_timeout_s),
-                    serial=command.serial,
+                    request_number=command.request_number,
                     step_timeout_s=command.step_timeout_s,
                     question=command.question,
                     prefix=(*command.prefix, *(each.text for each in stretch.drafts[:first])),
-                    unscored=command.unscored if first == 0 else 0,
+                    unscored_steps=command.unscored_steps if first == 0 else 0,
                     drafts=spoken,
                 )
             )
@@ -393,7 +400,7 @@ class Simulation:
             id=derive_id(command.id, "scored"),
             drafts=command.drafts,
             scores=tuple(scores[first:]),
-            prefix_scores=tuple(scores[first - command.unscored : first]),
+            prefix_scores=tuple(scores[first - command.unscored_steps : first]),
             scoring=Scoring(
                 id=derive_id(command.id, "scoring"),
                 model="prm-model",
@@ -414,7 +421,7 @@ class Simulation:
     def wait(self, seconds: float) -> None:
         """Let time pass, and look for what is overdue."""
         self.now += timedelta(seconds=seconds)
-        self.control(AskOverdue())
+        self.control(RequestOverdue())
 
     def settle(self, *, limit: int = 5_000) -> State:
         """Run without further disturbance until nothing is under way and the problem has ended."""
@@ -428,7 +435,7 @@ class Simulation:
             else:
                 assert self.state.due_at is not None
                 self.now = max(self.now, self.state.due_at)
-                self.control(AskOverdue())
+                self.control(RequestOverdue())
         raise AssertionError("the problem runs for ever")
 
 

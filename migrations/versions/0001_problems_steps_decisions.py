@@ -29,7 +29,7 @@ AUDIT_VIEW = """
 CREATE VIEW audit AS
 SELECT
     p.id AS problem_id, d.step, p.policy, p.policy_parameters, p.policy_revision, p.status,
-    d.action, d.reason, d.value, d.against, d.score AS draft_score, d.previous_scores, d.epoch,
+    d.action, d.reason, d.value, d.compared_with, d.score AS draft_score, d.previous_scores, d.epoch,
     d.draft_text, d.draft_tokens, d.draft_model, d.draft_worker, d.draft_waited_ms, d.draft_worked_ms,
     d.prm_model, d.prm_worker, d.prm_tokens, d.prm_waited_ms, d.prm_worked_ms, d.decided_at,
     s.author, s.text AS step_text, s.tokens AS step_tokens, s.score AS step_score, s.model AS step_model,
@@ -78,8 +78,8 @@ def upgrade() -> None:
         sa.Column("status", sa.Text(), server_default="queued", nullable=False),
         sa.Column("cancel_requested_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("epoch", sa.Integer(), server_default="0", nullable=False),
-        sa.Column("ask", postgresql.JSONB(), nullable=True),
-        sa.Column("asks", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("request", postgresql.JSONB(), nullable=True),
+        sa.Column("request_count", sa.Integer(), server_default="0", nullable=False),
         sa.Column("attempts", sa.SmallInteger(), server_default="0", nullable=False),
         sa.Column("pending", postgresql.JSONB(), server_default="[]", nullable=False),
         sa.Column("due_at", sa.DateTime(timezone=True), nullable=True),
@@ -143,7 +143,7 @@ def upgrade() -> None:
         sa.Column("action", sa.Text(), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("value", sa.Double(), nullable=True),
-        sa.Column("against", sa.Double(), nullable=True),
+        sa.Column("compared_with", sa.Double(), nullable=True),
         sa.Column("score", sa.Double(), nullable=True),
         sa.Column("previous_scores", postgresql.ARRAY(sa.Double()), nullable=False),
         sa.Column("is_final", sa.Boolean(), nullable=False),

@@ -13,7 +13,7 @@ depends_on = None
 
 def upgrade() -> None:
     """Apply."""
-    op.add_column("problems", sa.Column("first_ask", sa.Integer(), server_default="0", nullable=False))
+    op.add_column("problems", sa.Column("oldest_request", sa.Integer(), server_default="0", nullable=False))
     op.drop_index("ix_problems_due", table_name="problems", postgresql_where="status = 'running'")
     op.execute("ALTER TABLE problems SET (fillfactor = 70)")
 
@@ -22,4 +22,4 @@ def downgrade() -> None:
     """Take back."""
     op.execute("ALTER TABLE problems RESET (fillfactor)")
     op.create_index("ix_problems_due", "problems", ["due_at"], unique=False, postgresql_where="status = 'running'")
-    op.drop_column("problems", "first_ask")
+    op.drop_column("problems", "oldest_request")

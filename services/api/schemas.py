@@ -18,7 +18,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from shared.domain.values import Limits, Options, Sampling
+from shared.domain.options import Limits, Options, Sampling
 
 MAX_SEED = 2**53
 """Largest seed: every JSON reader keeps integers up to here exact."""
@@ -243,7 +243,7 @@ class Decision(BaseModel):
     action: str
     reason: str
     value: float | None = Field(description="The number that was looked at.")
-    against: float | None = Field(description="The number that it was compared with.")
+    compared_with: float | None = Field(description="The number that it was compared with.")
     score: float | None
     previous_scores: list[float]
     is_final: bool

@@ -1,1 +1,1 @@
-"""The generator: writes steps with the small or the large model. Deployed twice, by role."""
+"""The generator: writes steps with the small or the large model. Deployed once for each author."""

@@ -1,55 +1,72 @@
-"""Carries out one `GenerateSteps`: stream steps from the engine, send each where it belongs as soon as it is there."""
+"""Carries out one `GenerateSteps`: streams steps from the engine and publishes each one as soon as it is finished."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
-from shared.domain.text import extend_digest, prefix_digest
-from shared.domain.values import Draft
-from shared.engines.port import Cancellation, GeneratedStep, GenerationRequest, Generator
-from shared.messages import GenerateSteps, Message, ScoreSteps, StepsGenerated, derive_id
+from shared.domain.drafts import Draft, UnfinishedWork
+from shared.domain.roles import WorkerRole
+from shared.domain.text import extend_digest, prefix_digest, text_bytes
+from shared.engines.port import GeneratedStep, GenerationRequest, Generator, Meter
+from shared.messages import MAX_PREFIX_BYTES, GenerateSteps, ScoreSteps, StepsGenerated, derive_id
+from shared.worker.execution import Context
 
 
 class Writing:
     """Writes the steps of one command."""
 
-    def __init__(
-        self, command: GenerateSteps, engine: Generator, *, worker: str, publish: Callable[[Message], None]
-    ) -> None:
+    def __init__(self, command: GenerateSteps, context: Context, *, engine: Generator) -> None:
         self._command = command
+        self._context = context
         self._engine = engine
-        self._worker = worker
-        self._publish = publish
+        self._meter = Meter()
         self._drafts: list[Draft] = []
         self._sent = 0
 
-    def run(self, cancellation: Cancellation, *, may_send: Callable[[], bool]) -> None:
-        """Write and send all steps.
+    @property
+    def finished_steps(self) -> int:
+        """Number of drafts that were published."""
+        return self._sent
 
-        Args:
-            cancellation: Ends the work early.
-            may_send: Tells whether an earlier message is confirmed; while it is not, finished drafts are collected
-                and go out together.
+    @property
+    def unfinished(self) -> UnfinishedWork | None:
+        """What the engine used for the step that it did not finish."""
+        meter = self._meter
+        input_tokens = max(0, meter.prompt_tokens - meter.cached_tokens)
+        if not meter.tokens and not input_tokens:
+            return None
+        return UnfinishedWork(
+            role=WorkerRole(self._command.author),
+            tokens=meter.tokens,
+            is_estimated=meter.is_estimated,
+            input_tokens=input_tokens,
+            opens_call=not self._drafts,
+        )
+
+    def run(self) -> Iterator[None]:
+        """Write and publish all steps; yields after each one.
+
+        While the broker has not confirmed an earlier message, finished drafts are collected and published together.
 
         Raises:
             Cancelled: The cancellation was set.
-            TrimError: What the engine raised; steps that were finished before are sent.
+            TrimError: The engine raised it; finished steps are published.
         """
         try:
-            for draft in self._write(cancellation):
+            for draft in self._write():
                 self._drafts.append(draft)
-                if may_send():
+                if self._context.results.are_confirmed():
                     self._send()
+                yield
         finally:
-            self._send()  # What is finished is paid for, whatever happened after.
-        if self._command.announce and self._drafts and not self._drafts[-1].ends_solution:
-            self._publish(self._generated(self._drafts, "announced"))
+            self._send()  # Finished drafts are paid for, whatever happened after them.
+        if self._command.reports_stretch and self._drafts and not self._drafts[-1].ends_solution:
+            self._context.results.publish(self._generated(self._drafts, "stretch"))
 
-    def _write(self, cancellation: Cancellation) -> Iterator[Draft]:
-        command = self._command
+    def _write(self) -> Iterator[Draft]:
+        command, clock = self._command, self._context.clock
         request = GenerationRequest(
             problem_id=command.problem_id,
             question=command.question,
@@ -60,24 +77,27 @@ class Writing:
             step_timeout_s=command.step_timeout_s,
             sampling=command.sampling,
         )
-        after = prefix_digest(command.question, command.prefix)
-        waited_ms = max(0.0, (datetime.now(UTC) - command.issued_at) / timedelta(milliseconds=1))
-        started = time.monotonic()
-        with closing(self._engine.stream(request, cancellation)) as steps:
+        digest, size = prefix_digest(command.question, command.prefix), text_bytes(command.question, *command.prefix)
+        waited_ms = max(0.0, (clock.now() - command.issued_at) / timedelta(milliseconds=1))
+        started = clock.monotonic()
+        with closing(self._engine.stream(request, self._context.cancellation, self._meter)) as steps:
             for index, step in enumerate(steps, start=command.first_step):
-                cancellation.raise_if_cancelled()
-                now = time.monotonic()
-                draft = self._draft(step, index=index, after=after, waited_ms=waited_ms, worked_s=now - started)
+                self._context.cancellation.raise_if_cancelled()
+                now = clock.monotonic()
+                draft = self._draft(step, index=index, digest=digest, waited_ms=waited_ms, worked_s=now - started)
                 yield draft
-                after, waited_ms, started = extend_digest(after, draft.text), 0.0, now
+                digest, waited_ms, started = extend_digest(digest, draft.text), 0.0, now
+                size += text_bytes(draft.text)
+                if size >= MAX_PREFIX_BYTES:  # The solution ends here: no message could carry a further step's prefix.
+                    return
 
-    def _draft(self, step: GeneratedStep, *, index: int, after: str, waited_ms: float, worked_s: float) -> Draft:
+    def _draft(self, step: GeneratedStep, *, index: int, digest: str, waited_ms: float, worked_s: float) -> Draft:
         return Draft(
             id=derive_id(self._command.id, index),
-            author=self._command.role,
+            author=self._command.author,
             index=index,
-            after=after,
-            # Postgres keeps no NUL.
+            prefix_digest=digest,
+            # Postgres cannot store NUL.
             text=step.text.replace("\x00", "\N{REPLACEMENT CHARACTER}"),
             finish=step.finish,
             tokens=step.tokens,
@@ -85,32 +105,33 @@ class Writing:
             prompt_tokens=step.prompt_tokens,
             cached_tokens=step.cached_tokens,
             model=self._engine.model_id,
-            worker=self._worker,
+            worker=self._context.worker,
             waited_ms=waited_ms,
             worked_ms=worked_s * 1000,
         )
 
     def _send(self) -> None:
-        """Send the drafts that were not sent yet: to be scored, or straight back."""
+        """Publish the drafts that were not published yet: to the PRM, or to the orchestrator."""
         drafts = self._drafts[self._sent :]
         if not drafts:
             return
-        silent = [draft for draft in drafts if draft.is_degenerate]
-        spoken = [draft for draft in drafts if not draft.is_degenerate]
-        if self._command.then == "events":
-            self._publish(self._generated(drafts, "generated"))
+        publish = self._context.results.publish
+        without_words = [draft for draft in drafts if draft.is_degenerate]
+        with_words = [draft for draft in drafts if not draft.is_degenerate]
+        if self._command.results_to == "events":
+            publish(self._generated(drafts, "generated"))
         else:
-            if spoken:
-                self._publish(self._to_score(spoken))
-            if silent:  # There is nothing to score in a step that says nothing.
-                self._publish(self._generated(silent, "generated"))
+            if with_words:
+                publish(self._to_score(with_words))
+            if without_words:  # The PRM has nothing to score in them.
+                publish(self._generated(without_words, "generated"))
         self._sent = len(self._drafts)
 
-    # How many drafts share a message is a matter of timing, so its id names the first and the last of them: done again
-    # after a crash, the same work may come in other portions, which must not be taken for copies of the earlier ones.
+    # Timing decides how many drafts share a message, so its id names the first and the last of them. Done again after a
+    # crash, the same work may be split differently, and must not be mistaken for copies of the earlier messages.
 
     def _to_score(self, drafts: list[Draft]) -> ScoreSteps:
-        command, now = self._command, datetime.now(UTC)
+        command, now = self._command, self._context.clock.now()
         first = drafts[0].index
         earlier = tuple(draft.text for draft in self._drafts if draft.index < first)
         return ScoreSteps(
@@ -119,11 +140,11 @@ class Writing:
             epoch=command.epoch,
             issued_at=now,
             expires_at=now + (command.expires_at - command.issued_at),
-            serial=command.serial,
+            request_number=command.request_number,
             step_timeout_s=command.step_timeout_s,
             question=command.question,
             prefix=command.prefix + earlier,
-            unscored=command.unscored if first == command.first_step else 0,
+            unscored_steps=command.unscored_steps if first == command.first_step else 0,
             drafts=tuple(drafts),
         )
 

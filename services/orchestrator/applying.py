@@ -1,31 +1,37 @@
-"""Applies events to problems, many in one transaction, and derives what has to be published."""
+"""Applies events to problems, many in one transaction, and derives the messages to publish."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Connection
-
+from services.orchestrator.policies import policy_of
 from shared.bus.consumer import Delivery
-from shared.bus.topology import DELIVERY_LIMIT, QUEUES, DeadLetter
-from shared.domain.commands import next_commands
-from shared.domain.state import ControlEvent, State
-from shared.domain.transitions import apply
-from shared.errors import RetryableError
+from shared.bus.topology import DELIVERY_LIMIT, EVENTS, QUEUES, DeadLetter
+from shared.errors import PermanentError, RetryableError
 from shared.log import get_logger
-from shared.messages import Event, Message, ProblemEvent, UndecodableMessage, WorkerSeen, decode
-from shared.store.admission import SeenProcess, record_processes
-from shared.store.database import Database, wake_orchestrators
-from shared.store.reasoning import LockedProblem, lock_problems, save_states
+from shared.machine.commands import next_commands
+from shared.machine.state import ControlEvent, State
+from shared.machine.transitions import apply, give_up
+from shared.messages import (
+    Event,
+    Message,
+    ProblemEvent,
+    UndecodableMessage,
+    WorkCancelled,
+    WorkerSeen,
+    decode,
+)
+from shared.policies.policy import Policy
+from shared.store.port import Change, LockedProblem, SeenProcess, Store, Transaction
 
 Outgoing = Message | DeadLetter
 
 Controls = Mapping[UUID, Sequence[ControlEvent]]
-"""What is due, by problem."""
+"""Control events by problem."""
 
 _log = get_logger(__name__)
 
@@ -36,14 +42,20 @@ class _Heard:
     event: Event
 
 
-def apply_deliveries(database: Database, deliveries: Sequence[Delivery]) -> list[Outgoing]:
-    """Apply messages and return what to publish; then they may be acknowledged.
+class Unreadable(PermanentError):
+    """The orchestrator cannot read a problem's row or policy; upgrade the orchestrators before the api."""
 
-    A message that cannot be used goes to the dead letters with its reason. One that breaks the transaction of all is
-    found by applying them one by one.
+    code = "unreadable"
+
+
+def apply_deliveries(store: Store, deliveries: Sequence[Delivery], *, now: datetime) -> list[Outgoing]:
+    """Apply messages and return what to publish; after the publication the caller acknowledges them.
+
+    An unusable message becomes a dead letter with its reason. If one message breaks the transaction of the whole batch,
+    the messages are applied one by one to find it.
 
     Raises:
-        DatabaseUnavailable: Nothing was applied.
+        RetryableError: The store is unavailable; nothing was applied.
     """
     outgoing: list[Outgoing] = []
     heard: list[_Heard] = []
@@ -56,44 +68,51 @@ def apply_deliveries(database: Database, deliveries: Sequence[Delivery]) -> list
         except UndecodableMessage as error:
             outgoing.append(_bury(delivery, error.reason))
     try:
-        return outgoing + _apply_together(database, heard)
+        return outgoing + _apply_together(store, heard, now=now)
     except RetryableError:
         raise
-    except Exception:  # noqa: BLE001 - one of the events is to blame, and it is found below
+    except Exception:  # noqa: BLE001 - one of the events is to blame; the loop below finds it
         _log.exception("batch_isolated", events=len(heard))
     for each in heard:
         try:
-            outgoing += _apply_together(database, [each])
+            outgoing += _apply_together(store, [each], now=now)
         except RetryableError:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it was, it must not stop the others
+        except Exception as error:  # noqa: BLE001 - one bad event must not stop the others
             _log.exception("event_failed", kind=each.event.kind)
             outgoing.append(_bury(each.delivery, f"it could not be applied ({type(error).__name__})"))
     return outgoing
 
 
-def apply_controls(connection: Connection, wanted: Controls) -> list[Outgoing]:
-    """Apply what the orchestrator itself found due, inside an open transaction; return what to publish at commit."""
-    now = datetime.now(UTC)
-    problems = lock_problems(connection, wanted)
-    changes: list[tuple[LockedProblem, State]] = []
-    for problem_id, locked in problems.items():
+def apply_controls(transaction: Transaction, controls: Controls, *, now: datetime) -> list[Outgoing]:
+    """Apply control events in an open transaction; return what to publish once it has committed."""
+    changes: list[Change] = []
+    for problem_id, locked in transaction.lock(controls).items():
+        try:
+            policy = _policy(locked)
+        except Unreadable as error:
+            changes.append(Change(locked, _give_up(locked, error, now=now)))
+            continue
         state = locked.state
-        for event in wanted[problem_id]:
-            state = apply(state, event, decide=locked.policy.decide, now=now)
-        changes.append((locked, state))
-    save_states(connection, changes)
-    _after(connection, changes)
-    return [each for locked, state in changes for each in _news(locked.state, state)]
+        for event in controls[problem_id]:
+            state = apply(state, event, policy=policy, now=now)
+        changes.append(Change(locked, state))
+    return _commit(transaction, changes)
 
 
-def _apply_together(database: Database, heard: Sequence[_Heard]) -> list[Outgoing]:
-    """Apply events in one transaction, in the order in which they came.
+def fail_problem(transaction: Transaction, problem_id: UUID, error: Exception, *, now: datetime) -> list[Outgoing]:
+    """Fail a problem on which the orchestrator itself fails; return what to publish."""
+    reason = Unreadable(f"The orchestrator failed on it ({type(error).__name__}).")
+    locked = transaction.lock([problem_id]).values()
+    return _commit(transaction, [Change(each, _give_up(each, reason, now=now)) for each in locked])
 
-    Signs of life go before it, in one of their own: an error after the events' commit would lose what they call for.
+
+def _apply_together(store: Store, heard: Sequence[_Heard], *, now: datetime) -> list[Outgoing]:
+    """Apply events in one transaction, in the order of their arrival.
+
+    Heartbeats are recorded before it in their own transaction: an error after the events' commit would lose the commands
+    that follow from them.
     """
-    now = datetime.now(UTC)
-    outgoing: list[Outgoing] = []
     by_problem: dict[UUID, list[tuple[Delivery, ProblemEvent]]] = defaultdict(list)
     seen: dict[str, SeenProcess] = {}
     for each in heard:
@@ -103,48 +122,75 @@ def _apply_together(database: Database, heard: Sequence[_Heard]) -> list[Outgoin
         else:
             by_problem[event.problem_id].append((each.delivery, event))
     if seen:
-        with database.begin() as connection:
-            record_processes(connection, seen.values())
+        with store.begin() as transaction:
+            transaction.record_processes(seen.values())
     if not by_problem:
         return []
-    with database.begin() as connection:
-        problems = lock_problems(connection, by_problem, heard=_ids(by_problem.values()))
-        changes: list[tuple[LockedProblem, State]] = []
+    outgoing: list[Outgoing] = []
+    with store.begin() as transaction:
+        changes: list[Change] = []
+        problems = transaction.lock(by_problem, heard=_ids(by_problem.values()))
         for problem_id, events in by_problem.items():
             locked = problems.get(problem_id)
             if locked is None:
-                reason = "there is no such problem, or it cannot be read"
-                outgoing += [_bury(delivery, reason) for delivery, _ in events]
+                outgoing += [_bury(delivery, "there is no such problem") for delivery, _ in events]
                 continue
-            state = locked.state
-            is_redelivered = False
-            for delivery, happened in events:
-                state = apply(state, happened, decide=locked.policy.decide, now=now)
-                is_redelivered |= delivery.is_redelivered
-            changes.append((locked, state))
-            # A redelivered event may be one whose commands were lost between commit and publication: they are
-            # derived and sent again. A mere double is not: it would double the work of every later step too.
-            outgoing += next_commands(state) if is_redelivered else _news(locked.state, state)
-        save_states(connection, changes)
-        _after(connection, changes)
-    return outgoing
+            try:
+                state, redelivered = _apply_events(locked, events, now=now)
+            except Unreadable as error:
+                outgoing += [_bury(delivery, "its problem cannot be read") for delivery, _ in events]
+                state, redelivered = _give_up(locked, error, now=now), False
+            changes.append(Change(locked, state, is_redelivered=redelivered))
+        return outgoing + _commit(transaction, changes)
 
 
-def _ids(events: Iterable[Sequence[tuple[Delivery, ProblemEvent]]]) -> set[UUID]:
-    """Collect the ids that the events at hand may book."""
-    ids: set[UUID] = set()
-    for each in events:
-        for _, event in each:
-            ids.add(event.id)
-            ids.update(draft.id for draft in event.drafts)
-    return ids
+def _apply_events(
+    locked: LockedProblem, events: Sequence[tuple[Delivery, ProblemEvent]], *, now: datetime
+) -> tuple[State, bool]:
+    """Apply a problem's events; return its state, and whether one of them was redelivered."""
+    policy = _policy(locked)
+    state = locked.state
+    for _, event in events:
+        state = apply(state, event, policy=policy, now=now)
+    return state, any(delivery.is_redelivered for delivery, _ in events)
 
 
-def _after(connection: Connection, changes: Sequence[tuple[LockedProblem, State]]) -> None:
-    """Make room known when problems ended, and log how they did."""
-    ended = [state for locked, state in changes if state.status.is_final and not locked.state.status.is_final]
+def _policy(locked: LockedProblem) -> Policy:
+    """Return the policy of a problem.
+
+    Raises:
+        Unreadable: Its row or its policy cannot be read.
+    """
+    if locked.defect is not None:
+        raise Unreadable(f"Its row cannot be read ({locked.defect}); upgrade the orchestrators before the api.")
+    try:
+        policy = policy_of(locked.policy)
+    except PermanentError as error:
+        said = f"Its policy cannot be built ({type(error).__name__})"
+        raise Unreadable(f"{said}; upgrade the orchestrators before the api.") from error
+    if policy.revision != locked.policy.revision:
+        # Each decision records the revision that took it, so the audit stays true.
+        _log.warning(
+            "policy_revision_differs",
+            problem_id=str(locked.state.problem_id),
+            policy=policy.name,
+            submitted=locked.policy.revision,
+            deciding=policy.revision,
+        )
+    return policy
+
+
+def _give_up(locked: LockedProblem, error: Unreadable, *, now: datetime) -> State:
+    _log.error("problem_unreadable", problem_id=str(locked.state.problem_id), detail=str(error))
+    return give_up(locked.state, detail=str(error), now=now)
+
+
+def _commit(transaction: Transaction, changes: Sequence[Change]) -> list[Outgoing]:
+    """Save changes, wake other orchestrators if problems ended, and derive what to publish."""
+    transaction.save(changes)
+    ended = [each.after for each in changes if each.after.status.is_final and not each.locked.state.status.is_final]
     if ended:
-        wake_orchestrators(connection, to="admit")
+        transaction.wake_orchestrators()
     for state in ended:
         _log.info(
             "problem_ended",
@@ -155,23 +201,42 @@ def _after(connection: Connection, changes: Sequence[tuple[LockedProblem, State]
             steps=len(state.steps),
             large_out=state.ledger.large_out,
         )
+    return [command for each in changes for command in _to_publish(each)]
 
 
-def _news(before: State, after: State) -> list[Outgoing]:
-    """Address the commands that a change calls for and that are not out yet."""
+def _to_publish(change: Change) -> list[Outgoing]:
+    """Derive the commands that a change requires.
+
+    The commands of a redelivered event may have been lost between commit and publication, so they are all derived and
+    published again. A mere duplicate publishes nothing: it would double the work of every later step.
+    """
+    before, after = change.locked.state, change.after
+    if change.is_redelivered:
+        return list(next_commands(after))
     if after is before:
         return []
     known = next_commands(before)
     return [command for command in next_commands(after) if command not in known]
 
 
+def _ids(events: Iterable[Sequence[tuple[Delivery, ProblemEvent]]]) -> set[UUID]:
+    """Collect the ids that the events at hand may book."""
+    ids: set[UUID] = set()
+    for each in events:
+        for _, event in each:
+            ids.add(event.id)
+            if not isinstance(event, WorkCancelled):
+                ids.update(draft.id for draft in event.drafts)
+    return ids
+
+
 def _decode(raw: bytes) -> Event:
     event = decode(raw)
-    if not isinstance(event, QUEUES["events"]):
+    if not isinstance(event, QUEUES[EVENTS]):
         raise UndecodableMessage(raw, f"{event.kind} does not belong on this queue")
     return event  # type: ignore[return-value]
 
 
 def _bury(delivery: Delivery, reason: str) -> DeadLetter:
-    _log.error("message_buried", queue="events", reason=reason)
-    return DeadLetter("events", delivery.body, reason)
+    _log.error("message_buried", queue=EVENTS, reason=reason)
+    return DeadLetter(EVENTS, delivery.body, reason)

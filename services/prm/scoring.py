@@ -1,60 +1,93 @@
-"""Carries out one `ScoreSteps`: ask the PRM, check what it says, report it."""
+"""Carries out one `ScoreSteps`: asks the PRM, checks its answer, publishes the scores."""
 
 from __future__ import annotations
 
 import math
-import time
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
+from datetime import timedelta
 
-from shared.domain.values import Scoring
-from shared.engines.port import BadScores, Cancellation, Scorer, ScoringRequest
+from shared.domain.drafts import Scoring, UnfinishedWork
+from shared.domain.roles import WorkerRole
+from shared.engines.port import BadScores, Meter, Scorer, Scores, ScoringRequest
 from shared.messages import ScoreSteps, StepsScored, derive_id
+from shared.worker.execution import Context
 
 
-def score(command: ScoreSteps, cancellation: Cancellation, *, engine: Scorer, worker: str) -> StepsScored:
-    """Score the drafts of a command, and the accepted steps before them that have no score yet.
+class ScoringWork:
+    """Scores the drafts of a command, and the accepted steps before them that have no score yet."""
 
-    A number that is no score (not finite, or outside [0, 1]) is reported as no score: what that means is decided
-    where the drafts are.
+    finished_steps = 0
+    """All steps of a command are scored by one engine call, or none."""
 
-    Raises:
-        BadScores: The PRM gave more or fewer numbers than there are steps.
-        Cancelled: The cancellation was set.
-        TrimError: What the engine raised.
-    """
-    waited_ms = max(0.0, (datetime.now(UTC) - command.issued_at) / timedelta(milliseconds=1))
-    started = time.monotonic()
-    newest = command.unscored + len(command.drafts)
-    scores = engine.score(
-        ScoringRequest(
+    def __init__(self, command: ScoreSteps, context: Context, *, engine: Scorer) -> None:
+        self._command = command
+        self._context = context
+        self._engine = engine
+        self._meter = Meter()
+
+    @property
+    def unfinished(self) -> UnfinishedWork | None:
+        """What the PRM computed for a call without a usable answer."""
+        meter = self._meter
+        if not meter.tokens:
+            return None
+        return UnfinishedWork(
+            role=WorkerRole.PRM, tokens=meter.tokens, is_estimated=meter.is_estimated, opens_call=True
+        )
+
+    def run(self) -> Iterator[None]:
+        """Score and publish; yields once.
+
+        A number that is no score (not finite, or outside [0, 1]) is published as missing: the orchestrator decides what
+        follows from that.
+
+        Raises:
+            BadScores: The PRM gave more or fewer numbers than there are steps.
+            Cancelled: The cancellation was set.
+            TrimError: The engine raised it.
+        """
+        command, clock = self._command, self._context.clock
+        waited_ms = max(0.0, (clock.now() - command.issued_at) / timedelta(milliseconds=1))
+        started = clock.monotonic()
+        scores = self._score()
+        scoring = Scoring(
+            id=command.id,
+            model=self._engine.model_id,
+            worker=self._context.worker,
+            tokens=scores.tokens,
+            waited_ms=waited_ms,
+            worked_ms=(clock.monotonic() - started) * 1000,
+        )
+        values = [_usable(value) for value in scores.values]
+        scored = StepsScored(
+            id=derive_id(command.id, "scored"),
+            problem_id=command.problem_id,
+            epoch=command.epoch,
+            drafts=command.drafts,
+            scores=tuple(values[command.unscored_steps :]),
+            prefix_scores=tuple(values[: command.unscored_steps]),
+            scoring=scoring,
+        )
+        self._context.results.publish(scored)
+        yield
+
+    def _score(self) -> Scores:
+        command = self._command
+        newest = command.unscored_steps + len(command.drafts)
+        request = ScoringRequest(
             problem_id=command.problem_id,
             question=command.question,
             steps=command.prefix + tuple(draft.text for draft in command.drafts),
             newest=newest,
             timeout_s=command.step_timeout_s,
-        ),
-        cancellation,
-    )
-    cancellation.raise_if_cancelled()
-    if len(scores.values) != newest:
-        raise BadScores(f"The PRM gave {len(scores.values)} scores for {newest} steps; check that a PRM is served.")
-    values = [_usable(value) for value in scores.values]
-    return StepsScored(
-        id=derive_id(command.id, "scored"),
-        problem_id=command.problem_id,
-        epoch=command.epoch,
-        drafts=command.drafts,
-        scores=tuple(values[command.unscored :]),
-        prefix_scores=tuple(values[: command.unscored]),
-        scoring=Scoring(
-            id=command.id,
-            model=engine.model_id,
-            worker=worker,
-            tokens=scores.tokens,
-            waited_ms=waited_ms,
-            worked_ms=(time.monotonic() - started) * 1000,
-        ),
-    )
+        )
+        scores = self._engine.score(request, self._context.cancellation, self._meter)
+        self._meter.tokens = scores.tokens
+        self._context.cancellation.raise_if_cancelled()
+        if len(scores.values) != newest:
+            raise BadScores(f"The PRM gave {len(scores.values)} scores for {newest} steps; check that a PRM is served.")
+        self._meter.clear()
+        return scores
 
 
 def _usable(value: float) -> float | None:

@@ -1,78 +1,26 @@
-"""Cancelling work that runs: each worker process hears every `CancelWork` and knows what it has running."""
+"""The broadcast of cancels: every worker process hears every `CancelWork`."""
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from uuid import UUID
+from collections.abc import Callable, Sequence
 
 from kombu.connection import Connection
 from kombu.message import Message as KombuMessage
 from kombu.messaging import Consumer
 
+from shared.backoff import RECONNECT
 from shared.bus.connection import HEARTBEAT_S, BrokerUnavailable, broker_errors, close, connect, is_pgmq
-from shared.bus.publisher import RECONNECT_DELAYS_S
 from shared.bus.topology import Topology
-from shared.engines.port import Cancellation
 from shared.log import get_logger
 from shared.messages import CancelWork, UndecodableMessage, decode
 from shared.settings import Settings
 
-REMEMBERED = 10_000
-"""Cancelled problems that a process remembers, for commands that it takes after the cancel."""
-
 _log = get_logger(__name__)
 
 
-class RunningWork:
-    """What a worker process has running, by problem and epoch. Safe to use from many threads."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._running: dict[Cancellation, tuple[UUID, int]] = {}
-        self._oldest_wanted: OrderedDict[UUID, int] = OrderedDict()
-
-    @contextmanager
-    def track(self, problem_id: UUID, epoch: int) -> Iterator[Cancellation]:
-        """Note that work runs for as long as the block does; its cancellation may be set from the start."""
-        cancellation = Cancellation()
-        with self._lock:
-            self._running[cancellation] = (problem_id, epoch)
-            if epoch < self._oldest_wanted.get(problem_id, 0):
-                cancellation.cancel()
-        try:
-            yield cancellation
-        finally:
-            with self._lock:
-                del self._running[cancellation]
-
-    def cancel(self, problem_id: UUID, *, before_epoch: int) -> None:
-        """Cancel a problem's work of older epochs, now and when it comes later."""
-        with self._lock:
-            self._oldest_wanted[problem_id] = max(before_epoch, self._oldest_wanted.pop(problem_id, 0))
-            while len(self._oldest_wanted) > REMEMBERED:
-                self._oldest_wanted.popitem(last=False)
-            for cancellation, (running_id, epoch) in self._running.items():
-                if running_id == problem_id and epoch < before_epoch:
-                    cancellation.cancel()
-
-    def cancel_all(self) -> None:
-        """Cancel everything that runs."""
-        with self._lock:
-            for cancellation in self._running:
-                cancellation.cancel()
-
-    @property
-    def count(self) -> int:
-        """How much is running."""
-        with self._lock:
-            return len(self._running)
-
-
 def forget_listeners(settings: Settings, nodes: Sequence[str]) -> None:
-    """Remove the cancel queues of worker processes that are gone for good, where the broker does not do it itself.
+    """Delete the cancel queues of worker processes that are gone, where the broker does not do so itself.
 
     Raises:
         BrokerUnavailable: The broker does not answer.
@@ -93,20 +41,21 @@ def forget_listeners(settings: Settings, nodes: Sequence[str]) -> None:
 
 
 class CancelListener:
-    """Hears the broadcast of cancels on a queue of the process's own, from a thread of its own.
+    """Receives cancels on a private queue, in its own thread.
 
-    A missed cancel costs tokens and nothing else: what it was about is of an old epoch.
+    A missed cancel costs tokens and nothing else: results of an old epoch are never applied.
     """
 
-    def __init__(self, settings: Settings, running: RunningWork) -> None:
+    def __init__(self, settings: Settings, on_cancel: Callable[[CancelWork], None]) -> None:
+        """Start listening; `on_cancel` runs in the listener's thread and must not block."""
         self._settings = settings
-        self._running = running
+        self._on_cancel = on_cancel
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cancel-listener", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Stop listening and remove the queue."""
+        """Stop listening and delete the queue."""
         self._stopping.set()
         self._thread.join()
 
@@ -123,10 +72,10 @@ class CancelListener:
                 finally:
                     close(connection)
             except BrokerUnavailable as error:
-                delay = RECONNECT_DELAYS_S[min(attempt, len(RECONNECT_DELAYS_S) - 1)]
+                delay_s = RECONNECT.delay_s(attempt)
                 attempt += 1
-                _log.debug("cancel_listener_disconnected", code=error.code, retry_in_s=delay)
-                self._stopping.wait(delay)
+                _log.debug("cancel_listener_disconnected", code=error.code, retry_in_s=round(delay_s, 2))
+                self._stopping.wait(delay_s)
 
     def _listen(self, connection: Connection) -> None:
         exclusive = not is_pgmq(self._settings)
@@ -142,8 +91,8 @@ class CancelListener:
                 except TimeoutError:
                     continue
         finally:
-            # Where the broker does not remove the queue it is removed here; if the process is killed instead, it is
-            # found again by its name when the process is started anew.
+            # pgmq has no exclusive queues. If the process is killed instead, the queue is found again by its name when the
+            # process restarts.
             if not exclusive and self._stopping.is_set():
                 consumer.cancel()
                 queue(channel).delete()
@@ -155,4 +104,4 @@ class CancelListener:
             _log.warning("cancel_dropped", reason=error.reason)
             return
         if isinstance(cancel, CancelWork):
-            self._running.cancel(cancel.problem_id, before_epoch=cancel.epoch)
+            self._on_cancel(cancel)

@@ -1,4 +1,4 @@
-"""Publishing: a message counts as sent when the broker has confirmed it, and not before."""
+"""Publishing: a message counts as published once the broker has confirmed it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from kombu.connection import Connection
 from kombu.messaging import Producer
 
+from shared.backoff import RECONNECT
 from shared.bus.connection import BrokerUnavailable, broker_errors, close, connect
 from shared.bus.topology import DeadLetter, Topology
 from shared.errors import RetryableError, explain
@@ -19,10 +20,7 @@ from shared.messages import Message
 from shared.settings import Settings
 
 CONFIRM_TIMEOUT_S = 10.0
-"""A broker that has not confirmed by then counts as gone."""
-
-RECONNECT_DELAYS_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-"""Waits between attempts to reach a broker that is not there; the last one repeats."""
+"""Seconds after which a broker that has not confirmed counts as unavailable."""
 
 _log = get_logger(__name__)
 
@@ -34,10 +32,10 @@ class Unroutable(RetryableError):
 
 
 class Publisher:
-    """Publishes from one thread, on a connection of its own.
+    """Publishes from one thread, on its own connection.
 
-    Confirms are pipelined: a sequence of messages is written out at once and then waited for, instead of one round
-    trip a message.
+    Confirms are pipelined: the publisher writes a sequence of messages at once and then waits for all confirms, instead
+    of one round trip for each message.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -51,10 +49,10 @@ class Publisher:
         self._refusals: list[str] = []
 
     def publish(self, messages: Sequence[Message | DeadLetter]) -> None:
-        """Publish messages in order and return when the broker has confirmed all of them.
+        """Publish messages in order and return once the broker has confirmed all of them.
 
         Raises:
-            BrokerUnavailable: The broker is not there or went away; any of the messages may have arrived.
+            BrokerUnavailable: The broker is unreachable or the connection broke; any of the messages may have arrived.
             Unroutable: The broker has no queue for one of them; the others have arrived.
         """
         if not messages:
@@ -138,9 +136,9 @@ class Publisher:
 
 
 class SharedPublisher:
-    """Publishes for many threads, from a thread of its own, and does not give up while the broker is away.
+    """Publishes for many threads from one background thread, and retries while the broker is unreachable.
 
-    What several threads hand in while a confirm is awaited goes out together.
+    Messages that arrive while a confirm is pending are published together.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -151,7 +149,7 @@ class SharedPublisher:
         self._thread.start()
 
     def publish(self, *messages: Message | DeadLetter) -> Future[None]:
-        """Hand in messages; the future is done when the broker has confirmed them, or when the publisher closes."""
+        """Publish messages; the future is done when the broker has confirmed them, or when the publisher closes."""
         done: Future[None] = Future()
         if self._stopping.is_set():
             done.set_exception(BrokerUnavailable("The publisher is closed."))
@@ -160,7 +158,7 @@ class SharedPublisher:
         return done
 
     def close(self) -> None:
-        """Send what was handed in, if the broker is there, and end; what could not be sent fails."""
+        """Publish what is queued, if the broker is reachable, and stop; futures of unpublished messages fail."""
         self._stopping.set()
         self._inbox.put(None)
         self._thread.join()
@@ -180,7 +178,7 @@ class SharedPublisher:
                 else:
                     done.set_exception(error)
         self._publisher.close()
-        while not self._inbox.empty():  # Handed in while the last of the others went out.
+        while not self._inbox.empty():  # Queued while the last messages were published.
             late = self._inbox.get()
             if late is not None:
                 late[1].set_exception(BrokerUnavailable("The publisher is closed."))
@@ -191,15 +189,18 @@ class SharedPublisher:
             try:
                 self._publisher.publish(messages)
             except RetryableError as error:
-                delay = RECONNECT_DELAYS_S[min(attempt, len(RECONNECT_DELAYS_S) - 1)]
+                delay_s = RECONNECT.delay_s(attempt)
                 attempt += 1
                 _log.warning(
-                    "publication_failed", code=error.code, detail=explain(error), attempt=attempt, retry_in_s=delay
+                    "publication_failed",
+                    code=error.code,
+                    detail=explain(error),
+                    attempt=attempt,
+                    retry_in_s=round(delay_s, 2),
                 )
-                if self._stopping.wait(delay):
+                if self._stopping.wait(delay_s):
                     return error
-            except Exception as error:  # noqa: BLE001 - see below
-                # Nobody foresaw it; but if this thread ended, every command of the process would wait for ever.
+            except Exception as error:  # noqa: BLE001 - if this thread ended, every command of the process would wait for ever
                 _log.exception("publication_crashed")
                 self._publisher.close()
                 return BrokerUnavailable(f"The publication failed ({type(error).__name__}).")

@@ -1,57 +1,68 @@
-"""The queues, as data: what each one carries, how it is reached, and where it leaves what it cannot use."""
+"""The queues as data: what each one carries, how it is addressed, and where its dead letters go."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Final, Literal, assert_never
 
 from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 from kombu.message import Message as KombuMessage
 
+from shared.domain.roles import WorkerRole
 from shared.messages import (
     CancelWork,
+    Command,
     GenerateSteps,
     Message,
     ScoreSteps,
     StepsGenerated,
     StepsScored,
+    WorkCancelled,
     WorkerSeen,
     WorkFailed,
     encode,
 )
 
-QueueRole = Literal["small", "large", "prm", "events"]
-"""Who takes from a queue: the worker of that role, or (`events`) the orchestrator."""
+EVENTS: Final = "events"
+"""The orchestrator's queue."""
+
+QueueRole = WorkerRole | Literal["events"]
+"""Consumer of a queue: the workers of a role, or the orchestrator."""
 
 QUEUES: Mapping[QueueRole, tuple[type[Message], ...]] = MappingProxyType(
     {
-        "small": (GenerateSteps,),
-        "large": (GenerateSteps,),
-        "prm": (ScoreSteps,),
-        "events": (StepsGenerated, StepsScored, WorkFailed, WorkerSeen),
+        WorkerRole.SMALL: (GenerateSteps,),
+        WorkerRole.LARGE: (GenerateSteps,),
+        WorkerRole.PRM: (ScoreSteps,),
+        EVENTS: (StepsGenerated, StepsScored, WorkFailed, WorkCancelled, WorkerSeen),
     }
 )
-"""Every queue, and the kinds of messages that it carries. `CancelWork` is broadcast: each worker process binds a queue
-of its own."""
+"""Every queue, and the kinds of messages that it carries. `CancelWork` is broadcast: each worker process binds its own
+queue."""
 
 COMMAND = "trim.command"
-"""Celery's name of the one thing that workers do; each command message carries it as its `task` header."""
+"""Celery's name of the one task that workers have; each command carries it in its `task` header."""
 
 REASON_HEADER = "x-trim-reason"
-"""On a message in a dead-letter queue: why it is there."""
+"""Header of a dead letter: the reason why it is there."""
 
 DELIVERY_LIMIT = 20
-"""Deliveries after which a message goes to the dead letters: it seems to kill every process that takes it."""
+"""Deliveries after which a message becomes a dead letter: it may crash every process that takes it."""
+
+
+def queue_of(command: Command) -> WorkerRole:
+    """Return the role whose workers carry out a command."""
+    return WorkerRole.PRM if isinstance(command, ScoreSteps) else WorkerRole(command.author)
 
 
 def count_deliveries(message: KombuMessage) -> int:
-    """Count how often a message was delivered, this time included.
+    """Count the deliveries of a message, this one included.
 
-    pgmq counts and leaves the limit to whoever reads. RabbitMQ keeps to the limit itself and tells only whether this is
-    the first time: 2 then stands for any number above 1.
+    pgmq counts and leaves the limit to its readers. RabbitMQ enforces the limit itself and reports only whether the
+    message was redelivered: 2 then stands for any number above 1.
     """
     info = message.delivery_info
     counted: int | None = info.get("pgmq_message", {}).get("read_ct")
@@ -60,7 +71,7 @@ def count_deliveries(message: KombuMessage) -> int:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A message that cannot be used, its bytes as they came, and why."""
+    """An unusable message: its bytes as they arrived, and the reason."""
 
     role: QueueRole
     body: bytes
@@ -76,7 +87,7 @@ class Outgoing:
     routing_key: str
     headers: Mapping[str, Any]
     is_broadcast: bool
-    """Whether nobody may be there to hear it."""
+    """Whether it may find no queue."""
 
 
 class Topology:
@@ -89,7 +100,7 @@ class Topology:
         self.cancels = Exchange(f"{prefix}.cancels", type="fanout", durable=True)
 
     def queue(self, role: QueueRole) -> Queue:
-        """Describe a role's queue; arguments that a broker does not know are ignored by it."""
+        """Describe a role's queue; a broker ignores arguments that it does not know."""
         name = f"{self._prefix}.{role}"
         arguments = {
             "x-queue-type": "quorum",
@@ -103,18 +114,18 @@ class Topology:
         return Queue(name, self._work, routing_key=name, durable=True, queue_arguments=arguments)
 
     def dead_letters(self, role: QueueRole) -> Queue:
-        """Describe the queue for what a role cannot use."""
+        """Describe the dead-letter queue of a role."""
         name = f"{self._prefix}.{role}.dead"
         return Queue(name, self._dead, routing_key=name, durable=True, queue_arguments={"x-queue-type": "quorum"})
 
     def cancel_queue(self, node: str, *, is_exclusive: bool) -> Queue:
-        """Describe a worker process's own queue for cancels."""
+        """Describe a worker process's private queue for cancels."""
         name = f"{self._prefix}.cancels.{node}"
         # RabbitMQ removes an exclusive queue with its connection; pgmq knows none.
         return Queue(name, self.cancels, durable=not is_exclusive, exclusive=is_exclusive, auto_delete=is_exclusive)
 
     def address(self, message: Message | DeadLetter) -> Outgoing:
-        """Address a message of the contract, or one that is none."""
+        """Address a message of the contract, or a dead letter."""
         match message:
             case DeadLetter():
                 headers = {REASON_HEADER: message.reason[:500]}
@@ -124,14 +135,18 @@ class Topology:
             case CancelWork():
                 return Outgoing(encode(message), self.cancels.name, "", {}, is_broadcast=True)
             case GenerateSteps() | ScoreSteps():
-                role = "prm" if isinstance(message, ScoreSteps) else message.role
                 headers = {"task": COMMAND}
-                return Outgoing(encode(message), self._work.name, f"{self._prefix}.{role}", headers, is_broadcast=False)
+                return self._to_queue(queue_of(message), encode(message), headers)
+            case StepsGenerated() | StepsScored() | WorkFailed() | WorkCancelled() | WorkerSeen():
+                return self._to_queue(EVENTS, encode(message), {})
             case _:
-                return Outgoing(encode(message), self._work.name, f"{self._prefix}.events", {}, is_broadcast=False)
+                assert_never(message)
+
+    def _to_queue(self, role: QueueRole, body: bytes, headers: Mapping[str, Any]) -> Outgoing:
+        return Outgoing(body, self._work.name, f"{self._prefix}.{role}", headers, is_broadcast=False)
 
     def declare(self, connection: Connection) -> None:
-        """Declare everything, so that nothing that is published finds no queue."""
+        """Declare everything, so that every published message finds its queue."""
         channel = connection.default_channel
         self.cancels(channel).declare()
         for role in QUEUES:

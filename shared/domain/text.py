@@ -94,6 +94,11 @@ def prefix_digest(question: str, steps: Sequence[str]) -> str:
     return digest
 
 
+def text_bytes(*texts: str) -> int:
+    """Count the bytes of texts in UTF-8."""
+    return sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+
+
 def as_number(text: str) -> Decimal | None:
     """Read an answer as a plain decimal number (`1,200` and `-3.50` are), or return `None`.
 

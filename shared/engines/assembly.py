@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shared.domain.drafts import Finish
 from shared.domain.text import boxed_answer, is_degenerate, split_step
-from shared.domain.values import Finish
 from shared.engines.port import GeneratedStep, GenerationRequest
 
 

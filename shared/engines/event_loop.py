@@ -10,7 +10,8 @@ from concurrent import futures
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-from shared.engines.port import Cancellation, EngineStopped, StepTimeout
+from shared.cancellation import Cancellation
+from shared.engines.port import EngineStopped, StepTimeout
 
 Answer = TypeVar("Answer")
 Item = TypeVar("Item")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shared.domain.values import Role
+from shared.domain.roles import Author
 from shared.engines.port import Generator, Scorer
 from shared.engines.prm_formats import FORMATS, NextToken
 from shared.log import get_logger
@@ -15,7 +15,7 @@ from shared.settings import Settings, UnusableSetting
 _log = get_logger(__name__)
 
 
-def make_generator(settings: Settings, role: Role) -> Generator:
+def make_generator(settings: Settings, role: Author) -> Generator:
     """Load the model that writes for a role.
 
     Raises:
@@ -45,7 +45,7 @@ def _loading(settings: Settings) -> Iterator[None]:
         ) from None
 
 
-def _generator(settings: Settings, role: Role) -> Generator:
+def _generator(settings: Settings, role: Author) -> Generator:
     if settings.engine == "scripted":
         from shared.engines.scripted import Script, ScriptedGenerator  # noqa: PLC0415
 
@@ -69,7 +69,7 @@ def _generator(settings: Settings, role: Role) -> Generator:
     from shared.engines.embedded.generator import EmbeddedGenerator  # noqa: PLC0415
 
     return EmbeddedGenerator(
-        Path(settings.small_model if role is Role.SMALL else settings.large_model),
+        Path(settings.small_model if role is Author.SMALL else settings.large_model),
         setting=f"TRIM_{role.upper()}_MODEL",
         threads=settings.engine_threads,
         max_batch=settings.concurrency,

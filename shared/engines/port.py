@@ -6,14 +6,16 @@ the concurrent calls itself, and is shared by all task threads of a worker proce
 
 from __future__ import annotations
 
-import threading
 from collections import abc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self
 from uuid import UUID
 
-from shared.domain.values import CONTEXT_FULL, Finish, Sampling
+from shared.cancellation import Cancellation
+from shared.domain.drafts import Finish
+from shared.domain.options import Sampling
+from shared.domain.status import CONTEXT_FULL
 from shared.errors import PermanentError, RetryableError
 
 
@@ -72,43 +74,24 @@ class EngineDead(RetryableError):
     code = "engine_dead"
 
 
-class Cancelled(Exception):
-    """Raised out of a call whose cancellation was asked for; nobody waits for its result."""
+@dataclass(slots=True)
+class Meter:
+    """What a call has used past its last finished step.
 
+    The engine keeps it current and clears it with each finished step. Read it once the call has ended, however it ended.
+    """
 
-class Cancellation:
-    """Tells a running call, from another thread, that nobody waits for it any more."""
+    tokens: int = 0
+    """Tokens decoded (generators) or computed (PRM)."""
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    is_estimated: bool = False
+    """Whether `tokens` is a count of what a server has streamed so far, rather than the engine's exact count."""
 
-    def __init__(self) -> None:
-        self._event = threading.Event()
-        self._changes = threading.Lock()
-        self._calls: list[Callable[[], object]] = []
-
-    def cancel(self) -> None:
-        """Ask the call to end as soon as it can."""
-        with self._changes:
-            self._event.set()
-            calls, self._calls = self._calls, []
-        for call in calls:
-            call()
-
-    def when_cancelled(self, call: Callable[[], object]) -> None:
-        """Have something called as soon as cancellation is asked for, in the thread that asks: it must not wait."""
-        with self._changes:
-            if not self._event.is_set():
-                self._calls.append(call)
-                return
-        call()
-
-    @property
-    def is_cancelled(self) -> bool:
-        """Whether cancellation was asked for."""
-        return self._event.is_set()
-
-    def raise_if_cancelled(self) -> None:
-        """Raise `Cancelled` if cancellation was asked for."""
-        if self._event.is_set():
-            raise Cancelled
+    def clear(self) -> None:
+        """Start over: a step is finished, and carries its own counts."""
+        self.tokens = self.prompt_tokens = self.cached_tokens = 0
+        self.is_estimated = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +138,7 @@ class Generator(Protocol):
         """Name of the model, as the decision record shows it."""
 
     def stream(
-        self, request: GenerationRequest, cancellation: Cancellation
+        self, request: GenerationRequest, cancellation: Cancellation, meter: Meter
     ) -> abc.Generator[GeneratedStep, None, None]:
         """Yield steps as they finish.
 
@@ -213,7 +196,7 @@ class Scorer(Protocol):
     def model_id(self) -> str:
         """Name of the model, as the decision record shows it."""
 
-    def score(self, request: ScoringRequest, cancellation: Cancellation) -> Scores:
+    def score(self, request: ScoringRequest, cancellation: Cancellation, meter: Meter) -> Scores:
         """Score the newest steps of a solution.
 
         Raises:

@@ -20,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from shared.domain.text import STEP_TAG
 from shared.engines.port import BadScores
-from shared.engines.special import as_plain_text
+from shared.engines.special_tokens import as_plain_text
 
 _ROW = TypeAdapter(tuple[float | None, ...])
 

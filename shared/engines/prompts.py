@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from shared.engines.special import as_plain_text
+from shared.engines.special_tokens import as_plain_text
 
 _SOLVE = (
     "Solve the problem step by step. Put a blank line between two steps and none within a step."

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from shared.cancellation import Cancellation
+from shared.domain.drafts import Finish
+from shared.domain.roles import Author
 from shared.domain.text import boxed_answer, is_degenerate
-from shared.domain.values import Finish, Role
 from shared.engines.port import (
-    Cancellation,
     EngineStopped,
     GeneratedStep,
     GenerationRequest,
@@ -42,9 +43,9 @@ class ScriptedStep(BaseModel):
     large_ms: float = 0.0
     prm_ms: float = 0.0
 
-    def text(self, role: Role) -> str:
+    def text(self, role: Author) -> str:
         """What the model of a role writes here."""
-        return self.large if role is Role.LARGE and self.large is not None else self.small
+        return self.large if role is Author.LARGE and self.large is not None else self.small
 
 
 class Script(BaseModel):
@@ -119,7 +120,7 @@ class _Pace:
 class ScriptedGenerator:
     """Writes the steps of a script. Tokens are counted as words."""
 
-    def __init__(self, script: Script, role: Role) -> None:
+    def __init__(self, script: Script, role: Author) -> None:
         self._script = script
         self._role = role
         self._pace = _Pace()
@@ -137,7 +138,7 @@ class ScriptedGenerator:
         prompt_tokens, call_tokens = len(request.question.split()) + len(request.prefix), 0
         for index in range(len(request.prefix), len(request.prefix) + request.max_steps):
             scripted = steps[index] if index < len(steps) else ScriptedStep(small="")
-            delay_ms = scripted.large_ms if self._role is Role.LARGE else scripted.small_ms
+            delay_ms = scripted.large_ms if self._role is Author.LARGE else scripted.small_ms
             self._pace.wait(delay_ms, cancellation, timeout_s=request.step_timeout_s)
             text = scripted.text(self._role)
             words = text.split()

@@ -1,4 +1,4 @@
-"""The baselines that every comparison shows: one model alone, and escalation by lot."""
+"""Baselines for every comparison: one model alone, and random escalation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from shared.domain.values import Action, Decision, Observation, Plan
+from shared.domain.decisions import Action, Decision, Observation
+from shared.domain.options import Plan
 from shared.policies.policy import Policy
 
 
@@ -21,7 +22,7 @@ class SmallOnly(Policy):
         """The small model only."""
         return Plan(scores=False, escalates=False)
 
-    def decide(self, observation: Observation) -> Decision:  # noqa: ARG002 - it looks at nothing
+    def decide(self, observation: Observation) -> Decision:  # noqa: ARG002 - it needs no observation
         """Accept."""
         return Decision(action=Action.ACCEPT, reason="small_only")
 
@@ -36,18 +37,20 @@ class LargeOnly(Policy):
         """The large model only."""
         return Plan(drafts=False, scores=False)
 
-    def decide(self, observation: Observation) -> Decision:  # noqa: ARG002 - it looks at nothing
+    def decide(self, observation: Observation) -> Decision:  # noqa: ARG002 - it needs no observation
         """Escalate."""
         return Decision(action=Action.ESCALATE, reason="large_only")
 
 
 class Random(Policy):
-    """Escalate each step with a fixed probability, whatever it looks like, without the PRM.
+    """Escalate each step with a fixed probability, regardless of its content and without the PRM.
 
-    The lot of a step depends on the problem's seed and the step's index alone, so a replay draws the same lots.
+    The lot of a step depends on the problem's seed, its question and the step's index alone. A replay draws the same
+    lots, and problems with one seed draw different ones.
     """
 
     name: ClassVar[str] = "random"
+    revision: ClassVar[int] = 2
 
     p: Annotated[float, Field(ge=0, le=1, description="Probability that a step is escalated.")] = 0.2
 
@@ -58,17 +61,18 @@ class Random(Policy):
 
     def decide(self, observation: Observation) -> Decision:
         """Draw the step's lot."""
-        lot = _lot(observation.seed, observation.step)
+        lot = _lot(observation)
         drawn = lot < self.p
         return Decision(
             action=Action.ESCALATE if drawn else Action.ACCEPT,
             reason="lot_drawn" if drawn else "lot_not_drawn",
             value=lot,
-            against=self.p,
+            compared_with=self.p,
         )
 
 
-def _lot(seed: int, step: int) -> float:
-    """Draw a number in [0, 1) that depends on seed and step alone."""
-    digest = hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=8).digest()
+def _lot(observation: Observation) -> float:
+    """Draw a number in [0, 1) that depends on seed, question and step alone."""
+    key = f"{observation.seed}/{observation.question_digest}/{observation.step}"
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
     return (int.from_bytes(digest) >> 11) / 2**53

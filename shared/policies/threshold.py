@@ -6,7 +6,8 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from shared.domain.values import Action, Decision, Observation, Plan
+from shared.domain.decisions import Action, Decision, Observation
+from shared.domain.options import Plan
 from shared.policies.policy import Policy
 
 
@@ -30,11 +31,11 @@ class Threshold(Policy):
         """Compare the newest score with the threshold; without a score, only 0 and 1 can decide."""
         if observation.score is None:
             action = Action.ACCEPT if self.threshold == 0 else Action.ESCALATE
-            return Decision(action=action, reason="threshold_without_score", against=self.threshold)
+            return Decision(action=action, reason="threshold_without_score", compared_with=self.threshold)
         below = observation.score < self.threshold
         return Decision(
             action=Action.ESCALATE if below else Action.ACCEPT,
             reason="score_below_threshold" if below else "score_at_least_threshold",
             value=observation.score,
-            against=self.threshold,
+            compared_with=self.threshold,
         )

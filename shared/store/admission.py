@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import Connection, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 
-from shared.domain.values import Status
+from shared.domain.status import Status
 from shared.store.tables import InboxRow, Problem, Process
 
 _ADMISSION_LOCK = 0x7472_696D

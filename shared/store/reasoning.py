@@ -35,25 +35,18 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.postgresql.psycopg import dialect
 
-from shared.domain.state import State
+from shared.domain.decisions import DecisionRecord
+from shared.domain.drafts import Finish, ScoredDraft
+from shared.domain.ledger import Ledger
+from shared.domain.options import Options
+from shared.domain.roles import Author
+from shared.domain.status import Failure, Status, StopReason
+from shared.domain.steps import Step
 from shared.domain.text import prefix_digest
-from shared.domain.values import (
-    Ask,
-    DecisionRecord,
-    Failure,
-    Finish,
-    Ledger,
-    Options,
-    Role,
-    ScoredDraft,
-    Status,
-    Step,
-    StopReason,
-    Verdict,
-    verdict_of,
-)
+from shared.domain.verdict import Verdict, verdict_of
 from shared.errors import TrimError
 from shared.log import get_logger
+from shared.machine.state import State, StepRequest
 from shared.policies.policy import Policy
 from shared.policies.registry import build_policy
 from shared.store.tables import DecisionRow, InboxRow, Problem, StepRow
@@ -66,7 +59,7 @@ _DECISIONS: Table = DecisionRow.metadata.tables["decisions"]
 _INBOX: Table = InboxRow.metadata.tables["inbox"]
 
 _OPTIONS = TypeAdapter(Options)
-_ASK = TypeAdapter(Ask | None)
+_ASK = TypeAdapter(StepRequest | None)
 _PENDING = TypeAdapter(tuple[ScoredDraft, ...])
 _LEDGER_COLUMNS = tuple(each.name for each in fields(Ledger))
 _STEP_FIELDS = tuple(each.name for each in fields(Step))
@@ -133,7 +126,7 @@ def end_unreadable(connection: Connection, problem_id: UUID, *, detail: str) -> 
             failure_code="unreadable",
             failure_detail=detail,
             epoch=_PROBLEMS.c.epoch + 1,
-            ask=None,
+            request=None,
             pending=[],
             due_at=None,
             finished_at=func.now(),
@@ -204,9 +197,9 @@ def _locked(row: Mapping[str, Any], steps: Sequence[Step], booked: frozenset[UUI
         steps=tuple(steps),
         digest=prefix_digest(row["question"], [step.text for step in steps]),
         pending=_PENDING.validate_python(row["pending"]),
-        ask=_ASK.validate_python(row["ask"]),
-        asks=row["asks"],
-        first_ask=row["first_ask"],
+        request=_ASK.validate_python(row["request"]),
+        request_count=row["request_count"],
+        oldest_request=row["oldest_request"],
         attempts=row["attempts"],
         due_at=row["due_at"],
         ledger=Ledger(**{name: row[name] for name in _LEDGER_COLUMNS}),
@@ -228,7 +221,7 @@ def _policy(name: str, parameters: str) -> Policy:
 
 def _step(values: Sequence[Any]) -> Step:
     named = dict(zip(_STEP_FIELDS, values, strict=True))
-    return Step(**{**named, "author": Role(named["author"]), "finish": Finish(named["finish"])})
+    return Step(**{**named, "author": Author(named["author"]), "finish": Finish(named["finish"])})
 
 
 # --- values to rows -------------------------------------------------------------------------------------------------
@@ -246,9 +239,9 @@ def _problem_values(state: State, reference: str | None) -> dict[str, Any]:
         "problem_id": state.problem_id,
         "status": state.status,
         "epoch": state.epoch,
-        "ask": state.ask and _ASK.dump_json(state.ask).decode(),
-        "asks": state.asks,
-        "first_ask": state.first_ask,
+        "request": state.request and _ASK.dump_json(state.request).decode(),
+        "request_count": state.request_count,
+        "oldest_request": state.oldest_request,
         "attempts": state.attempts,
         "pending": _PENDING.dump_json(state.pending).decode(),
         "due_at": state.due_at,
@@ -278,7 +271,7 @@ def _decision_values(problem_id: UUID, record: DecisionRecord) -> dict[str, Any]
         "action": chosen.action,
         "reason": chosen.reason,
         "value": chosen.value,
-        "against": chosen.against,
+        "compared_with": chosen.compared_with,
         "score": seen.score,
         "previous_scores": list(seen.previous_scores),
         "is_final": seen.is_final,
@@ -318,7 +311,7 @@ _READ_STEPS = _sql(
 _READ_INBOX = _sql(select(_INBOX.c.problem_id, _INBOX.c.id).where(_INBOX.c.id == _IDS))
 
 _WRITTEN = (
-    "status", "epoch", "ask", "asks", "first_ask", "attempts", "pending", "due_at", "started_at", "finished_at",
+    "status", "epoch", "request", "request_count", "oldest_request", "attempts", "pending", "due_at", "started_at", "finished_at",
 )  # fmt: skip
 _ENDED = ("stop_reason", "failure_code", "failure_detail", "answer", "verdict")
 _UPDATE_PROBLEMS = _sql(

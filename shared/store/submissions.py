@@ -11,7 +11,8 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.orm import Session
 
-from shared.domain.values import Options, Status
+from shared.domain.options import Options
+from shared.domain.status import Status
 from shared.errors import PermanentError
 from shared.policies.policy import Policy
 from shared.store.database import wake_orchestrators

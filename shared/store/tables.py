@@ -23,7 +23,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from shared.domain.values import Action, Finish, Role, Status, StopReason, Verdict
+from shared.domain.decisions import Action
+from shared.domain.drafts import Finish
+from shared.domain.roles import Author
+from shared.domain.status import Status, StopReason
+from shared.domain.verdict import Verdict
 
 
 class Base(DeclarativeBase):
@@ -48,7 +52,7 @@ class Base(DeclarativeBase):
     }
 
 
-def _one_of(column: str, values: type[Status | Role | Action | Finish | StopReason | Verdict]) -> CheckConstraint:
+def _one_of(column: str, values: type[Status | Author | Action | Finish | StopReason | Verdict]) -> CheckConstraint:
     listed = ", ".join(f"'{value}'" for value in values)
     return CheckConstraint(f"{column} IN ({listed})", name=column)
 
@@ -110,7 +114,7 @@ class Problem(Base):
     epoch: Mapped[int] = mapped_column(server_default="0")
     ask: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
     asks: Mapped[int] = mapped_column(server_default="0")
-    first_ask: Mapped[int] = mapped_column(server_default="0")
+    oldest_request: Mapped[int] = mapped_column(server_default="0")
     attempts: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     pending: Mapped[list[Any]] = mapped_column(server_default="[]")
     due_at: Mapped[datetime | None]
@@ -142,7 +146,7 @@ class StepRow(Base):
     """One accepted step of a trajectory."""
 
     __tablename__ = "steps"
-    __table_args__ = (_one_of("author", Role), _one_of("finish", Finish))
+    __table_args__ = (_one_of("author", Author), _one_of("finish", Finish))
 
     problem_id: Mapped[UUID] = mapped_column(ForeignKey("problems.id"), primary_key=True)
     step: Mapped[int] = mapped_column(primary_key=True)
@@ -177,7 +181,7 @@ class DecisionRow(Base):
     action: Mapped[str]
     reason: Mapped[str]
     value: Mapped[float | None]
-    against: Mapped[float | None]
+    compared_with: Mapped[float | None]
 
     # What the policy saw.
     score: Mapped[float | None]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from models.on_vllm import ENVIRONMENT
+from bench.vllm_on_cpu import ENVIRONMENT
 from tests.engines.deployed import Engine, running
 
 os.environ.update(ENVIRONMENT)  # before anything imports vLLM

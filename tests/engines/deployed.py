@@ -20,11 +20,11 @@ import httpx2
 import numpy as np
 from safetensors.numpy import save_file
 
-from models.on_vllm import ARGUMENTS
-from models.problems.drawing import Split, draw
-from models.reference import load_weights
+from bench.vllm_on_cpu import ARGUMENTS
+from recipe.problems.drawing import Split, draw
+from recipe.reference import load_weights
+from shared.domain.roles import Author
 from shared.domain.text import STEP_TAG
-from shared.domain.values import Role
 from shared.engines.factory import make_generator, make_scorer
 from shared.engines.port import Generator, Scorer
 from shared.settings import Settings
@@ -69,12 +69,12 @@ def running(name: str, folder: Path) -> Iterator[Engine]:
         elif name == "openai":
             settings |= stack.enter_context(_servers(folder, Path(blank["small_model"])))
         configured = Settings(**{**blank, **settings})
-        large = stack.enter_context(closing(make_generator(configured, Role.LARGE)))
+        large = stack.enter_context(closing(make_generator(configured, Author.LARGE)))
         prm = stack.enter_context(closing(make_scorer(configured)))
         yield Engine(
             name=name,
             large=large,
-            blank=stack.enter_context(closing(make_generator(configured, Role.SMALL))),
+            blank=stack.enter_context(closing(make_generator(configured, Author.SMALL))),
             prm=prm,
             large_runs=_runs_of(large, name, configured.large_url),
             prm_runs=_runs_of(prm, name, configured.prm_url),
@@ -139,7 +139,7 @@ def _blank_model(folder: Path, *, has_graph: bool) -> Path:
     save_file({**weights, "lm_head.weight": head}, blank / "model.safetensors")
     (blank / "model.onnx").unlink()
     if has_graph:
-        from models.export import export
+        from recipe.export import export
 
         export(blank)
     return blank

@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from shared.cancellation import Cancellation, Cancelled
+from shared.domain.drafts import Finish
+from shared.domain.options import Sampling
 from shared.domain.text import boxed_answer
-from shared.domain.values import Finish, Sampling
-from shared.engines.port import Cancellation, Cancelled, GeneratedStep, InputTooLong, StepTimeout
+from shared.engines.port import GeneratedStep, InputTooLong, StepTimeout
 from tests.engines.deployed import BLANK_QUESTION, STORIES, Engine
 from tests.unit.engines.bundled import ask, texts, write
 

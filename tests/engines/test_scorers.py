@@ -7,7 +7,8 @@ from uuid import uuid4
 
 import pytest
 
-from shared.engines.port import Cancellation, Cancelled, InputTooLong, ScoringRequest, StepTimeout
+from shared.cancellation import Cancellation, Cancelled
+from shared.engines.port import InputTooLong, ScoringRequest, StepTimeout
 from tests.engines.deployed import STORIES, Engine
 from tests.unit.engines.bundled import score
 

@@ -20,20 +20,12 @@ import numpy as np
 import psutil
 import pytest
 
-from models.on_vllm import ARGUMENTS
-from models.reference import load_weights, logits
+from bench.vllm_on_cpu import ARGUMENTS
+from recipe.reference import load_weights, logits
+from shared.cancellation import Cancellation, Cancelled
 from shared.domain.text import join_steps
 from shared.engines.factory import make_generator, make_scorer
-from shared.engines.port import (
-    BadScores,
-    Cancellation,
-    Cancelled,
-    EngineDead,
-    EngineStopped,
-    GeneratedStep,
-    ModelUnusable,
-    RequestRefused,
-)
+from shared.engines.port import BadScores, EngineDead, EngineStopped, GeneratedStep, ModelUnusable, RequestRefused
 from shared.engines.prm_formats import RLHFLOW, NextToken
 from shared.settings import Settings, UnusableSetting
 from tests.engines.deployed import STORIES, Engine
@@ -43,7 +35,8 @@ pytest.importorskip("vllm", reason="needs vLLM; run make test-vllm")
 
 from vllm import SamplingParams
 
-from shared.domain.values import Finish, Role
+from shared.domain.drafts import Finish
+from shared.domain.roles import Author
 from shared.engines.vllm.generator import VllmGenerator
 from shared.engines.vllm.model import Model
 from shared.engines.vllm.scorer import NextTokenScorer
@@ -198,7 +191,7 @@ def engine_processes() -> set[int]:
 @pytest.fixture
 def lone() -> Iterator[VllmGenerator]:
     """A generator with an engine of its own, to be broken."""
-    with closing(make_generator(settings(), Role.SMALL)) as generator:
+    with closing(make_generator(settings(), Author.SMALL)) as generator:
         assert isinstance(generator, VllmGenerator)
         yield generator
 
@@ -249,7 +242,7 @@ def _newest() -> set[int]:
 
 
 def test_a_closed_engine_stops_calls_and_ends_its_process() -> None:
-    generator = make_generator(settings(), Role.SMALL)
+    generator = make_generator(settings(), Author.SMALL)
     (pid,) = _newest()
     stream = generator.stream(ask(STORIES[0].question), Cancellation())
     next(stream)
@@ -266,11 +259,11 @@ def test_a_worker_that_is_killed_takes_its_engine_with_it(tmp_path: Path) -> Non
     script = tmp_path / "worker.py"
     script.write_text(
         "import time\n"
-        "from shared.domain.values import Role\n"
+        "from shared.domain.values import Author\n"
         "from shared.engines.factory import make_generator\n"
         "from shared.settings import Settings\n"
         "if __name__ == '__main__':\n"
-        "    generator = make_generator(Settings(), Role.SMALL)\n"
+        "    generator = make_generator(Settings(), Author.SMALL)\n"
         "    print('ready', flush=True)\n"
         "    time.sleep(600)\n"
     )
@@ -301,7 +294,7 @@ def test_a_missing_file_is_reported_with_the_setting(tmp_path: Path, name: str, 
     folder = folder_copy(MODELS / "small", tmp_path)
     (folder / name).unlink()
     with pytest.raises(ModelUnusable, match=f"{says}.*TRIM_SMALL_MODEL"):
-        make_generator(settings(small_model=str(folder)), Role.SMALL)
+        make_generator(settings(small_model=str(folder)), Author.SMALL)
 
 
 def test_a_missing_shard_is_reported_with_the_setting(tmp_path: Path) -> None:
@@ -309,14 +302,14 @@ def test_a_missing_shard_is_reported_with_the_setting(tmp_path: Path) -> None:
     shards = {"weight_map": {"first": "model.safetensors", "second": "model-2.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(shards))
     with pytest.raises(ModelUnusable, match=r"lacks model-2.safetensors.*TRIM_SMALL_MODEL"):
-        make_generator(settings(small_model=str(folder)), Role.SMALL)
+        make_generator(settings(small_model=str(folder)), Author.SMALL)
 
 
 def test_weights_that_are_cut_short_are_reported_with_the_setting(tmp_path: Path) -> None:
     file = folder_copy(MODELS / "small", tmp_path) / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
     with pytest.raises(ModelUnusable, match=r"model.safetensors is damaged.*TRIM_SMALL_MODEL"):
-        make_generator(settings(small_model=str(file.parent)), Role.SMALL)
+        make_generator(settings(small_model=str(file.parent)), Author.SMALL)
 
 
 @pytest.mark.parametrize(
@@ -329,7 +322,7 @@ def test_weights_that_are_cut_short_are_reported_with_the_setting(tmp_path: Path
 )
 def test_what_vllm_does_not_take_is_reported_with_the_setting(changes: dict[str, object], says: str) -> None:
     with pytest.raises(ModelUnusable, match=says):
-        make_generator(settings(**changes), Role.SMALL)
+        make_generator(settings(**changes), Author.SMALL)
 
 
 @pytest.mark.parametrize("name", ["model", "runner", "pooler_config"])
@@ -382,23 +375,23 @@ def test_a_model_that_expects_no_verdict_is_reported_with_the_setting() -> None:
 
 def test_a_style_that_only_servers_know_is_refused() -> None:
     with pytest.raises(UnusableSetting, match="TRIM_PROMPT_STYLE"):
-        make_generator(settings(prompt_style="chat-next-step"), Role.SMALL)
+        make_generator(settings(prompt_style="chat-next-step"), Author.SMALL)
 
 
 def test_a_model_without_a_chat_template_cannot_chat(tmp_path: Path) -> None:
     folder = folder_copy(MODELS / "small", tmp_path)
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(ModelUnusable, match=r"no chat template.*; set TRIM_PROMPT_STYLE to completions"):
-        make_generator(settings(prompt_style="chat", small_model=str(folder)), Role.SMALL)
+        make_generator(settings(prompt_style="chat", small_model=str(folder)), Author.SMALL)
 
 
 def test_a_chat_template_that_takes_no_system_message_cannot_be_used(tmp_path: Path) -> None:
     folder = folder_copy(MODELS / "small", tmp_path)
     (folder / "chat_template.jinja").write_text("{{ raise_exception('System role not supported') }}")
     with pytest.raises(ModelUnusable, match=r"no chat template.*; set TRIM_PROMPT_STYLE to completions"):
-        make_generator(settings(prompt_style="chat", small_model=str(folder)), Role.SMALL)
+        make_generator(settings(prompt_style="chat", small_model=str(folder)), Author.SMALL)
 
 
 def test_a_chat_template_puts_the_question_where_it_belongs() -> None:
-    with closing(make_generator(settings(prompt_style="chat"), Role.LARGE)) as generator:
+    with closing(make_generator(settings(prompt_style="chat"), Author.LARGE)) as generator:
         assert texts(write(generator, ask(STORIES[0].question))) == list(STORIES[0].steps)  # type: ignore[arg-type]

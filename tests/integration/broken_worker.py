@@ -9,11 +9,12 @@ import sys
 import threading
 from typing import cast
 
-from shared.bus.worker import CommandWorker, Publish
-from shared.engines.port import Cancellation, EngineDead, Generator
+from shared.cancellation import Cancellation
+from shared.engines.port import EngineDead, Generator
 from shared.messages import GenerateSteps
 from shared.process import run
 from shared.settings import Settings
+from shared.worker.command_worker import CommandWorker, Publish
 
 
 class BrokenEngine:

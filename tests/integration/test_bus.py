@@ -88,7 +88,7 @@ def test_what_was_taken_and_not_settled_comes_again_and_says_so(settings: Settin
         id=derive_id("x"),
         problem_id=uuid4(),
         epoch=0,
-        serial=0,
+        request_number=0,
         role="prm",
         code="c",
         detail="d",

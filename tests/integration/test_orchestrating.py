@@ -17,8 +17,8 @@ from services.orchestrator.applying import apply_deliveries
 from services.orchestrator.sweeping import admit, attend, prune
 from shared.bus.consumer import Delivery
 from shared.bus.topology import DELIVERY_LIMIT, DeadLetter
-from shared.domain.state import ProblemAdmitted
-from shared.domain.values import Options
+from shared.domain.options import Options
+from shared.machine.state import ProblemAdmitted
 from shared.messages import CancelWork, GenerateSteps, WorkerSeen, WorkFailed, derive_id, encode
 from shared.policies.threshold import Threshold
 from shared.store.admission import SeenProcess, record_processes
@@ -58,7 +58,7 @@ def delivery(body: bytes, *, deliveries: int = 1) -> Delivery:
 
 def failed(problem_id: UUID) -> WorkFailed:
     return WorkFailed(
-        id=derive_id(problem_id), problem_id=problem_id, epoch=0, serial=0, role="small", code="broken",
+        id=derive_id(problem_id), problem_id=problem_id, epoch=0, request_number=0, role="small", code="broken",
         detail="Broken.", retryable=False, worker="w",
     )  # fmt: skip
 

@@ -13,13 +13,13 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-import services.api.problems as problem_endpoints
+import services.api.native.problems as problem_endpoints
 from services.api.app import create_app
-from shared.domain.commands import next_commands
-from shared.domain.state import ControlEvent, ProblemAdmitted, State
+from shared.domain.drafts import Draft, Finish, Scoring
 from shared.domain.text import prefix_digest
-from shared.domain.transitions import apply
-from shared.domain.values import Draft, Finish, Scoring
+from shared.machine.commands import next_commands
+from shared.machine.state import ControlEvent, ProblemAdmitted, State
+from shared.machine.transitions import apply
 from shared.messages import GenerateSteps, ProblemEvent, StepsGenerated, StepsScored, derive_id
 from shared.settings import Settings
 from shared.store.database import Database
@@ -130,7 +130,7 @@ def write(state: State, words: str, *, score: float | None = None, unscored: flo
         prompt_tokens=10,
         cached_tokens=4,
     )
-    if command.then == "events":
+    if command.results_to == "events":
         return StepsGenerated(
             problem_id=command.problem_id, epoch=command.epoch, id=derive_id(command.id, "generated"), drafts=(draft,)
         )
@@ -140,7 +140,7 @@ def write(state: State, words: str, *, score: float | None = None, unscored: flo
         id=derive_id(command.id, "scored"),
         drafts=(draft,),
         scores=(score,),
-        prefix_scores=(unscored,) if command.unscored else (),
+        prefix_scores=(unscored,) if command.unscored_steps else (),
         scoring=Scoring(
             id=derive_id(command.id, "scoring"),
             model="prm-model",
@@ -191,7 +191,9 @@ def test_the_record_shows_each_step_with_its_decision(client: TestClient, databa
         (2, "small", "Hence \\boxed{42}", 0.75),
     ]
     decisions = client.get(made["links"]["decisions"]).json()["items"]
-    assert [(each["step"], each["action"], each["reason"], each["value"], each["against"]) for each in decisions] == [
+    assert [
+        (each["step"], each["action"], each["reason"], each["value"], each["compared_with"]) for each in decisions
+    ] == [
         (0, "accept", "score_at_least_threshold", 0.9, 0.5),
         (1, "escalate", "score_below_threshold", 0.25, 0.5),
         (2, "accept", "score_at_least_threshold", 0.75, 0.5),

@@ -15,7 +15,8 @@ from kombu.messaging import Producer
 
 from shared.bus.connection import connect
 from shared.bus.topology import COMMAND, REASON_HEADER, QueueRole, Topology
-from shared.domain.values import Role, Sampling
+from shared.domain.options import Sampling
+from shared.domain.roles import Author
 from shared.messages import GenerateSteps, WorkFailed, derive_id, encode
 from stack.scratch import scratch_database
 from tests.integration.deployment import Deployment, deployed
@@ -114,7 +115,7 @@ def test_a_large_step_has_its_score_and_its_record(deployment: Deployment) -> No
     assert (row["draft_model"], row["step_model"], row["prm_model"]) == (
         "scripted/small", "scripted/large", "scripted/prm",
     )  # fmt: skip
-    assert (row["reason"], row["value"], row["against"]) == ("score_below_threshold", 0.2, 0.5)
+    assert (row["reason"], row["value"], row["compared_with"]) == ("score_below_threshold", 0.2, 0.5)
 
 
 def test_what_is_no_score_goes_to_the_large_model(deployment: Deployment) -> None:
@@ -228,8 +229,8 @@ def test_a_command_on_the_wrong_queue_is_a_dead_letter(deployment: Deployment) -
     now = datetime.now(UTC)
     command = GenerateSteps(
         id=uuid4(), problem_id=uuid4(), epoch=0, issued_at=now, expires_at=now + timedelta(minutes=1),
-        serial=0, step_timeout_s=1, question="What?", prefix=(), role=Role.SMALL, max_steps=1, max_step_tokens=9,
-        max_tokens=9, then="events", sampling=Sampling(),
+        request_number=0, step_timeout_s=1, question="What?", prefix=(), role=Author.SMALL, max_steps=1, max_step_tokens=9,
+        max_tokens=9, results_to="events", sampling=Sampling(),
     )  # fmt: skip
     send_raw(deployment, "prm", encode(command), task=COMMAND, id="1")
     kept, reason = take_dead_letter(deployment, "prm")
@@ -242,7 +243,7 @@ def test_an_event_of_an_unknown_problem_is_a_dead_letter(deployment: Deployment)
         id=derive_id("x"),
         problem_id=uuid4(),
         epoch=0,
-        serial=0,
+        request_number=0,
         role="small",
         code="x",
         detail="x",

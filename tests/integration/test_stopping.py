@@ -49,7 +49,7 @@ def test_a_worker_gives_back_what_it_cannot_finish_in_time(tmp_path: Path, datab
         deployment.roles.start("small")
         [row] = deployment.finish([problem_id])
     assert (row["status"], row["small_calls"]) == ("succeeded", 1), "the same command went on elsewhere"
-    assert row["asks"] == 1, "nobody had to miss it first"
+    assert row["request_count"] == 1, "nobody had to miss it first"
 
 
 def test_a_stopping_worker_leaves_a_backlog_alone(tmp_path: Path, database_url: str, broker_url: str) -> None:
@@ -67,7 +67,7 @@ def test_a_stopping_worker_leaves_a_backlog_alone(tmp_path: Path, database_url: 
         assert set(deployment.dead_letters().values()) == {0}
         deployment.roles.start("small")
         rows = deployment.finish(ids)
-    assert {(row["status"], row["asks"], row["small_calls"]) for row in rows} == {("succeeded", 1, 1)}
+    assert {(row["status"], row["request_count"], row["small_calls"]) for row in rows} == {("succeeded", 1, 1)}
 
 
 def test_a_worker_stops_while_its_broker_is_away(tmp_path: Path, database_url: str, broker_url: str) -> None:
@@ -115,7 +115,7 @@ def test_a_worker_without_an_engine_gives_its_commands_back_and_ends(
         assert "small: The engine broke down" in ended.stderr
         deployment.roles.start("small")
         [row] = deployment.finish(ids)
-    assert (row["status"], row["asks"], row["attempts"], row["small_calls"]) == ("succeeded", 1, 0, 1)
+    assert (row["status"], row["request_count"], row["attempts"], row["small_calls"]) == ("succeeded", 1, 0, 1)
 
 
 def test_a_cancelled_problem_frees_its_worker(tmp_path: Path, database_url: str, broker_url: str) -> None:

@@ -68,7 +68,7 @@ def test_a_generate_command_starts_where_its_prefix_ends() -> None:
     assert command.first_step == 2
 
 
-@pytest.mark.parametrize("field", ["kind", "version", "announce", "unscored", "prefix_scores"])
+@pytest.mark.parametrize("field", ["kind", "version", "reports_stretch", "unscored_steps", "prefix_scores"])
 def test_only_fields_with_a_default_may_be_missing(field: str) -> None:
     for kind, values in ((kind, golden(kind)) for kind in KINDS):
         if field not in values:

@@ -9,12 +9,13 @@ from functools import partial
 from typing import Any, cast
 
 from services.generator.__main__ import write
-from shared.bus.worker import CommandWorker, Handle, WorkerRole
-from shared.domain.values import Finish
-from shared.engines.port import Cancellation, EngineFailed, GeneratedStep, Generator
+from shared.cancellation import Cancellation
+from shared.domain.drafts import Finish
+from shared.engines.port import EngineFailed, GeneratedStep, Generator
 from shared.messages import Command, GenerateSteps, Message, ScoreSteps, WorkFailed
 from shared.settings import Settings
-from tests.unit.domain.histories import command_of, running
+from shared.worker.command_worker import CommandWorker, Handle, WorkerRole
+from tests.unit.machine.histories import command_of, running
 
 
 class Outbox:
@@ -86,7 +87,7 @@ def test_steps_that_the_prm_had_no_time_for_are_reported_as_lost() -> None:
     [fault] = published("prm", late, handle)
     assert isinstance(fault, WorkFailed)
     assert (fault.role, fault.code, fault.retryable) == ("prm", "scores_too_late", True)
-    assert (fault.drafts, fault.step, fault.serial) == (scoring.drafts, 0, scoring.serial)
+    assert (fault.drafts, fault.step, fault.request_number) == (scoring.drafts, 0, scoring.request_number)
 
 
 def test_what_nobody_foresaw_is_reported_without_its_words() -> None:

@@ -21,7 +21,7 @@ class Member(Row, Call[Answer]):
 
 
 class EmbeddedEngine(ABC, Generic[SomeMember]):
-    """A model of the Qwen2 family from a folder that `models.export` has prepared.
+    """A model of the Qwen2 family from a folder that `recipe.export` has prepared.
 
     All state belongs to the loop's thread; callers only encode their input and wait.
     """

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from shared.cancellation import Cancellation
+from shared.domain.drafts import Finish
 from shared.domain.text import SEPARATOR
-from shared.domain.values import Finish
 from shared.engines.assembly import StepAssembler
 from shared.engines.embedded.engine import EmbeddedEngine, Member
 from shared.engines.embedded.runtime import Floats
 from shared.engines.embedded.sampling import draw
-from shared.engines.port import Cancellation, GeneratedStep, GenerationRequest
+from shared.engines.port import GeneratedStep, GenerationRequest
 
 
 @dataclass(kw_only=True, eq=False)

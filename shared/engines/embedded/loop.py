@@ -11,7 +11,8 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 
-from shared.engines.port import Cancellation, Cancelled, EngineDead, EngineStopped, StepTimeout
+from shared.cancellation import Cancellation, Cancelled
+from shared.engines.port import EngineDead, EngineStopped, StepTimeout
 
 Result = TypeVar("Result")
 SomeCall = TypeVar("SomeCall", bound="Call[Any]")

@@ -85,7 +85,7 @@ class Model:
         if self._session.get_modelmeta().custom_metadata_map.get("weights_sha256") != digest:
             raise ModelUnusable(
                 f"model.safetensors in {folder} is not what model.onnx was made of;"
-                f" restore it, or run `python -m models.export {folder}`"
+                f" restore it, or run `python -m recipe.export {folder}`"
             )
         self.model_id = f"embedded/{folder.name}@{digest[:8]}"
         self.layers = sum(entry.name.startswith("past_k.") for entry in self._session.get_inputs())

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.domain.values import Sampling
+from shared.domain.options import Sampling
 from shared.engines.embedded.runtime import Floats, Ids
 
 Doubles = NDArray[np.float64]

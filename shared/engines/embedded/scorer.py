@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from shared.cancellation import Cancellation
 from shared.domain.text import STEP_TAG
 from shared.engines.embedded.engine import EmbeddedEngine, Member
 from shared.engines.embedded.runtime import Floats
-from shared.engines.port import Cancellation, ModelUnusable, Scores, ScoringRequest
+from shared.engines.port import ModelUnusable, Scores, ScoringRequest
 
 
 class EmbeddedScorer(EmbeddedEngine[Member[Scores]]):

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import httpx2
 from pydantic import AliasChoices, BaseModel, Field
 
+from shared.domain.drafts import Finish
 from shared.domain.text import SEPARATOR
-from shared.domain.values import Finish
 from shared.engines.openai.errors import AnswerBrokenOff, AnswerWithheld
 
 

@@ -7,13 +7,14 @@ from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import Any, NoReturn
 
+from shared.cancellation import Cancellation
+from shared.domain.drafts import Finish
 from shared.domain.text import SEPARATOR, join_steps, split_step
-from shared.domain.values import Finish
 from shared.engines.assembly import StepAssembler
 from shared.engines.openai.answers import Written, read_completion
 from shared.engines.openai.prompts import PATHS, Style, body
 from shared.engines.openai.server import Server
-from shared.engines.port import Cancellation, GeneratedStep, GenerationRequest, RequestRefused
+from shared.engines.port import GeneratedStep, GenerationRequest, RequestRefused
 
 
 class OpenAIGenerator:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from shared.domain.text import SEPARATOR
 from shared.engines.port import GenerationRequest
 from shared.engines.prompts import fill, request_seed, solving
-from shared.engines.special import as_plain_text
+from shared.engines.special_tokens import as_plain_text
 
 Style = Literal["completions", "chat", "chat-next-step"]
 

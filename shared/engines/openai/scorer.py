@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import httpx2
 from pydantic import BaseModel, BeforeValidator, Field
 
+from shared.cancellation import Cancellation
 from shared.engines.openai.answers import Usage
 from shared.engines.openai.server import Server
-from shared.engines.port import Cancellation, Scores, ScoringRequest
+from shared.engines.port import Scores, ScoringRequest
 from shared.engines.prm_formats import LIKELIEST, NextToken, PrmFormat, Tagged
 
 

@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeVar
 
 import httpx2
 
+from shared.cancellation import Cancellation
 from shared.engines.event_loop import EventLoop
 from shared.engines.openai.breaker import Breaker
 from shared.engines.openai.endpoint import Endpoint
@@ -33,7 +34,7 @@ from shared.engines.openai.errors import (
     ServerUnavailable,
     UnreadableAnswer,
 )
-from shared.engines.port import Cancellation, InputTooLong, RequestRefused, StepTimeout
+from shared.engines.port import InputTooLong, RequestRefused, StepTimeout
 from shared.errors import TrimError
 
 Answer = TypeVar("Answer")

@@ -12,17 +12,11 @@ from vllm import SamplingParams
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind
 
+from shared.cancellation import Cancellation
+from shared.domain.drafts import Finish
 from shared.domain.text import SEPARATOR
-from shared.domain.values import Finish
 from shared.engines.assembly import StepAssembler
-from shared.engines.port import (
-    Cancellation,
-    EngineFailed,
-    EngineStopped,
-    GeneratedStep,
-    GenerationRequest,
-    ModelUnusable,
-)
+from shared.engines.port import EngineFailed, EngineStopped, GeneratedStep, GenerationRequest, ModelUnusable
 from shared.engines.prompts import fill, request_seed, solving
 from shared.engines.vllm.model import Model, OnModel
 

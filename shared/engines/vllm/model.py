@@ -14,8 +14,9 @@ from typing import Any, Literal, Self, TypeVar
 import safetensors
 from tokenizers import Tokenizer
 
+from shared.cancellation import Cancellation
 from shared.engines.event_loop import EventLoop
-from shared.engines.port import Cancellation, EngineDead, EngineFailed, InputTooLong, ModelUnusable, RequestRefused
+from shared.engines.port import EngineDead, EngineFailed, InputTooLong, ModelUnusable, RequestRefused
 from shared.settings import Settings, UnusableSetting
 
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # read when vLLM is imported

@@ -9,7 +9,8 @@ from typing import TypeVar
 
 from vllm import PoolingParams, SamplingParams
 
-from shared.engines.port import BadScores, Cancellation, ModelUnusable, Scores, ScoringRequest, StepTimeout
+from shared.cancellation import Cancellation
+from shared.engines.port import BadScores, ModelUnusable, Scores, ScoringRequest, StepTimeout
 from shared.engines.prm_formats import LIKELIEST, NextToken, Tagged
 from shared.engines.vllm.model import Model, OnModel
 from shared.errors import PermanentError

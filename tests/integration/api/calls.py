@@ -59,7 +59,7 @@ def add_step(database: Database, problem_id: str, step: int, *, author: str = "s
             insert(DecisionRow).values(
                 problem_id=UUID(problem_id), step=step, epoch=0, decided_at=now,
                 action="escalate" if escalated else "accept",
-                reason="score_below_threshold" if escalated else "score_at_least_threshold", value=0.25, against=0.5,
+                reason="score_below_threshold" if escalated else "score_at_least_threshold", value=0.25, compared_with=0.5,
                 score=0.25, previous_scores=[0.5] * step, is_final=False, large_tokens=3, seed=2**53,
                 draft_id=uuid4(), draft_text=f"Draft {step}.", draft_finish="separator", draft_tokens=5,
                 draft_prompt_tokens=11, draft_cached_tokens=6, draft_model="small-model", draft_worker="small-0",

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 from starlette.testclient import TestClient
 
-from shared.domain.values import Ledger
+from shared.domain.ledger import Ledger
 from shared.store.database import Database
 from tests.integration.api.calls import QUESTION, add_step, change, submit_batch, wrong_fields
 

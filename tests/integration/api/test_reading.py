@@ -16,7 +16,8 @@ from sqlalchemy import text
 from starlette.testclient import TestClient
 
 from services.api.app import create_app
-from shared.domain.values import Ledger, Status
+from shared.domain.ledger import Ledger
+from shared.domain.status import Status
 from shared.store.database import Database
 from shared.store.tables import DecisionRow, StepRow
 from tests.integration.api.calls import PATIENCE_S, SETTINGS, add_step, change, submit, wrong_fields
@@ -99,7 +100,7 @@ def test_steps_and_decisions_show_every_stored_column(api: TestClient, database:
         assert [set(row) | {"problem_id"} for row in rows] == [columns] * 2
         assert all(value is not None for row in rows for value in row.values())
     assert rows[1]["previous_scores"] == [0.5]
-    assert (rows[1]["seed"], rows[1]["draft_worked_ms"], rows[1]["against"]) == (2**53, 12.5, 0.5)
+    assert (rows[1]["seed"], rows[1]["draft_worked_ms"], rows[1]["compared_with"]) == (2**53, 12.5, 0.5)
 
 
 def test_the_audit_shows_every_column_of_the_view(api: TestClient, database: Database) -> None:

@@ -13,14 +13,14 @@ from sqlalchemy import event, text
 from sqlalchemy.exc import InvalidRequestError
 from starlette.testclient import TestClient
 
-from shared.store import readings
+from shared.store import queries
 from shared.store.database import Database
 from shared.store.tables import Problem
 from tests.integration.api.calls import submit_batch
 
 pytestmark = pytest.mark.servers
 
-HIDDEN = ("idempotency_key", "request_digest", "ask", "asks", "attempts", "pending", "due_at")
+HIDDEN = ("idempotency_key", "request_digest", "request", "request_count", "attempts", "pending", "due_at")
 
 
 @contextmanager
@@ -64,7 +64,7 @@ def test_problems_are_read_in_one_statement_without_what_orchestrators_work_with
 def test_a_column_that_is_not_shown_raises_instead_of_being_loaded(api: TestClient, database: Database) -> None:
     (problem_id,) = submit_batch(api, 1)["problem_ids"]
     with database.session() as session:
-        reading = readings.read_problem(session, UUID(problem_id))
+        reading = queries.read_problem(session, UUID(problem_id))
         assert reading is not None
         for name in HIDDEN:
             with pytest.raises(InvalidRequestError, match=name):

@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from starlette.testclient import TestClient
 
-from shared.domain.values import Ledger, Limits, Options, Sampling
+from shared.domain.ledger import Ledger
+from shared.domain.options import Limits, Options, Sampling
 from shared.policies.registry import POLICIES
 from shared.store.database import Database
 from tests.integration.api.calls import JSON, PATIENCE_S, QUESTION, is_refusal, submit, wrong_fields

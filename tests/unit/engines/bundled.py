@@ -12,10 +12,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from shared.domain.values import Sampling
+from shared.cancellation import Cancellation
+from shared.domain.options import Sampling
 from shared.engines.embedded.generator import EmbeddedGenerator
 from shared.engines.embedded.scorer import EmbeddedScorer
-from shared.engines.port import Cancellation, GeneratedStep, GenerationRequest, Scores, ScoringRequest
+from shared.engines.port import GeneratedStep, GenerationRequest, Scores, ScoringRequest
 
 MODELS = Path(__file__).parents[3] / "models"
 PROBLEMS = [json.loads(line) for line in (MODELS / "sample.jsonl").read_text().splitlines()]

@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from uuid import uuid4
 
-from shared.domain.values import Sampling
+from shared.domain.options import Sampling
 from shared.engines.openai.breaker import Breaker
 from shared.engines.openai.endpoint import Endpoint
 from shared.engines.openai.server import Server

@@ -5,7 +5,8 @@ from uuid import uuid4
 
 import pytest
 
-from shared.domain.values import Finish, Sampling
+from shared.domain.drafts import Finish
+from shared.domain.options import Sampling
 from shared.engines.assembly import StepAssembler
 from shared.engines.port import GeneratedStep, GenerationRequest
 

@@ -12,24 +12,18 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from shared.cancellation import Cancellation, Cancelled
+from shared.domain.drafts import Finish
+from shared.domain.options import Sampling
+from shared.domain.roles import Author
 from shared.domain.text import boxed_answer
-from shared.domain.values import Finish, Role, Sampling
 from shared.engines.embedded.cache import PrefixCache
 from shared.engines.embedded.generator import EmbeddedGenerator
 from shared.engines.embedded.pieces import pieces_of
 from shared.engines.embedded.sampling import draw, uniform
 from shared.engines.embedded.scorer import EmbeddedScorer
 from shared.engines.factory import make_generator
-from shared.engines.port import (
-    Cancellation,
-    Cancelled,
-    EngineDead,
-    EngineStopped,
-    GeneratedStep,
-    InputTooLong,
-    ModelUnusable,
-    StepTimeout,
-)
+from shared.engines.port import EngineDead, EngineStopped, GeneratedStep, InputTooLong, ModelUnusable, StepTimeout
 from shared.settings import Settings
 from tests.unit.engines.bundled import (
     GREEDY,
@@ -327,14 +321,14 @@ def test_a_missing_or_damaged_file_is_reported_with_the_folder(tmp_path: Path, n
             content[:middle] + bytes(byte ^ 0xFF for byte in content[middle : middle + 8]) + content[middle + 8 :]
         )
     with pytest.raises(
-        ModelUnusable, match=f"{file.parent}.* or (change TRIM_SMALL_MODEL|run `python -m models.export)"
+        ModelUnusable, match=f"{file.parent}.* or (change TRIM_SMALL_MODEL|run `python -m recipe.export)"
     ):
-        make_generator(Settings(small_model=str(file.parent)), Role.SMALL)
+        make_generator(Settings(small_model=str(file.parent)), Author.SMALL)
 
 
 def test_a_process_reward_model_writes_nothing() -> None:
     with pytest.raises(ModelUnusable, match="no Qwen2ForCausalLM; set TRIM_LARGE_MODEL"):
-        make_generator(Settings(large_model=str(MODELS / "prm")), Role.LARGE)
+        make_generator(Settings(large_model=str(MODELS / "prm")), Author.LARGE)
 
 
 def test_a_tokenizer_file_that_asks_for_cutting_cuts_nothing(tmp_path: Path) -> None:

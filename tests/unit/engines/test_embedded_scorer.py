@@ -8,10 +8,11 @@ from uuid import uuid4
 
 import pytest
 
+from shared.cancellation import Cancellation, Cancelled
 from shared.engines.embedded.generator import EmbeddedGenerator
 from shared.engines.embedded.scorer import EmbeddedScorer
 from shared.engines.factory import make_scorer
-from shared.engines.port import Cancellation, Cancelled, InputTooLong, ModelUnusable, ScoringRequest
+from shared.engines.port import InputTooLong, ModelUnusable, ScoringRequest
 from shared.settings import Settings
 from tests.unit.engines.bundled import MODELS, QUESTION, Gate, ask, folder_copy, score, texts, wait_for_calls, write
 

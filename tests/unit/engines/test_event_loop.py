@@ -10,8 +10,9 @@ from contextlib import closing
 
 import pytest
 
+from shared.cancellation import Cancellation, Cancelled
 from shared.engines.event_loop import EventLoop
-from shared.engines.port import Cancellation, Cancelled, EngineStopped, StepTimeout
+from shared.engines.port import EngineStopped, StepTimeout
 
 PATIENCE_S = 60
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from shared.domain.values import Role
+from shared.domain.roles import Author
 from shared.engines.factory import make_generator, make_scorer
 from shared.settings import Settings, UnusableSetting
 
@@ -20,11 +20,11 @@ def test_an_engine_that_is_not_installed_is_told_with_what_to_do(engine: str, mo
     settings = Settings(engine=engine)  # type: ignore[arg-type]
     says = rf"TRIM_ENGINE={engine} needs \w+, which is not installed.*\[worker,{engine}\]"
     with pytest.raises(UnusableSetting, match=says):
-        make_generator(settings, Role.SMALL)
+        make_generator(settings, Author.SMALL)
     with pytest.raises(UnusableSetting, match=says):
         make_scorer(settings)
 
 
 def test_a_style_that_only_servers_know_is_refused_before_anything_is_loaded() -> None:
     with pytest.raises(UnusableSetting, match="TRIM_PROMPT_STYLE"):
-        make_generator(Settings(engine="vllm", prompt_style="chat-next-step"), Role.SMALL)
+        make_generator(Settings(engine="vllm", prompt_style="chat-next-step"), Author.SMALL)

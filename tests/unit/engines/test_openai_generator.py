@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from shared.domain.values import Finish, Sampling
+from shared.cancellation import Cancellation
+from shared.domain.drafts import Finish
+from shared.domain.options import Sampling
 from shared.engines.openai.errors import AnswerWithheld
 from shared.engines.openai.generator import OpenAIGenerator
 from shared.engines.openai.prompts import Style
-from shared.engines.port import Cancellation, GeneratedStep, GenerationRequest, RequestRefused
+from shared.engines.port import GeneratedStep, GenerationRequest, RequestRefused
 from shared.engines.prompts import request_seed
 from tests.unit.engines.fake_server import KEY, QUESTION, FakeServer, ask, server_at, serving, step, writes
 

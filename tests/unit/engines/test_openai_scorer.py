@@ -10,10 +10,11 @@ from uuid import uuid4
 
 import pytest
 
+from shared.cancellation import Cancellation
 from shared.engines.openai.errors import ModelNotServed, UnreadableAnswer
 from shared.engines.openai.scorer import OpenAIScorer
 from shared.engines.openai.server import Server
-from shared.engines.port import BadScores, Cancellation, Scores, ScoringRequest, StepTimeout
+from shared.engines.port import BadScores, Scores, ScoringRequest, StepTimeout
 from shared.engines.prm_formats import FORMATS
 from shared.errors import TrimError
 from tests.unit.engines.fake_server import QUESTION, FakeServer, Reply, answer, server_at, serving, stays_silent
@@ -182,13 +183,13 @@ def test_an_answer_without_tokens_and_their_chances_says_which_setting_to_check(
 
 
 def test_all_steps_have_one_deadline(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    deadlines, ask = [], Server.ask
+    deadlines, ask = [], Server.request
 
     def recording(server: Server, *asked: Any, deadline: float, **more: Any) -> Any:
         deadlines.append(deadline)
         return ask(server, *asked, deadline=deadline, **more)
 
-    monkeypatch.setattr(Server, "ask", recording)
+    monkeypatch.setattr(Server, "request", recording)
     fake.replies(expects(SURE))
     score(fake, ["One", "Two", "Three"], newest=3, prm_format="rlhflow")
     assert len(deadlines) == 3

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from shared.domain.values import Role
+from shared.cancellation import Cancellation, Cancelled
+from shared.domain.roles import Author
 from shared.engines.factory import make_generator, make_scorer
 from shared.engines.openai.breaker import Breaker
 from shared.engines.openai.errors import (
@@ -28,8 +29,6 @@ from shared.engines.openai.errors import (
 )
 from shared.engines.openai.generator import OpenAIGenerator
 from shared.engines.port import (
-    Cancellation,
-    Cancelled,
     EngineStopped,
     GeneratedStep,
     GenerationRequest,
@@ -342,8 +341,8 @@ def test_the_settings_make_engines_of_each_role(fake: FakeServer) -> None:
         small_model="s", large_model="l", prm_model="p", prompt="Q: {question}\nA: ",
     )  # fmt: skip
     with (
-        closing(make_generator(settings, Role.SMALL)) as small,
-        closing(make_generator(settings, Role.LARGE)) as large,
+        closing(make_generator(settings, Author.SMALL)) as small,
+        closing(make_generator(settings, Author.LARGE)) as large,
         closing(make_scorer(settings)) as prm,
     ):
         assert [small.model_id, large.model_id, prm.model_id] == ["openai/s", "openai/l", "openai/p"]
@@ -363,7 +362,7 @@ def test_the_settings_make_engines_of_each_role(fake: FakeServer) -> None:
 )
 def test_a_missing_setting_is_named(given: dict[str, Any], sentence: str) -> None:
     with pytest.raises(MissingSetting, match=sentence):
-        make_generator(Settings(engine="openai", **given), Role.LARGE)
+        make_generator(Settings(engine="openai", **given), Author.LARGE)
 
 
 @pytest.mark.parametrize(

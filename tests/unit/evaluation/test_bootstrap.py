@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from shared.evaluation.bootstrap import Interval, interval
-from shared.evaluation.results import Result, accuracy
+from evaluation.bootstrap import Interval, interval
+from evaluation.metrics import Result, accuracy
 
 
 def results(right: int, wrong: int) -> list[Result]:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.domain.values import Action, Decision, Observation, Plan
+from shared.domain.decisions import Action, Decision, Observation
+from shared.domain.options import Plan
 from shared.errors import PermanentError
 from shared.policies.policy import Policy
 from shared.policies.registry import POLICIES, BadParameters, UnknownPolicy, build_policy
@@ -63,13 +64,13 @@ def test_a_higher_threshold_escalates_whatever_a_lower_one_does(
 def test_a_score_equal_to_the_threshold_is_kept(score: float) -> None:
     decision = build_policy("threshold", {"threshold": score}).decide(Observation(step=0, score=score))
     assert (decision.action, decision.reason) == (Action.ACCEPT, "score_at_least_threshold")
-    assert (decision.value, decision.against) == (score, score)
+    assert (decision.value, decision.compared_with) == (score, score)
 
 
 def test_a_score_just_below_the_threshold_is_escalated() -> None:
     decision = build_policy("threshold", {}).decide(Observation(step=0, score=0.4999999))
     assert (decision.action, decision.reason) == (Action.ESCALATE, "score_below_threshold")
-    assert (decision.value, decision.against) == (0.4999999, 0.5)
+    assert (decision.value, decision.compared_with) == (0.4999999, 0.5)
 
 
 @pytest.mark.parametrize(

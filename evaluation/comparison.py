@@ -1,0 +1,125 @@
+"""Compares what the service made of a split with what the offline loop did: arithmetic on results, problem by problem.
+
+Greedy solutions are the same up to how calls were batched, so differences are to be few, and zero within its interval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from evaluation.bootstrap import Interval, interval
+from evaluation.metrics import Baselines, Result, accuracy
+from shared.errors import TrimError
+
+
+class ServiceDiffers(TrimError):
+    """The service's figures are not those of the offline loop."""
+
+    code = "service_differs"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered(Result):
+    """A result with the answer that it is about."""
+
+    answer: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One policy's results by both; problem i is the same problem in each sequence."""
+
+    service: Sequence[Answered]
+    offline: Sequence[Answered]
+    baselines: Baselines
+    """Of the offline loop: all shares are of the tokens that its large model spends alone, so that the service's large
+    model has a share too."""
+
+    @cached_property
+    def accuracy_difference(self) -> Interval:
+        """The interval of how much more accurate the service is."""
+        return interval(self.service, self.offline, statistic=lambda a, b: accuracy(a) - accuracy(b))
+
+    @cached_property
+    def share_difference(self) -> Interval:
+        """The interval of how much greater the service's share of large tokens is."""
+        return interval(self.service, self.offline, self.baselines.large, statistic=_share_difference)
+
+    @property
+    def same_answers(self) -> int:
+        """How many problems have the same answer by both, or none by both."""
+        return sum(ours.answer == theirs.answer for ours, theirs in zip(self.service, self.offline, strict=True))
+
+    @property
+    def same_tokens(self) -> int:
+        """How many problems have the same number of large tokens by both."""
+        pairs = zip(self.service, self.offline, strict=True)
+        return sum(ours.large_tokens == theirs.large_tokens for ours, theirs in pairs)
+
+    @property
+    def is_same(self) -> bool:
+        """Whether zero lies within both intervals."""
+        return self.accuracy_difference.holds(0) and self.share_difference.holds(0)
+
+
+def _share_difference(service: Sequence[Result], offline: Sequence[Result], alone: Sequence[Result]) -> float:
+    baselines = Baselines(small=(), large=alone)
+    return baselines.share(service) - baselines.share(offline)
+
+
+Comparisons = Mapping[str, Mapping[str, Comparison]]
+"""By the split's and the policy's name."""
+
+
+def table(comparisons: Comparisons) -> Iterator[str]:
+    """Write comparisons as a Markdown table."""
+    yield (
+        "| policy | accuracy | offline | difference, 95 % | large tokens | offline | difference, 95 %"
+        " | zero within both | same answers | same tokens |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|---|"
+    for split, policies in comparisons.items():
+        for name, each in policies.items():
+            accurate, spent, size = each.accuracy_difference, each.share_difference, len(each.service)
+            yield (
+                f"| {split}, {name} | {accuracy(each.service):.1%} | {accuracy(each.offline):.1%}"
+                f" | {accurate.low:+.1%} to {accurate.high:+.1%}"
+                f" | {each.baselines.share(each.service):.1%} | {each.baselines.share(each.offline):.1%}"
+                f" | {spent.low:+.2%} to {spent.high:+.2%} | {'yes' if each.is_same else 'no'}"
+                f" | {each.same_answers} of {size} | {each.same_tokens} of {size} |"
+            )
+
+
+def summary(*, small: Comparison, large: Comparison, parity: Comparison, prefix: str = "") -> dict[str, Any]:
+    """Sum up what the service made of a split."""
+    values = {
+        "small_accuracy": accuracy(small.service),
+        "large_accuracy": accuracy(large.service),
+        "accuracy_at_parity": accuracy(parity.service),
+        "large_share_small_alone": small.baselines.share(small.service),
+        "large_share_large_alone": large.baselines.share(large.service),
+        "large_share_at_parity": parity.baselines.share(parity.service),
+    }
+    return {f"{prefix}service_{name}": round(value, 4) for name, value in values.items()}
+
+
+def check(comparisons: Comparisons) -> None:
+    """Check that the service does what the offline loop does.
+
+    Raises:
+        ServiceDiffers: Zero lies outside of an interval; the message names each policy where it does.
+    """
+    differing = [
+        f"{name} on {split} problems"
+        for split, policies in comparisons.items()
+        for name, each in policies.items()
+        if not each.is_same
+    ]
+    if differing:
+        raise ServiceDiffers(
+            f"The service's figures are not the offline loop's within their intervals ({', '.join(differing)});"
+            " look for what the two do differently, and measure again."
+        )

@@ -1,0 +1,244 @@
+"""Measures models on held-out problems: `python -m evaluation.models [--problems N] [--models FOLDER]`.
+
+Thresholds are chosen on validation problems and reported on test and on transfer problems, all of them solved greedily
+by the method's loop. Then the real service solves the test and transfer problems with the small model alone, the large
+one alone, and the threshold for parity: its figures are to be those of the loop. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from evaluation.bootstrap import Interval, interval
+from evaluation.comparison import Answered, Comparison, Comparisons
+from evaluation.metrics import Baselines, Result, accuracy, area_recovered, area_under_curve, cost_to_recover
+from evaluation.offline import GREEDY, Models, Solution, Solver, at_once
+from evaluation.service import running_service
+from models import comparison
+from recipe.problems.checker import first_error
+from recipe.problems.drawing import Split, draw
+from recipe.problems.story import Story
+from shared.domain.roles import Author
+from shared.domain.verdict import Verdict, verdict_of
+from shared.errors import PermanentError
+from shared.process import one_sentence
+from shared.settings import Settings
+from stack.interrupts import stopped_in_a_sentence
+from stack.running import state_folder
+
+HERE = Path(__file__).parent
+
+THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
+TARGET = 0.95
+"""Part of the gap between the two models that is to be recovered."""
+
+REPORTED = {Split.TEST: "", Split.TRANSFER: "transfer_"}
+"""Splits whose figures are reported, with what their names begin with."""
+
+
+class TooManyProblems(PermanentError):
+    """The service takes fewer problems at once; ask for fewer, or set TRIM_MAX_BATCH_SIZE."""
+
+    code = "too_many_problems"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What came out on one split."""
+
+    stories: Sequence[Story]
+    small: Sequence[Answered]
+    large: Sequence[Answered]
+    curve: Mapping[float, Sequence[Answered]]
+    """By threshold."""
+    checked: Sequence[Result]
+    """With the exact checker in the PRM's place."""
+    auc: float
+    """Of the PRM's scores of the small model's steps, up to its first error in each problem."""
+
+    @property
+    def baselines(self) -> Baselines:
+        """Each model alone."""
+        return Baselines(small=self.small, large=self.large)
+
+    def difference(self, results: Sequence[Result]) -> Interval:
+        """Compute the interval of how much more accurate some results are than the large model alone, paired."""
+        return interval(results, self.baselines.large, statistic=lambda a, b: accuracy(a) - accuracy(b))
+
+    def cpt(self) -> float:
+        """Compute CPT at the target, from the whole curve."""
+        return cost_to_recover([self.baselines.point(results) for results in self.curve.values()], TARGET)
+
+
+def measure(models: Models, split: Split, count: int) -> Measured:
+    """Solve problems of a split with each model alone, at every threshold, and with the exact checker."""
+    stories = list(islice(draw(split), count))
+    solvers = [Solver(models=models, question=story.question, sampling=GREEDY) for story in stories]
+
+    def solve(how: Callable[[Solver, Story], Solution]) -> list[Answered]:
+        solutions = at_once(lambda pair: how(*pair), list(zip(solvers, stories, strict=True)))
+        return [
+            Answered(
+                is_solved=verdict_of(solution.answer, str(story.answer)) is Verdict.CORRECT,
+                large_tokens=solution.large_tokens,
+                answer=solution.answer,
+            )
+            for solution, story in zip(solutions, stories, strict=True)
+        ]
+
+    def check(solver: Solver, story: Story) -> Solution:
+        return solver.solve(lambda steps: first_error(story.steps, steps) == len(steps) - 1)
+
+    small = solve(lambda solver, _: solver.solve_alone(Author.SMALL))
+    large = solve(lambda solver, _: solver.solve_alone(Author.LARGE))
+    curve = {
+        threshold: solve(partial(lambda solver, _, above: solver.solve_above(above), above=threshold))
+        for threshold in THRESHOLDS
+    }
+    judged = [score for scores in at_once(_judge, list(zip(solvers, stories, strict=True))) for score in scores]
+    auc = area_under_curve(
+        [score for score, is_right in judged if is_right], [score for score, is_right in judged if not is_right]
+    )
+    return Measured(stories=stories, small=small, large=large, curve=curve, checked=solve(check), auc=auc)
+
+
+def _judge(pair: tuple[Solver, Story]) -> list[tuple[float, bool]]:
+    """Score the small model's steps up to its first error, and tell of each whether it is right."""
+    solver, story = pair
+    steps = solver.solve_alone(Author.SMALL).steps
+    right = first_error(story.steps, steps)
+    return [(solver.score(steps[:end]), end <= right) for end in range(1, min(right + 1, len(steps)) + 1)]
+
+
+def cheapest(measured: Measured, is_good: Callable[[Sequence[Result]], bool]) -> float:
+    """Choose the threshold that is good enough for the fewest large tokens; where none is, the highest."""
+    good = [threshold for threshold, results in measured.curve.items() if is_good(results)]
+    return min(
+        good,
+        key=lambda threshold: (measured.baselines.share(measured.curve[threshold]), threshold),
+        default=max(measured.curve),
+    )
+
+
+def table(measured: Measured, chosen: Mapping[str, float]) -> Iterator[str]:
+    """Write the whole curve as a Markdown table."""
+    rows = [
+        ("small alone", measured.baselines.small),
+        *((f"threshold {threshold}", results) for threshold, results in measured.curve.items()),
+        ("exact checker", measured.checked),
+        ("large alone", measured.baselines.large),
+    ]
+    marks: dict[str, str] = {}
+    for why, threshold in chosen.items():
+        marks[f"threshold {threshold}"] = marks.get(f"threshold {threshold}", "") + f" ({why})"
+    yield "| policy | accuracy | gap recovered | large tokens | accuracy - large's, 95 % |"
+    yield "|---|---|---|---|---|"
+    for name, results in rows:
+        point, difference = measured.baselines.point(results), measured.difference(results)
+        yield (
+            f"| {name}{marks.get(name, '')} | {accuracy(results):.1%} | {point.recovered:.1%} | {point.share:.1%}"
+            f" | {difference.low:+.1%} to {difference.high:+.1%} |"
+        )
+    points = [measured.baselines.point(results) for results in measured.curve.values()]
+    yield f"\nPRM AUC {measured.auc:.4f}, CPT95 {measured.cpt():.1%}, APGR {area_recovered(points):.3f}\n"
+
+
+def summary(measured: Measured, parity: float, prefix: str = "") -> dict[str, Any]:
+    """Sum up a split; the threshold for parity was chosen on another."""
+    results = measured.curve[parity]
+    difference = measured.difference(results)
+    values = {
+        "small_accuracy": accuracy(measured.baselines.small),
+        "large_accuracy": accuracy(measured.baselines.large),
+        "prm_auc": measured.auc,
+        "cpt95": measured.cpt(),
+        "large_share_at_parity": measured.baselines.share(results),
+        "accuracy_at_parity": accuracy(results),
+        "difference_at_parity_low": difference.low,
+        "difference_at_parity_high": difference.high,
+    }
+    return {f"{prefix}{name}": round(value, 4) for name, value in values.items()}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m evaluation.models", description="Measure models.")
+    parser.add_argument("--problems", type=int, default=500, help="problems of each split (default: %(default)s)")
+    parser.add_argument("--models", type=Path, default=HERE, help="folder of small, large and prm (default: bundled)")
+    arguments = parser.parse_args()
+    # What is in the way of the service is told now, not after minutes.
+    with stopped_in_a_sentence("evaluate-models"), one_sentence("evaluate-models"), state_folder():
+        evaluate(Settings(), arguments.models, arguments.problems)
+
+
+def evaluate(settings: Settings, models: Path, count: int) -> None:
+    """Measure with the offline loop, then through the service, and print both.
+
+    Raises:
+        TooManyProblems: They are more than the service takes at once.
+        ServiceDiffers: The two do not agree; all figures are printed.
+    """
+    if count > settings.max_batch_size:
+        said = f"The service takes at most {settings.max_batch_size} problems at once"
+        raise TooManyProblems(f"{said}; ask for fewer, or set TRIM_MAX_BATCH_SIZE.")
+    folders = {name: models / name for name in ("small", "large", "prm")}
+    totals: dict[str, Any] = {}
+    reported: dict[Split, Measured] = {}
+    with Models(**folders) as loaded:
+        print(f"Measuring on {count} problems of each split, greedily.", flush=True)
+        validation = measure(loaded, Split.VALIDATION, count)
+        chosen = {
+            "95 % of the gap": cheapest(validation, lambda it: validation.baselines.point(it).recovered >= TARGET),
+            "parity": cheapest(validation, lambda it: validation.difference(it).high >= 0),
+        }
+        parity = chosen["parity"]
+        print(f"\n## {Split.VALIDATION}\n", *table(validation, chosen), sep="\n", flush=True)
+        for split, prefix in REPORTED.items():
+            reported[split] = measured = measure(loaded, split, count)
+            print(f"\n## {split}\n", *table(measured, chosen), sep="\n", flush=True)
+            totals |= summary(measured, parity, prefix)
+    totals["threshold_at_parity"] = parity
+    compared = compare(settings, folders, reported, parity)
+    print("\n## The same through the service\n", *comparison.table(compared), sep="\n", flush=True)
+    for split, prefix in REPORTED.items():
+        small, large, routed = compared[split].values()
+        totals |= comparison.summary(small=small, large=large, parity=routed, prefix=prefix)
+    print(f"\n{json.dumps(totals)}", flush=True)
+    comparison.check(compared)
+
+
+def compare(
+    settings: Settings, folders: Mapping[str, Path], reported: Mapping[Split, Measured], parity: float
+) -> Comparisons:
+    """Have the service solve the problems of splits with three policies; return each beside the offline loop's."""
+    at_parity = f"threshold {parity}"
+    policies: dict[str, dict[str, Any]] = {
+        "small alone": {"name": "small-only"},
+        "large alone": {"name": "large-only"},
+        at_parity: {"name": "threshold", "parameters": {"threshold": parity}},
+    }
+    console = Console()
+    compared: dict[str, dict[str, Comparison]] = {}
+    with running_service(settings, folders) as service:
+        for split, measured in reported.items():
+            console.print(f"Solving {len(measured.stories)} {split} problems through {service.api.address}")
+            solved = service.solve(measured.stories, policies, console)
+            offline = {"small alone": measured.small, "large alone": measured.large, at_parity: measured.curve[parity]}
+            compared[split] = {
+                name: Comparison(service=solved[name], offline=offline[name], baselines=measured.baselines)
+                for name in policies
+            }
+    return compared
+
+
+if __name__ == "__main__":
+    main()

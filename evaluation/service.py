@@ -1,0 +1,82 @@
+"""Solves problems by the real service: API, queues and every role a process, on a database of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from evaluation.comparison import Answered
+from evaluation.offline import GREEDY, LIMITS, TIMEOUT_S
+from recipe.problems.story import Story
+from shared.domain.verdict import Verdict
+from shared.settings import Settings
+from stack.client import Api
+from stack.postgres import EmbeddedPostgres
+from stack.roles import Roles
+from stack.running import STATE, free_port, running_roles
+from stack.scratch import scratch_database
+from stack.solving import solve_with
+
+CHOICES = {"limits": asdict(LIMITS), "sampling": asdict(GREEDY), "step_timeout_s": TIMEOUT_S}
+"""As the offline loop has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A running service."""
+
+    api: Api
+    roles: Roles
+
+    def solve(
+        self, stories: Sequence[Story], policies: Mapping[str, Mapping[str, Any]], console: Console
+    ) -> dict[str, list[Answered]]:
+        """Solve stories with each policy, and read what became of them, by the policy's name.
+
+        Whatever ended without a solution counts as unsolved. Large tokens are those that the ledger has in solutions.
+        """
+        problems = [{"question": story.question, "reference": str(story.answer)} for story in stories]
+        ended = solve_with(policies, problems, CHOICES, api=self.api, roles=self.roles, console=console)
+        for name, batch in ended.items():
+            if unsolved := batch["size"] - batch["statuses"].get("succeeded", 0):
+                said = f"{name}: {unsolved} problems ended without a solution; the logs under {STATE}/logs say why."
+                console.print(said, soft_wrap=True, highlight=False)
+        return {
+            name: [
+                Answered(
+                    is_solved=problem["verdict"] == Verdict.CORRECT,
+                    large_tokens=problem["ledger"]["large_out"],
+                    answer=problem["answer"],
+                )
+                for problem in self.api.batch_problems(batch["id"])
+            ]
+            for name, batch in ended.items()
+        }
+
+
+@contextmanager
+def running_service(settings: Settings, folders: Mapping[str, Path]) -> Iterator[Service]:
+    """Run the service with some models for as long as the block does; the caller has the state folder.
+
+    Its database, queues included, is a new one on the embedded Postgres, gone afterwards: what waits in the one that
+    `make serve` uses is not to be solved by these models. Servers that the environment names are left alone.
+
+    Args:
+        settings: Those of this process.
+        folders: Of `small`, `large` and `prm`.
+    """
+    with EmbeddedPostgres(STATE.resolve() / "postgres") as server_url, scratch_database(server_url) as database_url:
+        environment = {
+            "TRIM_DATABASE_URL": database_url,
+            "TRIM_BROKER_URL": database_url.replace("postgresql", "pgmq", 1),
+            "TRIM_API_PORT": str(free_port(settings.api_host, 0)),
+            "TRIM_ENGINE": "embedded",
+            **{f"TRIM_{name.upper()}_MODEL": str(folder.resolve()) for name, folder in folders.items()},
+        }
+        with running_roles(settings, environment) as (api, roles):
+            yield Service(api, roles)

@@ -1,4 +1,0 @@
-"""The recipe of the bundled models: `python -m models.train`, everything from nothing on a CPU, in PyTorch.
-
-Stages follow each other and can be taken up again where they stopped; see `models.train.__main__`.
-"""

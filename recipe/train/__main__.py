@@ -1,0 +1,179 @@
+"""Trains the bundled models from nothing: `python -m recipe.train [--threads N] [--state FOLDER] [--into FOLDER]`.
+
+Stages: tokenizer, small, large, samples of both, PRM, model folders. Each leaves its result in the state folder; a run
+that was interrupted is taken up at its last checkpoint by running the same command again. The same machine and number
+of threads give the same models again; elsewhere they differ in the last bits, and so a little in all that follows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from tokenizers import Tokenizer
+
+from evaluation.offline import GREEDY, Models, Solver, at_once
+from recipe.problems.drawing import Split, draw
+from recipe.train import folder, language_model, prm, samples
+from recipe.train.loop import Schedule
+from recipe.train.network import Shape, Weights, without_helpers
+from recipe.train.tokenizer import train_tokenizer
+from shared.domain.options import Sampling
+from shared.domain.roles import Author
+
+STATE = Path(".state/models")
+INTO = STATE / "trained"
+
+HELD_OUT = 300
+"""Validation problems that models are measured on at their checkpoints."""
+
+SMALL_SOLVES = 0.5
+"""Share of them that is enough for the small model: one that hardly errs has nothing to show."""
+
+SMALL_NEARLY_SOLVES, ASKED_EVERY = 0.15, 100
+"""It is asked for that share every so many steps until it comes near, and then at each checkpoint: once it has found
+out how, 100 steps more may make of one half nine in ten."""
+
+SAMPLES = (
+    (GREEDY, 2000),
+    (Sampling(seed=1), 1500),
+    (Sampling(temperature=1.0, top_p=1.0, top_k=0, seed=2), 1500),
+)
+"""How the PRM's training problems are solved, and how many of them each way."""
+
+Made = TypeVar("Made")
+
+
+def small_plan(vocabulary: int) -> language_model.Plan:
+    """Say how the small model is trained, at most: it ends once it solves `SMALL_SOLVES` of the validation problems."""
+    return language_model.Plan(
+        name="small",
+        shape=Shape(vocabulary=vocabulary, hidden=96, layers=3, heads=3, wide=256),
+        schedule=Schedule(steps=4500, rate=3e-3),
+        seed=1,
+        sheets_until=0.05,
+        short_until=0.4,
+    )
+
+
+def large_plan(vocabulary: int) -> language_model.Plan:
+    """Say how the large model is trained."""
+    return language_model.Plan(
+        name="large",
+        shape=Shape(vocabulary=vocabulary, hidden=192, layers=5, heads=6, wide=640),
+        schedule=Schedule(steps=3600, rate=2e-3),
+        seed=2,
+        sheets_until=0.07,
+        short_until=0.285,
+        identity=0.2,
+    )
+
+
+PRM_PLAN = prm.Plan(
+    name="prm",
+    adapting=Schedule(steps=600, rate=7e-4),
+    judging=Schedule(steps=1800, rate=3e-3),
+    seed=5,
+    compare_until=0.2,
+    simple_until=0.5,
+)
+
+
+def main() -> None:
+    """Run all stages."""
+    parser = argparse.ArgumentParser(prog="python -m recipe.train", description="Train the bundled models.")
+    parser.add_argument("--threads", type=int, default=2, help="cores to use (default: 2)")
+    parser.add_argument("--state", type=Path, default=STATE, help=f"where checkpoints are kept (default: {STATE})")
+    parser.add_argument("--into", type=Path, default=INTO, help=f"where the model folders are put (default: {INTO})")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    state: Path = arguments.state
+    state.mkdir(parents=True, exist_ok=True)
+
+    tokenizer = timed("tokenizer", train_tokenizer)
+    plans = {
+        plan.name: plan for plan in (small_plan(tokenizer.get_vocab_size()), large_plan(tokenizer.get_vocab_size()))
+    }
+
+    solved = state / "small-solved"  # Kept, so that a run that is taken up asks when one without a break would.
+
+    def is_small_enough(step: int, weights: Weights) -> bool:
+        share = float(solved.read_text()) if solved.exists() else 0.0
+        if step % ASKED_EVERY and share < SMALL_NEARLY_SOLVES:
+            return False
+        put(state / "small", plans["small"].shape, without_helpers(weights), tokenizer)
+        share = share_solved(state / "small")
+        solved.write_text(str(share))
+        return share >= SMALL_SOLVES
+
+    weights = {
+        "small": timed(
+            "small", partial(language_model.train, plans["small"], tokenizer, state, is_enough=is_small_enough)
+        ),
+        "large": timed("large", partial(language_model.train, plans["large"], tokenizer, state)),
+    }
+    for name, plan in plans.items():
+        put(state / name, plan.shape, without_helpers(weights[name]), tokenizer)
+    held_out = timed("samples", lambda: sample(state))
+    large = plans["large"].shape
+    weights["prm"] = timed(
+        "prm",
+        partial(
+            prm.train,
+            PRM_PLAN,
+            tokenizer,
+            large=large,
+            weights=weights["large"],
+            training=samples.read(state / "samples.jsonl"),
+            held_out=held_out,
+            folder=state,
+        ),
+    )
+    put(state / "prm", prm.shape_of(large), weights["prm"], tokenizer)
+    for name in weights:
+        shutil.copytree(state / name, arguments.into / name, dirs_exist_ok=True)
+    print(f"The models are in {arguments.into}.")
+
+
+def sample(state: Path) -> list[samples.Sample]:
+    """Sample what the PRM is trained and measured on; return the latter."""
+    with Models(state / "small", state / "large") as models:
+        samples.sample_training(models, state / "samples.jsonl", seed=1000, plan=SAMPLES)
+        return samples.held_out(models, HELD_OUT)
+
+
+def share_solved(path: Path) -> float:
+    """Measure which share of the validation problems the model in a folder solves by itself."""
+    stories = list(islice(draw(Split.VALIDATION), HELD_OUT))
+    with Models(path, path) as models:
+        solvers = [Solver(models=models, question=story.question) for story in stories]
+        solutions = at_once(lambda solver: solver.solve_alone(Author.SMALL), solvers)
+    share = sum(s.answer == str(story.answer) for s, story in zip(solutions, stories, strict=True)) / len(stories)
+    print(f"{path}: solves {share:.1%}", flush=True)
+    return share
+
+
+def put(path: Path, shape: Shape, weights: Weights, tokenizer: Tokenizer) -> None:
+    """Write a model folder and say how well its graph agrees with the reference."""
+    difference = folder.write(path, shape, weights, tokenizer)
+    size = sum(weight.numel() for weight in weights.values())
+    print(f"{path}: {size / 1e6:.2f} M parameters, greatest difference from the reference {difference:.1e}", flush=True)
+
+
+def timed(stage: str, work: Callable[[], Made]) -> Made:
+    """Run a stage and say how long it took."""
+    started = time.monotonic()
+    made = work()
+    print(f"stage {stage}: {time.monotonic() - started:.0f} s", flush=True)
+    return made
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""Samples what a PRM is trained on: drafts of the small model in trajectories that the large model keeps on the way."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+from evaluation.offline import GREEDY, Models, Solver, at_once
+from recipe.problems.checker import first_error
+from recipe.problems.drawing import Split, draw
+from recipe.problems.story import Story, parse
+from shared.domain.options import Sampling
+from shared.domain.roles import Author
+
+_CHUNK = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Steps of one problem up to the first error, if there is one."""
+
+    question: str
+    steps: tuple[str, ...]
+    right: int
+    """How many of the first steps are right: all of them, or all but the last."""
+
+    def by_step(self) -> Iterator[bool]:
+        """Tell of each step whether it is right."""
+        for index in range(len(self.steps)):
+            yield index < self.right
+
+
+def trajectories(story: Story, solver: Solver) -> list[Sample]:
+    """Sample one problem: wherever the small model's draft is wrong, the large model writes the step and it goes on.
+
+    Returns:
+        The steps up to each wrong draft, and the trajectory that came of it, up to the large model's first error.
+    """
+    expected, found = story.steps, list[Sample]()
+
+    def is_wrong(steps: tuple[str, ...]) -> bool:
+        right = first_error(expected, steps)
+        if right == len(steps) - 1:
+            found.append(Sample(story.question, steps, right))
+        return right == len(steps) - 1
+
+    steps = solver.solve(is_wrong).steps
+    right = first_error(expected, steps)
+    return [*found, Sample(story.question, steps[: right + 1], right)]
+
+
+def small_alone(story: Story, solver: Solver) -> Sample:
+    """Sample one problem as the small model solves it alone, up to its first error."""
+    steps = solver.solve_alone(Author.SMALL).steps
+    right = first_error(story.steps, steps)
+    return Sample(story.question, steps[: right + 1], right)
+
+
+def sample_training(models: Models, path: Path, *, seed: int, plan: Sequence[tuple[Sampling, int]]) -> None:
+    """Write samples of training problems, or what is missing of them.
+
+    Args:
+        models: The small and the large model.
+        path: Where to write, one JSON object a line.
+        seed: Decides which problems are drawn.
+        plan: How to draw tokens, and for how many problems.
+    """
+    done = _whole_lines(path)
+    chunks = [(sampling, size) for sampling, count in plan for size in _sizes(count)]
+    with path.open("a") as file:
+        for number, (sampling, size) in enumerate(chunks):
+            if number < done:
+                continue
+            stories = list(islice(draw(Split.TRAIN, seed=seed + number), size))
+            solvers = [Solver(models=models, question=story.question, sampling=sampling) for story in stories]
+            found = at_once(lambda pair: trajectories(*pair), zip(stories, solvers, strict=True))
+            rows = [asdict(sample) for samples in found for sample in samples]
+            file.write(json.dumps(rows) + "\n")
+            file.flush()
+            wrong = sum(row["right"] < len(row["steps"]) for row in rows)
+            print(f"samples {number + 1}/{len(chunks)}: {size} problems, {wrong} first errors", flush=True)
+
+
+def _whole_lines(path: Path) -> int:
+    """Count the lines of a file, if there is one, and cut off what was begun of another when its writer was stopped."""
+    if not path.exists():
+        return 0
+    whole = path.read_bytes()
+    whole = whole[: whole.rfind(b"\n") + 1]
+    os.truncate(path, len(whole))
+    return whole.count(b"\n")
+
+
+def _sizes(count: int) -> list[int]:
+    return [_CHUNK] * (count // _CHUNK) + ([count % _CHUNK] if count % _CHUNK else [])
+
+
+def read(path: Path) -> list[Sample]:
+    """Read what `sample_training` wrote."""
+    rows = [row for line in path.read_text().splitlines() for row in json.loads(line)]
+    return [Sample(row["question"], tuple(row["steps"]), row["right"]) for row in rows]
+
+
+def held_out(models: Models, count: int) -> list[Sample]:
+    """Sample validation problems as the small model solves them alone, greedily."""
+    stories = list(islice(draw(Split.VALIDATION), count))
+    return list(
+        at_once(
+            lambda story: small_alone(story, Solver(models=models, question=story.question, sampling=GREEDY)), stories
+        )
+    )
+
+
+def expected_steps(sample: Sample) -> tuple[str, ...]:
+    """Give the whole solution of a sample's problem."""
+    return parse(sample.question).steps

@@ -1,0 +1,62 @@
+"""What endpoints depend on: the app's resources, and the parameters that several of them share."""
+
+from __future__ import annotations
+
+import threading
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import Depends, Header, Query, Request
+
+from shared.settings import Settings
+from shared.store.database import Database
+from shared.store.tables import DEFAULT_TENANT
+
+MAX_STEP = 1_000_000
+"""Largest step index that a client may name; an integer for the database."""
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        min_length=1,
+        max_length=200,
+        pattern=r"^[\x21-\x7e]+$",
+        description="Key that makes a retry safe: the same key and body return the same result.",
+    ),
+]
+Cursor = Annotated[
+    str | None,
+    Query(max_length=500, description="`next_cursor` of the previous page; valid only for the same listing."),
+]
+Limit = Annotated[int, Query(ge=1, le=200, description="Maximum number of items to return.")]
+After = Annotated[int, Query(ge=-1, le=MAX_STEP, description="Step after which to begin.")]
+
+
+def get_database(request: Request) -> Database:
+    """Return the app's database."""
+    database: Database = request.app.state.database
+    return database
+
+
+def get_settings(request: Request) -> Settings:
+    """Return the app's settings."""
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+def get_stopping(request: Request) -> threading.Event:
+    """Return the event that is set once the process stops."""
+    stopping: threading.Event = request.app.state.stopping
+    return stopping
+
+
+def get_tenant() -> UUID:
+    """Return the tenant of the request. There is one until requests carry keys."""
+    return DEFAULT_TENANT
+
+
+WithDatabase = Annotated[Database, Depends(get_database)]
+WithSettings = Annotated[Settings, Depends(get_settings)]
+WithTenant = Annotated[UUID, Depends(get_tenant)]
+Stopping = Annotated[threading.Event, Depends(get_stopping)]

@@ -1,0 +1,1 @@
+"""The service's native REST endpoints, under `/v1`."""

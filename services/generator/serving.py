@@ -1,0 +1,18 @@
+"""Serves the commands of one author: loads its model and writes steps until the process is stopped."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from functools import partial
+
+from services.generator.writing import Writing
+from shared.domain.roles import Author, WorkerRole
+from shared.engines.factory import make_generator
+from shared.settings import Settings
+from shared.worker.command_worker import CommandWorker
+
+
+def serve(settings: Settings, *, author: Author) -> None:
+    """Load the author's model and carry out its commands."""
+    with closing(make_generator(settings, author)) as engine:
+        CommandWorker(settings, WorkerRole(author), engine=engine, begin=partial(Writing, engine=engine)).run()

@@ -1,0 +1,18 @@
+"""Serves the PRM's commands: loads the PRM and scores drafts until the process is stopped."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from functools import partial
+
+from services.prm.scoring import ScoringWork
+from shared.domain.roles import WorkerRole
+from shared.engines.factory import make_scorer
+from shared.settings import Settings
+from shared.worker.command_worker import CommandWorker
+
+
+def serve(settings: Settings) -> None:
+    """Load the PRM and carry out its commands."""
+    with closing(make_scorer(settings)) as engine:
+        CommandWorker(settings, WorkerRole.PRM, engine=engine, begin=partial(ScoringWork, engine=engine)).run()

@@ -1,0 +1,118 @@
+"""Decisions: what a policy sees, what it chooses, and the record of both."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+from shared.domain.drafts import Draft, Scoring
+
+
+class Action(StrEnum):
+    """What happens to a draft."""
+
+    ACCEPT = "accept"
+    """Keep the small model's draft."""
+    ESCALATE = "escalate"
+    """Have the large model write the step from the same prefix."""
+
+
+class DecidedBy(StrEnum):
+    """What took a decision."""
+
+    POLICY = "policy"
+    RULE = "rule"
+    """The service itself, because there was nothing for a policy to judge: no words, or no usable score."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """All that a policy may see at one step."""
+
+    step: int
+    score: float | None
+    """PRM score of the draft; `None` for a policy that does not read scores."""
+    previous_scores: tuple[float | None, ...] = ()
+    """PRM scores of the accepted steps, aligned with them; `None` where the PRM has given no usable number (yet)."""
+    draft_tokens: int | None = None
+    """`None` if nothing was drafted."""
+    is_final: bool = False
+    """Whether the draft finishes the solution."""
+    large_out: int = 0
+    """Large-model tokens in the trajectory so far, as in the ledger."""
+    seed: int = 0
+    """The problem's seed, for policies that draw lots."""
+    question_digest: str = ""
+    """Digest of the question, so that policies draw other lots for other problems with the same seed."""
+
+    @property
+    def min_previous(self) -> float:
+        """Least known score of the earlier steps; 1 if there is none."""
+        return min(self._known, default=1.0)
+
+    @property
+    def product_previous(self) -> float:
+        """Product of the known scores of the earlier steps; 1 if there is none."""
+        return math.prod(self._known)
+
+    @property
+    def _known(self) -> list[float]:
+        return [score for score in self.previous_scores if score is not None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What was chosen, and why. Stored as returned, shown as stored."""
+
+    action: Action
+    reason: str
+    """Short stable name, such as `score_below_threshold`; docs/glossary.md explains each."""
+    value: float | None = None
+    """Number that the decision rests on, such as the draft's score."""
+    compared_with: float | None = None
+    """Number that `value` was compared with, such as the threshold."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyVersion:
+    """Identifies a policy as it decides: the same version decides the same on the same observation."""
+
+    name: str
+    revision: int
+    """Revision of the policy's code."""
+    parameters_digest: str
+    """Digest of its parameters: 16 hexadecimal digits."""
+
+
+class Decider(Protocol):
+    """A policy as the state machine uses it."""
+
+    @property
+    def version(self) -> PolicyVersion:
+        """Identity that is stored with each decision."""
+
+    def decide(self, observation: Observation) -> Decision:
+        """Choose what happens to a draft. Pure, total and deterministic."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionRecord:
+    """One row of the audit: what was seen, what was chosen and by what, and the draft that was decided on."""
+
+    number: int
+    """Place among the problem's decisions, from 0; a step may be decided more than once."""
+    step: int
+    epoch: int
+    """Epoch in which the decision was taken."""
+    observation: Observation
+    decision: Decision
+    decided_by: DecidedBy
+    policy: PolicyVersion
+    """The policy in force in the process that decided, also where a rule decided."""
+    draft: Draft | None
+    """`None` if the policy works without drafts."""
+    scoring: Scoring | None
+    decided_at: datetime

@@ -1,0 +1,69 @@
+"""What the submitter chose: fixed for the life of a problem."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How tokens are drawn. The defaults are those of the method's released code."""
+
+    temperature: float = 0.7
+    """0 is greedy."""
+    top_p: float = 0.8
+    top_k: int = 20
+    """0 is no limit."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds of the work on one problem."""
+
+    max_steps: int = 30
+    max_step_tokens: int = 512
+    max_tokens: int = 4096
+    """Tokens of the trajectory at which it ends."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Which models a policy needs at every step, derived from the policy before the first one."""
+
+    drafts: bool = True
+    """The small model drafts each step; otherwise the large model writes the whole solution."""
+    scores: bool = True
+    """The PRM scores each draft."""
+    escalates: bool = True
+    """The policy may escalate to the large model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the submitter chose for one problem."""
+
+    plan: Plan = field(default_factory=Plan)
+    lookahead: int | None = 0
+    """Steps that the small model may draft ahead of the last accepted one; `None` is unlimited."""
+    limits: Limits = field(default_factory=Limits)
+    sampling: Sampling = field(default_factory=Sampling)
+    step_timeout_s: float = 60.0
+    """Seconds after which a step is requested again; doubles with each attempt."""
+    max_attempts: int = 5
+    """Number of times that a step is requested before the problem fails."""
+    deadline_at: datetime | None = None
+    """When the problem expires if it is still unsolved."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyChoice:
+    """The policy that the submitter chose. The orchestrator builds it from this."""
+
+    name: str
+    revision: int
+    """Revision of the policy's code when the problem was submitted."""
+    parameters: Mapping[str, Any]

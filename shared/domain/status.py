@@ -1,0 +1,52 @@
+"""Where a problem stands, and why it ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """Where a problem stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the problem has ended."""
+        return self not in (Status.QUEUED, Status.RUNNING)
+
+
+class StopReason(StrEnum):
+    """Why the trajectory of a succeeded problem ends where it does."""
+
+    FINAL_ANSWER = "final_answer"
+    """A model ended by itself, or wrote a boxed answer."""
+    MAX_STEPS = "max_steps"
+    """The trajectory has as many steps as the submitter allows."""
+    TOKEN_LIMIT = "token_limit"  # noqa: S105 - tokens of text
+    """The trajectory reached the submitter's token limit, or fills the context of the model that is needed next."""
+    SIZE_LIMIT = "size_limit"
+    """Question and trajectory reached the number of bytes that a message may carry."""
+    DEGENERATE = "degenerate"
+    """The model wrote no words, twice in a row."""
+
+
+CONTEXT_FULL = "input_too_long"
+"""Failure code for an input that exceeds a model's context. After at least one accepted step it ends the solution
+instead of failing the problem."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a problem failed."""
+
+    code: str
+    """Stable name, such as `attempts_exhausted`."""
+    detail: str
+    """One sentence for people."""

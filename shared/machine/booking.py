@@ -1,0 +1,64 @@
+"""Booking what models cost: every draft, scoring and piece of unfinished work once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from shared.domain.drafts import Draft, Scoring, UnfinishedWork
+from shared.domain.ledger import Ledger
+from shared.domain.roles import Author
+from shared.machine.state import State
+
+
+def book_kept(state: State, draft: Draft) -> State:
+    """Book a draft whose step is in the trajectory."""
+    return _book(state, draft, "large_out" if draft.author is Author.LARGE else "small_kept")
+
+
+def book_discarded(state: State, draft: Draft) -> State:
+    """Book a small model's draft that a decision escalated."""
+    return _book(state, draft, "small_discarded")
+
+
+def waste(state: State, drafts: tuple[Draft, ...]) -> State:
+    """Book drafts that end up in no step and no decision, each once."""
+    for draft in drafts:
+        if draft.id not in state.booked:
+            state = _book(state, draft, f"{draft.author}_wasted")
+    return state
+
+
+def drop_pending(state: State) -> State:
+    """Drop the drafts that are not decided, and book them as wasted."""
+    return waste(state.evolve(pending=()), tuple(each.draft for each in state.pending))
+
+
+def book_scoring(state: State, scoring: Scoring) -> State:
+    """Book one PRM call."""
+    return state.evolve(ledger=_add(state.ledger, prm_tokens=scoring.tokens, prm_calls=1))
+
+
+def book_unfinished(state: State, work: UnfinishedWork) -> State:
+    """Book work that was cancelled or failed; the caller takes care that it does so once."""
+    if work.is_estimated:
+        column = f"{work.role}_estimated"
+    else:
+        column = "prm_tokens" if work.role == "prm" else f"{work.role}_wasted"
+    spent = {column: work.tokens, f"{work.role}_calls": int(work.opens_call)}
+    if work.role != "prm":
+        spent[f"{work.role}_in"] = work.input_tokens
+    return state.evolve(ledger=_add(state.ledger, **spent))
+
+
+def _book(state: State, draft: Draft, column: str) -> State:
+    """Book a draft's output under a column; its input and its call are paid whatever becomes of it."""
+    spent = {
+        column: draft.tokens,
+        f"{draft.author}_in": draft.prompt_tokens - draft.cached_tokens,
+        f"{draft.author}_calls": int(draft.opens_call),
+    }
+    return state.evolve(ledger=_add(state.ledger, **spent), booked=state.booked | {draft.id})
+
+
+def _add(ledger: Ledger, **spent: int) -> Ledger:
+    return replace(ledger, **{name: getattr(ledger, name) + more for name, more in spent.items()})

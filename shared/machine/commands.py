@@ -1,0 +1,53 @@
+"""The commands that should be out for a state."""
+
+from __future__ import annotations
+
+from shared.domain.roles import Author
+from shared.domain.status import Status
+from shared.machine.state import State, StepRequest
+from shared.messages import CancelWork, Command, GenerateSteps, derive_id
+
+
+def next_commands(state: State) -> tuple[Command | CancelWork, ...]:
+    """Derive the commands that should be out for a state; the same state always gives the same commands."""
+    cancel = CancelWork(problem_id=state.problem_id, epoch=state.epoch)
+    if state.status.is_final:
+        return () if state.status is Status.SUCCEEDED else (cancel,)
+    request = state.request
+    if request is None or request.failed_at_step is not None:
+        return ()
+    generate = _generate(state, request)
+    if state.is_escalating and state.options.lookahead != 0:
+        return cancel, generate
+    return (generate,)
+
+
+def _generate(state: State, request: StepRequest) -> GenerateSteps:
+    options = state.options
+    # Only the steps before the request: what is known of later ones must not change a command that is out.
+    before = state.steps[: request.from_step]
+    ahead = state.chain[: max(0, request.from_step - len(state.steps))]
+    written = sum(step.tokens for step in before) + sum(each.draft.tokens for each in ahead)
+    is_scored = request.author is Author.SMALL and options.plan.scores
+    return GenerateSteps(
+        id=derive_id(
+            state.problem_id, state.epoch, request.from_step, "generate_steps", request.author, request.number
+        ),
+        problem_id=state.problem_id,
+        epoch=state.epoch,
+        issued_at=request.issued_at,
+        expires_at=request.expires_at,
+        request_number=request.number,
+        # Grows with the attempts: a step that timed out must not be cut off after the same time again.
+        step_timeout_s=(request.expires_at - request.issued_at).total_seconds(),
+        question=state.question,
+        prefix=tuple(step.text for step in before) + tuple(each.draft.text for each in ahead),
+        author=request.author,
+        max_steps=request.max_steps,
+        max_step_tokens=options.limits.max_step_tokens,
+        max_tokens=max(1, options.limits.max_tokens - written),
+        results_to="prm" if is_scored else "events",
+        reports_stretch=is_scored and options.lookahead not in (0, None),
+        unscored_steps=request.unscored_steps,
+        sampling=options.sampling,
+    )

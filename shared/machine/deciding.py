@@ -1,0 +1,162 @@
+"""Deciding drafts in the order of the trajectory, and extending it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from shared.domain.decisions import Action, DecidedBy, Decider, Decision, DecisionRecord, Observation
+from shared.domain.drafts import Draft, Finish, ScoredDraft
+from shared.domain.roles import Author
+from shared.domain.status import Failure, Status, StopReason
+from shared.domain.steps import Step
+from shared.domain.text import extend_digest, prefix_digest
+from shared.machine.booking import book_discarded, book_kept, drop_pending, waste
+from shared.machine.ending import fail, succeed
+from shared.machine.requesting import is_oversized, request_steps
+from shared.machine.state import State
+
+
+def decide_ready(state: State, *, policy: Decider, now: datetime) -> State:
+    """Decide drafts for as long as the next one has arrived and, if the plan needs it, has its score."""
+    while state.status is Status.RUNNING:
+        turn = [each for each in state.pending if each.draft.index == len(state.steps)]
+        ready = next((each for each in turn if each.draft.prefix_digest == state.digest), None)
+        strays = tuple(each.draft for each in turn if each is not ready)
+        state = waste(state.evolve(pending=tuple(p for p in state.pending if p.draft not in strays)), strays)
+        if ready is None or not _is_decidable(state, ready):
+            return state
+        state = state.evolve(pending=tuple(each for each in state.pending if each is not ready))
+        if ready.draft.author is Author.LARGE:
+            state = _take_large(state, ready, policy=policy, now=now)
+        else:
+            state = _take_small(state, ready, policy=policy, now=now)
+    return state
+
+
+def _is_decidable(state: State, ready: ScoredDraft) -> bool:
+    needs_score = ready.draft.author is Author.SMALL and state.options.plan.scores
+    return ready.is_scored or ready.draft.is_degenerate or not needs_score
+
+
+def _take_small(state: State, ready: ScoredDraft, *, policy: Decider, now: datetime) -> State:
+    """Decide on a draft: by rule if there is nothing to judge, otherwise by the policy."""
+    draft = ready.draft
+    observation = _observe(state, ready)
+    decision = _rule(state, ready)
+    decided_by = DecidedBy.POLICY if decision is None else DecidedBy.RULE
+    decision = decision or policy.decide(observation)
+    state = _record(state, ready, observation, decision, decided_by=decided_by, policy=policy, now=now)
+    if decision.action is Action.ACCEPT:
+        return _append(state, draft, score=ready.score, now=now)
+    state = drop_pending(book_discarded(state, draft))
+    state = state.evolve(epoch=state.epoch + 1, attempts=0)
+    return request_steps(state, author=Author.LARGE, max_steps=1, now=now)
+
+
+def _rule(state: State, ready: ScoredDraft) -> Decision | None:
+    """Return the decision that leaves a policy nothing to judge, if one applies."""
+    draft, plan = ready.draft, state.options.plan
+    otherwise = Action.ESCALATE if plan.escalates else Action.ACCEPT
+    if draft.is_degenerate and draft.finish is Finish.ENDED and state.steps:
+        return Decision(action=Action.ACCEPT, reason="model_ended")
+    if draft.is_degenerate:
+        return Decision(action=otherwise, reason="degenerate_draft")
+    if plan.scores and ready.score is None:
+        return Decision(action=otherwise, reason="invalid_score")
+    return None
+
+
+def _take_large(state: State, ready: ScoredDraft, *, policy: Decider, now: datetime) -> State:
+    """Append a large step; a policy without drafts decides on it here, so that every step has its decision."""
+    if not state.options.plan.drafts:
+        observation = _observe(state, None)
+        decision = policy.decide(observation)
+        state = _record(state, None, observation, decision, decided_by=DecidedBy.POLICY, policy=policy, now=now)
+    return _append(state, ready.draft, score=None, now=now)
+
+
+def _record(
+    state: State,
+    ready: ScoredDraft | None,
+    observation: Observation,
+    decision: Decision,
+    *,
+    decided_by: DecidedBy,
+    policy: Decider,
+    now: datetime,
+) -> State:
+    record = DecisionRecord(
+        number=state.decision_count,
+        step=len(state.steps),
+        epoch=state.epoch,
+        observation=observation,
+        decision=decision,
+        decided_by=decided_by,
+        policy=policy.version,
+        draft=ready.draft if ready else None,
+        scoring=ready.scoring if ready else None,
+        decided_at=now,
+    )
+    return state.evolve(
+        decisions=(*state.decisions, record),
+        decision_count=state.decision_count + 1,
+        escalation_count=state.escalation_count + (decision.action is Action.ESCALATE),
+    )
+
+
+def _observe(state: State, ready: ScoredDraft | None) -> Observation:
+    draft = ready.draft if ready else None
+    return Observation(
+        step=len(state.steps),
+        score=ready.score if ready else None,
+        previous_scores=tuple(step.score for step in state.steps),
+        draft_tokens=draft.tokens if draft else None,
+        is_final=draft is not None and (draft.ends_solution or draft.index + 1 == state.options.limits.max_steps),
+        large_out=state.ledger.large_out,
+        seed=state.options.sampling.seed,
+        question_digest=prefix_digest(state.question, ()),
+    )
+
+
+def _append(state: State, draft: Draft, *, score: float | None, now: datetime) -> State:
+    """Make a draft the next step of the trajectory, and end the problem if it is the last one."""
+    if draft.is_degenerate:
+        return _end_without_words(waste(state, (draft,)), draft, now=now)
+    step = Step(
+        index=draft.index,
+        author=draft.author,
+        text=draft.text,
+        finish=draft.finish,
+        tokens=draft.tokens,
+        score=score,
+        model=draft.model,
+        worker=draft.worker,
+        waited_ms=draft.waited_ms,
+        worked_ms=draft.worked_ms,
+        accepted_at=now,
+    )
+    state = book_kept(state, draft)
+    state = state.evolve(steps=(*state.steps, step), digest=extend_digest(state.digest, step.text))
+    reason = _stop_reason(state, draft)
+    return state if reason is None else succeed(state, reason, now=now)
+
+
+def _stop_reason(state: State, draft: Draft) -> StopReason | None:
+    """Return why the trajectory ends with the draft that was just appended, if it does."""
+    limits = state.options.limits
+    if draft.ends_solution:
+        return StopReason.FINAL_ANSWER
+    if len(state.steps) >= limits.max_steps:
+        return StopReason.MAX_STEPS
+    if state.tokens >= limits.max_tokens:
+        return StopReason.TOKEN_LIMIT
+    return StopReason.SIZE_LIMIT if is_oversized(state) else None
+
+
+def _end_without_words(state: State, draft: Draft, *, now: datetime) -> State:
+    """End at a draft without words: it becomes no step."""
+    if not state.steps:
+        detail = f"The {draft.author} model wrote no words at the first step, although it was asked twice."
+        return fail(state, Failure(code="no_output", detail=detail), now=now)
+    reason = StopReason.FINAL_ANSWER if draft.finish is Finish.ENDED else StopReason.DEGENERATE
+    return succeed(state, reason, now=now)

@@ -1,0 +1,147 @@
+"""Hearing events from workers: drafts, scores, failures and cancellations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from shared.domain.decisions import Decider
+from shared.domain.drafts import Draft, ScoredDraft
+from shared.domain.roles import WorkerRole
+from shared.domain.status import CONTEXT_FULL, Failure, Status, StopReason
+from shared.machine.booking import book_scoring, book_unfinished, waste
+from shared.machine.deciding import decide_ready
+from shared.machine.ending import exhaust, fail, is_last_attempt, succeed
+from shared.machine.requesting import backoff, due, request_ahead
+from shared.machine.state import State
+from shared.messages import StepsGenerated, StepsScored, WorkCancelled, WorkFailed
+
+RETRY_DELAY_S = 1.0
+"""Seconds before a step is requested again after a retryable failure; doubles with each attempt."""
+
+
+def hear_drafts(state: State, event: StepsGenerated | StepsScored, *, policy: Decider, now: datetime) -> State:
+    """Book the cost of an event, add its drafts to the pending ones, and decide those whose turn it is."""
+    if event.id in state.booked:
+        return state
+    state = state.evolve(booked=state.booked | {event.id})
+    scores: tuple[float | None, ...] = (None,) * len(event.drafts)
+    scoring = None
+    if isinstance(event, StepsScored):
+        scoring = event.scoring
+        if len(event.scores) == len(event.drafts):
+            scores = event.scores
+        state = book_scoring(state, scoring)
+    if not _is_current(state, event.epoch):
+        return waste(state, event.drafts)
+    if isinstance(event, StepsScored):
+        state = _fill_scores(state, event)
+    for draft, score in zip(event.drafts, scores, strict=True):
+        state = _add_pending(state, ScoredDraft(draft=draft, score=score, scoring=scoring))
+    before = len(state.steps), state.epoch
+    state = decide_ready(state, policy=policy, now=now)
+    if state.status.is_final:
+        return state
+    if (len(state.steps), state.epoch) != before:
+        state = state.evolve(attempts=0)
+    return request_ahead(state.evolve(due_at=due(state, now)), now=now)
+
+
+def hear_failure(state: State, event: WorkFailed, *, now: datetime) -> State:
+    """Fail on a permanent failure; after a retryable one wait a moment before the next attempt.
+
+    A failure ahead of the trajectory's end is not judged yet. An escalation may still discard its steps; the machine
+    requests them again when the next event arrives. A solution that has outgrown a model's context ends with the steps
+    that it has, as at any other limit.
+    """
+    if event.id in state.booked:
+        return state
+    state = _book_stopped(state, event)
+    state = _lose(state, event.drafts)
+    if not _is_current(state, event.epoch) or not _concerns_request(state, event):
+        return state
+    if state.chain or event.step > len(state.steps):
+        return state.evolve(request=state.request and replace(state.request, failed_at_step=event.step))
+    if event.code == CONTEXT_FULL and state.steps:
+        return succeed(state, StopReason.TOKEN_LIMIT, now=now)
+    if not event.retryable:
+        return fail(state, Failure(code=event.code, detail=event.detail), now=now)
+    if is_last_attempt(state):
+        return exhaust(state, f"the last time because: {event.detail}", now=now)
+    return state.evolve(due_at=now + timedelta(seconds=RETRY_DELAY_S * backoff(state)))
+
+
+def hear_cancelled(state: State, event: WorkCancelled) -> State:
+    """Book work that a worker cancelled."""
+    return state if event.id in state.booked else _book_stopped(state, event)
+
+
+def _is_current(state: State, epoch: int) -> bool:
+    return epoch == state.epoch and state.status is Status.RUNNING
+
+
+def _book_stopped(state: State, event: WorkFailed | WorkCancelled) -> State:
+    """Book what work had used when it stopped."""
+    state = state.evolve(booked=state.booked | {event.id})
+    return state if event.unfinished is None else book_unfinished(state, event.unfinished)
+
+
+def _fill_scores(state: State, event: StepsScored) -> State:
+    """Give large steps the scores that arrived with the first draft after them."""
+    first = event.drafts[0]
+    if first.index != len(state.steps) or first.prefix_digest != state.digest:
+        return state
+    steps = list(state.steps)
+    for step, score in zip(reversed(state.steps), reversed(event.prefix_scores), strict=False):
+        if step.score is None:
+            steps[step.index] = replace(step, score=score)
+    return state.evolve(steps=tuple(steps))
+
+
+def _add_pending(state: State, offered: ScoredDraft) -> State:
+    """Add a draft to the pending ones, unless it is a duplicate or too late.
+
+    Of two drafts for one place the first stays, because steps after it may already be requested; a second one with the
+    same text only contributes its score. No model repeats itself exactly, so a draft with the same id, written by a
+    worker that did the work again, may have another text or prefix. It is ignored, and its id is booked once.
+    """
+    draft = offered.draft
+    if draft.id in state.booked:
+        return state
+    if draft.index < len(state.steps):
+        return waste(state, (draft,))
+    twin = next((each for each in state.pending if each.draft.id == draft.id), None)
+    known = twin or next((each for each in state.pending if _place(each.draft) == _place(draft)), None)
+    if known is None:
+        return state.evolve(pending=(*state.pending, offered))
+    is_same = (*_place(known.draft), known.draft.text) == (*_place(draft), draft.text)
+    if known.is_scored or not offered.is_scored or not is_same:
+        return state if twin else waste(state, (draft,))
+    pending = tuple(offered if each is known else each for each in state.pending)
+    return waste(state.evolve(pending=pending), () if twin else (known.draft,))
+
+
+def _place(draft: Draft) -> tuple[int, str]:
+    return draft.index, draft.prefix_digest
+
+
+def _concerns_request(state: State, event: WorkFailed) -> bool:
+    """Tell whether a failure concerns work that the problem waits for, not a copy of finished or abandoned work."""
+    if event.role is WorkerRole.PRM:
+        return event.request_number >= state.oldest_request and event.step >= len(state.steps)
+    return state.request is not None and event.request_number == state.request.number
+
+
+def _lose(state: State, drafts: tuple[Draft, ...]) -> State:
+    """Book drafts whose scoring failed as wasted; a draft that was scored all the same stays.
+
+    A request that continues a lost draft would leave a gap, so it is abandoned too.
+    """
+    scored = {each.draft.id for each in state.pending if each.is_scored}
+    lost = tuple(draft for draft in drafts if draft.id not in scored | state.booked)
+    if not lost:
+        return state
+    ids = {draft.id for draft in lost}
+    state = waste(state.evolve(pending=tuple(each for each in state.pending if each.draft.id not in ids)), lost)
+    leaves_gap = state.request is not None and state.request.from_step > len(state.steps) + len(state.chain)
+    return state.evolve(request=None) if leaves_gap else state

@@ -1,0 +1,115 @@
+"""Requesting steps: what the problem waits for, how far ahead, and when it counts as overdue."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from shared.domain.roles import Author
+from shared.domain.status import Status
+from shared.machine.booking import drop_pending
+from shared.machine.ending import exhaust, is_last_attempt
+from shared.machine.state import State, StepRequest
+from shared.messages import MAX_PREFIX_BYTES
+
+MAX_DOUBLINGS = 10
+"""Maximum number of times that a wait doubles, so that any number of attempts stays within the calendar."""
+
+
+def request_steps(
+    state: State,
+    *,
+    now: datetime,
+    author: Author | None = None,
+    from_step: int | None = None,
+    max_steps: int | None = None,
+) -> State:
+    """Request steps; by default all that the plan and the window allow, from the end of the trajectory on."""
+    start = len(state.steps) if from_step is None else from_step
+    author = author or (Author.SMALL if state.options.plan.drafts else Author.LARGE)
+    request = StepRequest(
+        author=author,
+        from_step=start,
+        max_steps=min(max_steps or _window(state), state.options.limits.max_steps - start),
+        number=state.request_count,
+        issued_at=now,
+        expires_at=due(state, now),
+        unscored_steps=_unscored(state) if author is Author.SMALL and start == len(state.steps) else 0,
+    )
+    if request.max_steps < 1:
+        return state.evolve(request=None)
+    return state.evolve(request=request, request_count=state.request_count + 1, due_at=request.expires_at)
+
+
+def request_ahead(state: State, *, now: datetime) -> State:
+    """Request more steps once all requested ones have arrived and the window has room.
+
+    The window is `lookahead + 1` undecided drafts. With lookahead 0 the next draft is requested when the last one is
+    decided; otherwise its continuation is requested while scores are still on their way, so that the small model stays
+    busy.
+    """
+    if state.is_escalating and state.request is not None and len(state.steps) < state.request.end:
+        return state
+    chain = state.chain
+    known_end = len(state.steps) + len(chain)
+    if state.request is not None and known_end < state.request.end:
+        return state
+    room = _window(state) - len(chain)
+    if room <= 0 or (chain and _is_complete(state)):
+        return state.evolve(request=None)
+    return request_steps(state, from_step=known_end, max_steps=room, now=now)
+
+
+def request_again(state: State, *, now: datetime) -> State:
+    """Request overdue steps once more, from the first undecided one on, or fail after the last attempt."""
+    if state.status is not Status.RUNNING or state.due_at is None or now < state.due_at:
+        return state
+    if is_last_attempt(state):
+        is_large = state.request is not None and state.request.author is Author.LARGE
+        small = "small model or the PRM" if state.options.plan.scores else "small model"
+        who = "large model" if is_large else small
+        return exhaust(state, f"the last time because the {who} did not answer", now=now)
+    was_escalating = state.is_escalating
+    state = drop_pending(state).evolve(attempts=state.attempts + 1, oldest_request=state.request_count)
+    if was_escalating:
+        return request_steps(state, author=Author.LARGE, max_steps=1, now=now)
+    return request_steps(state, now=now)
+
+
+def due(state: State, now: datetime) -> datetime:
+    """Return when a request that is issued now becomes overdue."""
+    return now + timedelta(seconds=state.options.step_timeout_s * backoff(state))
+
+
+def backoff(state: State) -> int:
+    """Return the factor by which waits grow with the attempts on the same step."""
+    return int(2 ** min(state.attempts, MAX_DOUBLINGS))
+
+
+def is_oversized(state: State, *more: str) -> bool:
+    """Tell whether the prefix that a further command would carry is as large as a message may be."""
+    return state.text_bytes(*more) >= MAX_PREFIX_BYTES
+
+
+def _is_complete(state: State) -> bool:
+    """Tell whether the pending drafts already complete the solution, or fill a message."""
+    chain = state.chain
+    last = chain[-1].draft
+    return last.ends_solution or last.is_degenerate or is_oversized(state, *(each.draft.text for each in chain))
+
+
+def _unscored(state: State) -> int:
+    """Count the large steps at the end of the trajectory that the PRM has not scored."""
+    count = 0
+    for step in reversed(state.steps):
+        if step.author is Author.SMALL or step.score is not None:
+            break
+        count += 1
+    return count if state.options.plan.scores else 0
+
+
+def _window(state: State) -> int:
+    """Return the maximum number of undecided drafts."""
+    options = state.options
+    if options.lookahead is None or not options.plan.drafts:
+        return options.limits.max_steps
+    return options.lookahead + 1

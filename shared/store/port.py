@@ -1,0 +1,92 @@
+"""The store as the orchestrator uses it. Postgres implements it in production, memory in simulations."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import KW_ONLY, dataclass
+from datetime import datetime
+from typing import NamedTuple, Protocol
+from uuid import UUID
+
+from shared.domain.options import PolicyChoice
+from shared.machine.state import State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockedProblem:
+    """A problem that no other transaction changes until this one ends."""
+
+    state: State
+    """With `decisions` empty: earlier ones are stored and never read again."""
+    policy: PolicyChoice
+    defect: str | None = None
+    """Why the row cannot be read by this version. `state` then holds only what is needed to fail the problem."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A problem before and after events were applied to it."""
+
+    locked: LockedProblem
+    after: State
+    _: KW_ONLY
+    is_redelivered: bool = False
+    """Whether one of the events was redelivered, so that its commands must be published again."""
+
+
+class Due(NamedTuple):
+    """A problem that needs attention."""
+
+    problem_id: UUID
+    is_cancelling: bool
+    """Whether its submitter requested its cancellation."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenProcess:
+    """A heartbeat of a process of the service."""
+
+    name: str
+    _: KW_ONLY
+    role: str
+    model: str | None
+    seen_at: datetime
+
+
+class Transaction(Protocol):
+    """An open transaction; its effects become visible together when it commits."""
+
+    def lock(self, problem_ids: Collection[UUID], *, heard: Collection[UUID] = ()) -> dict[UUID, LockedProblem]:
+        """Lock problems in the order of their ids, and read their states.
+
+        Args:
+            problem_ids: Ids of the problems; unknown ones are missing from the result.
+            heard: Ids of the events and drafts about to be applied; those booked before are in `State.booked`.
+        """
+
+    def save(self, changes: Iterable[Change]) -> None:
+        """Write what changed: steps, scores, decisions, inbox, and the problems' rows."""
+
+    def wake_orchestrators(self) -> None:
+        """Notify all orchestrators, at commit, that the window has room."""
+
+    def record_processes(self, seen: Iterable[SeenProcess]) -> None:
+        """Record heartbeats; an older one never replaces a newer one."""
+
+    def next_queued(self, *, window: int, limit: int) -> Sequence[Due]:
+        """Find queued problems that fit into the window beside the running ones, fairly between tenants."""
+
+    def find_attention(self, *, now: datetime, limit: int) -> Sequence[Due]:
+        """Find problems that are overdue, past their deadline, or to be cancelled; each once, longest due first."""
+
+
+class Store(Protocol):
+    """Reasoning state of all problems."""
+
+    def begin(self) -> AbstractContextManager[Transaction]:
+        """Open a transaction: it commits at the end of the block, and rolls back if the block raises.
+
+        Raises:
+            RetryableError: The store is unavailable.
+        """

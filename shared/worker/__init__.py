@@ -1,0 +1,1 @@
+"""The worker process: Celery takes commands off one queue, threads hand them to one engine."""

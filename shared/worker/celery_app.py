@@ -1,0 +1,89 @@
+"""The Celery app of a worker: one queue, one task, and everything switched off that keeps state elsewhere.
+
+Celery does what it is good at: the connection and its repair, prefetch, the pool of threads, late acknowledgement. Its
+message envelope, results, retries, events and remote control are not used: a command on the wire is the contract's JSON
+and nothing else, and state is in Postgres.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from celery import Celery, Task
+from celery.worker.consumer import Consumer
+from kombu.message import Message as KombuMessage
+
+from shared.bus.connection import broker_options, broker_transport, broker_url
+from shared.bus.topology import COMMAND, Topology
+from shared.domain.roles import WorkerRole
+from shared.settings import Settings
+
+
+def make_app(settings: Settings, role: WorkerRole, strategy: Callable[..., Any]) -> Celery:
+    """Make the app of a role; `strategy` makes the function that receives each message."""
+    app = Celery(f"trim.{role}", set_as_current=False)
+    queue = Topology(settings.queue_prefix).queue(role)
+    app.conf.update(
+        broker_url=broker_url(settings),
+        broker_transport=broker_transport(settings),
+        broker_transport_options=broker_options(settings),
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        task_queues=[queue],
+        task_default_queue=queue.name,
+        task_create_missing_queues=False,
+        task_acks_late=True,
+        task_ignore_result=True,
+        result_backend=None,
+        worker_prefetch_multiplier=1,
+        # The quorum detection rightly sets prefetch per consumer. It also wants 28 queues for delayed delivery, which
+        # nothing here uses: `make_consumer_class` leaves that part out.
+        worker_detect_quorum_queues=True,
+        worker_enable_prefetch_count_reduction=False,
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+    )
+
+    class _Command(Task):  # type: ignore[misc]
+        """The one task. Celery never calls it: its strategy receives the messages."""
+
+        name = COMMAND
+
+        def start_strategy(self, app: Celery, consumer: Consumer, **_options: object) -> Callable[..., None]:
+            return strategy(self, app, consumer)  # type: ignore[no-any-return]
+
+        def run(self) -> None:
+            """Do nothing."""
+
+    app.register_task(_Command())
+    return app
+
+
+def make_consumer_class(bury: Callable[[Consumer, KombuMessage, str], None]) -> type[Consumer]:
+    """Make Celery's consumer without the parts that are not needed, and with dead letters instead of log lines."""
+
+    class _CommandConsumer(Consumer):  # type: ignore[misc]
+        class Blueprint(Consumer.Blueprint):  # type: ignore[misc]
+            default_steps = (
+                "celery.worker.consumer.connection:Connection",
+                "celery.worker.consumer.mingle:Mingle",
+                "celery.worker.consumer.tasks:Tasks",
+                "celery.worker.consumer.consumer:Evloop",
+            )
+
+        def on_unknown_message(self, _body: object, message: KombuMessage) -> None:
+            bury(self, message, "it has no task header")
+
+        def on_unknown_task(self, _body: object, message: KombuMessage, _error: Exception) -> None:
+            bury(self, message, "its task header names no command")
+
+        def on_invalid_task(self, _body: object, message: KombuMessage, error: Exception) -> None:
+            bury(self, message, f"Celery refused it ({type(error).__name__})")
+
+        def on_decode_error(self, message: KombuMessage, error: Exception) -> None:
+            bury(self, message, f"it could not be decoded ({type(error).__name__})")
+
+    return _CommandConsumer

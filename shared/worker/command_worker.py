@@ -1,0 +1,249 @@
+"""A worker process: Celery takes commands off one queue, and N threads hand them to one engine."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+
+import celery.worker.state
+from celery import Celery, Task
+from celery.worker import WorkController
+from celery.worker.consumer import Consumer
+from kombu.message import Message as KombuMessage
+
+from shared.backoff import RECONNECT
+from shared.bus.cancellations import CancelListener
+from shared.bus.connection import BrokerUnavailable, connect
+from shared.bus.publisher import SharedPublisher
+from shared.bus.topology import DELIVERY_LIMIT, QUEUES, DeadLetter, Topology, count_deliveries
+from shared.cancellation import Cancelled
+from shared.clock import SYSTEM_CLOCK
+from shared.domain.roles import WorkerRole
+from shared.engines.port import EngineDead, Generator, Scorer
+from shared.errors import RetryableError, explain
+from shared.log import get_logger
+from shared.messages import CancelWork, Command, UndecodableMessage, WorkerSeen, decode
+from shared.settings import Settings
+from shared.worker.celery_app import make_app, make_consumer_class
+from shared.worker.execution import Begin, Context, Execution
+from shared.worker.results import Results, Settle
+from shared.worker.running import RunningWork
+
+_log = get_logger(__name__)
+
+
+class ConsumerEnded(RetryableError):
+    """The worker lost its connection to the broker for good; its log has the reason."""
+
+    code = "consumer_ended"
+
+
+class CommandWorker:
+    """Runs the worker of one role until it is stopped."""
+
+    def __init__(self, settings: Settings, role: WorkerRole, *, engine: Generator | Scorer, begin: Begin) -> None:
+        self._settings = settings
+        self._role = role
+        self._engine = engine
+        self._begin = begin
+        self._running = RunningWork()
+        self._is_draining = threading.Event()
+        self._must_requeue = threading.Event()
+        self._is_dead = threading.Event()
+        self._controller: WorkController | None = None
+
+    def run(self) -> None:
+        """Work until SIGTERM or SIGINT, then finish what runs, or requeue it when the grace period is over.
+
+        Raises:
+            EngineDead: The engine broke down.
+            ConsumerEnded: The connection to the broker ended.
+        """
+        wait_for_broker(self._settings)
+        self._publisher = SharedPublisher(self._settings)
+        listener = CancelListener(self._settings, self._on_cancel)
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+        threading.Thread(target=self._send_heartbeats, name="heartbeat", daemon=True).start()
+        self._controller = WorkController(
+            app=make_app(self._settings, self._role, self._strategy),
+            hostname=f"{self._role}@{self._settings.node_name}",
+            pool="threads",
+            concurrency=self._settings.concurrency,
+            consumer_cls=make_consumer_class(self._bury),
+            without_mingle=True,
+        )
+        _log.info("worker_started", model=self._engine.model_id, concurrency=self._settings.concurrency)
+        try:
+            self._controller.start()
+        finally:
+            was_stopped = self._is_draining.is_set()
+            self._is_draining.set()
+            listener.close()
+            self._publisher.close()
+            _log.info("worker_stopped")
+        if self._is_dead.is_set():
+            raise EngineDead
+        if not was_stopped:
+            raise ConsumerEnded
+
+    def _strategy(self, _task: Task, _app: Celery, consumer: Consumer) -> Callable[..., None]:
+        """Make the function with which Celery's loop hands over a message."""
+
+        def receive(message: KombuMessage, *_unused: object) -> None:
+            if self._is_draining.is_set():
+                self._unsubscribe(consumer)
+                message.requeue()
+                return
+            try:
+                command = self._decode(message)
+            except UndecodableMessage as error:
+                self._bury(consumer, message, error.reason)
+                return
+            consumer.pool.apply_async(self._execute, (command, _settle_in_loop(consumer, message)))
+
+        return receive
+
+    def _decode(self, message: KombuMessage) -> Command:
+        raw = _raw(message)
+        if (deliveries := count_deliveries(message)) > DELIVERY_LIMIT:
+            raise UndecodableMessage(raw, f"it was delivered {deliveries} times and never settled")
+        command = decode(raw)
+        if not isinstance(command, QUEUES[self._role]):
+            raise UndecodableMessage(raw, f"{command.kind} does not belong on this queue")
+        return command  # type: ignore[return-value]
+
+    def _bury(self, consumer: Consumer, message: KombuMessage, reason: str) -> None:
+        """Move an unusable message to the dead letters; it stays unacknowledged until the broker has it there."""
+        _log.error("message_buried", queue=self._role, reason=reason)
+        settle = _settle_in_loop(consumer, message)
+        buried = self._publisher.publish(DeadLetter(self._role, _raw(message), reason))
+        buried.add_done_callback(lambda future: settle(requeue=future.exception() is not None))
+
+    def _execute(self, command: Command, settle: Settle) -> None:
+        """Carry out a command in a thread of the pool; acknowledge it last."""
+        results = Results(self._publisher)
+        with self._running.track(command.problem_id, command.epoch) as cancellation:
+            context = Context(
+                worker=self._settings.node_name, clock=SYSTEM_CLOCK, cancellation=cancellation, results=results
+            )
+            execution = Execution(
+                command, context, role=self._role, begin=self._begin, must_requeue=self._must_requeue.is_set
+            )
+            try:
+                for _ in execution.run():
+                    pass
+            except Cancelled:
+                settle(requeue=True)
+                return
+            except EngineDead:
+                _log.error("engine_died", command_id=str(command.id))
+                settle(requeue=True)
+                self._die()
+                return
+        results.when_confirmed(settle)
+
+    def _on_cancel(self, cancel: CancelWork) -> None:
+        self._running.cancel(cancel.problem_id, before_epoch=cancel.epoch)
+
+    def _send_heartbeats(self) -> None:
+        """Send heartbeats; at most one is queued while the broker is unreachable."""
+        beat: Future[None] | None = None
+        while not self._is_draining.is_set():
+            try:
+                self._engine.check()
+            except EngineDead:
+                _log.error("engine_died")
+                self._die()
+                return
+            if beat is None or beat.done():
+                seen = WorkerSeen(
+                    role=self._role,
+                    worker=self._settings.node_name,
+                    model=self._engine.model_id,
+                    seen_at=SYSTEM_CLOCK.now(),
+                )
+                beat = self._publisher.publish(seen)
+            self._is_draining.wait(self._settings.heartbeat_s)
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        if not self._is_draining.is_set():
+            _log.info("worker_stopping", signal=signal.Signals(number).name, running=self._running.count)
+            threading.Thread(target=self._drain, name="drain", daemon=True).start()
+
+    def _die(self) -> None:
+        """End the process: a worker without an engine would take commands and fail them all."""
+        self._is_dead.set()
+        threading.Thread(target=self._drain, name="drain", daemon=True).start()
+
+    def _unsubscribe(self, consumer: Consumer) -> None:
+        """Have Celery's loop cancel the subscription, or requeued commands would be delivered here again and again."""
+
+        def cancel() -> None:
+            if consumer.task_consumer is not None:
+                consumer.task_consumer.cancel()
+
+        consumer.call_soon(cancel)
+
+    def _drain(self) -> None:
+        """Take nothing new, let the grace period pass or the work end, requeue the rest, then end Celery's loop."""
+        self._is_draining.set()
+        if self._controller is not None and self._controller.consumer is not None:
+            self._unsubscribe(self._controller.consumer)
+        grace_until = time.monotonic() + self._settings.stop_grace_s
+        while self._running.count and time.monotonic() < grace_until:
+            time.sleep(0.02)
+        self._must_requeue.set()
+        self._running.cancel_all()
+        # Results that wait for an unreachable broker are abandoned; the next worker does their commands again.
+        self._publisher.close()
+        celery.worker.state.should_stop = 0
+        hub = self._controller.hub if self._controller else None
+        if hub is not None:
+            hub.call_soon(lambda: None)  # Wakes the loop, which otherwise sleeps until a message arrives.
+
+
+def wait_for_broker(settings: Settings) -> None:
+    """Wait with back-off until the broker answers, and declare the queues."""
+    attempt = 0
+    while True:
+        try:
+            connection = connect(settings)
+            try:
+                Topology(settings.queue_prefix).declare(connection)
+            finally:
+                connection.release()
+            return
+        except BrokerUnavailable as error:
+            delay_s = RECONNECT.delay_s(attempt)
+            attempt += 1
+            _log.warning("broker_awaited", code=error.code, detail=explain(error), retry_in_s=round(delay_s, 2))
+            time.sleep(delay_s)
+
+
+def _settle_in_loop(consumer: Consumer, message: KombuMessage) -> Settle:
+    """Return how any thread settles a message: Celery's loop does it, as an AMQP connection is not thread-safe."""
+
+    def settle(*, requeue: bool) -> None:
+        consumer.call_soon_ack(_settle, message, requeue=requeue)
+
+    return settle
+
+
+def _settle(message: KombuMessage, *, requeue: bool) -> None:
+    """Acknowledge or requeue a message, if the connection that delivered it still exists."""
+    try:
+        if requeue:
+            message.requeue()
+        else:
+            message.ack()
+    except Exception as error:  # noqa: BLE001 - whatever a broken connection raises: the broker redelivers the message
+        _log.warning("message_not_settled", reason=type(error).__name__)
+
+
+def _raw(message: KombuMessage) -> bytes:
+    body = message.body
+    return body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body)

@@ -1,0 +1,162 @@
+"""Carrying out one command: drop it if it is late, do its work, and report how that ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from shared.cancellation import Cancellation, Cancelled
+from shared.clock import Clock
+from shared.domain.drafts import UnfinishedWork
+from shared.domain.roles import WorkerRole
+from shared.engines.port import EngineDead
+from shared.errors import RetryableError, TrimError, explain
+from shared.log import get_logger
+from shared.messages import Command, GenerateSteps, ScoreSteps, WorkCancelled, WorkFailed, derive_id
+from shared.worker.results import Results
+
+_log = get_logger(__name__)
+
+
+class ScoresTooLate(RetryableError):
+    """The PRM did not score the steps in time; run more PRM workers, or submit with a longer step_timeout_s."""
+
+    code = "scores_too_late"
+
+
+class WorkerFailed(RetryableError):
+    """A worker failed unexpectedly; its log has the stack trace."""
+
+    code = "internal"
+
+
+class Work(Protocol):
+    """The work of one command on an engine."""
+
+    def run(self) -> Iterator[None]:
+        """Do the work and publish its results; yields after each finished step, so that a simulation can interleave."""
+
+    @property
+    def finished_steps(self) -> int:
+        """Number of steps whose drafts or scores were published."""
+
+    @property
+    def unfinished(self) -> UnfinishedWork | None:
+        """What the engine used past the last finished step; `None` if nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What the work of one command needs besides its engine."""
+
+    worker: str
+    """Name of the process, for the record."""
+    clock: Clock
+    cancellation: Cancellation
+    results: Results
+
+
+Begin = Callable[[Any, Context], Work]
+"""Begins the work of a command of the worker's role."""
+
+
+class Execution:
+    """One command in one worker."""
+
+    def __init__(
+        self,
+        command: Command,
+        context: Context,
+        *,
+        role: WorkerRole,
+        begin: Begin,
+        must_requeue: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            command: The command.
+            context: Its surroundings.
+            role: The worker's role.
+            begin: Begins the work.
+            must_requeue: Tells whether a cancelled command goes back to its queue, because the process stops.
+        """
+        self._command = command
+        self._context = context
+        self._role = role
+        self._begin = begin
+        self._must_requeue = must_requeue
+
+    def run(self) -> Iterator[None]:
+        """Carry out the command; yields after each finished step.
+
+        Raises:
+            Cancelled: The process stops; another worker must carry out the command.
+            EngineDead: The engine broke down; so must another worker.
+        """
+        if self._context.clock.now() > self._command.expires_at:
+            self._report_dropped(None)
+            return
+        work = self._begin(self._command, self._context)
+        try:
+            yield from work.run()
+        except Cancelled:
+            if self._must_requeue():
+                raise
+            self._report_dropped(work)
+        except EngineDead:
+            raise
+        except Exception as error:  # noqa: BLE001 - the orchestrator must learn of any failure
+            self._report_failure(error, work)
+
+    def _report_dropped(self, work: Work | None) -> None:
+        """Report a command that expired or was cancelled, where others depend on it or it has used tokens."""
+        command, unfinished = self._command, work.unfinished if work else None
+        _log.debug("command_dropped", command_id=str(command.id))
+        if isinstance(command, ScoreSteps):
+            # Nobody else reports what its drafts cost.
+            self._publish_failure(ScoresTooLate(), work)
+        elif unfinished is not None:
+            cancelled = WorkCancelled(
+                id=derive_id(command.id, "cancelled"),
+                problem_id=command.problem_id,
+                epoch=command.epoch,
+                worker=self._context.worker,
+                unfinished=unfinished,
+            )
+            self._context.results.publish(cancelled)
+
+    def _report_failure(self, error: Exception, work: Work) -> None:
+        """Report a failed command; an unexpected failure counts as retryable."""
+        command_id = str(self._command.id)
+        if isinstance(error, TrimError):
+            _log.warning(
+                "command_failed",
+                command_id=command_id,
+                code=error.code,
+                detail=explain(error),
+                retryable=error.retryable,
+            )
+        else:
+            _log.error("command_crashed", command_id=command_id, exc_info=error)
+            error = WorkerFailed(f"The {self._role} worker failed ({type(error).__name__}).")
+        self._publish_failure(error, work)
+
+    def _publish_failure(self, error: TrimError, work: Work | None) -> None:
+        command = self._command
+        failed = WorkFailed(
+            id=derive_id(command.id, "failed"),
+            problem_id=command.problem_id,
+            epoch=command.epoch,
+            role=self._role,
+            step=command.first_step + (work.finished_steps if work and isinstance(command, GenerateSteps) else 0),
+            request_number=command.request_number,
+            code=error.code,
+            detail=str(error),
+            retryable=error.retryable,
+            worker=self._context.worker,
+            drafts=command.drafts if isinstance(command, ScoreSteps) else (),
+            unfinished=work.unfinished if work else None,
+        )
+        self._context.results.publish(failed)

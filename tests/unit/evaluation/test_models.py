@@ -1,0 +1,103 @@
+"""The command that measures models: how it ends. What it measures is tested with the service that it starts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from evaluation.comparison import Answered, Comparison, Comparisons
+from evaluation.models import Measured
+from models import evaluate
+from recipe.problems.drawing import Split
+from shared.settings import Settings
+from stack.running import state_folder
+
+BUNDLED = Path(__file__).parents[3] / "models"
+
+
+@pytest.fixture(autouse=True)
+def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder of its own, and with the signals left to the tests' own process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("stack.__main__.unwind_on_signals", lambda: None)
+
+
+def ended(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
+    """Run the command and return its exit status."""
+    monkeypatch.setattr(sys, "argv", ["evaluate", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main()
+    return stopped.value.code
+
+
+def test_a_service_that_differs_is_told_in_one_sentence_after_all_figures(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def compare(
+        settings: Settings, folders: Mapping[str, Path], reported: Mapping[Split, Measured], parity: float
+    ) -> Comparisons:
+        return {
+            split: {
+                name: Comparison(
+                    service=[replace(result, large_tokens=result.large_tokens + extra) for result in offline],
+                    offline=offline,
+                    baselines=measured.baselines,
+                )
+                for name, offline, extra in (
+                    ("small alone", measured.small, 0),
+                    ("large alone", measured.large, 1),
+                    ("routed", measured.curve[parity], 0),
+                )
+            }
+            for split, measured in reported.items()
+        }
+
+    monkeypatch.setattr(evaluate, "compare", compare)
+    assert ended(monkeypatch, "--problems", "3", "--models", str(BUNDLED)) == 1
+    printed = capsys.readouterr()
+    [said] = printed.err.splitlines()
+    assert said.startswith("evaluate-models: The service's figures are not the offline loop's")
+    assert "(large alone on test problems, large alone on transfer problems)" in said
+    figures = json.loads(printed.out.splitlines()[-1])
+    assert figures["service_small_accuracy"] == figures["small_accuracy"]
+    assert figures["service_large_share_large_alone"] > 1
+
+
+def test_a_stack_that_is_in_the_way_is_told_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with state_folder():
+        assert ended(monkeypatch) == 1
+    printed = capsys.readouterr()
+    assert "Another stack runs in this folder" in printed.err
+    assert printed.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["--problems", "1001"], "at most 1000 problems"), (["--models", "nowhere"], "nowhere")],
+)
+def test_what_cannot_be_measured_is_told_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    assert ended(monkeypatch, *arguments) == 2
+    [sentence] = capsys.readouterr().err.splitlines()
+    assert said in sentence
+
+
+def test_where_no_threshold_is_good_enough_the_highest_is_chosen(measured: Measured) -> None:
+    assert evaluate.cheapest(measured, lambda _: False) == 0.9
+    assert evaluate.cheapest(measured, lambda _: True) == 0.5
+
+
+@pytest.fixture
+def measured() -> Measured:
+    """Nothing but the places of two thresholds on the curve."""
+    one = Answered(is_solved=True, large_tokens=100, answer="7")
+    curve = {0.9: [replace(one, large_tokens=50)], 0.5: [replace(one, large_tokens=20)]}
+    return Measured(stories=[], small=[replace(one, is_solved=False)], large=[one], curve=curve, checked=[one], auc=1.0)
