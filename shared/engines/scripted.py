@@ -23,6 +23,7 @@ from shared.engines.port import (
     EngineStopped,
     GeneratedStep,
     GenerationRequest,
+    Meter,
     ModelUnusable,
     Scores,
     ScoringRequest,
@@ -131,7 +132,7 @@ class ScriptedGenerator:
         return f"scripted/{self._role}"
 
     def stream(
-        self, request: GenerationRequest, cancellation: Cancellation
+        self, request: GenerationRequest, cancellation: Cancellation, meter: Meter
     ) -> abc.Generator[GeneratedStep, None, None]:
         """Yield the scripted steps after the prefix; past the script's end the model ends by itself."""
         steps = self._script.steps(request.question)
@@ -172,7 +173,7 @@ class ScriptedScorer:
         """Name of the model."""
         return "scripted/prm"
 
-    def score(self, request: ScoringRequest, cancellation: Cancellation) -> Scores:
+    def score(self, request: ScoringRequest, cancellation: Cancellation, meter: Meter) -> Scores:
         """Look the scores up."""
         cancellation.raise_if_cancelled()
         steps = self._script.steps(request.question)
