@@ -256,8 +256,9 @@ def test_steps_update_a_problem_within_its_page(database_url: str) -> None:
         problem_id = submit(database)
         command = start(database)[problem_id]
         before = count_updates(database)
-        for _ in range(steps):
-            command = follow(hear(database, write(command, "A step of some length.")))
+        for number in range(steps):
+            now = NOW + timedelta(seconds=number)
+            command = follow(hear(database, write(command, "A step of some length."), now=now))
         assert read(database, problem_id)["step_count"] == steps
         updates, hot = (after - earlier for after, earlier in zip(count_updates(database), before, strict=True))
         assert updates == steps
