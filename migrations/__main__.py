@@ -27,7 +27,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with one_sentence("migrations"):
         if arguments.command == "new":
-            sys.stdout.write(f"{migrations.new(arguments.phase, arguments.name)}\n")
+            migrations.new(arguments.phase, arguments.name)
             return
         url = Settings().require_database_url()
         if arguments.command == "upgrade":
