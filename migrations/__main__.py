@@ -8,7 +8,7 @@ import sys
 from sqlalchemy import make_url
 
 import migrations
-from shared.process import one_sentence
+from shared.process import reporting_errors
 from shared.settings import Settings
 
 
@@ -21,7 +21,7 @@ def main() -> None:
     down = commands.add_parser("downgrade", help="take the database back to a revision")
     down.add_argument("revision", help="a revision's number, or base for an empty database")
     arguments = parser.parse_args()
-    with one_sentence("migrations"):
+    with reporting_errors("migrations"):
         url = Settings().require_database_url()
         if arguments.command == "upgrade":
             sys.stdout.write(f"Database {make_url(url).database}: schema {migrations.upgrade(url)}.\n")
