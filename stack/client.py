@@ -38,7 +38,8 @@ class Api:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self._http = httpx2.Client(base_url=address, timeout=30.0)
+        # The API runs on this machine; a proxy from the environment (http_proxy) may be unable to reach it.
+        self._http = httpx2.Client(base_url=address, timeout=30.0, trust_env=False)
 
     def __enter__(self) -> Self:
         """Return the client."""

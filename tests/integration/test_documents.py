@@ -53,14 +53,6 @@ def test_every_curl_command_of_the_readme_is_answered_well(deployment: Deploymen
             assert answer["status"] == "succeeded"
 
 
-def test_every_make_target_that_is_named_exists() -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    named = set(re.findall(r"make ([a-z][a-z-]+)", README + (ROOT / ".ci" / "run").read_text()))
-    assert {"run", "test", "serve", "check"} <= named
-    for target in named:
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-
-
 def test_every_recipe_for_auditors_runs_and_replay_finds_nothing(deployment: Deployment) -> None:
     [problem_id] = deployment.submit(1)
     [row] = deployment.finish([problem_id])
@@ -75,7 +67,7 @@ def test_every_recipe_for_auditors_runs_and_replay_finds_nothing(deployment: Dep
 
 
 def test_every_document_that_is_linked_exists() -> None:
-    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
