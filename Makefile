@@ -46,7 +46,7 @@ serve: $(VENV)/.stack ## Serve the API with every role running, until Ctrl-C
 	@$(BIN)/python -m stack serve
 
 test: $(VENV)/.dev ## Run the tests; those that need servers are skipped where there are none
-	@$(BIN)/python -m pytest --cov=shared/domain --cov=shared/policies --cov-report=term-missing:skip-covered --cov-fail-under=100
+	@$(BIN)/python -m pytest --cov=shared/domain --cov=shared/machine --cov=shared/policies --cov-report=term-missing:skip-covered --cov-fail-under=100
 
 lint: $(VENV)/.dev ## Check style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

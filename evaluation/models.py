@@ -23,7 +23,7 @@ from evaluation.comparison import Answered, Comparison, Comparisons
 from evaluation.metrics import Baselines, Result, accuracy, area_recovered, area_under_curve, cost_to_recover
 from evaluation.offline import GREEDY, Models, Solution, Solver, at_once
 from evaluation.service import running_service
-from models import comparison
+from evaluation import comparison
 from recipe.problems.checker import first_error
 from recipe.problems.drawing import Split, draw
 from recipe.problems.story import Story

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from models import export
+from recipe import export
 from recipe.train.network import EPSILON, MAX_TOKENS, ROPE_THETA, Shape
 from recipe.train.tokenizer import END, END_ID, END_OF_TEXT, PAD_ID
 from shared.domain.text import STEP_TAG

@@ -78,7 +78,7 @@ class EngineDead(RetryableError):
 class Meter:
     """What a call has used past its last finished step.
 
-    The engine keeps it current and clears it with each finished step. Read it once the call has ended, however it ended.
+    The engine keeps it current and clears it with each finished step. Read it once the call has ended.
     """
 
     tokens: int = 0
