@@ -15,7 +15,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the recipe needs the extra `train`")
 
-from models import reference  # noqa: E402 - only where torch is
+from recipe import reference  # noqa: E402 - only where torch is
 from recipe.problems.drawing import Split, draw  # noqa: E402
 from recipe.problems.story import parse  # noqa: E402
 from recipe.train import examples, folder, language_model, network, prm  # noqa: E402
