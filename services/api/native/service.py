@@ -13,7 +13,7 @@ from services.api.errors import RESPONSES
 from shared.policies.registry import POLICIES
 from shared.store import queries
 from shared.store.database import Database, DatabaseUnavailable
-from shared.store.schema import REVISION, current_revision
+from shared.store.schema import REVISION, Fit, read_schema
 
 ROLES = ("orchestrator", "broker", "small", "large", "prm")
 """What a problem needs besides this process. Orchestrators report the broker; workers report by way of it."""
@@ -62,9 +62,10 @@ def _parts(database: Database, *, silence_s: float) -> Iterator[schemas.Part]:
     """Name every part, whatever is down: nothing is known of a part behind one that is."""
     try:
         with database.session() as session:
-            found = current_revision(session.connection())
-            # Another schema may have no such table.
-            processes = queries.list_processes(session) if found == REVISION else []
+            schema = read_schema(session.connection())
+            is_compatible = schema.fit is Fit.COMPATIBLE
+            # An incompatible schema may lack the table.
+            processes = queries.list_processes(session) if is_compatible else []
             now = queries.read_clock(session)
     except DatabaseUnavailable as error:
         yield schemas.Part(name="database", is_up=False, detail=str(error))
@@ -72,8 +73,8 @@ def _parts(database: Database, *, silence_s: float) -> Iterator[schemas.Part]:
             yield schemas.Part(name=name, is_up=False, detail="Unknown while the database is down.")
         return
     yield schemas.Part(name="database", is_up=True, detail="It answers.")
-    detail = f"It is {found or 'missing'}; this version needs {REVISION}."
-    yield schemas.Part(name="schema", is_up=found == REVISION, detail=detail)
+    detail = str(schema.error or f"It is {schema.revision}; this version needs {REVISION} or newer.")
+    yield schemas.Part(name="schema", is_up=is_compatible, detail=detail)
     seen = [(each.role, each.name, (now - each.seen_at).total_seconds()) for each in processes]
     for role in ROLES:
         up = [f"{name} ({ago_s:.0f} s ago)" for of_role, name, ago_s in seen if of_role == role and ago_s <= silence_s]

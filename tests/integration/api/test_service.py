@@ -60,6 +60,11 @@ def test_readiness_names_every_part_and_who_was_seen(postgres_server: str) -> No
 
         with database.session() as session:
             session.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        newer = api.get("/health/ready").json()
+        assert newer["down"] == [], "a newer schema that allows this version"
+
+        with database.session() as session:
+            session.execute(text("UPDATE schema_compatibility SET oldest_code = '9000'"))
         other = api.get("/health/ready")
         assert other.status_code == 503
         assert "schema" in other.json()["down"]

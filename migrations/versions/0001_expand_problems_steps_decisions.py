@@ -42,6 +42,14 @@ LEFT JOIN steps s ON s.problem_id = d.problem_id AND s.step = d.step
 
 def upgrade() -> None:
     """Apply."""
+    schema_compatibility = op.create_table(
+        "schema_compatibility",
+        sa.Column("is_only_row", sa.Boolean(), server_default=sa.true(), nullable=False),
+        sa.Column("oldest_code", sa.Text(), nullable=False),
+        sa.CheckConstraint("is_only_row", name=op.f("ck_schema_compatibility_is_only_row")),
+        sa.PrimaryKeyConstraint("is_only_row", name=op.f("pk_schema_compatibility")),
+    )
+    op.bulk_insert(schema_compatibility, [{"oldest_code": "0001"}])
     op.create_table(
         "batches",
         sa.Column("id", sa.Uuid(), nullable=False),
@@ -221,3 +229,4 @@ def downgrade() -> None:
     op.drop_table("processes")
     op.drop_table("batches")
     op.execute("DROP FUNCTION refuse_change()")
+    op.drop_table("schema_compatibility")
