@@ -19,7 +19,7 @@ from shared.domain.options import Options
 from shared.policies.threshold import Threshold
 from shared.settings import Settings
 from shared.store.database import wake_orchestrators
-from shared.store.reasoning import options_values
+from shared.store.rows import options_values
 from shared.store.tables import Problem
 from stack.roles import ROLES, Roles
 from stack.scratch import scratch_database, scratch_prefix, scratch_queues
