@@ -28,7 +28,7 @@ from bench.servers import servers
 from bench.service import running_service
 from shared.process import run
 from shared.settings import Settings
-from stack.interrupts import stopped_in_a_sentence
+from stack.interrupts import reporting_interrupts
 
 WARM_UP = 20
 """Maximum number of problems that are solved before the measurement."""
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--sequential", type=positive, default=15, help="sequential problems per turn (%(default)s)")
     parser.add_argument("--repeats", type=positive, default=3, help="turns, sequential and saturated (%(default)s)")
     arguments = parser.parse_args()
-    with stopped_in_a_sentence("bench-overhead"):
+    with reporting_interrupts("bench-overhead"):
         run(partial(benchmark, **vars(arguments)), role="bench-overhead")
 
 

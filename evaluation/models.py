@@ -30,9 +30,9 @@ from recipe.problems.story import Story
 from shared.domain.roles import Author
 from shared.domain.verdict import Verdict, verdict_of
 from shared.errors import PermanentError
-from shared.process import one_sentence
+from shared.process import reporting_errors
 from shared.settings import Settings
-from stack.interrupts import stopped_in_a_sentence
+from stack.interrupts import reporting_interrupts
 from stack.running import state_folder
 
 HERE = Path(__file__).parent
@@ -176,7 +176,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=HERE, help="folder of small, large and prm (default: bundled)")
     arguments = parser.parse_args()
     # What is in the way of the service is told now, not after minutes.
-    with stopped_in_a_sentence("evaluate-models"), one_sentence("evaluate-models"), state_folder():
+    with reporting_interrupts("evaluate-models"), reporting_errors("evaluate-models"), state_folder():
         evaluate(Settings(), arguments.models, arguments.problems)
 
 
