@@ -53,14 +53,6 @@ def test_every_curl_command_of_the_readme_succeeds(deployment: Deployment) -> No
             assert answer["status"] == "succeeded"
 
 
-def test_every_make_target_that_is_named_exists() -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    named = set(re.findall(r"make ([a-z][a-z-]+)", README + (ROOT / ".ci" / "run").read_text()))
-    assert {"run", "test", "serve", "check"} <= named
-    for target in named:
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-
-
 def test_every_recipe_for_auditors_runs_and_those_for_defects_find_none(deployment: Deployment) -> None:
     [problem_id] = deployment.submit(1)
     [row] = deployment.finish([problem_id])
