@@ -53,17 +53,39 @@ def test_every_curl_command_of_the_readme_succeeds(deployment: Deployment) -> No
             assert answer["status"] == "succeeded"
 
 
-def test_every_recipe_for_auditors_runs_and_those_for_defects_find_none(deployment: Deployment) -> None:
+def recipes(deployment: Deployment) -> list[str]:
+    """List the recipes for auditors, with the ids of a problem that was solved for them."""
     [problem_id] = deployment.submit(1)
     [row] = deployment.finish([problem_id])
-    recipes = re.findall(r"```sql\n(.*?)```", AUDIT, re.DOTALL)
-    assert len(recipes) >= 10
-    for recipe in recipes:
-        # A step that this short solution has.
-        query = recipe.replace("step = 7", "step = 0").replace("%", "%%")
-        query = query.replace(":problem", f"'{problem_id}'").replace(":batch", f"'{row['batch_id']}'")
-        found = deployment.rows(query)
-        assert (found == []) == (" no rows." in query.lower()), recipe
+    ids = {":problem": f"'{problem_id}'", ":batch": f"'{row['batch_id']}'"}
+    found = re.findall(r"```sql\n(.*?)```", AUDIT, re.DOTALL)
+    # Step 0 exists in this short solution.
+    found = [recipe.replace("step = 7", "step = 0").replace("%", "%%") for recipe in found]
+    return [re.sub("(?<!:):(problem|batch)", lambda name: ids[name[0]], recipe) for recipe in found]
+
+
+def test_every_recipe_for_auditors_runs_and_those_for_defects_find_none(deployment: Deployment) -> None:
+    found = recipes(deployment)
+    assert len(found) >= 10
+    for recipe in found:
+        assert (deployment.rows(recipe) == []) == (" no rows." in recipe.lower()), recipe
+
+
+@pytest.mark.parametrize(
+    ("sign", "defect"),
+    [
+        ("kept.small", "UPDATE problems SET large_out = large_out + 1"),
+        ("kept.small", "UPDATE problems SET small_discarded = 0"),
+        ("DISTINCT ON (step)", "UPDATE steps SET text = 'Something else.'"),
+        ("DISTINCT ON (step)", "UPDATE steps SET author = 'small'"),
+        ("AS submitted", "UPDATE problems SET policy_revision = policy_revision + 1"),
+    ],
+)
+def test_a_recipe_for_defects_finds_one(deployment: Deployment, sign: str, defect: str) -> None:
+    [recipe] = [each for each in recipes(deployment) if sign in each]
+    assert deployment.rows(recipe) == []
+    deployment.rows(f"{defect} RETURNING 1")
+    assert deployment.rows(recipe) != []
 
 
 def test_every_document_that_is_linked_exists() -> None:
