@@ -24,7 +24,7 @@ from recipe.train.loop import Schedule, Training  # noqa: E402
 from recipe.train.network import Shape  # noqa: E402
 from recipe.train.samples import Sample  # noqa: E402
 from recipe.train.tokenizer import END, END_ID, END_OF_TEXT, PAD_ID, STEP_TAG_ID, train_tokenizer  # noqa: E402
-from shared.cancellation import Cancellation
+from shared.cancellation import Cancellation  # noqa: E402
 from shared.domain.text import SEPARATOR, STEP_TAG, join_steps  # noqa: E402
 from shared.engines.embedded.scorer import EmbeddedScorer  # noqa: E402
 from shared.engines.port import ScoringRequest  # noqa: E402
