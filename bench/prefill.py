@@ -14,7 +14,7 @@ from bench.vllm_on_cpu import ARGUMENTS
 from recipe.problems.drawing import Split, draw
 from shared.cancellation import Cancellation
 from shared.engines.factory import make_scorer
-from shared.engines.port import ScoringRequest
+from shared.engines.port import Meter, ScoringRequest
 from shared.settings import Settings
 
 STEPS = 12
@@ -34,7 +34,7 @@ def main() -> None:
                 newest=1,
                 timeout_s=60,
             )
-            computed.append(prm.score(request, Cancellation()).tokens)
+            computed.append(prm.score(request, Cancellation(), Meter()).tokens)
     print(json.dumps(computed))
 
 

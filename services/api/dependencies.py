@@ -6,7 +6,7 @@ import threading
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import Depends, Header, Query, Request
+from fastapi import Depends, Header, Path, Query, Request
 
 from shared.settings import Settings
 from shared.store.database import Database
@@ -26,6 +26,8 @@ Cursor = Annotated[
     str | None,
     Query(max_length=500, description="`next_cursor` of the previous page; valid only for the same listing."),
 ]
+ProblemId = Annotated[UUID, Path(description="Id of the problem.")]
+BatchId = Annotated[UUID, Path(description="Id of the batch.")]
 Limit = Annotated[int, Query(ge=1, le=200, description="Maximum number of items to return.")]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from services.api.schemas import problems, record
+from services.api.schemas.submissions import LimitsChoice, SamplingChoice
 from shared.store import queries
 from shared.store.rows import read_options
 from shared.store.tables import AuditRow, DecisionRow, Problem, StepRow
@@ -19,8 +20,8 @@ def show_problem(row: Problem) -> problems.Problem:
         reference=row.reference,
         policy=problems.Policy(name=row.policy, revision=row.policy_revision, parameters=row.policy_parameters),
         lookahead="unlimited" if options.lookahead is None else options.lookahead,
-        limits=problems.LimitsChoice.model_validate(options.limits, from_attributes=True),
-        sampling=problems.SamplingChoice.model_validate(options.sampling, from_attributes=True),
+        limits=LimitsChoice.model_validate(options.limits, from_attributes=True),
+        sampling=SamplingChoice.model_validate(options.sampling, from_attributes=True),
         step_timeout_s=options.step_timeout_s,
         max_attempts=options.max_attempts,
         deadline_at=row.deadline_at,

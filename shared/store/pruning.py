@@ -1,11 +1,14 @@
-"""Deletes rows that are no longer needed, a limited number in each transaction."""
+"""Deletes rows that are no longer needed, a limited number in each transaction.
+
+Replicas prune at the same time: each locks the rows it found, and leaves out those that another one has locked.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 from typing import Final
 
-from sqlalchemy import Connection, bindparam, delete, select, tuple_, update
+from sqlalchemy import Connection, bindparam, delete, select, update
 
 from shared.store.tables import IdempotencyKey, InboxRow, Problem
 
@@ -20,40 +23,35 @@ PORTION: Final = 500
 
 
 def prune_inbox(connection: Connection, *, now: datetime, limit: int = PORTION) -> int:
-    """Delete the inboxes of problems that finished `INBOX_KEPT` ago; return the number of these problems.
-
-    Each problem is visited once, and problems that another replica is visiting are left out.
-    """
-    return connection.execute(_PRUNE_INBOX, {"before": now - INBOX_KEPT, "limit": limit}).rowcount
+    """Delete the inboxes of problems that finished `INBOX_KEPT` ago, and mark these problems; return their number."""
+    finished = connection.scalars(
+        select(Problem.id)
+        .where(Problem.finished_at.is_not(None), ~Problem.is_inbox_pruned, Problem.finished_at < now - INBOX_KEPT)
+        .order_by(Problem.finished_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    ).all()
+    if finished:
+        connection.execute(delete(InboxRow).where(InboxRow.problem_id.in_(finished)))
+        connection.execute(update(Problem).where(Problem.id.in_(finished)).values(is_inbox_pruned=True))
+    return len(finished)
 
 
 def prune_idempotency_keys(connection: Connection, *, now: datetime, limit: int = PORTION) -> int:
     """Delete idempotency keys that are older than `IDEMPOTENCY_KEYS_KEPT`; return their number."""
-    return connection.execute(_PRUNE_KEYS, {"before": now - IDEMPOTENCY_KEYS_KEPT, "limit": limit}).rowcount
-
-
-_BEFORE = bindparam("before", type_=Problem.finished_at.type)
-_LIMIT = bindparam("limit", type_=Problem.batch_index.type)
-_FINISHED = (
-    select(Problem.id)
-    .where(Problem.finished_at.is_not(None), ~Problem.is_inbox_pruned, Problem.finished_at < _BEFORE)
-    .order_by(Problem.finished_at)
-    .limit(_LIMIT)
-    .with_for_update(skip_locked=True)
-    .cte("finished")
-)
-_EMPTIED = delete(InboxRow).where(InboxRow.problem_id == _FINISHED.c.id).cte("emptied")
-_PRUNE_INBOX = (
-    update(Problem).where(Problem.id == _FINISHED.c.id).values(is_inbox_pruned=True).add_cte(_FINISHED, _EMPTIED)
-).execution_options(synchronize_session=False)
-
-_KEY = (IdempotencyKey.tenant_id, IdempotencyKey.key)
-_PRUNE_KEYS = delete(IdempotencyKey).where(
-    tuple_(*_KEY).in_(
-        select(*_KEY)
-        .where(IdempotencyKey.created_at < _BEFORE)
+    old = connection.execute(
+        select(IdempotencyKey.tenant_id.label("tenant"), IdempotencyKey.key.label("name"))
+        .where(IdempotencyKey.created_at < now - IDEMPOTENCY_KEYS_KEPT)
         .order_by(IdempotencyKey.created_at)
-        .limit(_LIMIT)
+        .limit(limit)
         .with_for_update(skip_locked=True)
-    )
+    ).mappings()
+    keys = [dict(each) for each in old]
+    if keys:
+        connection.execute(_DELETE_KEY, keys)
+    return len(keys)
+
+
+_DELETE_KEY = delete(IdempotencyKey).where(
+    IdempotencyKey.tenant_id == bindparam("tenant"), IdempotencyKey.key == bindparam("name")
 )

@@ -13,8 +13,8 @@ from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Row, Select, exists, func, select
-from sqlalchemy.orm import Session, defer
+from sqlalchemy import Row, Select, exists, func, select, tuple_
+from sqlalchemy.orm import InstrumentedAttribute, Session, defer
 
 from shared.domain.ledger import Ledger
 from shared.store.cursors import BadCursor, make_cursor, read_cursor
@@ -65,6 +65,9 @@ HIDDEN: Final = (
 )
 """Working columns of orchestrators. Undecided drafts are most of a running problem's row."""
 
+_NEWEST: Final = UUID(int=2**128 - 1)
+"""Comes after all ids."""
+
 _SHOWN = select(Problem).options(*(defer(each, raiseload=True) for each in HIDDEN))
 _SUMMED: Final = ("step_count", "escalation_count", *LEDGER_COLUMNS)
 _SUMS = select(
@@ -93,21 +96,18 @@ def list_problems(
     Raises:
         BadCursor: The cursor is not one of this listing.
     """
-    query = _SHOWN.where(Problem.tenant_id == tenant_id)
-    if wanted.status is not None:
-        query = query.where(Problem.status == wanted.status)
-    if wanted.policy is not None:
-        query = query.where(Problem.policy == wanted.policy)
     if wanted.batch_id is not None:
-        # In a batch the index gives the same order as the ids, and an index begins with the batch.
-        listing = f"problems of {wanted.batch_id}"
-        query = query.where(Problem.batch_id == wanted.batch_id).order_by(Problem.batch_index.desc())
-        if cursor is not None:
-            query = query.where(Problem.batch_index < _read_number(listing, cursor))
-        return _page(session, query, limit, lambda last: make_cursor(listing, _index(last)))
-    query = query.order_by(Problem.id.desc())
-    if cursor is not None:
-        query = query.where(Problem.id < _read_id("problems", cursor))
+        return _list_batch_backwards(session, tenant_id, wanted, wanted.batch_id, limit=limit, cursor=cursor)
+    before = _NEWEST if cursor is None else _read_id("problems", cursor)
+    query = _SHOWN
+    if wanted.status is not None:
+        query = _before(query, (Problem.tenant_id, tenant_id), (Problem.status, wanted.status), (Problem.id, before))
+        if wanted.policy is not None:
+            query = query.where(Problem.policy == wanted.policy)
+    elif wanted.policy is not None:
+        query = _before(query, (Problem.tenant_id, tenant_id), (Problem.policy, wanted.policy), (Problem.id, before))
+    else:
+        query = _before(query, (Problem.tenant_id, tenant_id), (Problem.id, before))
     return _page(session, query, limit, lambda last: make_cursor("problems", str(last.id)))
 
 
@@ -202,6 +202,35 @@ def _count_by(name: str, groups: Sequence[Row[Any]]) -> dict[str, int]:
         if (value := getattr(group, name)) is not None:
             counts[value] += group.problems
     return dict(counts)
+
+
+def _before(query: Select[Problem], *place: tuple[InstrumentedAttribute[Any], object]) -> Select[Problem]:
+    """Select the rows before a place in an index that share all values but the last, in descending order.
+
+    Ranges rather than equality: with equality the planner knows that the order is the one of the ids, and may read the
+    primary key backwards through any number of rows of other tenants and statuses.
+    """
+    columns = [column for column, _ in place]
+    values = [value for _, value in place]
+    return query.where(tuple_(*columns) < tuple_(*values), tuple_(*columns[:-1]) >= tuple_(*values[:-1])).order_by(
+        *(column.desc() for column in columns)
+    )
+
+
+def _list_batch_backwards(
+    session: Session, tenant_id: UUID, wanted: ProblemFilter, batch_id: UUID, *, limit: int, cursor: str | None
+) -> Page[Problem]:
+    """List problems of a batch, newest first: by their index, whose order is the one of their ids."""
+    listing = f"problems of {batch_id}"
+    query = _SHOWN.where(Problem.tenant_id == tenant_id, Problem.batch_id == batch_id)
+    if wanted.status is not None:
+        query = query.where(Problem.status == wanted.status)
+    if wanted.policy is not None:
+        query = query.where(Problem.policy == wanted.policy)
+    if cursor is not None:
+        query = query.where(Problem.batch_index < _read_number(listing, cursor))
+    query = query.order_by(Problem.batch_index.desc())
+    return _page(session, query, limit, lambda last: make_cursor(listing, _index(last)))
 
 
 Numbered = TypeVar("Numbered", DecisionRow, AuditRow)

@@ -11,7 +11,7 @@ from shared.cancellation import Cancellation, Cancelled
 from shared.domain.drafts import Finish
 from shared.domain.options import Sampling
 from shared.domain.text import boxed_answer
-from shared.engines.port import GeneratedStep, InputTooLong, StepTimeout
+from shared.engines.port import GeneratedStep, InputTooLong, Meter, StepTimeout
 from tests.engines.deployed import BLANK_QUESTION, STORIES, Engine
 from tests.unit.engines.bundled import ask, texts, write
 
@@ -84,7 +84,7 @@ def test_a_cancelled_call_raises_and_others_go_on(engine: Engine) -> None:
     begun, is_asked_for = threading.Event(), threading.Event()
 
     def cancelled() -> None:
-        for _ in engine.large.stream(ask(QUESTION), cancellation):
+        for _ in engine.large.stream(ask(QUESTION), cancellation, Meter()):
             begun.set()
             assert is_asked_for.wait(60)  # or a fast engine has written all by then
 
@@ -103,11 +103,11 @@ def test_a_call_that_was_cancelled_before_raises_at_once(engine: Engine) -> None
     cancellation = Cancellation()
     cancellation.cancel()
     with pytest.raises(Cancelled):
-        list(engine.large.stream(ask(QUESTION), cancellation))
+        list(engine.large.stream(ask(QUESTION), cancellation, Meter()))
 
 
 def test_a_closed_iterator_leaves_the_engine_to_others(engine: Engine) -> None:
-    stream = engine.large.stream(ask(QUESTION), Cancellation())
+    stream = engine.large.stream(ask(QUESTION), Cancellation(), Meter())
     first = next(stream)
     stream.close()
     assert write(engine.large, ask(QUESTION, max_steps=1))[0].text == first.text
@@ -163,7 +163,7 @@ def test_concurrent_calls_are_worked_on_together(engine: Engine) -> None:
 
     def solve(index: int) -> None:
         solved.wait()
-        steps = engine.large.stream(ask(STORIES[index].question), Cancellation())
+        steps = engine.large.stream(ask(STORIES[index].question), Cancellation(), Meter())
         arrived.extend((index, step.finish is Finish.ENDED) for step in steps)
 
     with ThreadPoolExecutor(8) as pool:

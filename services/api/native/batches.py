@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from uuid import UUID
-
 from fastapi import APIRouter, Response, status
 
-from services.api.dependencies import Cursor, IdempotencyKey, Limit, WithDatabase, WithSettings, WithTenant
+from services.api.dependencies import BatchId, Cursor, IdempotencyKey, Limit, WithDatabase, WithSettings, WithTenant
 from services.api.errors import RESPONSES, NotFound, found
 from services.api.json_route import JsonRoute
 from services.api.presenting import show_batch, show_problem
@@ -41,7 +39,7 @@ def submit(  # noqa: PLR0917 - FastAPI passes arguments by name
 
 
 @router.get("/{batch_id}")
-def get(batch_id: UUID, database: WithDatabase, tenant_id: WithTenant) -> Batch:
+def get(batch_id: BatchId, database: WithDatabase, tenant_id: WithTenant) -> Batch:
     """Get a batch with the sums over its problems."""
     with database.session() as session:
         return show_batch(found(queries.read_batch(session, tenant_id, batch_id)))
@@ -49,7 +47,7 @@ def get(batch_id: UUID, database: WithDatabase, tenant_id: WithTenant) -> Batch:
 
 @router.get("/{batch_id}/problems")
 def problems(
-    batch_id: UUID, database: WithDatabase, tenant_id: WithTenant, cursor: Cursor = None, limit: Limit = 50
+    batch_id: BatchId, database: WithDatabase, tenant_id: WithTenant, cursor: Cursor = None, limit: Limit = 50
 ) -> ProblemPage:
     """List the problems of a batch in order of submission."""
     with database.session() as session:

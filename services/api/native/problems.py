@@ -12,6 +12,7 @@ from services.api.dependencies import (
     Cursor,
     IdempotencyKey,
     Limit,
+    ProblemId,
     Stopping,
     WithDatabase,
     WithSettings,
@@ -74,7 +75,7 @@ def list_(  # noqa: PLR0917 - FastAPI passes arguments by name
 
 @router.get("/{problem_id}")
 async def get(  # noqa: PLR0917 - FastAPI passes arguments by name
-    problem_id: UUID,
+    problem_id: ProblemId,
     request: Request,
     database: WithDatabase,
     stopping: Stopping,
@@ -89,7 +90,7 @@ async def get(  # noqa: PLR0917 - FastAPI passes arguments by name
 
 
 @router.post("/{problem_id}/cancel", status_code=status.HTTP_202_ACCEPTED)
-def cancel(problem_id: UUID, response: Response, database: WithDatabase, tenant_id: WithTenant) -> Problem:
+def cancel(problem_id: ProblemId, response: Response, database: WithDatabase, tenant_id: WithTenant) -> Problem:
     """Cancel a problem: status 202 while it is open, 200 if it has ended already."""
     with database.session() as session:
         if not request_cancel(session, tenant_id, problem_id):
@@ -99,7 +100,7 @@ def cancel(problem_id: UUID, response: Response, database: WithDatabase, tenant_
 
 @router.get("/{problem_id}/steps")
 def steps(
-    problem_id: UUID, database: WithDatabase, tenant_id: WithTenant, cursor: Cursor = None, limit: Limit = 200
+    problem_id: ProblemId, database: WithDatabase, tenant_id: WithTenant, cursor: Cursor = None, limit: Limit = 200
 ) -> StepPage:
     """List the accepted steps of a problem in the order of the solution."""
     with database.session() as session:
@@ -110,7 +111,7 @@ def steps(
 
 @router.get("/{problem_id}/decisions")
 def decisions(
-    problem_id: UUID, database: WithDatabase, tenant_id: WithTenant, cursor: Cursor = None, limit: Limit = 200
+    problem_id: ProblemId, database: WithDatabase, tenant_id: WithTenant, cursor: Cursor = None, limit: Limit = 200
 ) -> DecisionPage:
     """List the decisions on a problem in the order in which they were taken."""
     with database.session() as session:
@@ -121,7 +122,7 @@ def decisions(
 
 @router.get("/{problem_id}/audit")
 def audit(
-    problem_id: UUID, database: WithDatabase, tenant_id: WithTenant, cursor: Cursor = None, limit: Limit = 200
+    problem_id: ProblemId, database: WithDatabase, tenant_id: WithTenant, cursor: Cursor = None, limit: Limit = 200
 ) -> AuditPage:
     """List the decisions on a problem, each beside the step that the solution now has at its place."""
     with database.session() as session:
