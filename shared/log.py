@@ -1,4 +1,4 @@
-"""Logs: constant, past-tense event names with ids as fields; one pipeline for our own lines and the libraries'."""
+"""Logs: constant event names in the past tense, with ids as fields. Lines of libraries share the pipeline."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
 
 
 def configure(settings: Settings, *, role: str) -> None:
-    """Send all logs of the process to standard error, in the settings' format; call once, at the start."""
+    """Send all logs of the process to standard error. Call once, at the start."""
 
     def name_process(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
         return {**line, "role": role, "node": settings.node_name}
@@ -33,7 +33,7 @@ def configure(settings: Settings, *, role: str) -> None:
         shared.append(structlog.processors.format_exc_info)
         renderer = structlog.processors.JSONRenderer()
     else:
-        # Plain stack traces: the pretty ones show variables, and with them questions and steps.
+        # Plain stack traces: the default ones show local variables, which hold questions and steps.
         renderer = structlog.dev.ConsoleRenderer(
             colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
         )
@@ -47,17 +47,20 @@ def configure(settings: Settings, *, role: str) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-        )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer]
     )
+    _handle_with(formatter, level=settings.log_level.upper())
+
+
+def _handle_with(formatter: logging.Formatter, *, level: str) -> None:
+    """Format every record of the process, our own and the libraries'."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(settings.log_level.upper())
-    # Libraries speak up only when something is wrong.
+    root.setLevel(level)
+    # Libraries log warnings and errors only.
     for noisy in (
         "celery", "kombu", "amqp", "pgmq", "psycopg", "sqlalchemy", "alembic", "uvicorn", "asyncio",
         "httpx2", "httpcore2",

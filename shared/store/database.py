@@ -75,6 +75,17 @@ class Database:
             yield connection
 
     @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """Open a connection on which the caller begins and ends transactions.
+
+        Raises:
+            DatabaseUnavailable: The server does not answer or went away.
+            DatabaseBusy: A statement or its wait for a lock timed out, or the transaction lost against another one.
+        """
+        with _translated(), self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
     def session(self) -> Iterator[Session]:
         """Open a transaction as an ORM session: committed at the end of the block, rolled back if it raises.
 
