@@ -69,7 +69,12 @@ def test_concurrent_calls_are_computed_together(engine: Engine) -> None:
 
 
 def test_what_was_computed_is_counted(engine: Engine) -> None:
-    assert score(engine.prm, STORY.steps[:1], question=STORY.question).tokens > 0
+    meter = Meter()
+    request = ScoringRequest(
+        problem_id=uuid4(), question=STORY.question, steps=tuple(STORY.steps), newest=2, timeout_s=60
+    )
+    assert engine.prm.score(request, Cancellation(), meter).tokens > 0
+    assert meter == Meter(), "a completed call carries its own count"
 
 
 def test_text_that_spells_the_tag_makes_no_step(engine: Engine) -> None:

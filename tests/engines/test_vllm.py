@@ -28,7 +28,7 @@ from shared.engines.factory import make_generator, make_scorer
 from shared.engines.port import BadScores, EngineDead, EngineStopped, GeneratedStep, Meter, ModelUnusable, RequestRefused
 from shared.engines.prm_formats import RLHFLOW, NextToken
 from shared.settings import Settings, UnusableSetting
-from tests.engines.deployed import STORIES, Engine
+from tests.engines.deployed import PATIENCE_S, STORIES, Engine, until
 from tests.unit.engines.bundled import MODELS, ask, folder_copy, score, texts, write
 
 pytest.importorskip("vllm", reason="needs vLLM; run make test-vllm")
@@ -42,16 +42,8 @@ from shared.engines.vllm.model import Model
 from shared.engines.vllm.scorer import NextTokenScorer
 
 BLOCK = int(str(ARGUMENTS["block_size"]))
-PATIENCE_S = 60.0
 
 on_vllm = pytest.mark.parametrize("engine", ["vllm"], indirect=True)
-
-
-def until(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.02)
 
 
 def settings(**changes: object) -> Settings:
