@@ -14,7 +14,7 @@ from shared.policies.policy import Policy
 class Threshold(Policy):
     """Escalate a draft whose PRM score is below a threshold, strictly (TRIM-Thr, section 4 of the TRIM paper).
 
-    A threshold of 0 never escalates and 1 always does. Neither calls the PRM, and with 1 the small model writes no drafts.
+    A threshold of 0 never escalates and 1 always does. Neither calls the PRM; with 1 nothing is drafted.
     """
 
     name: ClassVar[str] = "threshold"

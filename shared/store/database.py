@@ -53,8 +53,8 @@ class Database:
             url: URL of the database.
             pool_size: Number of connections that stay open; as many more are opened while these are busy.
             statement_timeout_s: Seconds after which the server cancels a statement; 0 is never.
-            is_retried: Whether the caller retries when the database is unavailable. Otherwise the pool tests a connection
-                before each transaction, at the cost of a round trip, and replaces one that broke while idle.
+            is_retried: Whether the caller retries when the database is unavailable. Otherwise the pool tests a
+                connection before each transaction, at the cost of a round trip, and replaces one that broke while idle.
 
         Raises:
             BadDatabaseUrl: The URL is not one of Postgres.
