@@ -141,7 +141,7 @@ def new(phase: Phase, name: str, *versions: Path) -> Path:
     script = ScriptDirectory.from_config(config("", *versions))
     revision = f"{int(script.get_current_head() or 0) + 1:04}"
     folder = (VERSIONS, *versions)[-1]
-    made = script.generate_revision(revision, f"{phase} {name}", version_path=folder, phase=phase)
+    made = script.generate_revision(revision, f"{phase} {name}", version_path=folder, phase=phase, name=name)
     assert made is not None
     return Path(made.path)
 

@@ -9,7 +9,7 @@ from sqlalchemy import make_url
 
 import migrations
 from migrations.phases import Phase
-from shared.process import one_sentence
+from shared.process import reporting_errors
 from shared.settings import Settings
 
 
@@ -25,9 +25,9 @@ def main() -> None:
     new.add_argument("phase", type=Phase, choices=[*Phase], help="expand or contract")
     new.add_argument("name", help="what it does, such as 'add leases'")
     arguments = parser.parse_args()
-    with one_sentence("migrations"):
+    with reporting_errors("migrations"):
         if arguments.command == "new":
-            sys.stdout.write(f"{migrations.new(arguments.phase, arguments.name)}\n")
+            migrations.new(arguments.phase, arguments.name)
             return
         url = Settings().require_database_url()
         if arguments.command == "upgrade":

@@ -1,4 +1,4 @@
-"""${message}."""
+"""${name[:1].upper()}${name[1:]}."""
 %if phase == "expand":
 
 # Expand: the previous version runs while this migration runs, and keeps running afterwards. So:
@@ -16,9 +16,9 @@
 # it, and pass that code's REVISION to retire_code_before. Code older than that reports that it must be upgraded.
 %endif
 
-# Timeouts (migrations/session.py): a lock is awaited for 4 s, a statement runs for 20 s at most. For a statement that needs
-# longer and blocks nobody, lift the limit in this migration: op.execute("SET LOCAL statement_timeout = 0").
-# Delete these comments, and say here what you did about running code.
+# Timeouts (migrations/session.py): a migration waits 4 s for a lock, and a statement runs for 20 s at most. Lift the
+# limit for a long statement that blocks nobody: op.execute("SET LOCAL statement_timeout = 0").
+# Delete these comments. State here why running code is not affected, or which code is retired.
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from alembic import op
 
 from migrations import phases
 
-revision = ${repr(up_revision)}
-down_revision = ${repr(down_revision)}
+revision = "${up_revision}"
+down_revision = "${down_revision}"
 branch_labels = None
 depends_on = None
 
@@ -37,8 +37,6 @@ def upgrade() -> None:
     """Apply."""
 %if phase == "contract":
     phases.retire_code_before("...")  # REVISION of the code that stopped using it
-%else:
-    pass
 %endif
 
 
@@ -46,6 +44,4 @@ def downgrade() -> None:
     """Take back."""
 %if phase == "contract":
     phases.retire_code_before("...")  # what it was before
-%else:
-    pass
 %endif

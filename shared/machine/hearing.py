@@ -48,20 +48,32 @@ def hear_drafts(state: State, event: StepsGenerated | StepsScored, *, policy: De
 
 
 def hear_failure(state: State, event: WorkFailed, *, now: datetime) -> State:
-    """Fail on a permanent failure; after a retryable one wait a moment before the next attempt.
+    """Book what a failed command had used, and react if the problem waits for the command.
 
     A failure ahead of the trajectory's end is not judged yet. An escalation may still discard its steps; the machine
-    requests them again when the next event arrives. A solution that has outgrown a model's context ends with the steps
-    that it has, as at any other limit.
+    requests them again when the next event arrives.
     """
     if event.id in state.booked:
         return state
-    state = _book_stopped(state, event)
-    state = _lose(state, event.drafts)
+    state = _lose(_book_unfinished(state, event), event.drafts)
     if not _is_current(state, event.epoch) or not _concerns_request(state, event):
         return state
+    state = state.evolve(booked=state.booked | {event.id})
     if state.chain or event.step > len(state.steps):
         return state.evolve(request=state.request and replace(state.request, failed_at_step=event.step))
+    return _judge_failure(state, event, now=now)
+
+
+def hear_cancelled(state: State, event: WorkCancelled) -> State:
+    """Book what a cancelled command had used."""
+    return state if event.id in state.booked else _book_unfinished(state, event)
+
+
+def _judge_failure(state: State, event: WorkFailed, *, now: datetime) -> State:
+    """Fail on a permanent failure; after a retryable one wait a moment before the next attempt.
+
+    A solution that has outgrown a model's context ends with the steps that it has, as at any other limit.
+    """
     if event.code == CONTEXT_FULL and state.steps:
         return succeed(state, StopReason.TOKEN_LIMIT, now=now)
     if not event.retryable:
@@ -71,19 +83,14 @@ def hear_failure(state: State, event: WorkFailed, *, now: datetime) -> State:
     return state.evolve(due_at=now + timedelta(seconds=RETRY_DELAY_S * backoff(state)))
 
 
-def hear_cancelled(state: State, event: WorkCancelled) -> State:
-    """Book work that a worker cancelled."""
-    return state if event.id in state.booked else _book_stopped(state, event)
-
-
 def _is_current(state: State, epoch: int) -> bool:
     return epoch == state.epoch and state.status is Status.RUNNING
 
 
-def _book_stopped(state: State, event: WorkFailed | WorkCancelled) -> State:
-    """Book what work had used when it stopped."""
-    state = state.evolve(booked=state.booked | {event.id})
-    return state if event.unfinished is None else book_unfinished(state, event.unfinished)
+def _book_unfinished(state: State, event: WorkFailed | WorkCancelled) -> State:
+    if event.unfinished is None:
+        return state
+    return book_unfinished(state.evolve(booked=state.booked | {event.id}), event.unfinished)
 
 
 def _fill_scores(state: State, event: StepsScored) -> State:

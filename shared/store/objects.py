@@ -70,6 +70,6 @@ FROM decisions d
 JOIN problems p ON p.id = d.problem_id
 LEFT JOIN steps s ON s.problem_id = d.problem_id AND s.step = d.step
 """
-"""One row for each decision, for auditors: the draft, its score, the decision, and the step that stands there now."""
+"""One row for each decision, for auditors: the draft, its score, the decision, and the step that is there now."""
 
 OBJECTS = (REFUSE_CHANGE, DECISIONS_APPEND_ONLY, DECISIONS_NEVER_TRUNCATED, ERASE_PROBLEM, AUDIT)

@@ -25,10 +25,10 @@ from recipe.reference import load_weights, logits
 from shared.cancellation import Cancellation, Cancelled
 from shared.domain.text import join_steps
 from shared.engines.factory import make_generator, make_scorer
-from shared.engines.port import BadScores, EngineDead, EngineStopped, GeneratedStep, ModelUnusable, RequestRefused
+from shared.engines.port import BadScores, EngineDead, EngineStopped, GeneratedStep, Meter, ModelUnusable, RequestRefused
 from shared.engines.prm_formats import RLHFLOW, NextToken
 from shared.settings import Settings, UnusableSetting
-from tests.engines.deployed import STORIES, Engine
+from tests.engines.deployed import PATIENCE_S, STORIES, Engine, until
 from tests.unit.engines.bundled import MODELS, ask, folder_copy, score, texts, write
 
 pytest.importorskip("vllm", reason="needs vLLM; run make test-vllm")
@@ -36,22 +36,14 @@ pytest.importorskip("vllm", reason="needs vLLM; run make test-vllm")
 from vllm import SamplingParams
 
 from shared.domain.drafts import Finish
-from shared.domain.roles import Author
+from shared.domain.roles import Author, WorkerRole
 from shared.engines.vllm.generator import VllmGenerator
 from shared.engines.vllm.model import Model
 from shared.engines.vllm.scorer import NextTokenScorer
 
 BLOCK = int(str(ARGUMENTS["block_size"]))
-PATIENCE_S = 60.0
 
 on_vllm = pytest.mark.parametrize("engine", ["vllm"], indirect=True)
-
-
-def until(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.02)
 
 
 def settings(**changes: object) -> Settings:
@@ -63,7 +55,7 @@ def test_a_cancelled_call_frees_its_place_in_the_engine(engine: Engine) -> None:
     assert isinstance(engine.large, VllmGenerator)
     output = engine.large._model._engine.output_processor
     cancellation = Cancellation()
-    stream = engine.large.stream(ask(STORIES[0].question), cancellation)
+    stream = engine.large.stream(ask(STORIES[0].question), cancellation, Meter())
     next(stream)
     assert output.get_num_unfinished_requests() == 1
     cancellation.cancel()
@@ -152,7 +144,7 @@ def play(engine: Engine, monkeypatch: pytest.MonkeyPatch, *texts: str, **changes
     playing = Playing(model, *texts)
     with monkeypatch.context() as patched:
         patched.setattr(model._engine, "generate", playing.generate)
-        (step,) = engine.large.stream(ask("Q", max_steps=1, **changes), Cancellation())
+        (step,) = engine.large.stream(ask("Q", max_steps=1, **changes), Cancellation(), Meter())
     assert not playing._texts
     return step, playing
 
@@ -244,7 +236,7 @@ def _newest() -> set[int]:
 def test_a_closed_engine_stops_calls_and_ends_its_process() -> None:
     generator = make_generator(settings(), Author.SMALL)
     (pid,) = _newest()
-    stream = generator.stream(ask(STORIES[0].question), Cancellation())
+    stream = generator.stream(ask(STORIES[0].question), Cancellation(), Meter())
     next(stream)
     generator.close()
     with pytest.raises(EngineStopped):
@@ -259,7 +251,7 @@ def test_a_worker_that_is_killed_takes_its_engine_with_it(tmp_path: Path) -> Non
     script = tmp_path / "worker.py"
     script.write_text(
         "import time\n"
-        "from shared.domain.values import Author\n"
+        "from shared.domain.roles import Author\n"
         "from shared.engines.factory import make_generator\n"
         "from shared.settings import Settings\n"
         "if __name__ == '__main__':\n"
@@ -365,7 +357,7 @@ def test_a_vocabulary_without_the_verdicts_is_reported_with_the_setting() -> Non
 
 
 def test_a_model_that_expects_no_verdict_is_reported_with_the_setting() -> None:
-    model = Model.of(settings(prm_model=str(MODELS / "large")), "prm", runner="generate")
+    model = Model.of(settings(prm_model=str(MODELS / "large")), WorkerRole.PRM, runner="generate")
     (pid,) = _newest()
     (unlikely,) = model.encode("<extra_0>")
     with pytest.raises(BadScores, match=r"expects no verdict.*rlhflow.*TRIM_PRM_FORMAT.*TRIM_PRM_MODEL"):

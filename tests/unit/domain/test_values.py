@@ -10,7 +10,7 @@ from shared.domain.roles import Author
 from shared.domain.status import Status
 from shared.domain.verdict import Verdict, verdict_of
 from shared.messages import derive_id
-from tests.world import make_draft
+from tests.unit.machine.histories import make_draft
 
 
 @pytest.mark.parametrize(
@@ -53,5 +53,5 @@ def test_only_a_queued_or_running_problem_goes_on() -> None:
     ],
 )
 def test_a_draft_ends_the_solution_by_its_finish_or_by_its_box(text: str, finish: Finish, expected: bool) -> None:
-    draft = make_draft(command_id=derive_id(), author=Author.SMALL, index=0, after="", text=text, finish=finish)
+    draft = make_draft(command_id=derive_id(), author=Author.SMALL, index=0, prefix_digest="", text=text, finish=finish)
     assert draft.ends_solution is expected

@@ -8,7 +8,7 @@ import pytest
 from shared.domain.drafts import Finish
 from shared.domain.options import Sampling
 from shared.engines.assembly import StepAssembler
-from shared.engines.port import GeneratedStep, GenerationRequest
+from shared.engines.port import GeneratedStep, GenerationRequest, Meter
 
 
 def assembler(**changes: Any) -> StepAssembler:
@@ -16,7 +16,9 @@ def assembler(**changes: Any) -> StepAssembler:
     request = GenerationRequest(
         problem_id=uuid4(), question="?", prefix=(), step_timeout_s=1, sampling=Sampling(), **values
     )
-    return StepAssembler(request, prompt_tokens=7, cached_tokens=3)
+    writing = StepAssembler(request, Meter())
+    writing.count_input(7, 3)
+    return writing
 
 
 def feed(to: StepAssembler, *pieces: str) -> list[GeneratedStep]:

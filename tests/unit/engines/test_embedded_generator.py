@@ -23,7 +23,7 @@ from shared.engines.embedded.pieces import pieces_of
 from shared.engines.embedded.sampling import draw, uniform
 from shared.engines.embedded.scorer import EmbeddedScorer
 from shared.engines.factory import make_generator
-from shared.engines.port import EngineDead, EngineStopped, GeneratedStep, InputTooLong, ModelUnusable, StepTimeout
+from shared.engines.port import EngineDead, EngineStopped, GeneratedStep, InputTooLong, Meter, ModelUnusable, StepTimeout
 from shared.settings import Settings
 from tests.unit.engines.bundled import (
     GREEDY,
@@ -136,7 +136,7 @@ def check_that_leaving_frees_the_place(
     runs = engine._model.runs
     gate = Gate(engine, monkeypatch)
     cancellation = Cancellation()
-    stream = engine.stream(ask(), cancellation)
+    stream = engine.stream(ask(), cancellation, Meter())
     with ThreadPoolExecutor(2) as pool:
         begun = pool.submit(next, stream)
         gate.wait_until_reached()
@@ -159,7 +159,7 @@ def test_a_call_that_waits_for_its_turn_is_cancelled_without_a_turn(
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(write, lone, ask())
         gate.wait_until_reached()
-        waiting = pool.submit(lambda: list(lone.stream(ask(), cancellation)))
+        waiting = pool.submit(lambda: list(lone.stream(ask(), cancellation, Meter())))
         wait_for_calls(lone, 2)
         cancellation.cancel()
         gate.let_pass(1)

@@ -12,7 +12,7 @@ from shared.cancellation import Cancellation, Cancelled
 from shared.engines.embedded.generator import EmbeddedGenerator
 from shared.engines.embedded.scorer import EmbeddedScorer
 from shared.engines.factory import make_scorer
-from shared.engines.port import InputTooLong, ModelUnusable, ScoringRequest
+from shared.engines.port import InputTooLong, Meter, ModelUnusable, ScoringRequest
 from shared.settings import Settings
 from tests.unit.engines.bundled import MODELS, QUESTION, Gate, ask, folder_copy, score, texts, wait_for_calls, write
 
@@ -79,7 +79,7 @@ def test_a_cancelled_scoring_raises(prm: EmbeddedScorer) -> None:
     cancellation.cancel()
     request = ScoringRequest(problem_id=uuid4(), question=QUESTION, steps=("a",), newest=1, timeout_s=60)
     with pytest.raises(Cancelled):
-        prm.score(request, cancellation)
+        prm.score(request, cancellation, Meter())
 
 
 def test_a_tokenizer_without_the_step_tag_is_reported_with_the_setting(tmp_path: Path) -> None:

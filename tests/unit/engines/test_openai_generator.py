@@ -14,7 +14,7 @@ from shared.domain.options import Sampling
 from shared.engines.openai.errors import AnswerWithheld
 from shared.engines.openai.generator import OpenAIGenerator
 from shared.engines.openai.prompts import Style
-from shared.engines.port import GeneratedStep, GenerationRequest, RequestRefused
+from shared.engines.port import GeneratedStep, GenerationRequest, Meter, RequestRefused
 from shared.engines.prompts import request_seed
 from tests.unit.engines.fake_server import KEY, QUESTION, FakeServer, ask, server_at, serving, step, writes
 
@@ -30,7 +30,7 @@ def fake() -> Iterator[FakeServer]:
 def write(fake: FakeServer, request: GenerationRequest, style: Style = "completions") -> list[GeneratedStep]:
     engine = OpenAIGenerator(server_at(fake.url), style=style, template="Problem: {question}\n\n")
     with closing(engine):
-        return list(engine.stream(request, Cancellation()))
+        return list(engine.stream(request, Cancellation(), Meter()))
 
 
 def prompts(fake: FakeServer) -> list[str]:
@@ -61,7 +61,7 @@ def test_the_request_says_how_to_draw_and_where_to_stop(fake: FakeServer) -> Non
     assert asked.body == {
         "model": "tiny", "prompt": PROMPT, "stop": ["\n\n"], "max_tokens": 100,
         "temperature": 0.3, "top_p": 0.9, "top_k": 7, "seed": request_seed(11, 0),
-        "stream": True, "stream_options": {"include_usage": True},
+        "stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True},
     }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from shared.cancellation import Cancellation
 from shared.engines.openai.errors import ModelNotServed, UnreadableAnswer
 from shared.engines.openai.scorer import OpenAIScorer
 from shared.engines.openai.server import Server
-from shared.engines.port import BadScores, Scores, ScoringRequest, StepTimeout
+from shared.engines.port import BadScores, Meter, Scores, ScoringRequest, StepTimeout
 from shared.engines.prm_formats import FORMATS
 from shared.errors import TrimError
 from tests.unit.engines.fake_server import QUESTION, FakeServer, Reply, answer, server_at, serving, stays_silent
@@ -51,7 +51,7 @@ def score(
     )
     engine = OpenAIScorer(server_at(fake.url, role="PRM"), FORMATS[prm_format])
     with closing(engine):
-        return engine.score(request, Cancellation())
+        return engine.score(request, Cancellation(), Meter())
 
 
 # --- read at tags ---------------------------------------------------------------------------------------------------

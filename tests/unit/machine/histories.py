@@ -1,57 +1,95 @@
-"""What the tests of the state machine by example have in common: short ways to write down what happens."""
+"""Short ways to write down what happens to a problem, for tests of the state machine by example."""
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
-from shared.domain.decisions import Action, Decision, Observation
-from shared.domain.drafts import Draft, Finish, Scoring
+from shared.domain.decisions import Action, Decision, Observation, PolicyVersion
+from shared.domain.drafts import Draft, Finish, Scoring, UnfinishedWork
 from shared.domain.options import Options, Plan
+from shared.domain.roles import Author, WorkerRole
 from shared.domain.text import prefix_digest
 from shared.machine.commands import next_commands
-from shared.machine.state import (
-    ControlEvent,
-    ProblemAdmitted,
-    State,
-    new_state,
-)
+from shared.machine.state import ControlEvent, ProblemAdmitted, State, new_state
 from shared.machine.transitions import apply
-from shared.messages import (
-    GenerateSteps,
-    ProblemEvent,
-    StepsGenerated,
-    StepsScored,
-    WorkFailed,
-    derive_id,
-)
-from tests.world import PROBLEM_ID, QUESTION, START, make_draft
+from shared.messages import GenerateSteps, ProblemEvent, StepsGenerated, StepsScored, WorkFailed, derive_id
 
+START = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = START + timedelta(seconds=10)
+PROBLEM_ID = UUID("00000000-0000-4000-8000-000000000001")
+QUESTION = "What is 6 times 7?"
 DRAFTS_ONLY = Plan(scores=False, escalates=False)
 LARGE_ONLY = Plan(drafts=False, scores=False)
+VERSION = PolicyVersion(name="test", revision=3, parameters_digest="0123456789abcdef")
 
 
-def by_score(observation: Observation) -> Decision:
-    """Escalate below a half, and without a score."""
+@dataclass(frozen=True)
+class Deciding:
+    """A policy made of a function."""
+
+    decide: Callable[[Observation], Decision]
+    version: PolicyVersion = VERSION
+
+
+def _by_score(observation: Observation) -> Decision:
     score = observation.score
     accepts = score is not None and score >= 0.5
     return Decision(action=Action.ACCEPT if accepts else Action.ESCALATE, reason="test", value=score, compared_with=0.5)
 
 
-def keep(observation: Observation) -> Decision:
-    return Decision(action=Action.ACCEPT, reason="kept")
+BY_SCORE = Deciding(_by_score)
+"""Escalates below a half, and without a score."""
+
+KEEP = Deciding(lambda _: Decision(action=Action.ACCEPT, reason="kept"))
+"""Accepts everything."""
 
 
-def feed(state: State, *events: ProblemEvent | ControlEvent, **how: object) -> State:
+def make_draft(
+    *,
+    command_id: UUID,
+    author: Author,
+    index: int,
+    prefix_digest: str,
+    text: str,
+    finish: Finish = Finish.SEPARATOR,
+    tokens: int = 5,
+    opens_call: bool = True,
+) -> Draft:
+    """Make a draft as a worker would for a command."""
+    return Draft(
+        id=derive_id(command_id, index),
+        author=author,
+        index=index,
+        prefix_digest=prefix_digest,
+        text=text,
+        finish=finish,
+        tokens=tokens,
+        opens_call=opens_call,
+        model=f"{author}-model",
+        worker="worker-1",
+        waited_ms=1.0,
+        worked_ms=2.0,
+    )
+
+
+def feed(state: State, *events: ProblemEvent | ControlEvent, now: datetime = START) -> State:
     """Apply events one after another, as a store would: with the whole inbox at hand."""
-    decide = keep if state.options.plan == DRAFTS_ONLY else by_score
+    policy = KEEP if state.options.plan == DRAFTS_ONLY else BY_SCORE
     for event in events:
-        state = apply(state, event, decide=decide, now=how.get("now", START))  # type: ignore[arg-type]
+        state = apply(state, event, policy=policy, now=now)
     return state
 
 
-def running(**options: object) -> State:
-    state = new_state(problem_id=PROBLEM_ID, question=QUESTION, options=Options(**options))  # type: ignore[arg-type]
+def running(*, reference: str | None = None, question: str = QUESTION, **options: object) -> State:
+    state = new_state(
+        problem_id=PROBLEM_ID,
+        question=question,
+        reference=reference,
+        options=Options(**options),  # type: ignore[arg-type]
+    )
     return feed(state, ProblemAdmitted())
 
 
@@ -61,16 +99,16 @@ def command_of(state: State) -> GenerateSteps:
 
 
 def drafts_of(command: GenerateSteps, *texts: str, finish: Finish = Finish.SEPARATOR, tokens: int = 5) -> list[Draft]:
-    """Write the drafts that a command asks for; the last one has the given finish."""
+    """Write the drafts that a command requests; the last one has the given finish."""
     drafts = []
     for place, text in enumerate(texts):
         prefix = (*command.prefix, *texts[:place])
         drafts.append(
             make_draft(
                 command_id=command.id,
-                author=command.role,
+                author=command.author,
                 index=len(prefix),
-                after=prefix_digest(QUESTION, prefix),
+                prefix_digest=prefix_digest(command.question, prefix),
                 text=text,
                 finish=finish if place == len(texts) - 1 else Finish.SEPARATOR,
                 tokens=tokens,
@@ -106,27 +144,29 @@ def failed(
     epoch: int = 0,
     name: str = "failed",
     step: int = 0,
-    serial: int = 0,
+    request_number: int = 0,
     code: str = "engine_busy",
     lost: tuple[Draft, ...] = (),
+    unfinished: UnfinishedWork | None = None,
 ) -> WorkFailed:
     return WorkFailed(
         drafts=lost,
         step=step,
-        request_number=serial,
+        request_number=request_number,
         problem_id=PROBLEM_ID,
         epoch=epoch,
         id=derive_id(name),
-        role="prm" if lost else "small",
+        role=WorkerRole.PRM if lost else WorkerRole.SMALL,
         code=code,
         detail="The engine was busy.",
         retryable=retryable,
         worker="w",
+        unfinished=unfinished,
     )
 
 
 def answer(state: State, text: str, *, score: float | None = None, finish: Finish = Finish.SEPARATOR) -> State:
-    """Answer what the state asks for by one step: scored if it is to be scored."""
+    """Answer a state's request with one step, scored if it is to be scored."""
     command = command_of(state)
     (draft,) = drafts_of(command, text, finish=finish)
     if command.results_to == "prm":

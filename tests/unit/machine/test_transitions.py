@@ -13,6 +13,7 @@ from shared.domain.ledger import Ledger
 from shared.domain.options import Limits, Options, Plan
 from shared.domain.roles import Author
 from shared.domain.status import Status, StopReason
+from shared.domain.text import prefix_digest
 from shared.machine.commands import next_commands
 from shared.machine.state import (
     DeadlinePassed,
@@ -27,6 +28,9 @@ from tests.unit.machine.histories import (
     DRAFTS_ONLY,
     LARGE_ONLY,
     LATER,
+    PROBLEM_ID,
+    QUESTION,
+    START,
     answer,
     command_of,
     drafts_of,
@@ -35,7 +39,6 @@ from tests.unit.machine.histories import (
     running,
     scored,
 )
-from tests.world import PROBLEM_ID, QUESTION, START
 
 # --- beginning ------------------------------------------------------------------------------------------------------
 
@@ -51,7 +54,7 @@ def test_an_admitted_problem_asks_for_its_first_step_and_is_admitted_once() -> N
     assert (state.status, state.started_at) == (Status.RUNNING, START)
     assert state.due_at == START + timedelta(seconds=60)
     command = command_of(state)
-    assert (command.prefix, command.max_steps, command.role, command.results_to) == ((), 1, Author.SMALL, "prm")
+    assert (command.prefix, command.max_steps, command.author, command.results_to) == ((), 1, Author.SMALL, "prm")
     assert feed(state, ProblemAdmitted(), now=LATER) is state
 
 
@@ -69,7 +72,7 @@ def test_the_plan_and_the_window_shape_the_first_command(
     plan: Plan, lookahead: int | None, expected: tuple[object, ...]
 ) -> None:
     command = command_of(running(plan=plan, lookahead=lookahead))
-    assert (command.max_steps, command.results_to, command.reports_stretch, command.role) == expected
+    assert (command.max_steps, command.results_to, command.reports_stretch, command.author) == expected
 
 
 def test_commands_are_the_same_for_the_same_state_and_leave_it_alone() -> None:
@@ -86,22 +89,22 @@ def test_a_good_draft_becomes_a_step_and_the_next_one_is_asked_for() -> None:
     state = answer(running(), "one", score=0.5)
     assert [(step.text, step.author, step.score) for step in state.steps] == [("one", Author.SMALL, 0.5)]
     assert command_of(state).prefix == ("one",)
-    assert state.ledger == Ledger(small_kept=5, prm=7, small_calls=1, prm_calls=1)
+    assert state.ledger == Ledger(small_kept=5, prm_tokens=7, small_calls=1, prm_calls=1)
 
 
 def test_a_bad_draft_is_replaced_by_a_large_step_whose_score_the_next_decision_sees() -> None:
     state = answer(running(), "bad", score=0.25)
     assert (state.epoch, state.steps, state.is_escalating) == (1, (), True)
     command = command_of(state)
-    assert (command.role, command.max_steps, command.results_to, command.prefix) == (Author.LARGE, 1, "events", ())
+    assert (command.author, command.max_steps, command.results_to, command.prefix) == (Author.LARGE, 1, "events", ())
     state = answer(state, "good")
     assert [(step.author, step.score) for step in state.steps] == [(Author.LARGE, None)]
     command = command_of(state)
-    assert (command.role, command.unscored_steps, command.epoch) == (Author.SMALL, 1, 1)
+    assert (command.author, command.unscored_steps, command.epoch) == (Author.SMALL, 1, 1)
     (draft,) = drafts_of(command, "next")
     state = feed(state, scored(draft, scores=(1.0,), prefix_scores=(0.75,), epoch=1))
     assert state.decisions[-1].observation.previous_scores == (0.75,)
-    assert state.decisions[-1].observation.large_tokens == 5
+    assert state.decisions[-1].observation.large_out == 5
     assert [step.score for step in state.steps] == [0.75, 1.0]
     assert (state.ledger.small_discarded, state.ledger.small_kept, state.ledger.large_out) == (5, 5, 5)
     assert command_of(state).unscored_steps == 0
@@ -148,7 +151,8 @@ def test_every_large_step_has_its_decision_where_nothing_is_drafted() -> None:
     assert command_of(state) == command, "the stretch goes on"
     state = feed(state, generated(drafts[1]), now=LATER)
     assert [(each.draft, each.decision.action) for each in state.decisions] == [(None, Action.ESCALATE)] * 2
-    assert state.decisions[0].observation == Observation(step=0, score=None, is_final=False)
+    digest = prefix_digest(QUESTION, ())
+    assert state.decisions[0].observation == Observation(step=0, score=None, question_digest=digest)
     assert (state.status, state.answer, state.finished_at) == (Status.SUCCEEDED, "42", LATER)
     assert (state.epoch, state.ledger.large_out, state.ledger.large_calls) == (0, 10, 1)
 

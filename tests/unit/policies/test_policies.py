@@ -23,7 +23,7 @@ observations = st.builds(
     previous_scores=st.lists(shares, max_size=4).map(tuple),
     draft_tokens=st.none() | st.integers(0, 512),
     is_final=st.booleans(),
-    large_tokens=st.integers(0, 4096),
+    large_out=st.integers(0, 4096),
     seed=st.integers(),
 )
 
@@ -107,16 +107,41 @@ def test_lots_escalate_their_share_of_steps(p: float) -> None:
     assert sum(drawn) / len(drawn) == pytest.approx(p, abs=0.03)
 
 
-def test_a_lot_depends_on_seed_and_step_alone() -> None:
+def test_problems_of_one_seed_draw_different_lots_and_each_its_share() -> None:
+    """An evaluation gives all problems one seed; the same steps of all of them would be one draw, not many."""
+    policy = build_policy("random", {"p": 0.3})
+
+    def escalated(question: str) -> tuple[bool, ...]:
+        seen = (Observation(step=step, score=None, seed=7, question_digest=question) for step in range(10))
+        return tuple(policy.decide(each).action is Action.ESCALATE for each in seen)
+
+    drawn = [escalated(f"{question:016x}") for question in range(400)]
+    assert len(set(drawn)) > 200
+    for step in range(10):
+        assert sum(each[step] for each in drawn) / len(drawn) == pytest.approx(0.3, abs=0.08)
+
+
+def test_a_lot_depends_on_seed_question_and_step_alone() -> None:
     policy = build_policy("random", {"p": 0.5})
     assert policy.plan == Plan(scores=False)
     one = policy.decide(Observation(step=3, score=None, seed=7))
-    assert policy.decide(Observation(step=3, score=0.9, seed=7, large_tokens=99, is_final=True)) == one
+    assert policy.decide(Observation(step=3, score=0.9, seed=7, large_out=99, is_final=True)) == one
+    assert policy.decide(Observation(step=3, score=None, seed=7, question_digest="ab")).value != one.value
     assert one.value is not None
     assert 0 <= one.value < 1
     assert policy.decide(Observation(step=4, score=None, seed=7)).value != one.value
     assert policy.decide(Observation(step=3, score=None, seed=8)).value != one.value
     assert one.reason == ("lot_drawn" if one.value < 0.5 else "lot_not_drawn")
+
+
+def test_a_version_names_policy_revision_and_parameters() -> None:
+    half, same, third = (build_policy("threshold", {"threshold": value}).version for value in (0.5, 0.5, 0.3))
+    assert half == same
+    assert (half.name, half.revision, len(half.parameters_digest)) == ("threshold", 1, 16)
+    assert (third.name, third.revision) == ("threshold", 1)
+    assert third.parameters_digest != half.parameters_digest
+    assert build_policy("random", {}).version.revision == 2, "lots depend on the question since this revision"
+    assert build_policy("threshold", {}).version == half, "defaults count as what they are"
 
 
 class Cautious(Policy):
