@@ -6,8 +6,7 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -25,7 +24,15 @@ from recipe.reference import load_weights, logits
 from shared.cancellation import Cancellation, Cancelled
 from shared.domain.text import join_steps
 from shared.engines.factory import make_generator, make_scorer
-from shared.engines.port import BadScores, EngineDead, EngineStopped, GeneratedStep, Meter, ModelUnusable, RequestRefused
+from shared.engines.port import (
+    BadScores,
+    EngineDead,
+    EngineStopped,
+    GeneratedStep,
+    Meter,
+    ModelUnusable,
+    RequestRefused,
+)
 from shared.engines.prm_formats import RLHFLOW, NextToken
 from shared.settings import Settings, UnusableSetting
 from tests.engines.deployed import PATIENCE_S, STORIES, Engine, until
