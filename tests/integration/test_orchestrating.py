@@ -9,7 +9,6 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from kombu.message import Message as KombuMessage
 from sqlalchemy import text
 
 from services.orchestrator import applying
@@ -53,7 +52,7 @@ def read(database: Database, problem_id: UUID) -> tuple[Any, ...]:
 
 
 def delivery(body: bytes, *, deliveries: int = 1) -> Delivery:
-    return Delivery(body=body, is_redelivered=deliveries > 1, message=KombuMessage(), deliveries=deliveries)
+    return Delivery(body=body, is_redelivered=deliveries > 1, deliveries=deliveries)
 
 
 def failed(problem_id: UUID) -> WorkFailed:
