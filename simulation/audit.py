@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from uuid import UUID
 
 from shared.domain.decisions import Action
 from shared.domain.drafts import Draft, Scoring, UnfinishedWork
+from shared.domain.ledger import Ledger
 from shared.domain.roles import Author, WorkerRole
 from shared.domain.status import Status
 from shared.machine.commands import next_commands
 from shared.machine.state import State
 from shared.messages import GenerateSteps, Message, ScoreSteps, StepsGenerated, StepsScored, WorkCancelled, WorkFailed
 from shared.store.port import Change
+
+_AUTHORS = frozenset(author.value for author in Author)
 
 Item = Draft | Scoring | UnfinishedWork
 
@@ -77,13 +80,13 @@ class Audit:
             if record.draft is not None and record.decision.action is Action.ESCALATE:
                 sums["small_discarded"] += record.draft.tokens
         kept = {author: sum(step.tokens for step in state.steps if step.author is author) for author in Author}
-        expected = {name: sums[name] for name in asdict(state.ledger)} | {
+        columns = {name: amount for name, amount in sums.items() if name not in _AUTHORS} | {
             "small_kept": kept[Author.SMALL],
             "small_wasted": sums["small"] - kept[Author.SMALL] - sums["small_discarded"],
             "large_out": kept[Author.LARGE],
             "large_wasted": sums["large"] - kept[Author.LARGE],
         }
-        assert asdict(state.ledger) == expected, "the ledger is not the sum of what was reported"
+        assert state.ledger == Ledger(**columns), "the ledger is not the sum of what was reported"
 
     def _check_commands(self, state: State) -> None:
         lookahead = state.options.lookahead
@@ -114,11 +117,9 @@ def _spent(item: Item) -> dict[str, int]:
     if isinstance(item, Scoring):
         return {"prm_tokens": item.tokens, "prm_calls": 1}
     exact = "prm_tokens" if item.role is WorkerRole.PRM else item.role
-    return {
-        f"{item.role}_estimated" if item.is_estimated else exact: item.tokens,
-        f"{item.role}_in": item.input_tokens,
-        f"{item.role}_calls": int(item.opens_call),
-    }
+    column = f"{item.role}_estimated" if item.is_estimated else exact
+    spent = {column: item.tokens, f"{item.role}_calls": int(item.opens_call)}
+    return spent if item.role is WorkerRole.PRM else spent | {f"{item.role}_in": item.input_tokens}
 
 
 def _without_times(draft: Draft) -> Draft:

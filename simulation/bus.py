@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future
 from dataclasses import dataclass
 
 from shared.bus.consumer import Delivery
@@ -46,8 +45,8 @@ class MemoryBus:
         """Notified when messages arrive."""
         self._keeps_history = keeps_history
 
-    def publish(self, *messages: Message | DeadLetter) -> Future[None]:
-        """Publish messages; they are confirmed at once."""
+    def publish(self, *messages: Message | DeadLetter) -> None:
+        """Publish messages."""
         letters = [self._letter(message) for message in messages if not isinstance(message, DeadLetter)]
         with self.changed:
             self.letters += letters
@@ -55,9 +54,6 @@ class MemoryBus:
             if self._keeps_history:
                 self.history += [letter.message for letter in letters]
             self.changed.notify_all()
-        confirmed: Future[None] = Future()
-        confirmed.set_result(None)
-        return confirmed
 
     def put_back(self, letter: Letter) -> None:
         """Return a message that was delivered and not acknowledged; the next delivery is a redelivery."""

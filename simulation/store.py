@@ -235,7 +235,7 @@ class MemoryTransaction:
             if key in self._committed.decisions or key in self.written.decisions:
                 raise ConstraintViolated("a decision is overwritten")
         for old, new in zip(before.steps, after.steps, strict=False):
-            if old != replace(new, score=old.score):
+            if old is not new and old != replace(new, score=old.score):
                 raise ConstraintViolated("a step is rewritten")
         if len(after.steps) < len(before.steps):
             raise ConstraintViolated("a step is removed")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -36,8 +35,6 @@ class RunningCommand:
         self.command: Command = letter.message
         self.role = executor.role
         self.published: list[Message] = []
-        self.used: Counter[str] = Counter()
-        """Tokens that its engine used, where somebody counts them."""
         self.is_over = False
         self.was_requeued = False
         self._letter = letter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter, abc
+from collections import abc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,18 +70,29 @@ class _WorldEngine:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.used: Counter[str] = Counter()
-        """Tokens by whether their count is `exact` or `estimated`."""
+        self.used = 0
+        """Tokens so far, as far as their count is exact."""
+        self.used_estimated = 0
         self._fault: Exception | None = None
+        self._refusal: Exception | None = None
 
     @contextmanager
     def broken(self, fault: Exception) -> Iterator[None]:
-        """Have calls break with an error in the middle of their next step."""
+        """Have calls raise an error in the middle of their next step."""
         self._fault = fault
         try:
             yield
         finally:
             self._fault = None
+
+    @contextmanager
+    def refusing(self, refusal: Exception) -> Iterator[None]:
+        """Have new calls raise an error before they use anything."""
+        self._refusal = refusal
+        try:
+            yield
+        finally:
+            self._refusal = None
 
     def check(self) -> None:
         """Do nothing: only calls break."""
@@ -89,13 +100,21 @@ class _WorldEngine:
     def close(self) -> None:
         """Do nothing."""
 
+    def _begin(self, cancellation: Cancellation) -> None:
+        cancellation.raise_if_cancelled()
+        if self._refusal is not None:
+            raise self._refusal
+
     def _stop_if_broken(self, cancellation: Cancellation, meter: Meter, tokens: int, *key: object) -> None:
         """Raise if the call is to stop in the middle of a step of so many tokens."""
         fault = Cancelled() if cancellation.is_cancelled else self._fault
         if fault is not None:
             meter.tokens = tokens // 2
             meter.is_estimated = self.world.number("estimate", *key) < self.world.estimates
-            self.used["estimated" if meter.is_estimated else "exact"] += meter.tokens
+            if meter.is_estimated:
+                self.used_estimated += meter.tokens
+            else:
+                self.used += meter.tokens
             raise fault
 
 
@@ -120,7 +139,7 @@ class WorldGenerator(_WorldEngine):
         self, request: GenerationRequest, cancellation: Cancellation, meter: Meter
     ) -> abc.Generator[GeneratedStep, None, None]:
         """Yield steps; see `Generator.stream`."""
-        cancellation.raise_if_cancelled()
+        self._begin(cancellation)
         prefix, call_tokens = request.prefix, 0
         meter.prompt_tokens, meter.cached_tokens = 10 + 7 * len(prefix), 4 * len(prefix)
         for _ in range(request.max_steps):
@@ -134,7 +153,7 @@ class WorldGenerator(_WorldEngine):
                 cached_tokens=meter.cached_tokens,
             )
             meter.clear()
-            self.used["exact"] += tokens
+            self.used += tokens
             yield step
             prefix, call_tokens = (*prefix, text), call_tokens + tokens
             is_last = finish is Finish.ENDED or boxed_answer(text) is not None or is_degenerate(text)
@@ -157,9 +176,9 @@ class WorldScorer(_WorldEngine):
 
     def score(self, request: ScoringRequest, cancellation: Cancellation, meter: Meter) -> Scores:
         """Score the newest steps; see `Scorer.score`."""
-        cancellation.raise_if_cancelled()
+        self._begin(cancellation)
         steps, tokens = request.steps, 3 * len(request.steps)
         self._stop_if_broken(cancellation, meter, tokens, *steps)
-        self.used["exact"] += tokens
+        self.used += tokens
         ends = range(len(steps) - request.newest + 1, len(steps) + 1)
         return Scores(values=[self.world.score(request.question, steps[:end]) for end in ends], tokens=tokens)
