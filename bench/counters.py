@@ -1,4 +1,4 @@
-"""Reads what processes and servers have used so far."""
+"""Reads the CPU time of processes and servers."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ T = TypeVar("T")
 
 
 def read_when_still(read: Callable[[], T]) -> T:
-    """Read until two readings, a moment apart, agree: whatever was on its way has arrived.
+    """Read until two consecutive readings agree, so that everything in flight has arrived.
 
-    A system that never is still is read for a few seconds only.
+    Gives up after a few seconds if the readings keep changing.
     """
     reading = read()
     for _ in range(_MOST_READS):
@@ -31,15 +31,15 @@ def read_when_still(read: Callable[[], T]) -> T:
 
 
 def cpu_seconds(pids: Mapping[str, int], *, backend: int, broker_url: str) -> dict[str, float]:
-    """Read the CPU time of processes, and of the servers where they run on this machine.
+    """Read the CPU time of processes, and of the servers if they run on this machine.
 
     Args:
         pids: Process ids by name.
-        backend: Process id of one of the database server's sessions, on the server's machine.
-        broker_url: Where the broker is.
+        backend: Process id of a session of the database server, on the server's machine.
+        broker_url: URL of the broker.
 
     Returns:
-        Seconds by name; `postgres` and `rabbitmq` are left out where the server is elsewhere, or may not be looked at.
+        Seconds by name, without `postgres` or `rabbitmq` if the server runs elsewhere or is not accessible.
     """
     seconds = {name: _tree_seconds(psutil.Process(pid)) for name, pid in pids.items()}
     for name, root in (("postgres", _postgres(backend)), ("rabbitmq", _rabbitmq(broker_url))):
@@ -50,9 +50,9 @@ def cpu_seconds(pids: Mapping[str, int], *, backend: int, broker_url: str) -> di
 
 
 def _tree_seconds(root: psutil.Process) -> float:
-    """Sum up a process and its children, those that have ended included: their parent keeps their time.
+    """Sum the CPU time of a process and its children, ended ones included: their parent keeps their time.
 
-    A child that ends while the sum is made would be in it twice or not at all, so it is made again.
+    A child that ends during the summation would count twice or not at all, so the sum is then computed again.
     """
     while True:
         processes = [root, *root.children(recursive=True)]

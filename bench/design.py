@@ -1,4 +1,4 @@
-"""What the two designs have in common: how problems are clocked and how their cost is read, the same for both."""
+"""The base of both designs: it times problems and reads their cost in the same way for both."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from shared.settings import Settings
 from stack.roles import Roles
 
 STEPS = 8
-"""Steps of every problem."""
+"""Number of steps of every problem."""
 
 TIMEOUT_S = 120.0
-"""How long one run may take."""
+"""Maximum duration of one run."""
 
 _NOTE_ENDS = """
 CREATE TABLE bench_ends (ended_at timestamptz NOT NULL);
@@ -41,7 +41,7 @@ _REPORT_AS_USUAL = "DROP TRIGGER bench_report ON {table}; DROP FUNCTION bench_re
 _VACUUMS = "SELECT sum(autovacuum_count + autoanalyze_count) FROM pg_stat_all_tables"
 
 _MOST_COUNTS = 3
-"""Runs after which what was counted is taken as it is."""
+"""Number of runs after which the count is used even if autovacuum interfered."""
 
 
 class NotSolved(RetryableError):
@@ -52,7 +52,7 @@ class NotSolved(RetryableError):
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """One run: how long it took, and the CPU time of each process meanwhile."""
+    """One run: its duration, and the CPU time of each process."""
 
     steps: int
     seconds: float
@@ -60,37 +60,37 @@ class Timing:
 
     @property
     def steps_per_s(self) -> float:
-        """Steps decided in a second."""
+        """Steps decided per second."""
         return self.steps / self.seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What a step costs in messages and transactions."""
+    """Messages and transactions per step."""
 
     messages_per_step: float
     transactions_per_step: float
 
 
 class Design(ABC):
-    """A design that runs, on a database and queues of its own.
+    """A running design with a separate database and separate queues.
 
-    The benchmark has one session in that database. It commits once a run, to submit; all that it reads, it reads in
-    transactions that are rolled back, which the server counts apart.
+    The benchmark has one session in that database. The session commits once per run, to submit. It reads in
+    transactions that are rolled back, because the server counts those separately.
     """
 
     problem_table: ClassVar[str]
-    """Where problems are; its column `finished_at` is set when one has ended."""
+    """Table of problems; the design sets the column `finished_at` when a problem ends."""
 
     step_table: ClassVar[str]
-    """Where decided steps are, one row each."""
+    """Table of decided steps, one row per step."""
 
     def __init__(self, settings: Settings, roles: Roles) -> None:
-        """Prepare a design whose roles have been started and whose tables are there."""
+        """Prepare a design whose roles run and whose tables exist."""
         self.settings = settings
         self.roles = roles
         url = make_url(settings.require_database_url()).set(drivername="postgresql+psycopg")
-        # Without prepared statements: after a rollback psycopg forgets them in a transaction of its own, which commits.
+        # No prepared statements: after a rollback psycopg deallocates them in a separate transaction, which commits.
         options = {"connect_timeout": 5, "prepare_threshold": None}
         self.engine = create_engine(url, pool_size=1, max_overflow=0, connect_args=options)
         self._execute(_NOTE_ENDS)
@@ -101,21 +101,21 @@ class Design(ABC):
 
     @abstractmethod
     def bindings(self) -> Sequence[Binding]:
-        """List where the design publishes: with which routing keys at which exchanges."""
+        """List the exchanges and routing keys with which the design publishes."""
 
     def close(self) -> None:
-        """Close the benchmark's own session."""
+        """Close the benchmark's session."""
         self.engine.dispose()
 
-    # --- the clock -------------------------------------------------------------------------------------------------
+    # --- timing ----------------------------------------------------------------------------------------------------
 
     def solve(self, count: int, *, lookahead: int = 0) -> float:
-        """Solve new problems; return the seconds from just before their submission to the last end.
+        """Solve new problems; return the seconds from just before the submission to the end of the last problem.
 
-        Both ends are taken from the database's clock: the last one by a trigger, as the row of the problem is written.
+        Both times come from the database's clock; a trigger records the end when the problem's row is written.
 
         Raises:
-            NotSolved: They were not solved in time, or not in the steps that they have.
+            NotSolved: The problems were not solved in time, or with a wrong number of steps.
         """
         decided = self._decided()
         began = self._read("SELECT clock_timestamp()")
@@ -140,7 +140,7 @@ class Design(ABC):
                 time.sleep(0.05)
 
     def time(self, count: int, *, lookahead: int = 0) -> Timing:
-        """Solve new problems, with an eye on the clock and on the processes."""
+        """Solve new problems; measure the duration and the CPU time of the processes."""
         before = self._cpu_seconds()
         seconds = self.solve(count, lookahead=lookahead)
         after = self._cpu_seconds()
@@ -153,15 +153,15 @@ class Design(ABC):
     # --- messages and transactions ---------------------------------------------------------------------------------
 
     def warm_up_and_count(self, *, warm_up: int, count: int) -> Counts:
-        """Solve first problems, then more in a run that is not timed, and count what went to and fro in that run.
+        """Solve some problems to warm up, then count messages and transactions in a run that is not timed.
 
-        Messages: every one that the design publishes meanwhile, counted by RabbitMQ (see `Tap`).
+        Messages: all that the design publishes during the run, counted by RabbitMQ (see `Tap`).
 
-        Transactions: every one that commits meanwhile in the design's database, whatever it is for, counted by Postgres
-        (`pg_stat_database.xact_commit`), less the benchmark's own. A session reports its transactions with a delay of a
-        second, and of ten once it is idle; so from the first problem on, every transaction that writes to the table of
-        problems also has its session report at once. What may be missing at either end are the few transactions that
-        touched no problem since. Autovacuum's would be counted too: a run that it came into is done again.
+        Transactions: all that commit in the design's database during the run, counted by Postgres
+        (`pg_stat_database.xact_commit`), minus the benchmark's. A session reports its transactions after a second, or
+        after ten seconds if it is idle. A trigger on the table of problems therefore makes each writing session report
+        immediately. Only the few transactions that touched no problem may be missing at the start or the end.
+        Autovacuum's transactions would count too, so a run during which it was active is repeated.
         """
         self._execute(_REPORT_AT_ONCE)
         self.solve(warm_up)
@@ -179,7 +179,7 @@ class Design(ABC):
         return Counts((messages_after - messages) / steps, (commits_after - commits - own) / steps)
 
     def _commits(self) -> int:
-        self._read("SELECT pg_stat_force_next_flush()")  # The benchmark's own session reports as well.
+        self._read("SELECT pg_stat_force_next_flush()")  # The benchmark's session reports too.
         commits: int = self._read("SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()")
         return commits
 
@@ -187,10 +187,10 @@ class Design(ABC):
         decided: int = self._read(f"SELECT count(*) FROM {self.step_table}")  # noqa: S608 - a name in this code
         return decided
 
-    # --- the benchmark's own session -------------------------------------------------------------------------------
+    # --- the benchmark's session -----------------------------------------------------------------------------------
 
     def _read(self, query: str) -> Any:
-        """Read one value; the transaction is rolled back, so that it is not counted."""
+        """Read one value; roll the transaction back, so that it is not counted."""
         with self.engine.connect() as connection:
             return connection.exec_driver_sql(query).scalar_one()
 

@@ -45,7 +45,7 @@ from shared.errors import RetryableError
 from shared.process import run
 from shared.settings import Settings
 from stack.client import Api
-from stack.interrupts import stopped_in_a_sentence
+from stack.interrupts import reporting_interrupts
 from stack.roles import Roles
 from stack.running import free_port
 from stack.scratch import scratch_database, scratch_prefix, scratch_queues
@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--in-flight", type=positive, default=16, help="problems at a time (%(default)s)")
     parser.add_argument("--repeats", type=positive, default=3, help="turns (%(default)s)")
     arguments = parser.parse_args()
-    with stopped_in_a_sentence("bench-engines"):
+    with reporting_interrupts("bench-engines"):
         run(partial(benchmark, **vars(arguments)), role="bench-engines")
 
 

@@ -2,9 +2,9 @@
 
     python -m bench.overhead
 
-Beside it runs a plain design, and a loop in memory as the ideal. TRIM_DATABASE_URL and TRIM_BROKER_URL name the
-servers; without them, the standard ports on this machine are used. The designs' databases, queues and processes are
-made for the benchmark and gone afterwards, Ctrl-C included.
+It also measures a plain design, and a loop in memory as the ideal. TRIM_DATABASE_URL and TRIM_BROKER_URL name the
+servers; the default is the standard ports on this machine. The benchmark creates databases, queues and processes, and
+deletes them at the end, also after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from bench.servers import servers
 from bench.service import running_service
 from shared.process import run
 from shared.settings import Settings
-from stack.interrupts import stopped_in_a_sentence
+from stack.interrupts import reporting_interrupts
 
 WARM_UP = 20
-"""Most problems that are solved before anything is measured."""
+"""Maximum number of problems that are solved before the measurement."""
 
 LOOKAHEAD = 4
 
@@ -39,18 +39,16 @@ LOOKAHEAD = 4
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m bench.overhead", description="Measure the service's overhead.")
-    parser.add_argument("--problems", type=positive, default=200, help="problems at once, saturated (%(default)s)")
-    parser.add_argument(
-        "--sequential", type=positive, default=15, help="problems one by one in each turn (%(default)s)"
-    )
-    parser.add_argument("--repeats", type=positive, default=3, help="turns: one by one, then saturated (%(default)s)")
+    parser.add_argument("--problems", type=positive, default=200, help="problems in a saturated run (%(default)s)")
+    parser.add_argument("--sequential", type=positive, default=15, help="sequential problems per turn (%(default)s)")
+    parser.add_argument("--repeats", type=positive, default=3, help="turns, sequential and saturated (%(default)s)")
     arguments = parser.parse_args()
-    with stopped_in_a_sentence("bench-overhead"):
+    with reporting_interrupts("bench-overhead"):
         run(partial(benchmark, **vars(arguments)), role="bench-overhead")
 
 
 def benchmark(settings: Settings, *, problems: int, sequential: int, repeats: int) -> None:
-    """Measure both designs and the ideal, and print what came out."""
+    """Measure both designs and the ideal, and print the results."""
     with servers(settings) as (server_url, broker_url), ExitStack() as stack:
         service = stack.enter_context(running_service(server_url, broker_url, window=problems))
         plain = stack.enter_context(running_plain(server_url, broker_url))
@@ -61,9 +59,9 @@ def benchmark(settings: Settings, *, problems: int, sequential: int, repeats: in
 
 
 def measure(service: Design, plain: Design, *, problems: int, sequential: int, repeats: int) -> dict[str, Any]:
-    """Measure both designs in turns, so that a noisy moment of the machine hits both.
+    """Measure both designs in turns, so that a load peak of the machine hits both.
 
-    CPU time is that of the saturated runs without lookahead. The processes of the design whose turn it is not are idle.
+    CPU time covers the saturated runs without lookahead. The processes of the other design are idle meanwhile.
     """
     warm_up = min(WARM_UP, problems)
     counts = service.warm_up_and_count(warm_up=warm_up, count=problems)
@@ -95,7 +93,7 @@ def measure(service: Design, plain: Design, *, problems: int, sequential: int, r
 
 
 def _spread(name: str, values: Sequence[float], *, digits: int | None = None) -> Mapping[str, Any]:
-    """Give the median its name, and beside it the smallest and the largest value."""
+    """Return the median under a name, and the smallest and largest value as its range."""
     return {
         name: round(statistics.median(values), digits),
         f"{name}_range": [round(min(values), digits), round(max(values), digits)],

@@ -1,4 +1,4 @@
-"""The plain design that the service is measured against: one Celery task a hop, one transaction an event.
+"""The plain design that the service is compared with: one Celery task per hop, one transaction per event.
 
 `bench.overhead` runs its workers: `python -m bench.plain small | prm | decide`.
 """
@@ -31,7 +31,7 @@ from stack.roles import Roles
 from stack.scratch import scratch_database, scratch_prefix
 
 HOPS = ("small", "prm", "decide")
-"""The tasks, each with a queue and a worker process of its own."""
+"""The tasks; each has a queue and a worker process."""
 
 TABLES = """
 CREATE TABLE plain_problems (id int PRIMARY KEY, steps int NOT NULL DEFAULT 0,
@@ -45,17 +45,17 @@ CREATE TABLE plain_inbox (id text PRIMARY KEY);
 
 
 class PlainConsumer(Consumer):  # type: ignore[misc]
-    """Celery's consumer without delayed delivery: it is not used, and would leave 28 queues on the broker for good."""
+    """Celery's consumer without delayed delivery, which is unused and would leave 28 queues on the broker."""
 
     class Blueprint(Consumer.Blueprint):  # type: ignore[misc]
-        """What the consumer is made of."""
+        """Parts of the consumer."""
 
         default_steps = tuple(
             step for step in Consumer.Blueprint.default_steps if not step.endswith(":DelayedDelivery")
         )
 
     def start(self) -> None:
-        """Consume. From here on SIGTERM ends the process at once; Celery, when idle, takes ten seconds to notice it."""
+        """Consume. SIGTERM now ends the process immediately; an idle Celery worker needs ten seconds to notice it."""
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         super().start()
 
@@ -67,13 +67,13 @@ class Plain(Design):
     step_table = "plain_steps"
 
     def __init__(self, settings: Settings, roles: Roles) -> None:
-        """Connect to a plain design whose workers were started."""
+        """Connect to a plain design whose workers run."""
         super().__init__(settings, roles)
         self._app = make_app(settings)
         self._numbers = counting()
 
     def submit(self, count: int, *, lookahead: int) -> None:
-        """Submit new problems: commit their rows, then send the first hop of each."""
+        """Submit new problems: commit their rows, then send the first task of each."""
         assert lookahead == 0
         ids = [next(self._numbers) for _ in range(count)]
         with self.engine.begin() as connection:
@@ -82,11 +82,11 @@ class Plain(Design):
             send(self._app, "small", each, [])
 
     def bindings(self) -> Sequence[Binding]:
-        """List all that the plain design publishes: its hops."""
+        """List everything that the plain design publishes: its tasks."""
         return [(queue.exchange.name, queue.routing_key) for queue in self._app.conf.task_queues]
 
     def close(self) -> None:
-        """Close the benchmark's own connections."""
+        """Close the benchmark's connections."""
         self._app.close()
         super().close()
 
@@ -96,8 +96,8 @@ def running_plain(server_url: str, broker_url: str) -> Iterator[Plain]:
     """Run the plain design for as long as the block does.
 
     Args:
-        server_url: A database from which others can be created.
-        broker_url: RabbitMQ.
+        server_url: Database of a server on which others can be created.
+        broker_url: URL of RabbitMQ.
     """
     with tempfile.TemporaryDirectory() as folder, scratch_database(server_url) as database_url:
         settings = Settings(
@@ -121,7 +121,7 @@ def running_plain(server_url: str, broker_url: str) -> Iterator[Plain]:
 
 @contextmanager
 def scratch_hops(settings: Settings) -> Iterator[None]:
-    """Delete the queues and the exchange in the end, with all that is in them."""
+    """Delete the queues and the exchange at the end, with their messages."""
     try:
         yield
     finally:
@@ -157,13 +157,13 @@ def make_app(settings: Settings) -> Celery:
 
 
 def send(app: Celery, hop: str, *arguments: Any) -> None:
-    """Send one hop."""
+    """Send one task."""
     queue = app.conf.task_queues[HOPS.index(hop)].name
     app.send_task(hop, args=arguments, queue=queue, routing_key=queue)
 
 
 def define_tasks(app: Celery, pool: ConnectionPool[Any] | None) -> None:
-    """Define the three hops."""
+    """Define the three tasks."""
 
     @app.task(name="small")  # type: ignore[untyped-decorator]
     def small(problem: int, prefix_texts: list[str]) -> None:

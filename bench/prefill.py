@@ -1,6 +1,6 @@
-"""Counts what the PRM on vLLM computes at each step of a long solution: `python -m bench.prefill`.
+"""Counts the tokens that the PRM on vLLM computes at each step of a long solution: `python -m bench.prefill`.
 
-It runs where vLLM is installed. The last line is a JSON list: tokens computed at step 1, 2, and so on.
+It needs an environment with vLLM. The last line is a JSON list: tokens computed at step 1, 2, and so on.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from bench.vllm_on_cpu import ARGUMENTS
 from recipe.problems.drawing import Split, draw
 from shared.cancellation import Cancellation
 from shared.engines.factory import make_scorer
-from shared.engines.port import ScoringRequest
+from shared.engines.port import Meter, ScoringRequest
 from shared.settings import Settings
 
 STEPS = 12
 
 
 def main() -> None:
-    """Score one step after the other, as the service does."""
+    """Score the steps one by one, as the service does."""
     stories = list(islice(draw(Split.TEST), STEPS))
     steps = [step for story in stories for step in story.steps][:STEPS]
     problem_id, computed = uuid4(), []
@@ -34,7 +34,7 @@ def main() -> None:
                 newest=1,
                 timeout_s=60,
             )
-            computed.append(prm.score(request, Cancellation()).tokens)
+            computed.append(prm.score(request, Cancellation(), Meter()).tokens)
     print(json.dumps(computed))
 
 

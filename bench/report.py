@@ -1,4 +1,4 @@
-"""Prints the benchmark's table."""
+"""Prints the table of the overhead benchmark."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from bench.design import STEPS
 
 
 def show(console: Console, result: Mapping[str, Any], *, problems: int, repeats: int) -> None:
-    """Print the table: medians, and from where to where the repetitions go."""
+    """Print the table: medians, with the range of the repetitions."""
     table = Table(
-        title=f"Overhead, {STEPS} steps a problem, {problems} problems at once, median of {repeats} (from-to)"
+        title=f"Overhead, {STEPS} steps per problem, {problems} problems at once, median of {repeats} (range)"
     )
     for title in ("", "this service", "plain design", "ideal (in memory)"):
         table.add_column(title, justify="right" if title else "left")
@@ -24,7 +24,7 @@ def show(console: Console, result: Mapping[str, Any], *, problems: int, repeats:
 
     ideal_ms = round(1000 / result["ideal_steps_per_s"], 2)
     table.add_row(
-        "sequential, ms a step",
+        "sequential, ms per step",
         _cell(result, "sequential_ms_per_step"),
         _cell(result, "plain_sequential_ms_per_step"),
         str(ideal_ms),
@@ -32,11 +32,11 @@ def show(console: Console, result: Mapping[str, Any], *, problems: int, repeats:
     add("saturated, steps/s", "steps_per_s", "plain_steps_per_s", "ideal_steps_per_s")
     add("as a multiple of the plain design", "ratio_to_plain")
     add("saturated, lookahead 4, steps/s", "steps_per_s_lookahead4")
-    add("messages a step", "messages_per_step", "plain_messages_per_step")
-    add("transactions a step", "transactions_per_step", "plain_transactions_per_step")
+    add("messages per step", "messages_per_step", "plain_messages_per_step")
+    add("transactions per step", "transactions_per_step", "plain_transactions_per_step")
     ours, theirs = result["cpu_ms_per_step"], result["plain_cpu_ms_per_step"]
     for name in {**ours, **theirs}:
-        table.add_row(f"CPU ms a step, {name}", str(ours.get(name, "")), str(theirs.get(name, "")))
+        table.add_row(f"CPU ms per step, {name}", str(ours.get(name, "")), str(theirs.get(name, "")))
     console.print(table)
 
 

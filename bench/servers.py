@@ -1,4 +1,4 @@
-"""The servers that benchmarks run on: those of the settings, or the standard ports on this machine."""
+"""The servers of the benchmarks: those of the settings, or the standard ports on this machine."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ BROKER_URL = "amqp://guest:guest@127.0.0.1:5672//"
 
 
 class RabbitmqNeeded(PermanentError):
-    """The benchmarks measure on RabbitMQ; set TRIM_BROKER_URL to amqp://user:password@host:port/vhost."""
+    """The benchmarks need RabbitMQ; set TRIM_BROKER_URL to amqp://user:password@host:port/vhost."""
 
     code = "rabbitmq_needed"
 
 
 @contextmanager
 def servers(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Yield the URLs of a database, from which others can be created, and of RabbitMQ, once both have answered.
+    """Check both servers and yield their URLs: a database server on which databases can be created, and RabbitMQ.
 
     Raises:
-        DatabaseUnavailable: The database does not answer, or went away in the middle of the block.
-        BrokerUnavailable: So it is with RabbitMQ.
+        DatabaseUnavailable: The database does not respond, or became unreachable during the block.
+        BrokerUnavailable: RabbitMQ does not respond, or became unreachable during the block.
         RabbitmqNeeded: The settings name another broker.
     """
     database_url = settings.database_url.get_secret_value() if settings.database_url else DATABASE_URL

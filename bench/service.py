@@ -1,4 +1,4 @@
-"""The service under the benchmark: every role a process, a scripted engine that takes no time."""
+"""The service under the benchmark: every role is a process, the scripted engine takes no time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from shared.domain.options import Options
 from shared.policies.threshold import Threshold
 from shared.settings import Settings
 from shared.store.database import wake_orchestrators
-from shared.store.reasoning import options_values
+from shared.store.rows import options_values
 from shared.store.tables import Problem
 from stack.roles import ROLES, Roles
 from stack.scratch import scratch_database, scratch_prefix, scratch_queues
@@ -34,20 +34,20 @@ SCRIPT = {
 
 
 class Service(Design):
-    """This service. Problems are submitted as the api does it, without the api."""
+    """This service. The benchmark inserts problems as the api does, without running the api."""
 
     problem_table = "problems"
     step_table = "steps"
 
     def submit(self, count: int, *, lookahead: int) -> None:
-        """Submit new problems, and wake the orchestrator."""
+        """Submit new problems and wake the orchestrator."""
         options = Options(plan=POLICY.plan, lookahead=lookahead)
         with Session(self.engine) as session, session.begin():
             session.add_all(_problem(uuid4(), options) for _ in range(count))
             wake_orchestrators(session, to="admit")
 
     def bindings(self) -> Sequence[Binding]:
-        """List all that the service publishes: commands, events, dead letters and cancels."""
+        """List everything that the service publishes: commands, events, dead letters and cancels."""
         topology = Topology(self.settings.queue_prefix)
         queues = [queue for role in QUEUES for queue in (topology.queue(role), topology.dead_letters(role))]
         return [*((queue.exchange.name, queue.routing_key) for queue in queues), (topology.cancels.name, "")]
@@ -58,9 +58,9 @@ def running_service(server_url: str, broker_url: str, *, window: int) -> Iterato
     """Run the service for as long as the block does.
 
     Args:
-        server_url: A database from which others can be created.
-        broker_url: RabbitMQ.
-        window: Problems that run at a time.
+        server_url: Database of a server on which others can be created.
+        broker_url: URL of RabbitMQ.
+        window: Maximum number of problems that run at a time.
     """
     with tempfile.TemporaryDirectory() as folder, scratch_database(server_url) as database_url:
         settings = Settings(

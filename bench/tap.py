@@ -1,4 +1,4 @@
-"""Counts messages at RabbitMQ itself, with nothing but AMQP."""
+"""Counts messages on RabbitMQ with plain AMQP."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from shared.bus.connection import connect
 from shared.settings import Settings
 
 Binding = tuple[str, str]
-"""Name of an exchange, and a routing key."""
+"""Exchange name and routing key."""
 
 
 class Tap:
-    """A queue that RabbitMQ puts a copy of every message into, for as long as the block does: its length is the count.
+    """A queue that receives a copy of every message while the block runs; its length is the count.
 
-    A message counts once, however many queues it goes to. The copies cost the broker something: not for runs that are
-    timed. The queue is exclusive, so it goes with its connection whatever happens.
+    A message counts once, however many queues it goes to. Copies cost the broker time, so do not use it in timed runs.
+    The queue is exclusive: RabbitMQ deletes it with its connection.
     """
 
     def __init__(self, settings: Settings, bindings: Sequence[Binding]) -> None:
         """Prepare.
 
         Args:
-            settings: Where the broker is.
-            bindings: Which messages to count; the exchanges exist.
+            settings: Settings with the broker's URL.
+            bindings: Messages to count; the exchanges must exist.
         """
         self._settings = settings
         self._bindings = bindings
         self._name = f"{settings.queue_prefix}.tap"
 
     def __enter__(self) -> Self:
-        """Start to count."""
+        """Start counting."""
         self._connection = connect(self._settings)
         channel = self._connection.default_channel
         channel.queue_declare(queue=self._name, exclusive=True)

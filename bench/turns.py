@@ -1,4 +1,4 @@
-"""Compares a service with a bare loop, in turns, where both solve the same problems and must do the same work."""
+"""Compares the service with a bare loop, in turns. Both solve the same problems and must do the same work."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from typing import Any, Protocol
 from shared.errors import RetryableError
 
 LOOKAHEADS = (0, 4)
-"""Step by step, as the loop goes, and with the small model drafting ahead."""
+"""Step by step, as the bare loop works, and with the small model drafting ahead."""
 
 LEAST_ACCURACY = 0.95
 MOST_DIFFERENT = 0.03
-"""By which the steps of both may differ: batches of other sizes round otherwise, and a step comes out otherwise."""
+"""Maximum relative difference of the step counts: batches of different sizes round differently, so steps may differ."""
 
 Problem = Mapping[str, str]
-"""As the API takes it."""
+"""Problem as the API accepts it."""
 
 
 class NotSolved(RetryableError):
-    """Problems of the benchmark were not solved; the service's log says why."""
+    """Problems of the benchmark were not solved; see the log of the service."""
 
     code = "not_solved"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Solved:
-    """A run of problems."""
+    """Result of one run."""
 
     steps: int
     seconds: float
     correct: int
     wasted: float = 0.0
-    """Share of the small model's tokens that were drafted ahead for nothing."""
+    """Share of the small model's tokens that were wasted."""
 
     @property
     def steps_per_s(self) -> float:
-        """How fast it was."""
+        """Steps per second."""
         return self.steps / self.seconds
 
 
@@ -46,7 +46,7 @@ Solve = Callable[[Sequence[Problem]], Solved]
 
 
 class Service(Protocol):
-    """What is compared with the bare loop."""
+    """The service, as it is compared with the bare loop."""
 
     def solve(self, problems: Sequence[Problem], *, lookahead: int) -> Solved:
         """Solve problems."""
@@ -61,15 +61,15 @@ def measure(
     repeats: int,
     prefix: str = "",
 ) -> dict[str, Any]:
-    """Compare in turns; return the medians of both speeds, and of the share of the bare one that the service reaches.
+    """Compare in turns; return the medians of both speeds and of the service's share of the bare speed.
 
     Args:
         fresh: Draws the problems of a turn.
-        name: Of the bare loop's speed in the result.
+        name: Name of the bare loop's speed in the result.
         bare: The bare loop.
-        service: What it is compared with.
-        repeats: Turns with each lookahead.
-        prefix: Of the other names.
+        service: The service.
+        repeats: Number of turns with each lookahead.
+        prefix: Prefix of the other names in the result.
     """
     turns = [
         [compare(fresh(), bare=bare, service=service, lookahead=lookahead) for lookahead in LOOKAHEADS]
@@ -96,7 +96,7 @@ def compare(problems: Sequence[Problem], *, bare: Solve, service: Service, looka
     """Solve problems with the bare loop, then with the service.
 
     Raises:
-        NotSolved: They did not do the same work.
+        NotSolved: The bare loop and the service did not do the same work.
     """
     theirs, ours = bare(problems), service.solve(problems, lookahead=lookahead)
     print(
@@ -108,6 +108,6 @@ def compare(problems: Sequence[Problem], *, bare: Solve, service: Service, looka
     if min(theirs.correct, ours.correct) < least or abs(theirs.steps - ours.steps) > MOST_DIFFERENT * theirs.steps:
         raise NotSolved(
             f"Of {len(problems)} problems the bare loop solved {theirs.correct} in {theirs.steps} steps and the"
-            f" service {ours.correct} in {ours.steps}; that is no comparison."
+            f" service {ours.correct} in {ours.steps}; the two cannot be compared."
         )
     return theirs, ours

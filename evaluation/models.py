@@ -23,16 +23,16 @@ from evaluation.comparison import Answered, Comparison, Comparisons
 from evaluation.metrics import Baselines, Result, accuracy, area_recovered, area_under_curve, cost_to_recover
 from evaluation.offline import GREEDY, Models, Solution, Solver, at_once
 from evaluation.service import running_service
-from models import comparison
+from evaluation import comparison
 from recipe.problems.checker import first_error
 from recipe.problems.drawing import Split, draw
 from recipe.problems.story import Story
 from shared.domain.roles import Author
 from shared.domain.verdict import Verdict, verdict_of
 from shared.errors import PermanentError
-from shared.process import one_sentence
+from shared.process import reporting_errors
 from shared.settings import Settings
-from stack.interrupts import stopped_in_a_sentence
+from stack.interrupts import reporting_interrupts
 from stack.running import state_folder
 
 HERE = Path(__file__).parent
@@ -176,7 +176,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=HERE, help="folder of small, large and prm (default: bundled)")
     arguments = parser.parse_args()
     # What is in the way of the service is told now, not after minutes.
-    with stopped_in_a_sentence("evaluate-models"), one_sentence("evaluate-models"), state_folder():
+    with reporting_interrupts("evaluate-models"), reporting_errors("evaluate-models"), state_folder():
         evaluate(Settings(), arguments.models, arguments.problems)
 
 

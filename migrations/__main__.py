@@ -8,7 +8,8 @@ import sys
 from sqlalchemy import make_url
 
 import migrations
-from shared.process import one_sentence
+from migrations.phases import Phase
+from shared.process import reporting_errors
 from shared.settings import Settings
 
 
@@ -17,11 +18,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m migrations", description="Migrate the database.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("upgrade", help="bring the database to the newest revision")
-    commands.add_parser("check", help="compare the database with the tables of the code")
+    commands.add_parser("check", help="compare the database with what the code describes")
     down = commands.add_parser("downgrade", help="take the database back to a revision")
     down.add_argument("revision", help="a revision's number, or base for an empty database")
+    new = commands.add_parser("new", help="write the file of the next migration")
+    new.add_argument("phase", type=Phase, choices=[*Phase], help="expand or contract")
+    new.add_argument("name", help="what it does, such as 'add leases'")
     arguments = parser.parse_args()
-    with one_sentence("migrations"):
+    with reporting_errors("migrations"):
+        if arguments.command == "new":
+            migrations.new(arguments.phase, arguments.name)
+            return
         url = Settings().require_database_url()
         if arguments.command == "upgrade":
             sys.stdout.write(f"Database {make_url(url).database}: schema {migrations.upgrade(url)}.\n")

@@ -1,22 +1,22 @@
-"""Writes the `model.onnx` of a model folder: `python -m recipe.export [FOLDER ...]`, the bundled models by default.
+"""Writes the `model.onnx` of a model folder: `python -m recipe.export [FOLDER ...]`, by default of the bundled models.
 
-The graph holds no weights. Its initializers are external data that point into `model.safetensors` as it lies there
-(bfloat16, cast to float32 once, when ONNX Runtime loads it), so every engine reads the same bytes and nothing is
-stored twice. The digest of the weights is kept in the graph: offsets into another file would be nonsense.
+The graph holds no weights. Its initializers are external data that point into `model.safetensors` (bfloat16, cast to
+float32 once, when ONNX Runtime loads it), so all engines read the same bytes and nothing is stored twice. The graph
+holds the digest of the weights, because its offsets are valid for this file only.
 
-The graph computes a block of new tokens for a batch of sequences whose earlier keys and values are given:
+The graph computes a block of new tokens for a batch of sequences, given their earlier keys and values:
 
 ==============  ==================  ==================================================================================
 input           shape               meaning
 ==============  ==================  ==================================================================================
 input_ids       (B, T)              new tokens, padded on the right
-past_length     (B,)                how many rows of the past are valid, which is also the first new token's position
-rows            (N,)                the rows of the flattened (B*T) block that outputs are wanted for
+past_length     (B,)                number of valid rows of the past, and position of the first new token
+rows            (N,)                rows of the flattened (B*T) block to compute outputs for
 past_k.i/v.i    (B, H, P, D)        keys (after rotation) and values of layer i, valid rows first
 ==============  ==================  ==================================================================================
 
-It gives `logits` (N, outputs) and `new_kv` (layers, 2, B, H, T, D). Past and new keys are never concatenated, only
-their scores are: so a decode step copies nothing of the past.
+It returns `logits` (N, outputs) and `new_kv` (layers, 2, B, H, T, D). Past and new keys are never concatenated, only
+their scores, so a decode step does not copy the past.
 """
 
 from __future__ import annotations
@@ -35,16 +35,18 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from models import reference
+from recipe import reference
 
-BUNDLED = tuple(Path(__file__).parent / name for name in ("small", "large", "prm"))
+MODELS = Path(__file__).resolve().parent.parent / "models"
+
+BUNDLED = tuple(MODELS / name for name in ("small", "large", "prm"))
 TOLERANCE = 1e-3
-"""Greatest difference of a logit from the reference that the check lets pass."""
+"""Maximum difference of a logit from the reference."""
 
 _OPSET = 18
 _DTYPES = {"BF16": TensorProto.BFLOAT16, "F16": TensorProto.FLOAT16, "F32": TensorProto.FLOAT}
 _MASKED = -1e9
-"""Added to the score of a key that must not be seen; finite, so that a row with no past stays a number."""
+"""Added to the score of a masked key; finite, so that a row without a past does not become NaN."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +72,7 @@ class Architecture:
         """Read a Hugging Face configuration.
 
         Raises:
-            ValueError: It describes something that the graph does not do.
+            ValueError: It describes an architecture that the graph does not support.
         """
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
         if config["model_type"] != "qwen2" or config.get("hidden_act") != "silu":
@@ -90,7 +92,7 @@ class Architecture:
 
 
 class _Graph:
-    """Collects nodes and initializers; each method adds what it is named after and returns the name of its result."""
+    """Collects nodes and initializers. Each method adds what its name says and returns the name of the result."""
 
     def __init__(self, weights: Path) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -109,7 +111,7 @@ class _Graph:
         return name
 
     def halve(self, x: str, *sizes: str, axis: int) -> tuple[str, str]:
-        """Split a value in two, of equal sizes if none are given."""
+        """Split a value in two; the default is two equal sizes."""
         name = f"Split_{len(self.nodes)}"
         names = (f"{name}_0", f"{name}_1")
         attributes: dict[str, Any] = {} if sizes else {"num_outputs": 2}
@@ -117,7 +119,7 @@ class _Graph:
         return names
 
     def constant(self, value: Sequence[int] | NDArray[Any] | float) -> str:
-        """Add a small constant: integers as int64, all else as float32."""
+        """Add a small constant: integers as int64, everything else as float32."""
         array = np.asarray(value)
         array = array.astype(np.int64 if array.dtype.kind == "i" else np.float32)
         name = f"constant_{array.dtype}_{array.shape}_{array.tobytes().hex()}"
@@ -142,7 +144,7 @@ class _Graph:
         return cast
 
     def linear(self, x: str, name: str) -> str:
-        """Apply a dense layer, with its bias if it has one, to rows."""
+        """Apply a dense layer to rows, with its bias if it has one."""
         bias = [self.weight(f"{name}.bias")] if f"{name}.bias" in self._tensors else []
         return self.op("Gemm", x, self.weight(f"{name}.weight"), *bias, transB=1)
 
@@ -152,7 +154,7 @@ class _Graph:
 
 
 class _Qwen2(_Graph):
-    """The graph of one model: what all layers share is made with it, layers and outputs are added."""
+    """The graph of one model. The constructor adds what all layers share; methods add layers and outputs."""
 
     def __init__(self, shape: Architecture, weights: Path) -> None:
         super().__init__(weights)
@@ -179,17 +181,17 @@ class _Qwen2(_Graph):
         return self.op("Where", hidden, self.constant(_MASKED), self.constant(0.0))
 
     def _size(self, *parts: str | int) -> str:
-        """Put a shape together from numbers and names of lengths."""
+        """Build a shape from numbers and names of lengths."""
         names = [part if isinstance(part, str) else self.constant([part]) for part in parts]
         return self.op("Concat", *names, axis=0)
 
     def embed(self) -> str:
-        """Look up the ids: (B*T, hidden), the layout of everything outside of attention."""
+        """Look up the ids: (B*T, hidden), the layout outside attention."""
         ids = self.op("Reshape", "input_ids", self.constant([-1]))
         return self.op("Gather", self.weight("model.embed_tokens.weight"), ids)
 
     def norm(self, x: str, name: str) -> str:
-        """Apply RMSNorm to rows. In this form ONNX Runtime makes one operation of it."""
+        """Apply RMSNorm to rows. ONNX Runtime fuses this form into one operation."""
         square = self.op("ReduceMean", self.op("Pow", x, self.constant(2.0)), self.constant([-1]), keepdims=1)
         root = self.op("Sqrt", self.op("Add", square, self.constant(self.shape.epsilon)))
         return self.op("Mul", self.op("Div", x, root), self.weight(f"{name}.weight"))
@@ -200,14 +202,14 @@ class _Qwen2(_Graph):
         return self.op("Transpose", self.op("Reshape", self.linear(x, name), size), perm=[0, 2, 1, 3])
 
     def rotate(self, x: str) -> str:
-        """Turn each pair of a lower and an upper half's element by the angle of its position."""
+        """Rotate each pair of elements of the lower and upper half by the angle of its position."""
         low, high = self.halve(x, axis=-1)
         turned_low = self.op("Sub", self.op("Mul", low, self.cosine), self.op("Mul", high, self.sine))
         turned_high = self.op("Add", self.op("Mul", high, self.cosine), self.op("Mul", low, self.sine))
         return self.op("Concat", turned_low, turned_high, axis=-1)
 
     def attend(self, q: str, k: str, v: str, layer: int) -> str:
-        """Attend to past and new tokens; the query heads that share a key head read its one copy."""
+        """Attend to past and new tokens; query heads that share a key head read the same copy."""
         shape = self.shape
         size = self._size(self.batch, shape.kv_heads, shape.heads // shape.kv_heads, self.length, shape.head_size)
         q = self.op("Mul", self.op("Reshape", q, size), self.constant(shape.head_size**-0.5))
@@ -225,7 +227,7 @@ class _Qwen2(_Graph):
         return self.op("Unsqueeze", x, self.constant([2]))
 
     def layer(self, x: str, index: int) -> tuple[str, str, str]:
-        """Add a layer; the result is its output, its new keys and its new values."""
+        """Add a layer; return its output, its new keys and its new values."""
         name, shape = f"model.layers.{index}", self.shape
         normed = self.norm(x, f"{name}.input_layernorm")
         q = self.rotate(self.heads(normed, f"{name}.self_attn.q_proj", shape.heads))
@@ -239,7 +241,7 @@ class _Qwen2(_Graph):
         return self.op("Add", x, self.linear(self.op("Mul", gate, up), f"{name}.mlp.down_proj")), k, v
 
     def head(self, x: str) -> str:
-        """Turn the rows that are asked for into logits."""
+        """Compute the logits of the requested rows."""
         x = self.norm(self.op("Gather", x, "rows"), "model.norm")
         if self.shape.is_prm:
             return self.linear(self.op("Relu", self.linear(x, "score.0")), "score.2")
@@ -259,7 +261,7 @@ def build(config: Mapping[str, Any], weights: Path) -> onnx.ModelProto:
     """Build the graph of a Qwen2 language model or process reward model over a safetensors file.
 
     Raises:
-        ValueError: The configuration describes something that the graph does not do.
+        ValueError: The configuration describes an architecture that the graph does not support.
     """
     shape = Architecture.of(config)
     graph = _Qwen2(shape, weights)
@@ -298,10 +300,10 @@ def build(config: Mapping[str, Any], weights: Path) -> onnx.ModelProto:
 def greatest_difference(folder: Path, *, tokens: int = 48, seed: int = 0) -> float:
     """Compare the exported graph with the reference on random tokens, in one go and in pieces with a cache.
 
-    Two sequences of different lengths go through the graph together, padded, so that the masks are compared too.
+    Two sequences of different lengths run through the graph as one padded batch, which tests the masks too.
 
     Returns:
-        The greatest absolute difference of any logit.
+        The greatest absolute difference of a logit.
     """
     config = json.loads((folder / "config.json").read_text())
     weights = reference.load_weights(folder / "model.safetensors")
@@ -311,14 +313,14 @@ def greatest_difference(folder: Path, *, tokens: int = 48, seed: int = 0) -> flo
     expected = np.stack([reference.logits(config, weights, row) for row in ids])
     greatest = 0.0
     for pieces in ([tokens], [tokens // 2, tokens - tokens // 2 - 2, 1, 1]):
-        # The past is wider than it need be, and full of nonsense where it is not valid.
+        # The past is wider than necessary, and holds garbage where it is not valid.
         past = np.full(
             (layers, 2, 2, kv_heads, tokens + 3, config["hidden_size"] // config["num_attention_heads"]), 7.0
         )
         past = past.astype(np.float32)
         lengths = np.zeros(2, np.int64)
         for piece in pieces:
-            # The second sequence lags one token behind in the first piece, and catches up in the last.
+            # The second sequence is one token behind after the first piece, and catches up in the last.
             lag = 1 if len(pieces) > 1 and piece == pieces[0] else 0
             counts = np.array([piece, piece - lag])
             block = np.zeros((2, piece), np.int64)
@@ -343,7 +345,7 @@ def export(folder: Path) -> float:
         The greatest difference of a logit from the reference.
 
     Raises:
-        ValueError: The model cannot be exported, or the graph does not compute what the reference computes.
+        ValueError: The model cannot be exported, or the graph and the reference compute different logits.
     """
     config = json.loads((folder / "config.json").read_text())
     onnx.save(build(config, folder / "model.safetensors"), folder / "model.onnx")
@@ -355,7 +357,7 @@ def export(folder: Path) -> float:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Export the folders that are named, or the bundled ones."""
+    """Export the given folders, or the bundled ones."""
     for folder in map(Path, arguments) if arguments else BUNDLED:
         difference = export(folder)
         size_kb = (folder / "model.onnx").stat().st_size / 1000

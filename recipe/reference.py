@@ -1,6 +1,6 @@
-"""A second, plain numpy forward pass of the exported architectures, written for reading: what `model.onnx` must equal.
+"""A second forward pass of the exported architectures, in plain numpy: `model.onnx` must compute the same.
 
-It computes one sequence in one go, without a cache, a batch or a graph.
+It computes one whole sequence, without cache, batch or graph.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def logits(config: Mapping[str, Any], weights: Mapping[str, Array], ids: Sequenc
         return x / root * weights[f"{name}.weight"]
 
     def rotate(x: Array) -> Array:
-        # The halves of a head are the real and the imaginary parts of numbers that a position turns.
+        # The two halves of a head are the real and imaginary parts of numbers that the position rotates.
         turned = (x[..., : size // 2] + 1j * x[..., size // 2 :]) * rotation
         return np.concatenate([turned.real, turned.imag], axis=-1).astype(np.float32)
 

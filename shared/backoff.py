@@ -26,4 +26,4 @@ class Backoff:
 
 
 RECONNECT = Backoff(first_s=0.1, limit_s=5.0)
-"""For the broker, the database, and roles that ended."""
+"""For connections to the broker and the database, and for restarts of roles."""

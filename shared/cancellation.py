@@ -19,7 +19,7 @@ class Cancellation:
         self._calls: list[Callable[[], object]] = []
 
     def cancel(self) -> None:
-        """Have the call end as soon as it can."""
+        """Cancel the call; it ends at its next check."""
         with self._changes:
             self._event.set()
             calls, self._calls = self._calls, []

@@ -1,38 +1,38 @@
 """One tree of errors, split by whether a retry can help.
 
-The first line of an exception's docstring is its default message: one sentence that says what to do.
+The first line of an exception's docstring is its default message: one sentence that names the next step.
 """
 
 from __future__ import annotations
 
 
 class TrimError(Exception):
-    """Something went wrong inside the service."""
+    """The service failed."""
 
     code: str = "internal"
-    """Short, stable name of the error: stored with a failed problem, sent in problem+json bodies."""
+    """Short, stable name of the error: stored with a failed problem, returned in problem+json bodies."""
 
     retryable: bool = False
-    """Whether the same call may succeed later without anybody changing anything."""
+    """Whether the same call may succeed later although nobody changed anything."""
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or (type(self).__doc__ or "").strip().splitlines()[0])
 
 
 def explain(error: TrimError) -> str:
-    """Say what went wrong, with the first line of what a server said of it: for logs and terminals, not for clients."""
-    said = str(error.__cause__ or "").strip().splitlines()
-    return f"{error} ({said[0]})" if said else str(error)
+    """Describe an error and the first line of its cause, for logs and terminals; a cause may hold internals."""
+    cause = str(error.__cause__ or "").strip().splitlines()
+    return f"{error} ({cause[0]})" if cause else str(error)
 
 
 class RetryableError(TrimError):
-    """Something that was needed did not answer; the same call may succeed later."""
+    """A server did not answer; try again later."""
 
     code = "unavailable"
     retryable = True
 
 
 class PermanentError(TrimError):
-    """The call cannot succeed as it stands; change it before you send it again."""
+    """The call cannot succeed in this form; change it before you send it again."""
 
     code = "invalid"

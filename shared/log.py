@@ -1,13 +1,29 @@
-"""Logs: constant, past-tense event names with ids as fields; one pipeline for our own lines and the libraries'."""
+"""Logs: constant event names in the past tense, with ids as fields. Lines of libraries share the pipeline."""
 
 from __future__ import annotations
 
 import logging
 import sys
+from typing import assert_never
 
 import structlog
 
 from shared.settings import Settings
+
+_LIBRARIES = (
+    "celery",
+    "kombu",
+    "amqp",
+    "pgmq",
+    "psycopg",
+    "sqlalchemy",
+    "alembic",
+    "uvicorn",
+    "asyncio",
+    "httpx2",
+    "httpcore2",
+)
+"""Libraries that log warnings and errors only."""
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
@@ -17,7 +33,7 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
 
 
 def configure(settings: Settings, *, role: str) -> None:
-    """Send all logs of the process to standard error, in the settings' format; call once, at the start."""
+    """Send all logs of the process to standard error. Call once, at the start."""
 
     def name_process(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
         return {**line, "role": role, "node": settings.node_name}
@@ -28,15 +44,8 @@ def configure(settings: Settings, *, role: str) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer: structlog.typing.Processor
     if settings.log_format == "json":
         shared.append(structlog.processors.format_exc_info)
-        renderer = structlog.processors.JSONRenderer()
-    else:
-        # Plain stack traces: the pretty ones show variables, and with them questions and steps.
-        renderer = structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-        )
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -51,15 +60,24 @@ def configure(settings: Settings, *, role: str) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _renderer(settings)],
         )
     )
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(settings.log_level.upper())
-    # Libraries speak up only when something is wrong.
-    for noisy in (
-        "celery", "kombu", "amqp", "pgmq", "psycopg", "sqlalchemy", "alembic", "uvicorn", "asyncio",
-        "httpx2", "httpcore2",
-    ):  # fmt: skip
-        logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+    for name in _LIBRARIES:
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def _renderer(settings: Settings) -> structlog.typing.Processor:
+    match settings.log_format:
+        case "json":
+            return structlog.processors.JSONRenderer()
+        case "console":
+            # Plain stack traces: the default ones show local variables, which hold questions and steps.
+            return structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        case _:
+            assert_never(settings.log_format)

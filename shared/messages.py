@@ -35,7 +35,7 @@ Score = Annotated[float, Field(ge=0, le=1)]
 
 
 def derive_id(*parts: object) -> UUID:
-    """Derive an id from what it stands for: the same parts always give the same id."""
+    """Derive an id from parts: the same parts always give the same id."""
     return uuid5(_NAMESPACE, "/".join(str(part) for part in parts))
 
 
@@ -116,8 +116,8 @@ class GenerateSteps(_Command):
     results_to: Literal["prm", "events"]
     """Queue that each finished step goes to: the PRM's, or the orchestrator's."""
     reports_stretch: bool = False
-    """Whether the worker also reports the whole stretch to the orchestrator once it is written, so that the continuation
-    can be requested before the last scores arrive. Only useful with `results_to="prm"`."""
+    """Whether the worker also reports the whole stretch to the orchestrator once it is written, so that its
+    continuation can be requested before the last scores arrive. Only useful with `results_to="prm"`."""
     unscored_steps: Index = 0
     """Number of steps at the end of the prefix that the PRM has not scored yet; it does so with the first draft."""
     sampling: Sampling

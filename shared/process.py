@@ -1,4 +1,4 @@
-"""How every process begins and ends: settings, logs, and an error in one sentence instead of a stack trace."""
+"""Start and end of every process: settings, logs, and errors as one sentence instead of a stack trace."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from shared.errors import PermanentError, TrimError, explain
 from shared.settings import Settings
 
 EXIT_BROKEN = 1
-"""Exit status of a process that broke down: starting it again may help."""
+"""Exit status of a process that broke down: a restart may help."""
 
 EXIT_USAGE = 2
-"""Exit status of a process that was started with wrong settings: starting it again does not help."""
+"""Exit status of a process with wrong settings: a restart does not help."""
 
 
 def run(serve: Callable[[Settings], None], *, role: str) -> None:
-    """Run a process of the service: read the settings, set up the logs, serve until told to stop."""
-    with one_sentence(role):
+    """Run a process of the service: read the settings, set up the logs, and serve until a signal stops it."""
+    with reporting_errors(role):
         settings = Settings()
         log.configure(settings, role=role)
         if settings.ends_with_parent:
@@ -33,8 +33,8 @@ def run(serve: Callable[[Settings], None], *, role: str) -> None:
 
 
 @contextmanager
-def one_sentence(program: str) -> Iterator[None]:
-    """End the process with one sentence if settings are wrong, or anything else that the service has a name for."""
+def reporting_errors(program: str) -> Iterator[None]:
+    """Report wrong settings and errors of the service in one sentence, and exit. Other exceptions pass through."""
     try:
         yield
     except ValidationError as error:
@@ -48,7 +48,7 @@ def one_sentence(program: str) -> Iterator[None]:
 
 
 def _stop_with_parent() -> None:
-    """Stop, as on SIGTERM, when the parent is gone: it holds the other end of standard input."""
+    """Send SIGTERM to this process when the parent exits, which closes standard input."""
     while os.read(sys.stdin.fileno(), 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

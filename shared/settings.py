@@ -1,4 +1,4 @@
-"""The settings of every process: read once from the environment (prefix `TRIM_`), immutable from then on."""
+"""Settings of every process: read once from the environment (prefix `TRIM_`), then immutable."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from shared.errors import PermanentError
+from shared.messages import MAX_PREFIX_BYTES
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
-"""Where the bundled models lie."""
+"""Folder of the bundled models."""
 
 
 class MissingSetting(PermanentError):
@@ -25,12 +26,25 @@ class MissingSetting(PermanentError):
 
 
 class UnusableSetting(PermanentError):
-    """A setting asks for something that cannot be had."""
+    """A setting has a value that this process cannot use."""
 
     code = "unusable_setting"
 
 
-# What validators say never quotes the value: it may hold a password.
+MAX_QUESTION_CHARS = MAX_PREFIX_BYTES // 8
+"""Largest value of `max_question_chars`.
+
+A character takes up to 4 bytes of UTF-8, so the longest question fills at most half of the prefix at which a solution
+ends. The other half holds as many steps as `max_tokens` allows, at 4 bytes a token.
+"""
+
+JSON_BYTES_PER_CHAR = 12
+"""Largest size of one character in a JSON string: two escapes, such as `\\ud83d\\ude00`."""
+
+OTHER_FIELDS_BYTES = 65_536
+"""Room in a request body for everything besides one question."""
+
+# Validators never quote the value: it may hold a password.
 
 
 def _base_url(value: str) -> str:
@@ -40,20 +54,20 @@ def _base_url(value: str) -> str:
         parts = urlsplit(value)
         has_host, _ = bool(parts.hostname), parts.port
     except ValueError:
-        raise ValueError("it is no URL") from None
+        raise ValueError("not a URL") from None
     if parts.scheme not in ("http", "https") or not has_host:
-        raise ValueError("it must look like http://127.0.0.1:8000/v1")
+        raise ValueError("not a URL like http://127.0.0.1:8000/v1")
     if "@" in parts.netloc:
-        raise ValueError("it must hold no credentials; set TRIM_OPENAI_API_KEY")
+        raise ValueError("credentials do not belong in the URL; set TRIM_OPENAI_API_KEY")
     if parts.query or parts.fragment or any(character.isspace() for character in value):
-        raise ValueError("it must hold no query, no fragment and no white space")
+        raise ValueError("query, fragment and white space do not belong in the URL")
     return value.rstrip("/")
 
 
 def _api_key(value: SecretStr) -> SecretStr:
     key = value.get_secret_value().strip()
     if not all("!" <= character <= "~" for character in key):
-        raise ValueError("an API key has only visible ASCII characters")
+        raise ValueError("an API key holds only visible ASCII characters")
     return SecretStr(key)
 
 
@@ -63,131 +77,163 @@ def _json(value: object) -> object:
     try:
         return json.loads(value)
     except ValueError:
-        raise ValueError("it is no JSON object") from None
+        raise ValueError("not a JSON object") from None
 
 
 def _template(value: str) -> str:
     if "{question}" not in value:
-        raise ValueError("{question} must be in it")
+        raise ValueError("the placeholder {question} is missing")
     return value
 
 
+def _holds_one_question(value: int, info: ValidationInfo) -> int:
+    """Refuse a body limit that makes `max_question_chars` unreachable."""
+    max_question_chars = info.data.get("max_question_chars", 0)
+    needed = JSON_BYTES_PER_CHAR * max_question_chars + OTHER_FIELDS_BYTES
+    if value < needed:
+        raise ValueError(
+            f"a request with a question of {max_question_chars} characters (TRIM_MAX_QUESTION_CHARS) takes up to "
+            f"{needed} bytes; raise this limit or lower that one"
+        )
+    return value
+
+
+Name = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=1)]
+PositiveSeconds = Annotated[float, Field(gt=0)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 EngineArguments = Annotated[dict[str, Any], NoDecode, BeforeValidator(_json)]
 Template = Annotated[str, AfterValidator(_template)]
 
 
 class Settings(BaseSettings):
-    """Everything that can be set. Each field is read from `TRIM_` plus its name in upper case."""
+    """All settings. Each field is read from `TRIM_` plus its name in upper case."""
 
-    model_config = SettingsConfigDict(env_prefix="TRIM_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="TRIM_", frozen=True, extra="ignore", allow_inf_nan=False)
 
     # Servers
     database_url: SecretStr | None = Field(
-        None, description="Postgres, as `postgresql://user:password@host:port/database`."
+        None, description="Postgres URL, as `postgresql://user:password@host:port/database`."
     )
     broker_url: SecretStr | None = Field(
         None,
-        description="Message broker: `amqp://...` for RabbitMQ, `pgmq://...` for queues in Postgres. "
-        "Empty with `make run` and `make serve` means pgmq on the same Postgres.",
+        description="Message broker URL: `amqp://...` for RabbitMQ, `pgmq://...` for queues in Postgres. "
+        "If it is not set, `make run` and `make serve` use pgmq on the same Postgres.",
     )
     queue_prefix: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,32}$")] = Field(
-        "trim", description="Begins the names of all queues; deployments on one broker need different ones."
+        "trim", description="Prefix of all queue names; deployments that share a broker need different prefixes."
     )
-    node_name: str = Field(
+    node_name: Name = Field(
         default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}",
-        description="Name of this process in the decision record; unique among running processes.",
+        description="Name of this process in the record of steps and decisions; unique among running processes.",
     )
-
     ends_with_parent: bool = Field(
-        default=False, description="Stop when standard input closes: set by the process that starts the whole stack."
+        default=False,
+        description="Whether the process stops when its standard input closes. `make run` and `make serve` set it "
+        "for the processes that they start.",
     )
 
     # API
-    api_host: str = Field("127.0.0.1", description="Address that the API listens on.")
-    api_port: Annotated[int, Field(ge=0, le=65535)] = Field(8080, description="Port of the API; 0 picks a free one.")
-    max_body_bytes: int = Field(4_194_304, description="Largest request body that the API reads.")
-    max_question_chars: int = Field(20_000, description="Longest question that the API accepts.")
-    max_batch_size: int = Field(1_000, description="Most problems in one submission.")
+    api_host: Name = Field("127.0.0.1", description="Address that the API listens on.")
+    api_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        8080, description="Port that the API listens on; 0 picks a free one."
+    )
+    max_question_chars: Annotated[int, Field(ge=1, le=MAX_QUESTION_CHARS)] = Field(
+        20_000, description=f"Maximum length of a question, in characters; at most {MAX_QUESTION_CHARS}."
+    )
+    max_body_bytes: Annotated[int, Field(ge=1), AfterValidator(_holds_one_question)] = Field(
+        4_194_304,
+        description="Maximum size of a request body, in bytes; at least "
+        f"{JSON_BYTES_PER_CHAR} * `TRIM_MAX_QUESTION_CHARS` + {OTHER_FIELDS_BYTES}, so that it holds one question.",
+    )
+    max_batch_size: Count = Field(1_000, description="Maximum number of problems in one batch.")
 
     # Orchestrator
-    window: Annotated[int, Field(ge=1)] = Field(
-        128, description="Problems that run at a time; the others wait in the database."
+    window: Count = Field(
+        128, description="Maximum number of problems that run at the same time; the others wait in the database."
     )
-    batch_events: Annotated[int, Field(ge=1)] = Field(64, description="Most events in one transaction.")
-    sweep_interval_s: Annotated[float, Field(gt=0)] = Field(
-        1.0, description="Seconds between looks for queued, overdue and cancelled problems."
+    batch_events: Count = Field(64, description="Maximum number of events that one transaction applies.")
+    sweep_interval_s: PositiveSeconds = Field(
+        1.0, description="Seconds between two sweeps for queued, overdue, expired and cancelled problems."
     )
 
     # Workers
     concurrency: Annotated[int, Field(ge=1, le=1024)] = Field(
-        32, description="Commands that one worker process has in its engine at a time."
+        32, description="Maximum number of commands that a worker process runs at the same time."
     )
     stop_grace_s: Annotated[float, Field(ge=0)] = Field(
-        20.0, description="Seconds that a worker may finish its work in after SIGTERM before it gives it back."
+        20.0, description="Seconds that a worker has to finish its commands after SIGTERM before it requeues them."
     )
-    heartbeat_s: Annotated[float, Field(gt=0)] = Field(
-        5.0, description="Seconds between two signs of life of a process."
-    )
-    visibility_timeout_s: Annotated[int, Field(ge=1)] = Field(
+    heartbeat_s: PositiveSeconds = Field(5.0, description="Seconds between two heartbeats of a process.")
+    visibility_timeout_s: Count = Field(
         300,
-        description="pgmq only: seconds until a message that was taken and not settled is delivered again, be it "
-        "because its process died. More than the longest command may take, or its work is done twice.",
+        description="Seconds before an unacknowledged message is redelivered, for example after a crash. Keep it "
+        "longer than the longest command, whose work is otherwise done twice. pgmq only.",
     )
 
     # Engines
     engine: Literal["embedded", "vllm", "openai", "scripted"] = Field(
         "embedded",
-        description="`embedded`: ONNX Runtime on the CPU. `vllm`: vLLM in the worker's process. `openai`: servers with "
-        "OpenAI's HTTP API, vLLM's among them. `scripted`: given steps, for tests and benchmarks.",
+        description="Engine that runs the models. `embedded`: ONNX Runtime on the CPU. `vllm`: vLLM in the worker "
+        "process. `openai`: servers with OpenAI's HTTP API, such as vLLM's. `scripted`: prepared steps, for tests and "
+        "benchmarks.",
     )
-    small_model: str = Field(
+    small_model: Name = Field(
         str(MODELS / "small"),
-        description="Folder of the small model; `vllm`: or its name on the hub; `openai`: its name there.",
+        description="Folder of the small model; with `vllm`, also its name on the Hugging Face hub; with `openai`, its "
+        "name on the server.",
     )
-    large_model: str = Field(str(MODELS / "large"), description="Folder or name of the large model.")
-    prm_model: str = Field(str(MODELS / "prm"), description="Folder or name of the process reward model.")
+    large_model: Name = Field(
+        str(MODELS / "large"), description="Folder or name of the large model, as for the small model."
+    )
+    prm_model: Name = Field(
+        str(MODELS / "prm"), description="Folder or name of the process reward model, as for the small model."
+    )
     small_url: BaseUrl | None = Field(
-        None, description="`openai`: base URL of the small model's server, as `http://host:port/v1`."
+        None, description="Base URL of the small model's server, as `http://host:port/v1`. `openai` only."
     )
     large_url: BaseUrl | None = Field(
-        None, description="`openai`: base URL of the large model's server, as `http://host:port/v1`."
+        None, description="Base URL of the large model's server, as `http://host:port/v1`. `openai` only."
     )
     prm_url: BaseUrl | None = Field(
         None,
-        description="`openai`: base URL of the PRM's server, as `http://host:port/v1`: vLLM, started as docs/models.md "
-        "says for the PRM's format.",
+        description="Base URL of the PRM's server, as `http://host:port/v1`. `openai` only. The server is vLLM, "
+        "started with the arguments that docs/models.md lists for the PRM's format.",
     )
     openai_api_key: Annotated[SecretStr, AfterValidator(_api_key)] | None = Field(
-        None, description="`openai`: sent to the servers of all roles that the process talks to."
+        None, description="API key that the process sends to its model servers. `openai` only."
     )
     prompt_style: Literal["completions", "chat", "chat-next-step"] = Field(
         "completions",
-        description="`vllm`, `openai`: how a model is asked for a step. `completions`: to go on with raw text. `chat`: "
-        "to go on with its message, in its chat template (of servers, vLLM and SGLang can). `chat-next-step`: in "
-        "words, for hosted chat models (`openai` only); a solution ends with its box, and `top_k` is not sent.",
+        description="Form of a request for a step, with `vllm` and `openai`. `completions`: the model continues raw "
+        "text. `chat`: the model continues its own message, in its chat template (among servers, vLLM and SGLang "
+        "support this). `chat-next-step`: the request asks for the next step in words, for hosted chat models "
+        "(`openai` only); a solution then ends with its boxed answer, and `top_k` is not sent.",
     )
     prompt: Template = Field(
-        "Problem: {question}\n\n", description="What the steps follow, with the style `completions`."
+        "Problem: {question}\n\n",
+        description="Text that precedes the steps with the style `completions`; `{question}` is replaced.",
     )
     prm_format: Literal["bundled", "qwen", "skywork", "math-shepherd", "rlhflow"] = Field(
         "bundled",
-        description="`vllm`, `openai`: how the PRM is asked and its answer read; docs/models.md says which format is "
-        "for which models. `bundled`, `qwen`, `skywork`, `math-shepherd` or `rlhflow`.",
+        description="Format of the PRM's input and output, with `vllm` and `openai`: `bundled`, `qwen`, `skywork`, "
+        "`math-shepherd` or `rlhflow`. docs/models.md lists the models of each format.",
     )
     vllm_args: EngineArguments = Field(
         {},
-        description="`vllm`: arguments of the engine as a JSON object, by the names of vLLM's `AsyncEngineArgs`, such "
-        'as `{"tensor_parallel_size": 2, "max_model_len": 8192}`.',
+        description="JSON object with arguments for vLLM's `AsyncEngineArgs`, such as "
+        '`{"tensor_parallel_size": 2, "max_model_len": 8192}`. `vllm` only.',
     )
-    engine_threads: Annotated[int, Field(ge=1)] = Field(1, description="CPU threads of an embedded engine.")
-    script: str | None = Field(None, description="JSON file of the scripted engine.")
+    engine_threads: Count = Field(1, description="Number of CPU threads of an embedded engine.")
+    script: str | None = Field(None, description="JSON file with the steps of the scripted engine.")
 
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severe messages that are logged; questions and steps appear at `debug` only."
+        "info", description="Lowest level of messages that are logged; questions and steps appear only at `debug`."
     )
-    log_format: Literal["console", "json"] = Field("console", description="Lines for people or for machines.")
+    log_format: Literal["console", "json"] = Field(
+        "console", description="Format of log lines: `console` for people, `json` for machines."
+    )
 
     def require_database_url(self) -> str:
         """Return the database's URL.

@@ -1,4 +1,4 @@
-"""What the stack asks of the REST API."""
+"""A client for the REST API."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import httpx2
 from shared.errors import RetryableError, TrimError
 
 READY_TIMEOUT_S = 600.0
-"""Large models take minutes to load."""
+"""Seconds until `wait_until_ready` gives up; large models take minutes to load."""
 
-TOLD_AFTER_S = 5.0
-"""What is still waited for then is told."""
+REPORT_AFTER_S = 5.0
+"""Seconds after which `wait_until_ready` reports what it waits for."""
 
 PAGE = 200
-"""Problems that are read at once: as many as the API gives."""
+"""Number of problems in one request: the API's maximum."""
 
 
 class NotReady(RetryableError):
-    """The stack did not become ready in time; the logs under .state/logs say why."""
+    """The stack is not ready in time; see the logs under .state/logs."""
 
     code = "not_ready"
 
@@ -34,20 +34,21 @@ class ApiRefused(TrimError):
 
 
 class Api:
-    """The REST API at an address."""
+    """Client for the REST API at an address."""
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self._http = httpx2.Client(base_url=address, timeout=30.0)
+        # The API runs on this machine; a proxy from the environment (http_proxy) may be unable to reach it.
+        self._http = httpx2.Client(base_url=address, timeout=30.0, trust_env=False)
 
     def __enter__(self) -> Self:
-        """Open."""
+        """Return the client."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close."""
+        """Close the connections."""
         self._http.close()
 
     def wait_until_ready(self, check: Callable[[], None], *, tell: Callable[[str], object] = lambda _: None) -> None:
@@ -55,17 +56,17 @@ class Api:
 
         Args:
             check: Called between attempts; raises if waiting is pointless.
-            tell: Told what is still down after some seconds, and whenever that changes.
+            tell: Receives the names of the parts that are still down after some seconds, and whenever they change.
 
         Raises:
-            NotReady: Something is still down after that; the message names it.
+            NotReady: A part is still down after `READY_TIMEOUT_S`; the message names it.
         """
         began = time.monotonic()
-        down = told = "the API"
+        down, reported = "the API", ""
         while time.monotonic() < began + READY_TIMEOUT_S:
             check()
-            if time.monotonic() > began + TOLD_AFTER_S and down != told:
-                tell(told := down)
+            if time.monotonic() > began + REPORT_AFTER_S and down != reported:
+                tell(reported := down)
             try:
                 answer = self._http.get("/health/ready").json()
             except (httpx2.TransportError, ValueError):
@@ -75,7 +76,7 @@ class Api:
                 if not down:
                     return
             time.sleep(0.1)
-        raise NotReady(f"Still down after {READY_TIMEOUT_S:.0f} s: {down}; the logs under .state/logs say why.")
+        raise NotReady(f"Still down after {READY_TIMEOUT_S:.0f} s: {down}; see the logs under .state/logs.")
 
     def submit(self, problems: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any]) -> str:
         """Submit problems as one batch and return its id."""
@@ -83,21 +84,21 @@ class Api:
         return batch
 
     def batch(self, batch_id: str) -> dict[str, Any]:
-        """Read how a batch stands."""
+        """Read a batch."""
         return self._json("GET", f"/v1/batches/{batch_id}")
 
     def batch_problems(self, batch_id: str) -> Iterator[dict[str, Any]]:
-        """Read the problems of a batch, in the order of their submission."""
-        place: dict[str, str] = {}
+        """Read the problems of a batch, in order of submission."""
+        cursor: dict[str, str] = {}
         while True:
-            page = self._json("GET", f"/v1/batches/{batch_id}/problems", query={**place, "limit": str(PAGE)})
+            page = self._json("GET", f"/v1/batches/{batch_id}/problems", query={**cursor, "limit": str(PAGE)})
             yield from page["items"]
             if page["next_cursor"] is None:
                 return
-            place = {"cursor": page["next_cursor"]}
+            cursor = {"cursor": page["next_cursor"]}
 
     def cancel(self, problem_id: str) -> None:
-        """Ask for a problem to be ended."""
+        """Cancel a problem."""
         self._json("POST", f"/v1/problems/{problem_id}/cancel")
 
     def _json(

@@ -1,4 +1,4 @@
-"""Stopping a program in order: Ctrl-C, SIGTERM and the end of the terminal unwind it once."""
+"""Orderly stops: the first Ctrl-C, SIGTERM or hang-up unwinds the program, later ones are ignored."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 EXIT_STOPPED = 130
-"""Exit status after Ctrl-C, as a shell has it."""
+"""Exit status after Ctrl-C, by the convention of shells."""
 
 
 def interrupt_once(_number: int, _frame: object) -> NoReturn:
-    """Unwind, once: who presses Ctrl-C again waits for the clean-up all the same."""
+    """Raise `KeyboardInterrupt` for the first signal; a second Ctrl-C does not interrupt the clean-up."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def unwind_on_signals() -> None:
-    """Have Ctrl-C, SIGTERM and the end of the terminal unwind, but for what this process was told to ignore."""
+    """Unwind on Ctrl-C, SIGTERM and hang-up, except for signals that the process ignores already (as `nohup` sets)."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, interrupt_once)
 
 
 @contextmanager
-def stopped_in_a_sentence(program: str) -> Iterator[None]:
-    """Have Ctrl-C unwind the block and end the program with one sentence."""
+def reporting_interrupts(program: str) -> Iterator[None]:
+    """Unwind the block on Ctrl-C and exit with one sentence."""
     unwind_on_signals()
     try:
         yield

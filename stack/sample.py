@@ -1,4 +1,4 @@
-"""Solves the bundled sample with three policies over REST, and prints what each one cost."""
+"""Solves the bundled sample with three policies over REST, and prints the cost of each."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ POLICIES: Mapping[str, Mapping[str, Any]] = {
     "small-only": {"name": "small-only", "parameters": {}},
     "large-only": {"name": "large-only", "parameters": {}},
 }
-"""What is compared, by the name that the table shows."""
+"""Policies by their names in the table."""
 
 GREEDY = {"temperature": 0.0, "seed": 0}
-"""So that two runs show the same figures."""
+"""Sampling without randomness, so that two runs show the same figures."""
 
 
 class SampleUnsolved(TrimError):
-    """Problems of the sample ended without a solution."""
+    """Problems of the sample ended without a solution; see the logs under .state/logs."""
 
     code = "sample_unsolved"
 
@@ -45,7 +45,7 @@ def run_sample(api: Api, roles: Roles, console: Console) -> None:
     console.print(_summary(results, time.monotonic() - started))
     unsolved = sum(batch["size"] - batch["statuses"].get("succeeded", 0) for batch in results.values())
     if unsolved:
-        raise SampleUnsolved(f"{unsolved} problems ended without a solution; the logs under .state/logs say why.")
+        raise SampleUnsolved(f"{unsolved} problems ended without a solution; see the logs under .state/logs.")
 
 
 def _table(results: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -61,7 +61,7 @@ def _table(results: Mapping[str, Mapping[str, Any]]) -> Table:
             title,
             f"{correct / size:.1%}",
             str(batch["steps"]),
-            str(batch["escalated_steps"]),
+            str(batch["escalations"]),
             str(ledger["large_out"]),
             f"{ledger['large_out'] / whole:.1%}" if whole else "-",
             str(ledger["small_kept"] + ledger["small_discarded"] + ledger["small_wasted"]),

@@ -1,4 +1,4 @@
-"""A database and queues of one's own on given servers, gone afterwards: for tests and benchmarks."""
+"""Temporary databases and queues on given servers, for tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shared.settings import Settings
 
 @contextmanager
 def scratch_database(server_url: str) -> Iterator[str]:
-    """Create a database on a server, migrate it, and drop it in the end.
+    """Create a database on a server, migrate it, and drop it after the block.
 
     Args:
         server_url: URL of a database from which others can be created, such as `postgres`.
@@ -39,7 +39,7 @@ def scratch_database(server_url: str) -> Iterator[str]:
 
 @contextmanager
 def scratch_queues(settings: Settings) -> Iterator[None]:
-    """Delete the deployment's queues in the end, with all that is in them; pgmq's go with their database."""
+    """Delete the deployment's queues after the block; those of pgmq are dropped with their database."""
     try:
         yield
     finally:
@@ -50,7 +50,7 @@ def scratch_queues(settings: Settings) -> Iterator[None]:
 
 
 def scratch_prefix() -> str:
-    """Make a queue prefix that nobody else uses."""
+    """Return a random queue prefix."""
     return f"scratch_{secrets.token_hex(4)}"
 
 

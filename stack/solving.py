@@ -1,4 +1,4 @@
-"""Solves the same problems with several policies over REST, and shows how far each one is."""
+"""Solves the same problems with several policies over REST, and shows the progress of each."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from shared.domain.status import Status
 from stack.client import Api
 from stack.roles import Roles
 
-LOOK_EVERY_S = 0.25
-"""Often enough for somebody who watches, and seldom enough that the look itself costs next to nothing."""
-
-FINAL = ("succeeded", "failed", "cancelled", "expired")
+POLL_S = 0.25
+"""Seconds between two reads of a batch: short enough for a progress bar, long enough to cost almost nothing."""
 
 
 def solve_with(
@@ -27,18 +26,18 @@ def solve_with(
     roles: Roles,
     console: Console,
 ) -> dict[str, dict[str, Any]]:
-    """Solve problems with one policy after another, and return the batch of each as it ended.
+    """Solve problems with one policy after another, and return the finished batch of each.
 
     Args:
-        policies: By the name that is shown.
-        problems: As the API takes them.
-        choices: How they are to be solved, whatever the policy.
-        api: Where they are submitted.
-        roles: Must run until the end.
-        console: Where it is shown.
+        policies: Policies by the name to show.
+        problems: Problems as `POST /v1/batches` takes them.
+        choices: Options for all problems, without the policy.
+        api: The API that solves them.
+        roles: Roles that must keep running.
+        console: Console that shows the progress.
 
     Raises:
-        RoleEnded: A role ended in the middle.
+        RoleEnded: A role ended.
     """
     columns = (TextColumn("{task.description:>14}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     ended: dict[str, dict[str, Any]] = {}
@@ -57,22 +56,22 @@ def solve_with(
 def wait_until_ended(
     batch_id: str, *, api: Api, roles: Roles, show: Callable[[int], object] = lambda _: None
 ) -> dict[str, Any]:
-    """Wait until all problems of a batch have ended; return the batch.
+    """Wait until all problems of a batch have ended, and return the batch.
 
     Args:
-        batch_id: The batch.
-        api: Where it was submitted.
-        roles: Must run until the end.
-        show: Told now and then how many problems have ended.
+        batch_id: Id of the batch.
+        api: The API that solves it.
+        roles: Roles that must keep running.
+        show: Receives the number of ended problems after each read.
 
     Raises:
-        RoleEnded: A role ended in the middle.
+        RoleEnded: A role ended.
     """
     while True:
         roles.check()
         batch = api.batch(batch_id)
-        done = sum(batch["statuses"].get(status, 0) for status in FINAL)
+        done = sum(batch["statuses"].get(status, 0) for status in Status if status.is_final)
         show(done)
         if done == batch["size"]:
             return batch
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(POLL_S)

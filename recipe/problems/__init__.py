@@ -1,4 +1,1 @@
-"""The problems that the bundled models are made for: drawn by seed, parsed and checked exactly.
-
-Pure Python: nothing here knows a model.
-"""
+"""The problems that the bundled models solve: drawn by seed, parsed and checked exactly. Independent of any model."""

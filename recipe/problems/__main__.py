@@ -1,6 +1,6 @@
-"""Prints problems, a JSON object each: `python -m recipe.problems SPLIT COUNT [SEED]`.
+"""Prints problems as JSON lines: `python -m recipe.problems SPLIT COUNT [SEED]`.
 
-`models/sample.jsonl` is what `python -m recipe.problems test 60` prints.
+`models/sample.jsonl` is the output of `python -m recipe.problems test 60`.
 """
 
 from __future__ import annotations

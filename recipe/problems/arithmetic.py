@@ -1,12 +1,12 @@
-"""Arithmetic on numbers of at most two digits, its column work written out the way that solutions write it.
+"""Arithmetic on numbers of at most two digits, with the column work written out as solutions write it.
 
-A model this small cannot compute 37+25 in one go; it can add digits it has just written down.
+A model this small cannot compute 37+25 in one token, but it can add digits that it has just written.
 """
 
 from __future__ import annotations
 
 LARGEST = 99
-"""Every value in a solution lies between 1 and this."""
+"""Largest value in a solution; the smallest is 1."""
 
 
 def add(a: int, b: int) -> str:
@@ -32,7 +32,7 @@ def multiply(a: int, factor: int) -> str:
 
 
 def divide(a: int, divisor: int) -> str:
-    """Write a division by one digit that leaves no rest, such as `84/3: 8/3=2 rest 2, 24/3=8, so 28`."""
+    """Write a division by one digit without remainder, such as `84/3: 8/3=2 rest 2, 24/3=8, so 28`."""
     rest = a // 10 % divisor
     ones = 10 * rest + a % 10
     return (

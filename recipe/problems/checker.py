@@ -10,19 +10,19 @@ from shared.domain.text import split_step
 
 
 class Label(StrEnum):
-    """What a step is."""
+    """Label of a step."""
 
     RIGHT = "right"
     FIRST_ERROR = "first_error"
     WRONG = "wrong"
-    """It follows an error. Whatever it says, it solves another problem."""
+    """It follows an error, so it solves another problem, whatever its text."""
 
 
 def label(question: str, steps: Sequence[str]) -> list[Label]:
-    """Label steps: those that equal the solution's are right, to the letter, up to the first that does not.
+    """Label steps: each is right as long as all steps up to it equal the solution exactly.
 
     Raises:
-        NotAProblem: The question is not one that the generator can have written.
+        NotAProblem: The generator cannot have written the question.
     """
     expected = parse(question).steps
     right = first_error(expected, steps)
@@ -33,7 +33,7 @@ def label(question: str, steps: Sequence[str]) -> list[Label]:
 
 
 def first_error(expected: Sequence[str], steps: Sequence[str]) -> int:
-    """Find the index of the first step that is not the expected one; the number of steps if there is none."""
+    """Return the index of the first step that differs from the expected one; the number of steps if none does."""
     for index, step in enumerate(steps):
         if index >= len(expected) or step != expected[index]:
             return index
@@ -46,7 +46,7 @@ def is_solved(question: str, steps: Sequence[str]) -> bool:
 
 
 def steps_of(text: str) -> list[str]:
-    """Cut the text of a solution at its blank lines."""
+    """Split the text of a solution at its blank lines."""
     steps, rest = [], text
     while (cut := split_step(rest)) is not None:
         step, rest = cut

@@ -1,4 +1,4 @@
-"""Draws problems. Splits share no template: a test problem's story is told by no training problem, with any numbers."""
+"""Draws problems. Splits share no template: no training problem tells a test problem's story with other numbers."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from recipe.problems.families import FACTORS, NAMES, PARTS, PLACES, THINGS, TRAI
 from recipe.problems.story import Fields, Story, after, is_possible
 
 EVENTS = (3, 5)
-"""Least and greatest number of events of a whole problem."""
+"""Minimum and maximum number of events of a whole problem."""
 
 HARD = 0.5
-"""Share of the amounts that have two digits where the range leaves room for them."""
+"""Share of the amounts that have two digits, where the range allows it."""
 
 
 class Split(StrEnum):
-    """What a problem may be used for."""
+    """Purpose of a problem."""
 
     TRAIN = "train"
     VALIDATION = "validation"
@@ -28,10 +28,10 @@ class Split(StrEnum):
 
 
 def split_of(story: Story) -> Split:
-    """Tell which split a story belongs to.
+    """Return the split of a story.
 
-    One that no trained family can tell is for transfer. Of the others, the template decides: one in ten is for
-    validation, one for the test.
+    A story that no trained family can tell is for transfer. For the others the template decides: one in ten is for
+    validation, one in ten for the test.
     """
     told = {event for event, _ in story.events}
     if not any(told <= set(family.events) for family in TRAINED):
@@ -41,14 +41,14 @@ def split_of(story: Story) -> Split:
 
 
 def draw(split: Split, *, seed: int = 0, events: tuple[int, int] = EVENTS) -> Iterator[Story]:
-    """Draw problems without end; the same arguments give the same ones.
+    """Draw an endless sequence of problems; the same arguments give the same sequence.
 
-    Families take turns, so that any stretch holds as many of each.
+    Families take turns, so every section of the sequence has equally many of each.
 
     Args:
-        split: What they will be used for.
+        split: Purpose of the problems.
         seed: Another seed gives other problems of the same split.
-        events: Least and greatest number of events.
+        events: Minimum and maximum number of events.
     """
     rng = random.Random(f"{split}:{seed}:{events}")
     families = (TRANSFER,) if split is Split.TRANSFER else TRAINED
@@ -83,9 +83,9 @@ def _tell(rng: random.Random, family: Family, count: int) -> Story:
 
 
 def _numbers(rng: random.Random, kind: Kind, value: int) -> dict[str, str]:
-    """Draw the numbers of an event, those first that it is possible with.
+    """Draw the numbers of an event, if possible ones that leave the result in range.
 
-    Half of what is added or taken away is one digit, the rest as large as may be.
+    Half of the amounts have one digit; the others are as large as the range allows.
     """
     room = value - 1 if kind in (Kind.SUBTRACT, Kind.SUBTRACT_PRODUCT) else arithmetic.LARGEST - value
     amount = rng.randint(10, max(10, room)) if rng.random() < HARD else rng.randint(2, 9)

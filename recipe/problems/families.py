@@ -1,16 +1,16 @@
-"""The families of stories: what happens in them, how it is told, and what it does to the number that is followed.
+"""The families of stories: their events, their sentences, and the effect of each event on a number.
 
-A story follows one number through numbered events. The sentences below are templates; what stands in braces is drawn
-for a problem and read back from its question:
+A story follows one number through numbered events. The sentences below are templates. The fields in braces are drawn
+for a problem, and parsed from its question:
 
 ===========  ================================================================
-{name}       who holds the number (or, in rates, somebody)
-{other}      somebody new, who holds the number from then on
-{place}      what holds the number in rates
-{things}     what is counted
+{name}       person who holds the number (in rates: any person)
+{other}      new person, who holds the number from then on
+{place}      container that holds the number in rates
+{things}     objects that are counted
 {value}      the number at the beginning
-{amount}     a number that is added or taken away
-{count}      how many times there are {each}
+{amount}     number that is added or subtracted
+{count}      number of times {each} occurs
 {factor}     `twice` or `3 times`
 {part}       `half` or `one third`
 ===========  ================================================================
@@ -29,7 +29,7 @@ PARTS = {"half": 2, "one third": 3, "one quarter": 4, "one fifth": 5}
 
 
 class Kind(StrEnum):
-    """What an event does to the number."""
+    """Effect of an event on the number."""
 
     ADD = "add"
     SUBTRACT = "subtract"
@@ -57,7 +57,7 @@ class Family:
     events: tuple[Event, ...]
     question: str
     unit: str
-    """What the number is counted in."""
+    """Unit of the number."""
 
 
 PURCHASES = Family(
@@ -134,7 +134,7 @@ TRANSFER = Family(
     question="How many {things} does {name} have now?",
     unit="{things}",
 )
-"""Told in the sentences of two other families, but mixed as neither mixes them: people gain and lose, and hand the
-number on, within one story. Nothing is trained on it. A story with the events of one family alone is none of it."""
+"""Mixes the sentences of two other families: within one story, people gain, lose, and pass the number on. No model is
+trained on it. A story with the events of only one family does not belong to it."""
 
 TRAINED = (PURCHASES, RATES, AGES, FRACTIONS, COMPARISONS)

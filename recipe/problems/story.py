@@ -1,6 +1,6 @@
 """A problem: a story told in its question, and the one solution that follows from it.
 
-`parse` is the exact inverse of `Story.question`: what it does not know to the letter is no problem of ours.
+`parse` is the exact inverse of `Story.question`. It rejects every other text.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _PATTERNS = {
 
 
 class NotAProblem(ValueError):
-    """The question is not one that the generator can have written."""
+    """The generator cannot have written the question."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Story:
-    """A problem of a family, with everything that was drawn for it."""
+    """A problem of a family, with all values that were drawn for it."""
 
     family: Family
     opening: Fields
@@ -41,14 +41,14 @@ class Story:
 
     @property
     def question(self) -> str:
-        """The problem as it is told."""
+        """Text of the problem."""
         told = [self.family.opening.format(**self.opening)]
         told += [f"{number}) {event.sentence.format(**fields)}" for number, (event, fields) in self._numbered()]
         return " ".join([*told, self.family.question.format(**({**self.opening, "name": self._holders()[-1]}))])
 
     @property
     def template(self) -> str:
-        """The problem with nothing filled in: two problems with the same template differ in what was drawn alone."""
+        """The problem without its values: two problems with the same template differ only in the values."""
         sentences = [event.sentence for event, _ in self.events]
         return " ".join([self.family.opening, *sentences, self.family.question])
 
@@ -59,7 +59,7 @@ class Story:
 
     @property
     def steps(self) -> tuple[str, ...]:
-        r"""The solution: one or two steps an event, then the answer in `\boxed{}`."""
+        r"""The solution: one or two steps per event, then the answer in `\boxed{}`."""
         written: list[str] = []
         unit = self.family.unit.format(**self.opening)
         for number, ((event, fields), value) in enumerate(zip(self.events, self._values(), strict=False), 1):
@@ -83,7 +83,7 @@ class Story:
 
 
 def after(kind: Kind, value: int, fields: Fields) -> int:
-    """Compute what the number is after an event."""
+    """Compute the number after an event."""
     if kind in (Kind.ADD, Kind.ADD_PRODUCT):
         return value + _moved(fields)
     if kind in (Kind.SUBTRACT, Kind.SUBTRACT_PRODUCT):
@@ -95,12 +95,12 @@ def after(kind: Kind, value: int, fields: Fields) -> int:
 
 
 def _moved(fields: Fields) -> int:
-    """Compute how much an event adds or takes away."""
+    """Compute the amount that an event adds or subtracts."""
     return int(fields["amount"]) if "amount" in fields else int(fields["count"]) * int(fields["each"])
 
 
 def _told(kind: Kind, value: int, fields: Fields) -> tuple[str, ...]:
-    """Tell an event in one sentence or two, their unit left out."""
+    """Write the one or two sentences of an event, without the unit."""
     first: tuple[str, ...] = ()
     if "count" in fields:
         first = (f"That is {fields['count']}*{fields['each']}={_moved(fields)}",)
@@ -120,10 +120,10 @@ def _told(kind: Kind, value: int, fields: Fields) -> tuple[str, ...]:
 
 
 def parse(question: str) -> Story:
-    """Read a question back.
+    """Parse a question.
 
     Raises:
-        NotAProblem: No family tells a story like this.
+        NotAProblem: No family has such a story.
     """
     for family in (*TRAINED, TRANSFER):
         opening, *told = re.split(r" (?=\d+\) )", question)
@@ -133,11 +133,11 @@ def parse(question: str) -> Story:
         story = _read(family, opening, told)
         if story is not None and story.question == question:
             return story
-    raise NotAProblem(f"no family tells a story like this: {question[:80]!r}")
+    raise NotAProblem(f"no family has such a story: {question[:80]!r}")
 
 
 def _read(family: Family, opening: str, told: Sequence[str]) -> Story | None:
-    """Read the sentences of a story of one family; they are put together again and compared by the caller."""
+    """Parse the sentences of a story as one family; the caller compares the resulting question with the given one."""
     if (start := _pattern(family.opening).fullmatch(opening)) is None:
         return None
     given = start.groupdict()
@@ -167,7 +167,7 @@ def _read_event(family: Family, text: str) -> tuple[Event, Fields] | None:
 
 
 def is_possible(kind: Kind, value: int, fields: Fields) -> bool:
-    """Tell whether an event leaves a whole number in the range that solutions are written for."""
+    """Tell whether an event leaves an integer in the range of solutions."""
     if kind in (Kind.PART, Kind.LESS_PART) and value % PARTS[fields["part"]]:
         return False
     return 1 <= after(kind, value, fields) <= arithmetic.LARGEST
@@ -175,6 +175,6 @@ def is_possible(kind: Kind, value: int, fields: Fields) -> bool:
 
 @cache
 def _pattern(sentence: str) -> re.Pattern[str]:
-    """Turn a sentence of a family into an expression whose groups are its fields."""
+    """Turn a sentence template into a regular expression whose groups are its fields."""
     pattern = re.escape(sentence).replace(r"\{", "{").replace(r"\}", "}")
     return re.compile(_FIELD.sub(lambda field: f"(?P<{field[1]}>{_PATTERNS.get(field[1], _NUMBER)})", pattern))

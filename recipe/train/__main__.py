@@ -1,8 +1,8 @@
-"""Trains the bundled models from nothing: `python -m recipe.train [--threads N] [--state FOLDER] [--into FOLDER]`.
+"""Trains the bundled models from scratch: `python -m recipe.train [--threads N] [--state FOLDER] [--into FOLDER]`.
 
-Stages: tokenizer, small, large, samples of both, PRM, model folders. Each leaves its result in the state folder; a run
-that was interrupted is taken up at its last checkpoint by running the same command again. The same machine and number
-of threads give the same models again; elsewhere they differ in the last bits, and so a little in all that follows.
+Stages: tokenizer, small model, large model, samples of both, PRM, model folders. Each stage stores its result in the
+state folder. Run the same command again after an interruption: it resumes at the last checkpoint. The same machine
+and number of threads reproduce the same models; elsewhere they differ by rounding.
 """
 
 from __future__ import annotations
@@ -32,27 +32,27 @@ STATE = Path(".state/models")
 INTO = STATE / "trained"
 
 HELD_OUT = 300
-"""Validation problems that models are measured on at their checkpoints."""
+"""Number of validation problems on which models are measured at their checkpoints."""
 
 SMALL_SOLVES = 0.5
-"""Share of them that is enough for the small model: one that hardly errs has nothing to show."""
+"""Share of them at which training of the small model ends: a model that rarely errs would demonstrate nothing."""
 
 SMALL_NEARLY_SOLVES, ASKED_EVERY = 0.15, 100
-"""It is asked for that share every so many steps until it comes near, and then at each checkpoint: once it has found
-out how, 100 steps more may make of one half nine in ten."""
+"""The share is measured every `ASKED_EVERY` steps until it reaches `SMALL_NEARLY_SOLVES`, then at each checkpoint: from
+there on, 100 steps may raise it from a half to nine tenths."""
 
 SAMPLES = (
     (GREEDY, 2000),
     (Sampling(seed=1), 1500),
     (Sampling(temperature=1.0, top_p=1.0, top_k=0, seed=2), 1500),
 )
-"""How the PRM's training problems are solved, and how many of them each way."""
+"""How the PRM's training problems are sampled, and how many with each setting."""
 
 Made = TypeVar("Made")
 
 
 def small_plan(vocabulary: int) -> language_model.Plan:
-    """Say how the small model is trained, at most: it ends once it solves `SMALL_SOLVES` of the validation problems."""
+    """Return the plan of the small model. Training ends early once it solves `SMALL_SOLVES` of its problems."""
     return language_model.Plan(
         name="small",
         shape=Shape(vocabulary=vocabulary, hidden=96, layers=3, heads=3, wide=256),
@@ -64,7 +64,7 @@ def small_plan(vocabulary: int) -> language_model.Plan:
 
 
 def large_plan(vocabulary: int) -> language_model.Plan:
-    """Say how the large model is trained."""
+    """Return the plan of the large model."""
     return language_model.Plan(
         name="large",
         shape=Shape(vocabulary=vocabulary, hidden=192, layers=5, heads=6, wide=640),
@@ -90,8 +90,8 @@ def main() -> None:
     """Run all stages."""
     parser = argparse.ArgumentParser(prog="python -m recipe.train", description="Train the bundled models.")
     parser.add_argument("--threads", type=int, default=2, help="cores to use (default: 2)")
-    parser.add_argument("--state", type=Path, default=STATE, help=f"where checkpoints are kept (default: {STATE})")
-    parser.add_argument("--into", type=Path, default=INTO, help=f"where the model folders are put (default: {INTO})")
+    parser.add_argument("--state", type=Path, default=STATE, help=f"folder of the checkpoints (default: {STATE})")
+    parser.add_argument("--into", type=Path, default=INTO, help=f"folder to write the models to (default: {INTO})")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     state: Path = arguments.state
@@ -102,7 +102,7 @@ def main() -> None:
         plan.name: plan for plan in (small_plan(tokenizer.get_vocab_size()), large_plan(tokenizer.get_vocab_size()))
     }
 
-    solved = state / "small-solved"  # Kept, so that a run that is taken up asks when one without a break would.
+    solved = state / "small-solved"  # Stored, so that a resumed run measures at the same steps as an uninterrupted one.
 
     def is_small_enough(step: int, weights: Weights) -> bool:
         share = float(solved.read_text()) if solved.exists() else 0.0
@@ -143,14 +143,14 @@ def main() -> None:
 
 
 def sample(state: Path) -> list[samples.Sample]:
-    """Sample what the PRM is trained and measured on; return the latter."""
+    """Sample the PRM's training and validation data; return the validation data."""
     with Models(state / "small", state / "large") as models:
         samples.sample_training(models, state / "samples.jsonl", seed=1000, plan=SAMPLES)
         return samples.held_out(models, HELD_OUT)
 
 
 def share_solved(path: Path) -> float:
-    """Measure which share of the validation problems the model in a folder solves by itself."""
+    """Measure the share of validation problems that the model in a folder solves alone."""
     stories = list(islice(draw(Split.VALIDATION), HELD_OUT))
     with Models(path, path) as models:
         solvers = [Solver(models=models, question=story.question) for story in stories]
@@ -161,14 +161,14 @@ def share_solved(path: Path) -> float:
 
 
 def put(path: Path, shape: Shape, weights: Weights, tokenizer: Tokenizer) -> None:
-    """Write a model folder and say how well its graph agrees with the reference."""
+    """Write a model folder and print how closely its graph matches the reference."""
     difference = folder.write(path, shape, weights, tokenizer)
     size = sum(weight.numel() for weight in weights.values())
     print(f"{path}: {size / 1e6:.2f} M parameters, greatest difference from the reference {difference:.1e}", flush=True)
 
 
 def timed(stage: str, work: Callable[[], Made]) -> Made:
-    """Run a stage and say how long it took."""
+    """Run a stage and print how long it took."""
     started = time.monotonic()
     made = work()
     print(f"stage {stage}: {time.monotonic() - started:.0f} s", flush=True)

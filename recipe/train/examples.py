@@ -1,4 +1,4 @@
-"""Turns stories into token ids with targets, and those into batches of like lengths."""
+"""Turns stories into token ids with targets, and those into batches of similar length."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from recipe.train.tokenizer import END_ID, PAD_ID
 from shared.domain.text import SEPARATOR
 
 IGNORED = -100
-"""A target that no loss is computed for."""
+"""Target without a loss."""
 
 _ROUND = 32
-"""Lengths are rounded up to a multiple of this: the matrix kernels are compiled anew for each length."""
+"""Lengths are rounded up to a multiple of this, because the matrix kernels are compiled for each length."""
 
 _BATCHES = 8
-"""Batches that are drawn at once, so that examples of like length can be put together."""
+"""Number of batches drawn together, so that examples of similar length share a batch."""
 
 _SHEET_STEPS = 7
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A sequence, and what is to be predicted at each of its places."""
+    """A sequence, and the target at each position."""
 
     ids: list[int]
     targets: list[int]
-    """For a language model the next token is the target, so the first target is never used."""
+    """A language model predicts each target from the position before it, so the first target is unused."""
     tags: list[int] | None = None
-    """Labels of whole steps, at their tags; for a PRM only."""
+    """Labels of whole steps, at their tags; only for a PRM."""
 
 
 Make = Callable[[random.Random, int], list[Example]]
@@ -45,12 +45,12 @@ Make = Callable[[random.Random, int], list[Example]]
 
 
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Turn text into ids."""
+    """Tokenize text."""
     return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 def solution(tokenizer: Tokenizer, story: Story) -> Example:
-    """Make a question with its solution; the solution is to be predicted."""
+    """Make an example of a question with its solution; the targets are the solution."""
     question = encode(tokenizer, f"Problem: {story.question}{SEPARATOR}")
     written = [*encode(tokenizer, SEPARATOR.join(story.steps)), END_ID]
     return Example(question + written, [IGNORED] * len(question) + written)
@@ -62,20 +62,20 @@ def stories(rng: random.Random, count: int, events: tuple[int, int]) -> list[Sto
 
 
 def sheet_steps(rng: random.Random, count: int = _SHEET_STEPS) -> list[str]:
-    """Draw steps that have nothing to do with each other, numbered."""
+    """Draw unrelated steps, numbered."""
     steps = [step for story in stories(rng, count, (1, 1)) for step in story.steps[:-1]]
     return [re.sub(r"^\d", str(number), step) for number, step in enumerate(rng.sample(steps, count), 1)]
 
 
 def result_span(step: str) -> tuple[int, int]:
-    """Find the part of a step that follows from what stands before it: from the first `:` or `=` to the last digit."""
+    """Return the span of a step that follows from its operands: from the first `:` or `=` to the last digit."""
     found = re.search(r"[:=]", step)
     last = max(index for index, character in enumerate(step) if character.isdigit())
     return (found.end() if found else 0), last + 1
 
 
 def sheet(tokenizer: Tokenizer, rng: random.Random) -> Example:
-    """Make a sheet of unrelated steps; what follows from their operands is to be predicted."""
+    """Make a sheet of unrelated steps; the targets are the parts that follow from the operands."""
     ids: list[int] = []
     targets: list[int] = []
     for step in sheet_steps(rng):
@@ -88,7 +88,7 @@ def sheet(tokenizer: Tokenizer, rng: random.Random) -> Example:
 
 
 class Batches:
-    """Draws batches: the same name, seed and index give the same one, so that training can be taken up anywhere."""
+    """Draws batches. Name, seed and index determine a batch, so training can resume at any step."""
 
     def __init__(self, make: Make, *, name: str, seed: int, size: int) -> None:
         self._make = make
@@ -98,7 +98,7 @@ class Batches:
         self._drawn: list[list[Example]] = []
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw a batch: ids, targets and tags, (size, length) each, padded on the right."""
+        """Return a batch: ids, targets and tags, (size, length) each, padded on the right."""
         block, place = divmod(index, _BATCHES)
         if block != self._block:
             rng = random.Random(f"{self._name}:{block}")
@@ -110,7 +110,7 @@ class Batches:
 
 
 def pad(examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
-    """Put examples of different lengths into one batch."""
+    """Pad examples of different lengths to one batch."""
     length = -(-max(len(example.ids) for example in examples) // _ROUND) * _ROUND
 
     def filled(rows: Sequence[Sequence[int]], filler: int) -> Tensor:

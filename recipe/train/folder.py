@@ -1,4 +1,4 @@
-"""Writes a model folder: Hugging Face format for transformers and vLLM, and the graph for ONNX Runtime."""
+"""Writes a model folder: Hugging Face format for transformers and vLLM, a graph for ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from models import export
+from recipe import export
 from recipe.train.network import EPSILON, MAX_TOKENS, ROPE_THETA, Shape
 from recipe.train.tokenizer import END, END_ID, END_OF_TEXT, PAD_ID
 from shared.domain.text import STEP_TAG
@@ -24,13 +24,13 @@ CHAT_TEMPLATE = (
 
 
 def write(folder: Path, shape: Shape, weights: Mapping[str, Tensor], tokenizer: Tokenizer) -> float:
-    """Write a folder, its weights in bfloat16; a PRM is one that has a head.
+    """Write a folder with weights in bfloat16. Weights with a head (`score.0.weight`) are a PRM.
 
     Returns:
         The greatest difference of a logit between the graph and the reference.
 
     Raises:
-        ValueError: The graph does not compute what the reference computes.
+        ValueError: The graph and the reference compute different logits.
     """
     folder.mkdir(parents=True, exist_ok=True)
     is_prm = "score.0.weight" in weights

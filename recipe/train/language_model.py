@@ -21,41 +21,41 @@ from recipe.train.network import Shape, Weights
 _SHORT = (1, 2)
 _LEAST_WEIGHT = 0.02
 _TURNS = 8
-"""One batch in this many goes back to each earlier stage, so that it is not unlearned."""
+"""One batch in this many repeats an earlier stage, so that the model does not forget it."""
 _LATER = 1_000_000
-"""Where the batches of those turns are counted from: consecutive ones are drawn together."""
+"""First index of the repeated stages' batches. They are consecutive, because consecutive batches are drawn together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How a language model is trained."""
+    """How to train a language model."""
 
     name: str
     shape: Shape
     schedule: Schedule
     seed: int
     sheets_until: float
-    """Share of the training that sees nothing but sheets of unrelated steps."""
+    """Share of the training, at its start, with only sheets of unrelated steps."""
     short_until: float
-    """Share of it after which whole problems come in."""
+    """Share of the training after which whole problems begin."""
     identity: float = 0.0
-    """Weight of the loss of telling, after the last layer, which token stands there: a PRM compares that with what was
-    expected. Without it the last layer hands on what comes next, and what was written is all but drowned."""
+    """Weight of the loss for identifying, after the last layer, the token at each position. A PRM compares this token
+    with the expected one. Without this loss, the last layer keeps almost only the prediction."""
 
 
 def train(
     plan: Plan, tokenizer: Tokenizer, folder: Path, is_enough: Callable[[int, Weights], bool] | None = None
 ) -> Weights:
-    """Train a language model, or take its training up again.
+    """Train a language model, or resume its training.
 
     Args:
-        plan: How.
+        plan: How to train it.
         tokenizer: The tokenizer.
-        folder: Where checkpoints are kept.
-        is_enough: Is asked at checkpoints, once there are whole problems; training ends where it says so.
+        folder: Folder of the checkpoints.
+        is_enough: Called at checkpoints, once there are whole problems; training ends if it returns true.
 
     Returns:
-        The weights, helpers among them.
+        The weights, helpers included.
     """
     start = network.fresh_weights(plan.shape, plan.seed)
     if plan.identity:
@@ -94,7 +94,7 @@ def train(
 
 
 def _kind(plan: Plan, step: int) -> tuple[str, int]:
-    """Choose a step's kind of batch, and its index among those of that kind."""
+    """Return the kind of a step's batch, and its index within that kind."""
     share = step / plan.schedule.steps
     if share < plan.sheets_until:
         return "sheets", step
@@ -108,7 +108,7 @@ def _kind(plan: Plan, step: int) -> tuple[str, int]:
 
 
 def identity_loss(weights: Weights, states: Tensor, ids: Tensor, known: Tensor) -> Tensor:
-    """Compute the loss of telling the token of each known place from its normed state."""
+    """Compute the loss of identifying the token of each known position from its normed state."""
     read = functional.linear(
         states[known], weights[f"{network.HELPERS}identity.weight"], weights[f"{network.HELPERS}identity.bias"]
     )
@@ -116,9 +116,9 @@ def identity_loss(weights: Weights, states: Tensor, ids: Tensor, known: Tensor) 
 
 
 def next_token_loss(weights: Weights, states: Tensor, targets: Tensor) -> Tensor:
-    """Compute the loss of predicting each target from the place before it.
+    """Compute the loss of predicting each target from the position before it.
 
-    Most tokens of a solution are certain: each counts by how far from it the prediction is.
+    Nearly all tokens of a solution are certain, so each loss is weighted by the error of the prediction.
     """
     wanted = targets[:, 1:]
     known = wanted != IGNORED

@@ -1,4 +1,4 @@
-"""The optimisation loop that all models go through: schedule, progress, checkpoints."""
+"""The optimisation loop of all models: schedule, progress, checkpoints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from recipe.train.network import Weights
 
 Losses = Mapping[str, Tensor]
-"""What is to be made small: the sum of it is, each part is reported under its name."""
+"""Losses by name. Training minimises their sum and reports each."""
 
 CHECKPOINT_EVERY = 20
 REPORT_EVERY = 50
@@ -21,29 +21,29 @@ REPORT_EVERY = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """How long a training lasts and how fast it learns."""
+    """Length of a training, and its learning rate."""
 
     steps: int
     rate: float
-    """The highest learning rate: reached in 50 steps, kept for a third of the training, then falling to nothing."""
+    """Peak learning rate: reached after 50 steps, kept for a third of the training, then falling to zero."""
 
     def rate_at(self, step: int) -> float:
-        """Compute the learning rate of a step."""
+        """Return the learning rate of a step."""
         rising, falling = (step + 1) / 50, 1.5 * (1 - step / self.steps)
         return self.rate * max(0.01, min(1.0, rising, falling))
 
 
 class Training:
-    """Trains weights in place; what was done is found again in its checkpoint."""
+    """Trains weights in place, and resumes from its checkpoint."""
 
     def __init__(self, name: str, weights: Weights, schedule: Schedule, folder: Path) -> None:
-        """Take up a training where its checkpoint left it, or begin it.
+        """Resume a training from its checkpoint, or begin it.
 
         Args:
-            name: The checkpoint's name.
-            weights: What to train.
-            schedule: How.
-            folder: Where checkpoints are kept.
+            name: Name of the checkpoint.
+            weights: Weights to train.
+            schedule: Length and learning rate.
+            folder: Folder of the checkpoints.
         """
         self.name, self.weights, self._schedule = name, weights, schedule
         self._path = folder / f"{name}.pt"
@@ -66,14 +66,14 @@ class Training:
                     weight.copy_(saved["weights"][key])
             self._optimizer.load_state_dict(saved["optimizer"])
             self.step, self.seconds, self.is_over = saved["step"], saved["seconds"], saved["is_over"]
-            print(f"{name}: taken up at step {self.step}", flush=True)
+            print(f"{name}: resumed at step {self.step}", flush=True)
 
     def run(self, losses_of: Callable[[int], Losses], is_enough: Callable[[], bool] = lambda: False) -> None:
-        """Train to the schedule's end, or until it is enough.
+        """Train to the end of the schedule, or until `is_enough`.
 
         Args:
             losses_of: Computes the losses of a step.
-            is_enough: Is asked before each checkpoint but the last; training ends there if it says so.
+            is_enough: Called before each checkpoint but the last; training ends if it returns true.
         """
         means: dict[str, float] = {}
         started = time.monotonic() - self.seconds
@@ -99,7 +99,7 @@ class Training:
                 self._save()
 
     def _save(self) -> None:
-        """Write the checkpoint; the old one stays whole until the new one is."""
+        """Write the checkpoint; the old one stays intact until the new one is complete."""
         state = {
             "weights": {key: weight.detach() for key, weight in self.weights.items()},
             "optimizer": self._optimizer.state_dict(),

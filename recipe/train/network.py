@@ -1,6 +1,6 @@
-"""The forward pass of Qwen2 in plain PyTorch, on a dictionary of weights under the names of their Hugging Face file.
+"""The forward pass of Qwen2 in plain PyTorch. Weights are a dictionary with the names of the Hugging Face file.
 
-Weights are float32; the work is done in bfloat16, which is also what the files hold.
+Weights are float32; computation and files use bfloat16.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ INITIAL = 0.02
 """Standard deviation of the weights of a new model."""
 
 HELPERS = "helper."
-"""Beginning of the names of weights that are there for the training alone."""
+"""Prefix of the names of weights that only training uses."""
 
 _MASKED = -1e4
 _LOOKING = 7.0
-"""Size of the biases of heads that look back: their attention is all but certain from the start."""
+"""Size of the biases of heads that look back; at this size their attention is nearly certain from the start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """The numbers that shape a model. Heads are 32 wide: narrower ones are refused by vLLM's attention on a CPU."""
+    """Dimensions of a model. Heads are 32 wide, because vLLM's attention on a CPU refuses narrower ones."""
 
     vocabulary: int
     hidden: int
@@ -52,7 +52,7 @@ def fresh_weights(shape: Shape, seed: int) -> Weights:
 
 
 def fresh_layer(shape: Shape, layer: int, seed: int) -> Weights:
-    """Draw the weights of one layer of a model that is trained from nothing."""
+    """Draw the weights of one layer of a model that is trained from scratch."""
     at, hidden, wide = f"model.layers.{layer}", shape.hidden, shape.wide
     weights: Weights = {}
     for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
@@ -67,10 +67,10 @@ def fresh_layer(shape: Shape, layer: int, seed: int) -> Weights:
 
 
 def comparing_layer(shape: Shape, layer: int, seed: int) -> Weights:
-    """Draw the weights of a layer that goes on top of trained ones.
+    """Draw the weights of a layer on top of trained ones.
 
-    What trained layers hand on is large: weights as small as those of a new model would not be heard beside it. And
-    half of the heads begin by looking one token back, which is where a token was predicted.
+    The output of trained layers is large, so weights as small as those of a new model would have no effect. Half of the
+    heads start by looking one token back, where the token was predicted.
     """
     at, size = f"model.layers.{layer}", shape.hidden // shape.heads
     weights = {
@@ -79,7 +79,7 @@ def comparing_layer(shape: Shape, layer: int, seed: int) -> Weights:
     }
     looking = shape.heads // 2 * size
     angles = 1 / ROPE_THETA ** (torch.arange(0, size, 2) / size)
-    # Queries and keys that are the same everywhere, turned by their positions, agree best at a distance of one.
+    # Constant queries and keys, rotated by their positions, match best at a distance of one.
     query = torch.cat([torch.ones_like(angles), torch.zeros_like(angles)])
     key = torch.cat([angles.cos(), angles.sin()])
     for part, bias in (("q_proj", query), ("k_proj", key)):
@@ -99,7 +99,7 @@ def fresh_score(shape: Shape, seed: int) -> Weights:
 
 
 def fresh_identity(shape: Shape, seed: int) -> Weights:
-    """Draw the weights of a helper: a linear layer that tells which token stands at a place."""
+    """Draw the weights of a helper: a linear layer that identifies the token at a position."""
     return {
         f"{HELPERS}identity.weight": _normal((shape.vocabulary, shape.hidden), seed, "identity"),
         f"{HELPERS}identity.bias": torch.zeros(shape.vocabulary),
@@ -107,7 +107,7 @@ def fresh_identity(shape: Shape, seed: int) -> Weights:
 
 
 def fresh_surprise(shape: Shape, seed: int) -> Weights:
-    """Draw the weights of a helper: a linear layer that tells whether a token was the expected one."""
+    """Draw the weights of a helper: a linear layer that predicts whether a token was expected."""
     return {
         f"{HELPERS}norm.weight": torch.ones(shape.hidden),
         f"{HELPERS}surprise.weight": _normal((2, shape.hidden), seed, "surprise"),
@@ -116,44 +116,44 @@ def fresh_surprise(shape: Shape, seed: int) -> Weights:
 
 
 def without_helpers(weights: Mapping[str, Tensor]) -> Weights:
-    """Leave out what is there for the training alone."""
+    """Return the weights without helpers, which only training uses."""
     return {name: weight for name, weight in weights.items() if not name.startswith(HELPERS)}
 
 
 def _normal(size: tuple[int, ...], seed: int, name: str) -> Tensor:
-    """Draw a matrix; the name makes it differ from others of the same seed, whatever the order they are drawn in."""
+    """Draw a matrix that depends on seed and name, but not on the order of drawing."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + sum(name.encode()) * 101 + len(name))
     return torch.randn(size, generator=generator) * INITIAL
 
 
 def half(weights: Mapping[str, Tensor]) -> Weights:
-    """Round weights to what the work is done in; gradients pass."""
+    """Round weights to bfloat16, in which models compute; gradients pass."""
     return {name: weight.to(torch.bfloat16) for name, weight in weights.items()}
 
 
 def hidden_states(shape: Shape, weights: Mapping[str, Tensor], ids: Tensor) -> list[Tensor]:
-    """Compute what each layer hands to the next.
+    """Compute the hidden states of all layers.
 
     Args:
-        shape: The model's shape.
-        weights: Its weights, in the type that the work is to be done in.
+        shape: Shape of the model.
+        weights: Weights, in the type of the computation.
         ids: (B, T), padded on the right.
 
     Returns:
-        Embedding and output of each layer, (B, T, hidden) each, none of them normed.
+        Embedding and output of each layer, (B, T, hidden) each, not normed.
     """
     embedded = weights["model.embed_tokens.weight"][ids]
     return [embedded, *through(shape, weights, embedded, range(shape.layers))]
 
 
 def through(shape: Shape, weights: Mapping[str, Tensor], x: Tensor, layers: Iterable[int]) -> list[Tensor]:
-    """Compute what each of some layers hands on.
+    """Compute the outputs of some layers.
 
     Args:
-        shape: The model's shape.
-        weights: Its weights, in the type that the work is to be done in.
-        x: What the layer before hands on, (B, T, hidden), padded on the right.
-        layers: Which, in order.
+        shape: Shape of the model.
+        weights: Weights, in the type of the computation.
+        x: Output of the layer before, (B, T, hidden), padded on the right.
+        layers: Indices of the layers, in order.
     """
     batch, length, _ = x.shape
     size = shape.hidden // shape.heads
@@ -173,7 +173,7 @@ def through(shape: Shape, weights: Mapping[str, Tensor], x: Tensor, layers: Iter
             torch.cat([weights[f"{at}.self_attn.{name}_proj.{part}"] for name in "qkv"]) for part in ("weight", "bias")
         ]
         heads = functional.linear(normed, *fused).view(batch, length, 3, shape.heads, size).permute(2, 0, 3, 1, 4)
-        # Written out: PyTorch's fused attention spends more than this on its backward pass at these sizes.
+        # Written out, because at these sizes the backward pass of PyTorch's fused attention takes longer.
         scores = (rotate(heads[0]) * size**-0.5) @ rotate(heads[1]).transpose(-1, -2) + unseen
         mixed = (scores.softmax(-1) @ heads[2]).transpose(1, 2).reshape(batch, length, shape.hidden)
         x = x + functional.linear(mixed, weights[f"{at}.self_attn.o_proj.weight"])
@@ -191,6 +191,6 @@ def norm(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def score(weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    """Apply a PRM's head to rows of the last layer: logits of wrong and right."""
+    """Apply a PRM's head to rows of the last layer; return the logits of wrong and right."""
     x = functional.linear(norm(x, weights["model.norm.weight"]), weights["score.0.weight"], weights["score.0.bias"])
     return functional.linear(x.relu(), weights["score.2.weight"], weights["score.2.bias"])

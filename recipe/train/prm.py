@@ -1,17 +1,17 @@
-"""Trains the process reward model: the large model's layers, and fresh ones that compare what it expects with a draft.
+"""Trains the process reward model: the large model's layers, and new layers that compare a draft with its expectation.
 
-The large model knows right from wrong: what it hands on after its last layer tells what comes next and, since it was
-trained to keep it, which token was written. Two trainings follow each other:
+The large model knows right from wrong. The output of its last layer encodes the next token and, because it was
+trained to keep it, the token that was written. There are two trainings:
 
-1. its layers learn to go on where tags stand instead of blank lines, by the losses that they were made with;
-2. then they stay as they are, and fresh layers learn to judge. The first of these learns to compare, from solutions in
-   which many tokens were exchanged: is this token one that the large model expected? Later it is asked less often, and
-   the steps' labels more.
+1. The large model's layers learn to read tags instead of blank lines, with their original losses.
+2. These layers are frozen, and new layers learn to judge. The first new layer learns to compare, from solutions in
+   which many tokens were replaced: did the large model expect this token? Later, fewer batches compare and more train
+   the steps' labels.
 
-Trained together, the fresh layers' first errors spoil in the large model's layers what they are to read from them. And
-from the steps' labels alone the comparison is hardly learned: there is one unexpected token in a solution at most.
+If all layers trained together, the new layers' early errors would damage the layers that they read. From the steps'
+labels alone they hardly learn to compare, because a solution has at most one unexpected token.
 
-Besides the step's label at its tag, each token has one: whether the step is right up to it.
+Each step has a label at its tag. Each token has one too: whether the step is right up to there.
 """
 
 from __future__ import annotations
@@ -42,42 +42,42 @@ FRESH_LAYERS = 2
 _IDENTITY = 0.2
 _WRONG_WEIGHT, _SURPRISE_WEIGHT = 2.0, 3.0
 _EXPECTED = 0.5
-"""A token is expected from this probability on."""
+"""Minimum probability of an expected token."""
 _EXCHANGED = 0.08
-"""Share of the tokens that are exchanged where comparing is learned."""
+"""Share of the tokens that are replaced in comparisons."""
 _TURNS = 5
-"""One batch in this many goes back to comparing, so that it is not unlearned."""
+"""One batch in this many is a comparison, so that the model does not forget how."""
 _WRONG_SHARE = 0.6
-"""Share of the examples with an error, of those that are made or drawn here."""
+"""Share of the examples that have an error."""
 _SAMPLED_SHARE = 0.65
-"""Share of the whole problems that models wrote; the others are solutions with a digit changed."""
+"""Share of the whole problems that models wrote; the others are correct solutions with one digit changed."""
 _SHEET_ERRORS = 0.4
 _VERBS = ("makes", "leaves", "is")
 _MISTOLD_VERBS = 0.4
 _EVALUATED_AT_ONCE = 50
 _REPORT_EVERY = 100
 _EARLIER = 1_000_000
-"""Where the batches of the first training are counted from, so that the second one meets others."""
+"""First batch index of the first training, so that the second one sees other batches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How a PRM is trained."""
+    """How to train a PRM."""
 
     name: str
     adapting: Schedule
-    """Of the large model's layers."""
+    """Schedule of the large model's layers."""
     judging: Schedule
-    """Of the fresh layers."""
+    """Schedule of the new layers."""
     seed: int
     compare_until: float
-    """Share of the second training in which nothing is learned but to compare."""
+    """Share of the second training, at its start, with only comparisons."""
     simple_until: float
-    """Share of it in which two of three batches that are judged are sheets and short problems."""
+    """Share of the second training in which two of three judged batches are sheets or short problems."""
 
 
 def shape_of(large: Shape) -> Shape:
-    """Give the shape of the PRM that is made from a large model."""
+    """Return the shape of the PRM that is made from a large model."""
     return replace(large, layers=large.layers + FRESH_LAYERS)
 
 
@@ -91,10 +91,10 @@ def train(
     held_out: Sequence[Sample],
     folder: Path,
 ) -> Weights:
-    """Train a PRM from a large model's weights, or take its training up again.
+    """Train a PRM from a large model's weights, or resume its training.
 
     Returns:
-        The weights of the PRM alone, helpers left out.
+        The weights of the PRM, without helpers.
     """
     shape = shape_of(large)
     maker = _Maker(tokenizer, training)
@@ -150,7 +150,7 @@ def train(
 
 
 def _adapted(tokenizer: Tokenizer, weights: Weights) -> Weights:
-    """Copy the large model's weights; the tag, which it has never seen, begins as the blank line that it stands for."""
+    """Copy the large model's weights; the tag's embedding, which it never saw, starts as a copy of the blank line's."""
     start = {name: weight.detach().clone() for name, weight in weights.items()}
     embedding = start["model.embed_tokens.weight"]
     embedding[STEP_TAG_ID] = embedding[examples.encode(tokenizer, "." + SEPARATOR)[-1]]
@@ -158,7 +158,7 @@ def _adapted(tokenizer: Tokenizer, weights: Weights) -> Weights:
 
 
 def _fresh(plan: Plan, large: Shape, layers: Weights) -> Weights:
-    """Draw what goes on top of the large model's layers."""
+    """Draw the weights on top of the large model's layers."""
     fresh = {"model.norm.weight": layers["model.norm.weight"].clone()} | network.fresh_score(large, plan.seed)
     fresh |= network.fresh_surprise(large, plan.seed)
     for layer in range(large.layers, large.layers + FRESH_LAYERS):
@@ -167,7 +167,7 @@ def _fresh(plan: Plan, large: Shape, layers: Weights) -> Weights:
 
 
 def _expectation(large: Shape, weights: Weights, ids: Tensor, right: Tensor, kind: str) -> dict[str, Tensor]:
-    """Compute the losses that keep the large model's layers what they are: expecting what is right, telling tokens."""
+    """Compute the losses that preserve the large model's layers: predict right tokens, identify written ones."""
     last = network.hidden_states(large, weights, ids)[-1]
     expected = torch.where((right == 1) & (ids != STEP_TAG_ID), ids, IGNORED)
     states = network.norm(last, weights["model.norm.weight"])
@@ -178,7 +178,7 @@ def _expectation(large: Shape, weights: Weights, ids: Tensor, right: Tensor, kin
 
 
 def _surprises(weights: Weights, handed_on: Tensor, ids: Tensor, right: Tensor) -> Tensor:
-    """Tell of each token of a step whether the large model expected it: 1 where it did, 0 where it did not."""
+    """Label each token of a step: 1 if the large model expected it, 0 if not."""
     wanted = right[:, 1:] != IGNORED
     states = network.norm(handed_on[:, :-1][wanted], weights["model.norm.weight"])
     chances = functional.linear(states, weights["model.embed_tokens.weight"]).float().softmax(-1)
@@ -203,7 +203,7 @@ def _judgement_loss(weights: Weights, last: Tensor, labels: Tensor) -> Tensor:
 
 
 def evaluate(shape: Shape, weights: Weights, tokenizer: Tokenizer, held_out: Sequence[Sample]) -> float:
-    """Compute how well the scores of steps tell right from wrong ones."""
+    """Compute the AUC of the steps' scores."""
     scores: dict[int, list[float]] = {0: [], 1: []}
     judged = [judgement(tokenizer, sample) for sample in held_out]
     judged.sort(key=lambda example: len(example.ids))
@@ -219,7 +219,7 @@ def evaluate(shape: Shape, weights: Weights, tokenizer: Tokenizer, held_out: Seq
 
 
 def judgement(tokenizer: Tokenizer, sample: Sample) -> Example:
-    """Make an example of a sample: the question, then each step and its tag."""
+    """Make an example of a sample: the question, then each step with its tag."""
     ids = examples.encode(tokenizer, f"Problem: {sample.question}{SEPARATOR}")
     right, tags = [IGNORED] * len(ids), [IGNORED] * len(ids)
     expected = expected_steps(sample)
@@ -230,7 +230,7 @@ def judgement(tokenizer: Tokenizer, sample: Sample) -> Example:
 
 
 def _judge(tokenizer: Tokenizer, step: str, wanted: str, to: tuple[list[int], list[int], list[int]]) -> None:
-    """Append a step, its tokens' labels and its own label to three lists."""
+    """Append a step, the labels of its tokens and the label of the step to three lists."""
     ids, right, tags = to
     written, expected = examples.encode(tokenizer, step), examples.encode(tokenizer, wanted)
     is_right = True
@@ -261,7 +261,7 @@ class _Maker:
             start, _ = examples.result_span(step)
             place = len(lists[0])
             _judge(self._tokenizer, corrupted(rng, step, start) if rng.random() < _SHEET_ERRORS else step, step, lists)
-            # What stands before the result was drawn: nothing can be expected there.
+            # Operands were drawn, so no model can expect them.
             drawn = len(examples.encode(self._tokenizer, step[:start]))
             lists[1][place : place + drawn] = [IGNORED] * drawn
         return Example(*lists)
@@ -271,7 +271,7 @@ class _Maker:
         return self._changed(rng, count, (1, 2))
 
     def whole(self, rng: random.Random, count: int) -> list[Example]:
-        """Make whole problems, most of them as models solve them."""
+        """Make whole problems, most of them with solutions that models wrote."""
         sampled = round(_SAMPLED_SHARE * count)
         wrong = round(_WRONG_SHARE * sampled)
         picked = rng.choices(self._wrong, k=wrong) + rng.choices(self._right, k=sampled - wrong)
@@ -281,7 +281,7 @@ class _Maker:
         ]
 
     def exchanged(self, rng: random.Random, count: int) -> list[Example]:
-        """Make whole problems in whose solutions many tokens were exchanged, a digit for another digit."""
+        """Make whole problems with many tokens of the solution replaced, digits by digits."""
         made = []
         for story in examples.stories(rng, count, EVENTS):
             example = judgement(self._tokenizer, Sample(story.question, story.steps, len(story.steps)))
@@ -307,7 +307,7 @@ class _Maker:
 
 
 def mistold(rng: random.Random, step: str) -> str:
-    """Change one digit of a step, or what it says that the event does."""
+    """Change one digit or the verb of a step."""
     verbs = [verb for verb in _VERBS if f" {verb} " in step]
     if len(verbs) == 1 and rng.random() < _MISTOLD_VERBS:
         return step.replace(f" {verbs[0]} ", f" {rng.choice([verb for verb in _VERBS if verb not in verbs])} ")

@@ -1,4 +1,4 @@
-"""Samples what a PRM is trained on: drafts of the small model in trajectories that the large model keeps on the way."""
+"""Samples training data of the PRM: the small model's drafts in trajectories that the large model corrects."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ class Sample:
     question: str
     steps: tuple[str, ...]
     right: int
-    """How many of the first steps are right: all of them, or all but the last."""
+    """Number of right steps at the beginning: all, or all but the last."""
 
     def by_step(self) -> Iterator[bool]:
-        """Tell of each step whether it is right."""
+        """Yield for each step whether it is right."""
         for index in range(len(self.steps)):
             yield index < self.right
 
 
 def trajectories(story: Story, solver: Solver) -> list[Sample]:
-    """Sample one problem: wherever the small model's draft is wrong, the large model writes the step and it goes on.
+    """Sample one problem: the large model replaces each wrong draft of the small model.
 
     Returns:
-        The steps up to each wrong draft, and the trajectory that came of it, up to the large model's first error.
+        The steps up to each wrong draft, and the resulting trajectory up to the large model's first error.
     """
     expected, found = story.steps, list[Sample]()
 
@@ -61,12 +61,12 @@ def small_alone(story: Story, solver: Solver) -> Sample:
 
 
 def sample_training(models: Models, path: Path, *, seed: int, plan: Sequence[tuple[Sampling, int]]) -> None:
-    """Write samples of training problems, or what is missing of them.
+    """Write samples of training problems; skip those that an earlier run wrote.
 
     Args:
         models: The small and the large model.
-        path: Where to write, one JSON object a line.
-        seed: Decides which problems are drawn.
+        path: File to write, with one JSON array per line.
+        seed: Seed of the problems.
         plan: How to draw tokens, and for how many problems.
     """
     done = _whole_lines(path)
@@ -86,7 +86,7 @@ def sample_training(models: Models, path: Path, *, seed: int, plan: Sequence[tup
 
 
 def _whole_lines(path: Path) -> int:
-    """Count the lines of a file, if there is one, and cut off what was begun of another when its writer was stopped."""
+    """Count the complete lines of a file, if it exists, and truncate an incomplete last line."""
     if not path.exists():
         return 0
     whole = path.read_bytes()
@@ -100,7 +100,7 @@ def _sizes(count: int) -> list[int]:
 
 
 def read(path: Path) -> list[Sample]:
-    """Read what `sample_training` wrote."""
+    """Read the file of `sample_training`."""
     rows = [row for line in path.read_text().splitlines() for row in json.loads(line)]
     return [Sample(row["question"], tuple(row["steps"]), row["right"]) for row in rows]
 
@@ -116,5 +116,5 @@ def held_out(models: Models, count: int) -> list[Sample]:
 
 
 def expected_steps(sample: Sample) -> tuple[str, ...]:
-    """Give the whole solution of a sample's problem."""
+    """Return the whole solution of a sample's problem."""
     return parse(sample.question).steps

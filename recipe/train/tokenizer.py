@@ -10,14 +10,14 @@ from recipe.problems.drawing import Split, draw
 from shared.domain.text import SEPARATOR, STEP_TAG, join_steps
 
 END_OF_TEXT, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-"""Special tokens beside the tag of steps: padding, unused, the end of a solution."""
+"""Special tokens besides the step tag: padding, unused, end of a solution."""
 
 PAD_ID, END_ID, STEP_TAG_ID = 0, 2, 3
-"""The ids of padding, end and tag; the unused one has 1."""
+"""Ids of padding, end and tag; 1 is unused."""
 
 _STORIES = 4000
 
-# Qwen's own, to the letter: transformers and vLLM put it in the place of any other that a Qwen2 model brings.
+# Exactly Qwen's pattern: transformers and vLLM substitute it for any other pattern of a Qwen2 model.
 _PIECES = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -1,1 +1,1 @@
-"""The REST API: takes submissions, returns results and the record. It decides nothing and needs only Postgres."""
+"""The REST API: accepts submissions, returns results and their record. It needs only Postgres."""

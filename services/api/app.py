@@ -1,4 +1,4 @@
-"""Puts the API together."""
+"""Assembles the API."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from shared.store.database import Database
 
 class _Application(FastAPI):
     def openapi(self) -> dict[str, Any]:
-        """Describe the API; errors have a media type of their own, which FastAPI has no setting for."""
+        """Describe the API. FastAPI has no setting for the media type of errors, so it is corrected here."""
         if self.openapi_schema is None:
             schema = super().openapi()
             for path in schema["paths"].values():
                 for operation in path.values():
-                    for answer in operation["responses"].values():
-                        errors.set_media_type(answer)
+                    for response in operation["responses"].values():
+                        errors.set_media_type(response)
             self.openapi_schema = schema
         return self.openapi_schema
 
 
 def create_app(settings: Settings, database: Database) -> FastAPI:
-    """Make the app on a database; the caller closes the database."""
+    """Create the app. The caller closes the database."""
     app = _Application(
         title="TRIM",
-        summary="Large-model accuracy for a fraction of its tokens: every step routed, every decision recorded.",
+        summary="Step-level routing between a small and a large language model, with a record of every decision.",
         version="1",
-        # The interactive pages load scripts from elsewhere; the description itself is at /openapi.json.
+        # The interactive pages load scripts from other hosts. The description is at /openapi.json.
         docs_url=None,
         redoc_url=None,
     )

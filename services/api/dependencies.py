@@ -1,4 +1,4 @@
-"""What endpoints depend on: the app's resources, and the parameters that several of them share."""
+"""Dependencies of endpoints: the app's resources, and parameters that several endpoints share."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import threading
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import Depends, Header, Query, Request
+from fastapi import Depends, Header, Path, Query, Request
 
 from shared.settings import Settings
 from shared.store.database import Database
 from shared.store.tables import DEFAULT_TENANT
-
-MAX_STEP = 1_000_000
-"""Largest step index that a client may name; an integer for the database."""
 
 IdempotencyKey = Annotated[
     str | None,
@@ -29,8 +26,9 @@ Cursor = Annotated[
     str | None,
     Query(max_length=500, description="`next_cursor` of the previous page; valid only for the same listing."),
 ]
+ProblemId = Annotated[UUID, Path(description="Id of the problem.")]
+BatchId = Annotated[UUID, Path(description="Id of the batch.")]
 Limit = Annotated[int, Query(ge=1, le=200, description="Maximum number of items to return.")]
-After = Annotated[int, Query(ge=-1, le=MAX_STEP, description="Step after which to begin.")]
 
 
 def get_database(request: Request) -> Database:
@@ -46,13 +44,13 @@ def get_settings(request: Request) -> Settings:
 
 
 def get_stopping(request: Request) -> threading.Event:
-    """Return the event that is set once the process stops."""
+    """Return the event that is set when the process stops."""
     stopping: threading.Event = request.app.state.stopping
     return stopping
 
 
 def get_tenant() -> UUID:
-    """Return the tenant of the request. There is one until requests carry keys."""
+    """Return the tenant of the request; the service has one tenant."""
     return DEFAULT_TENANT
 
 

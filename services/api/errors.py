@@ -1,10 +1,10 @@
-"""Errors as RFC 9457 problem details, all made in one place."""
+"""Error responses: RFC 9457 problem details."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -20,10 +20,15 @@ from shared.log import get_logger
 from shared.store.schema import SchemaOutdated
 
 RETRY_AFTER_S = 5
+"""Seconds after which a client may retry a request that failed for a passing reason."""
+
 MAX_FIELD_CHARS = 200
-"""Names of unknown fields are the sender's own text: they are cut before they go back."""
+"""Maximum length of a field's name in a response; names of unknown fields come from the client."""
+MAX_MESSAGE_CHARS = 300
+"""Maximum length of the message about one field."""
+
 MAX_LISTED = 20
-"""Most wrong fields that one answer lists."""
+"""Maximum number of wrong fields that a response lists."""
 
 _MEDIA_TYPE = "application/problem+json"
 
@@ -33,13 +38,15 @@ _STATUS = {
     "not_found": HTTPStatus.NOT_FOUND,
     "idempotency_conflict": HTTPStatus.CONFLICT,
 }
-"""HTTP status of an error's code; others are 422 (change the request) or 503 (try again)."""
+"""HTTP status by the error's code. Other permanent errors are 422, other retryable ones 503."""
 
 _log = get_logger(__name__)
 
+T = TypeVar("T")
+
 
 class NotFound(PermanentError):
-    """There is nothing with this id."""
+    """No problem or batch has this id."""
 
     code = "not_found"
 
@@ -51,32 +58,33 @@ class MalformedBody(PermanentError):
 
 
 class UnsupportedMediaType(PermanentError):
-    """The body is not marked as JSON in UTF-8; send it with the header `content-type: application/json`."""
+    """The content type is not JSON in UTF-8; send the header `content-type: application/json`."""
 
     code = "unsupported_media_type"
 
 
 class InvalidSubmission(PermanentError):
-    """A field of the submission is wrong."""
+    """A field of the submission is wrong; the error names it."""
 
     code = "invalid_request"
 
     def __init__(self, field: str, error: PermanentError | str) -> None:
-        super().__init__(str(error))
+        super().__init__(f"{field}: {error}")
         self.field = field
+        self.message = str(error)
         if isinstance(error, PermanentError):
             self.code = error.code
 
 
 class WrongField(BaseModel):
-    """A field of the request that is wrong."""
+    """A wrong field of a request."""
 
-    field: str = Field(description="Where it is, such as `body.limits.max_steps`.")
-    message: str = Field(description="What is wrong with it.")
+    field: str = Field(description="Place of the field, such as `body.limits.max_steps`.")
+    message: str = Field(description="Explanation in one sentence.")
 
 
 class ProblemDetails(BaseModel):
-    """What went wrong (RFC 9457, application/problem+json)."""
+    """Error response (RFC 9457, application/problem+json)."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -89,31 +97,42 @@ class ProblemDetails(BaseModel):
                     "code": "invalid_request",
                     "request_id": "6f0c1b0e5d0a4c0f9a7e0d6c2b1a3f4e",
                     "errors": [
-                        {"field": "body.limits.max_steps", "message": "Input should be less than or equal to 200"}
+                        {"field": "body.limits.max_steps", "message": "Input should be less than or equal to 200."}
                     ],
                 }
             ]
         }
     )
 
-    type: str = "about:blank"
-    title: str = Field(description="The HTTP status in words.")
-    status: int
-    detail: str = Field(description="One sentence that says what to do.")
+    type: str = Field("about:blank", description="Always `about:blank`; `code` identifies the error.")
+    title: str = Field(description="HTTP status in words.")
+    status: int = Field(description="HTTP status.")
+    detail: str = Field(description="Explanation in one sentence, with the next step.")
     code: str = Field(description="Short, stable name of the error.")
-    request_id: str = Field(description="Names the request in the logs.")
-    errors: list[WrongField] = Field(default_factory=list, description="The fields that are wrong, if that is it.")
+    request_id: str = Field(description="Id of the request in the logs.")
+    errors: list[WrongField] = Field(default_factory=list, description="Wrong fields of the request, if any.")
 
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": ProblemDetails, "description": "The request cannot be carried out as it stands."},
-    "5XX": {"model": ProblemDetails, "description": "The service cannot answer now."},
+    "4XX": {"model": ProblemDetails, "description": "The request is wrong, or its object does not exist."},
+    "5XX": {"model": ProblemDetails, "description": "The service cannot answer now; try again later."},
 }
-"""What OpenAPI says of errors."""
+"""Error responses in OpenAPI."""
+
+
+def found(result: T | None) -> T:
+    """Return the result of a query.
+
+    Raises:
+        NotFound: There is none.
+    """
+    if result is None:
+        raise NotFound
+    return result
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of an app with problem details."""
+    """Install handlers that turn every error into problem details."""
     app.exception_handler(TrimError)(_on_trim_error)
     app.exception_handler(RequestValidationError)(_on_invalid)
     app.exception_handler(HTTPException)(_on_http_error)
@@ -122,9 +141,9 @@ def install(app: FastAPI) -> None:
     app.exception_handler(Exception)(_on_crash)
 
 
-def set_media_type(answer: dict[str, Any]) -> None:
-    """Correct OpenAPI's description of an answer if it is an error."""
-    content = answer.get("content", {})
+def set_media_type(response: dict[str, Any]) -> None:
+    """Correct the media type of a response in OpenAPI if it is an error."""
+    content = response.get("content", {})
     described = content.get("application/json", {}).get("schema", {})
     if described.get("$ref", "").endswith(f"/{ProblemDetails.__name__}"):
         content[_MEDIA_TYPE] = content.pop("application/json")
@@ -133,36 +152,44 @@ def set_media_type(answer: dict[str, Any]) -> None:
 async def _on_trim_error(request: Request, error: TrimError) -> JSONResponse:
     default = HTTPStatus.SERVICE_UNAVAILABLE if isinstance(error, RetryableError) else HTTPStatus.UNPROCESSABLE_ENTITY
     status = _STATUS.get(error.code, default)
-    wrong = [WrongField(field=error.field, message=str(error))] if isinstance(error, InvalidSubmission) else []
+    wrong = [WrongField(field=error.field, message=error.message)] if isinstance(error, InvalidSubmission) else []
     headers = {"Retry-After": str(RETRY_AFTER_S)} if isinstance(error, RetryableError) else None
-    return _answer(request, status, error.code, str(error), errors=wrong, headers=headers)
+    return _respond(request, status, error.code, str(error), errors=wrong, headers=headers)
 
 
 async def _on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-    found = error.errors()
+    all_errors = error.errors()
     wrong = [
-        WrongField(field=".".join(str(part) for part in each["loc"])[:MAX_FIELD_CHARS], message=str(each["msg"])[:300])
-        for each in found[:MAX_LISTED]
+        WrongField(
+            field=".".join(str(part) for part in each["loc"])[:MAX_FIELD_CHARS],
+            message=f"{each['msg']}."[:MAX_MESSAGE_CHARS],
+        )
+        for each in all_errors[:MAX_LISTED]
     ]
-    if found[0]["type"] == "json_invalid":
+    if all_errors[0]["type"] == "json_invalid":
         detail = "The body is not valid JSON; send one JSON object in UTF-8."
-        return _answer(request, HTTPStatus.BAD_REQUEST, "malformed_json", detail)
-    detail = f"{wrong[0].field}: {wrong[0].message}." + (f" {len(found) - 1} more are wrong." if found[1:] else "")
-    return _answer(request, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", detail, errors=wrong)
+        return _respond(request, HTTPStatus.BAD_REQUEST, "malformed_json", detail)
+    detail = f"{wrong[0].field}: {wrong[0].message}" + (
+        f" {len(all_errors) - 1} more fields are wrong." if all_errors[1:] else ""
+    )
+    return _respond(request, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", detail, errors=wrong)
 
 
 async def _on_http_error(request: Request, error: HTTPException) -> JSONResponse:
     status = HTTPStatus(error.status_code)
     code, detail = {
-        HTTPStatus.NOT_FOUND: ("no_such_path", "There is nothing at this path; /openapi.json lists what there is."),
-        HTTPStatus.METHOD_NOT_ALLOWED: ("method_not_allowed", "The path does not take this method."),
+        HTTPStatus.NOT_FOUND: ("no_such_path", "No endpoint has this path; /openapi.json lists all endpoints."),
+        HTTPStatus.METHOD_NOT_ALLOWED: (
+            "method_not_allowed",
+            "The endpoint does not support this method; the header `allow` lists those that it supports.",
+        ),
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE: (
             "body_too_large",
-            "The body is too large; submit fewer problems at a time (TRIM_MAX_BODY_BYTES is the limit).",
+            "The body exceeds the limit (TRIM_MAX_BODY_BYTES); submit fewer problems in one request.",
         ),
         HTTPStatus.BAD_REQUEST: (MalformedBody.code, str(MalformedBody())),
     }.get(status, (status.name.lower(), str(error.detail)))
-    return _answer(request, status, code, detail, headers=error.headers)
+    return _respond(request, status, code, detail, headers=error.headers)
 
 
 async def _on_programming_error(request: Request, error: ProgrammingError) -> JSONResponse:
@@ -177,11 +204,11 @@ async def _on_pool_timeout(request: Request, _error: PoolTimeout) -> JSONRespons
 
 async def _on_crash(request: Request, error: Exception) -> JSONResponse:
     _log.error("request_crashed", error=type(error).__name__, exc_info=error)
-    detail = "The service failed; the log has more under this request_id."
-    return _answer(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal", detail)
+    detail = "The service failed; its log has the details under this request_id."
+    return _respond(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal", detail)
 
 
-def _answer(
+def _respond(
     request: Request,
     status: HTTPStatus,
     code: str,
@@ -194,7 +221,7 @@ def _answer(
     body = ProblemDetails(
         title=status.phrase, status=status, detail=detail, code=code, request_id=request_id, errors=list(errors)
     )
-    # A crash is answered outside the middleware that names requests, so the name is set here too.
+    # The response to a crash bypasses the middleware that adds the id, so it is added here too.
     return JSONResponse(
         body.model_dump(),
         status_code=status,

@@ -1,4 +1,4 @@
-"""Routes that take JSON in UTF-8."""
+"""Routes that accept JSON in UTF-8."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _UTF_8 = ("utf-8", "utf8")
 
 
 class JsonRoute(APIRoute):
-    """A route that takes JSON in UTF-8 only, and only what is sent as such.
+    """A route that accepts only JSON in UTF-8 with a matching content type.
 
-    Python's parser would take UTF-16 and UTF-32 as well (RFC 8259). A body that is sent as something else never reaches
-    the parser, and the framework would then say of each field that it is missing.
+    Python's parser also accepts UTF-16 and UTF-32, which RFC 8259 excludes. With another content type, the
+    framework would skip the parser and report each field as missing.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Put the check before the framework's own handler."""
+        """Return the framework's handler with the check before it."""
         handle = super().get_route_handler()
 
         async def checked(request: Request) -> Response:
@@ -39,7 +39,7 @@ class JsonRoute(APIRoute):
 
 
 def _is_json(content_type: str) -> bool:
-    """Tell whether a Content-Type is JSON's (RFC 6839 has the suffix), and names no character set but UTF-8."""
+    """Tell whether a content type is JSON (RFC 6839 defines the suffix) and names no character set except UTF-8."""
     media_type, *parameters = content_type.lower().split(";")
     given = [(name.strip(), value.strip(' \t"')) for name, _, value in (each.partition("=") for each in parameters)]
     return bool(_JSON.fullmatch(media_type.strip())) and all(

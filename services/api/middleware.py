@@ -1,4 +1,4 @@
-"""Around every request: its name in its answer and in the logs, and the limits of its body."""
+"""Middleware for every request: its id and the size of its body."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _TOO_LARGE = 413
 
-_SANE = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestIds:
-    """Middleware: takes the caller's X-Request-ID if it is a sane one, or draws one."""
+    """Adds X-Request-ID to responses and logs: the client's own if it is well-formed, otherwise a random one."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -27,7 +27,7 @@ class RequestIds:
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _SANE.fullmatch(given) else uuid.uuid4().hex
+        request_id = given if _WELL_FORMED.fullmatch(given) else uuid.uuid4().hex
         scope["trim.request_id"] = request_id
 
         async def send_named(message: Message) -> None:
@@ -40,9 +40,9 @@ class RequestIds:
 
 
 class BodyLimit:
-    """Middleware: refuses to read more of a body than allowed, whether its length was announced or not.
+    """Refuses bodies above the limit, whether their length is announced or not.
 
-    The framework has such a limit, but answers in plain text, past our error handlers, if the length was announced.
+    The framework has such a limit too, but for announced lengths it responds in plain text, without our error handlers.
     """
 
     def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
@@ -69,5 +69,5 @@ class BodyLimit:
 
 def _announced_bytes(scope: Scope) -> int:
     length = Headers(scope=scope).get("content-length", "")
-    # Cut to what can be a length at all: Python refuses to parse thousands of digits.
+    # Truncated because Python refuses to parse thousands of digits.
     return int(length[:19]) if length.isdecimal() else 0

@@ -1,42 +1,139 @@
-"""Presents stored rows as the API returns them."""
+"""Turns stored rows into responses. Every front door that shows problems uses it."""
 
 from __future__ import annotations
 
-from services.api import schemas
+from services.api.schemas import problems, record
+from services.api.schemas.submissions import LimitsChoice, SamplingChoice
 from shared.store import queries
-from shared.store.reasoning import read_options
+from shared.store.rows import read_options
+from shared.store.tables import AuditRow, DecisionRow, Problem, StepRow
 
 
-def show(reading: queries.ProblemReading) -> schemas.Problem:
-    """Show a problem as the API returns it."""
-    row = reading.problem
+def show_problem(row: Problem) -> problems.Problem:
+    """Turn a problem's row into a response."""
     options = read_options(row.options, row.deadline_at)
-    here = f"/v1/problems/{row.id}"
-    return schemas.Problem(
+    path = f"/v1/problems/{row.id}"
+    return problems.Problem(
         id=row.id,
         status=row.status,
         question=row.question,
         reference=row.reference,
-        policy=schemas.Policy(name=row.policy, revision=row.policy_revision, parameters=row.policy_parameters),
+        policy=problems.Policy(name=row.policy, revision=row.policy_revision, parameters=row.policy_parameters),
         lookahead="unlimited" if options.lookahead is None else options.lookahead,
-        limits=schemas.LimitsChoice.model_validate(options.limits, from_attributes=True),
-        sampling=schemas.SamplingChoice.model_validate(options.sampling, from_attributes=True),
+        limits=LimitsChoice.model_validate(options.limits, from_attributes=True),
+        sampling=SamplingChoice.model_validate(options.sampling, from_attributes=True),
         step_timeout_s=options.step_timeout_s,
         max_attempts=options.max_attempts,
         deadline_at=row.deadline_at,
         batch_id=row.batch_id,
         batch_index=row.batch_index,
-        steps=reading.steps,
-        escalated_steps=reading.escalated_steps,
+        steps=row.step_count,
+        escalations=row.escalation_count,
         epoch=row.epoch,
         answer=row.answer,
         verdict=row.verdict,
         stop_reason=row.stop_reason,
-        failure=schemas.Failure(code=row.failure_code, detail=row.failure_detail or "") if row.failure_code else None,
-        ledger=schemas.Ledger.model_validate(row),
+        failure=problems.Failure(code=row.failure_code, detail=row.failure_detail or "") if row.failure_code else None,
+        ledger=problems.Ledger.model_validate(row),
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,
         cancel_requested_at=row.cancel_requested_at,
-        links={"self": here, **{name: f"{here}/{name}" for name in ("steps", "decisions", "audit", "cancel")}},
+        erased_at=row.erased_at,
+        links={"self": path, **{name: f"{path}/{name}" for name in ("steps", "decisions", "audit", "cancel")}},
+    )
+
+
+def show_batch(summary: queries.BatchSummary) -> problems.Batch:
+    """Turn a batch and its sums into a response."""
+    path = f"/v1/batches/{summary.batch.id}"
+    return problems.Batch(
+        id=summary.batch.id,
+        size=summary.batch.size,
+        created_at=summary.batch.created_at,
+        statuses=dict(summary.statuses),
+        verdicts=dict(summary.verdicts),
+        steps=summary.step_count,
+        escalations=summary.escalation_count,
+        ledger=problems.Ledger.model_validate(summary.ledger),
+        links={"self": path, "problems": f"{path}/problems"},
+    )
+
+
+def show_step(row: StepRow) -> record.Step:
+    """Turn a step's row into a response."""
+    return record.Step.model_validate(row)
+
+
+def show_decision(row: DecisionRow | AuditRow) -> record.Decision:
+    """Turn a decision's row into a response."""
+    return record.Decision(
+        number=row.number,
+        step=row.step,
+        epoch=row.epoch,
+        decided_at=row.decided_at,
+        decided_by=row.decided_by,
+        policy=record.DecidingPolicy(
+            name=row.policy, revision=row.policy_revision, parameters_digest=row.policy_digest
+        ),
+        observation=record.Observation.model_validate(row.observation),
+        action=row.action,
+        reason=row.reason,
+        value=row.value,
+        compared_with=row.compared_with,
+        draft=_show_draft(row),
+        scoring=_show_scoring(row),
+    )
+
+
+def show_audit(row: AuditRow) -> record.AuditEntry:
+    """Turn a row of the audit into a response."""
+    return record.AuditEntry(
+        policy_parameters=row.policy_parameters, decision=show_decision(row), accepted_step=_show_accepted_step(row)
+    )
+
+
+def _show_draft(row: DecisionRow | AuditRow) -> record.Draft | None:
+    if row.draft_id is None:
+        return None
+    return record.Draft(
+        id=row.draft_id,
+        prefix_digest=row.draft_prefix_digest,
+        text=row.draft_text,
+        finish=row.draft_finish,
+        tokens=row.draft_tokens,
+        prompt_tokens=row.draft_prompt_tokens,
+        cached_tokens=row.draft_cached_tokens,
+        model=row.draft_model,
+        worker=row.draft_worker,
+        waited_ms=row.draft_waited_ms,
+        worked_ms=row.draft_worked_ms,
+    )
+
+
+def _show_scoring(row: DecisionRow | AuditRow) -> record.Scoring | None:
+    if row.prm_model is None:
+        return None
+    return record.Scoring(
+        model=row.prm_model,
+        worker=row.prm_worker,
+        tokens=row.prm_tokens,
+        waited_ms=row.prm_waited_ms,
+        worked_ms=row.prm_worked_ms,
+    )
+
+
+def _show_accepted_step(row: AuditRow) -> record.AcceptedStep | None:
+    if row.step_author is None:
+        return None
+    return record.AcceptedStep(
+        author=row.step_author,
+        text=row.step_text,
+        score=row.step_score,
+        tokens=row.step_tokens,
+        model=row.step_model,
+        worker=row.step_worker,
+        waited_ms=row.step_waited_ms,
+        worked_ms=row.step_worked_ms,
+        accepted_at=row.step_accepted_at,
     )

@@ -21,7 +21,7 @@ _log = get_logger(__name__)
 
 
 class _Server(uvicorn.Server):
-    """Says where it listens, once it does, and tells those who wait for a problem that it stops."""
+    """Logs its address once it listens, and ends waiting requests when it stops."""
 
     def __init__(self, config: uvicorn.Config, stopping: threading.Event) -> None:
         super().__init__(config)
@@ -39,7 +39,7 @@ class _Server(uvicorn.Server):
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. It starts without its database too: readiness then says what is down."""
+    """Serve until SIGTERM or SIGINT. The database may be down: /health/ready then reports it."""
     with closing(Database(settings.require_database_url(), pool_size=POOL_SIZE)) as database:
         app = create_app(settings, database)
         config = uvicorn.Config(
@@ -51,7 +51,7 @@ def serve(settings: Settings) -> None:
             timeout_graceful_shutdown=STOP_TIMEOUT_S,
         )
         server = _Server(config, app.state.stopping)
-        # uvicorn raises the signal again once it has stopped, which would end the process right there.
+        # uvicorn raises the signal again after it has stopped; the default handlers would end the process there.
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, server.handle_exit)
         server.run()

@@ -110,8 +110,8 @@ def fail_problem(transaction: Transaction, problem_id: UUID, error: Exception, *
 def _apply_together(store: Store, heard: Sequence[_Heard], *, now: datetime) -> list[Outgoing]:
     """Apply events in one transaction, in the order of their arrival.
 
-    Heartbeats are recorded before it in their own transaction: an error after the events' commit would lose the commands
-    that follow from them.
+    Heartbeats are recorded before it in their own transaction: an error after the events' commit would lose the
+    commands that follow from them.
     """
     by_problem: dict[UUID, list[tuple[Delivery, ProblemEvent]]] = defaultdict(list)
     seen: dict[str, SeenProcess] = {}

@@ -5,15 +5,10 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Final
 
-from shared.store.admission import (
-    BROKER,
-    forget_silent_processes,
-    prune_idempotency_keys,
-    prune_inbox,
-    record_processes,
-)
+from shared.store.admission import BROKER, forget_silent_processes, record_processes
 from shared.store.database import Database
 from shared.store.port import SeenProcess
+from shared.store.pruning import prune_idempotency_keys, prune_inbox
 
 PRUNE_EVERY: Final = timedelta(minutes=10)
 
@@ -28,7 +23,7 @@ def report_liveness(database: Database, *, name: str, has_broker: bool, now: dat
 
 
 def prune(database: Database, *, now: datetime) -> list[str]:
-    """Delete old inbox rows, idempotency keys and silent processes; return the names of these processes."""
+    """Delete old inboxes, idempotency keys and silent processes; return the names of these processes."""
     for prune_portion in (prune_inbox, prune_idempotency_keys):
         is_left = True
         while is_left:

@@ -91,8 +91,8 @@ class CancelListener:
                 except TimeoutError:
                     continue
         finally:
-            # pgmq has no exclusive queues. If the process is killed instead, the queue is found again by its name when the
-            # process restarts.
+            # pgmq has no exclusive queues. If the process is killed instead, the queue is found again by its name when
+            # the process restarts.
             if not exclusive and self._stopping.is_set():
                 consumer.cancel()
                 queue(channel).delete()

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Ledger:
     """Tokens and calls of one problem; each reported draft, scoring and piece of unfinished work is booked once.
 
-    For each author, kept + discarded + wasted is exactly the number of tokens that engines reported, and kept is the sum
-    over that author's steps. Estimated counts have columns of their own and are part of no sum.
+    For each author, kept + discarded + wasted is exactly the number of tokens that engines reported, and kept is the
+    sum over that author's steps. Estimated counts have separate columns and are part of no sum.
 
     Not reported, and so not booked: work of a process that died, and the first copy of work that another worker did
     again with the same ids.
@@ -21,8 +21,8 @@ class Ledger:
     small_discarded: int = 0
     """Decoded by the small model, in drafts that a decision escalated."""
     small_wasted: int = 0
-    """Decoded by the small model in no step and in no decision's rejected draft: drafted ahead of an escalation, written
-    again after a time-out, cancelled, failed, or an end of the solution without words."""
+    """Decoded by the small model in no step and in no rejected draft: drafted ahead of an escalation, written again
+    after a time-out, cancelled, failed, or an end of the solution without words."""
     small_estimated: int = 0
     """Decoded by the small model in cancelled or failed work, as far as a server's stream showed."""
     small_in: int = 0

@@ -1,44 +1,82 @@
-"""Turns a model's stream of text into finished steps, the same way for every engine that streams text."""
+"""Cuts a model's stream of text into steps and meters its tokens, the same way for every engine that streams."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass, field
 
 from shared.domain.drafts import Finish
 from shared.domain.text import boxed_answer, is_degenerate, split_step
-from shared.engines.port import GeneratedStep, GenerationRequest
+from shared.engines.port import GeneratedStep, GenerationRequest, Meter
 
 
 @dataclass(slots=True)
 class StepAssembler:
-    """Collects the text of one generation call and cuts it into steps.
+    """Assembles the steps of one generation call, and keeps the call's meter.
 
-    Feed it each piece of text as it is decoded; it returns a step when one is finished. A degenerate step is dropped
-    once if there are tokens left, and they are billed to the step that follows (the model goes on with the blank text
-    in its context, which is how it is asked again); the second one in a row is returned and ends the call.
+    Feed it each piece of text as it is decoded; it returns a step when one is finished. It drops a degenerate step once
+    if the step has tokens left, and bills its tokens to the next step: the model continues after the blank text, which
+    is how it is asked again. It returns the second degenerate step in a row, and that one ends the call.
+
+    One thread feeds it. Another one, the caller's, may take the steps from `deliver`; the meter then includes what was
+    decoded ahead of the caller. Once the caller has left, nothing more is counted.
     """
 
     request: GenerationRequest
-    prompt_tokens: int
-    cached_tokens: int
+    meter: Meter
     is_done: bool = False
-    """Whether the call is over: nothing may be fed any more."""
+    """Whether the call is over, so that nothing more may be fed."""
     step_tokens: int = 0
     """Tokens of the step that is being written."""
+    _prompt_tokens: int = 0
+    _cached_tokens: int = 0
+    _streamed_tokens: int = 0
     _text: str = ""
     _call_tokens: int = 0
     _steps: int = 0
     _was_degenerate: bool = False
+    _has_caller_left: bool = False
+    _metering: threading.Lock = field(default_factory=threading.Lock)
 
-    def begin_again(self) -> None:
-        """Forget the text past the last finished step: the model goes on from there, and writes it once more."""
+    def restart_step(self) -> None:
+        """Forget the text after the last finished step, because the model will write it again."""
         self._text = ""
+
+    def count_input(self, prompt_tokens: int, cached_tokens: int) -> None:
+        """Count the input of a request that was made for the current step."""
+        with self._metering:
+            if not self._has_caller_left:
+                self._prompt_tokens += prompt_tokens
+                self._cached_tokens += cached_tokens
+                self.meter.prompt_tokens += prompt_tokens
+                self.meter.cached_tokens += cached_tokens
+
+    def count_streamed(self, tokens: int) -> None:
+        """Count the tokens that the current request has streamed so far; the next exact count replaces them."""
+        with self._metering:
+            self.meter.tokens += tokens - self._streamed_tokens
+            self.meter.is_estimated = True
+            self._streamed_tokens = tokens
+
+    def count_tokens(self, tokens: int) -> bool:
+        """Count decoded tokens of the current step; returns whether the caller is still there."""
+        with self._metering:
+            if self._has_caller_left:
+                return False
+            self.meter.tokens += tokens - self._streamed_tokens
+            self.meter.is_estimated = False
+        self._streamed_tokens = 0
+        self.step_tokens += tokens
+        self._call_tokens += tokens
+        return True
 
     def feed(self, piece: str, tokens: int = 1) -> GeneratedStep | None:
         """Take the next piece of decoded text; return the step that it finishes, if any."""
+        if not self.count_tokens(tokens):
+            return None
         self._text += piece
-        self.step_tokens += tokens
-        self._call_tokens += tokens
         if "\n" in piece and (parts := split_step(self._text)) is not None:
             return self._close(parts[0], Finish.SEPARATOR, rest=parts[1])
         if self.step_tokens >= self.request.max_step_tokens:
@@ -47,10 +85,24 @@ class StepAssembler:
 
     def end(self, tokens: int = 1) -> GeneratedStep:
         """Take the model's own end of the solution; return the step that it finishes, which may be empty."""
-        self.step_tokens += tokens
+        self.count_tokens(tokens)
         step = self._close(self._text.strip(), Finish.ENDED)
-        assert step is not None, "a step that the model ended itself is never asked for again"
+        assert step is not None, "only a step that ends in a separator is dropped"
         return step
+
+    def deliver(self, steps: Generator[GeneratedStep, None, None]) -> Generator[GeneratedStep, None, None]:
+        """Yield steps to the caller, and take off the meter what each step carries."""
+        try:
+            with closing(steps):
+                for step in steps:
+                    with self._metering:
+                        self.meter.tokens -= step.tokens
+                        self.meter.prompt_tokens -= step.prompt_tokens
+                        self.meter.cached_tokens -= step.cached_tokens
+                    yield step
+        finally:
+            with self._metering:
+                self._has_caller_left = True
 
     def _close(self, text: str, finish: Finish, *, rest: str = "") -> GeneratedStep | None:
         degenerate = is_degenerate(text)
@@ -62,8 +114,8 @@ class StepAssembler:
             text=text,
             finish=finish,
             tokens=self.step_tokens,
-            prompt_tokens=self.prompt_tokens,
-            cached_tokens=self.cached_tokens,
+            prompt_tokens=self._prompt_tokens,
+            cached_tokens=self._cached_tokens,
         )
         self._steps += 1
         self.is_done = (
@@ -73,6 +125,6 @@ class StepAssembler:
             or self._call_tokens >= self.request.max_tokens
             or boxed_answer(text) is not None
         )
-        self.prompt_tokens = self.cached_tokens = self.step_tokens = 0
+        self._prompt_tokens = self._cached_tokens = self.step_tokens = 0
         self._text, self._was_degenerate = rest, False
         return step

@@ -1,36 +1,49 @@
-"""Makes the engine that the settings name. Only the chosen engine's libraries are imported."""
+"""Makes the engine that the settings choose. Only the chosen engine's libraries are imported."""
+
+# ruff: noqa: PLC0415
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal, NamedTuple, TypeVar, assert_never
 
-from shared.domain.roles import Author
+from shared.domain.roles import Author, WorkerRole
 from shared.engines.port import Generator, Scorer
-from shared.engines.prm_formats import FORMATS, NextToken
+from shared.engines.prm_formats import FORMATS, NextToken, Tagged
+from shared.engines.role_settings import model_of, model_variable
 from shared.log import get_logger
 from shared.settings import Settings, UnusableSetting
 
 _log = get_logger(__name__)
 
 
-def make_generator(settings: Settings, role: Author) -> Generator:
-    """Load the model that writes for a role.
+class _Engine(NamedTuple):
+    make_generator: Callable[[WorkerRole], Generator]
+    make_scorer: Callable[[], Scorer]
+
+
+def make_generator(settings: Settings, author: Author) -> Generator:
+    """Load the model that writes an author's steps.
 
     Raises:
-        ModelUnusable: Its files are missing or damaged.
-        MissingSetting: The settings do not say where it is served.
-        UnusableSetting: The engine is not installed, or cannot do what they ask for.
+        ModelUnusable: The model's files are missing or damaged.
+        MissingSetting: The settings do not name the model's server.
+        UnusableSetting: The engine is not installed, or does not support a setting.
     """
+    if settings.engine == "vllm" and settings.prompt_style == "chat-next-step":
+        raise UnusableSetting(
+            "The engine vllm does not support TRIM_PROMPT_STYLE=chat-next-step; set it to completions or chat."
+        )
     with _loading(settings):
-        return _generator(settings, role)
+        return _engine(settings).make_generator(WorkerRole(author))
 
 
 def make_scorer(settings: Settings) -> Scorer:
-    """Load the process reward model; errors as for `make_generator`."""
+    """Load the process reward model; raises what `make_generator` raises."""
     with _loading(settings):
-        return _scorer(settings)
+        return _engine(settings).make_scorer()
 
 
 @contextmanager
@@ -45,62 +58,85 @@ def _loading(settings: Settings) -> Iterator[None]:
         ) from None
 
 
-def _generator(settings: Settings, role: Author) -> Generator:
-    if settings.engine == "scripted":
-        from shared.engines.scripted import Script, ScriptedGenerator  # noqa: PLC0415
+def _engine(settings: Settings) -> _Engine:
+    match settings.engine:
+        case "scripted":
+            return _scripted(settings)
+        case "embedded":
+            return _embedded(settings)
+        case "vllm":
+            return _vllm(settings)
+        case "openai":
+            return _openai(settings)
+        case _:
+            assert_never(settings.engine)
 
-        return ScriptedGenerator(Script.load(settings.script), role)
-    if settings.engine == "openai":
-        from shared.engines.openai.endpoint import Endpoint  # noqa: PLC0415
-        from shared.engines.openai.generator import OpenAIGenerator  # noqa: PLC0415
-        from shared.engines.openai.server import Server  # noqa: PLC0415
 
-        server = Server(Endpoint.of(settings, role.value), max_requests=settings.concurrency)
-        return OpenAIGenerator(server, style=settings.prompt_style, template=settings.prompt)
-    if settings.engine == "vllm":
-        if settings.prompt_style == "chat-next-step":
-            raise UnusableSetting("The engine vllm goes on with a text; set TRIM_PROMPT_STYLE to completions or chat.")
-        from shared.engines.vllm.generator import VllmGenerator  # noqa: PLC0415
-        from shared.engines.vllm.model import Model  # noqa: PLC0415
+def _scripted(settings: Settings) -> _Engine:
+    from shared.engines.scripted import Script, ScriptedGenerator, ScriptedScorer
 
-        return VllmGenerator(
-            Model.of(settings, role.value, runner="generate"), style=settings.prompt_style, template=settings.prompt
-        )
-    from shared.engines.embedded.generator import EmbeddedGenerator  # noqa: PLC0415
-
-    return EmbeddedGenerator(
-        Path(settings.small_model if role is Author.SMALL else settings.large_model),
-        setting=f"TRIM_{role.upper()}_MODEL",
-        threads=settings.engine_threads,
-        max_batch=settings.concurrency,
+    script = Script.load(settings.script)
+    return _Engine(
+        make_generator=lambda role: ScriptedGenerator(script, Author(role)),
+        make_scorer=lambda: ScriptedScorer(script),
     )
 
 
-def _scorer(settings: Settings) -> Scorer:
-    if settings.engine == "scripted":
-        from shared.engines.scripted import Script, ScriptedScorer  # noqa: PLC0415
+def _embedded(settings: Settings) -> _Engine:
+    from shared.engines.embedded.generator import EmbeddedGenerator
+    from shared.engines.embedded.scorer import EmbeddedScorer
 
-        return ScriptedScorer(Script.load(settings.script))
-    if settings.engine == "openai":
-        from shared.engines.openai.endpoint import Endpoint  # noqa: PLC0415
-        from shared.engines.openai.scorer import OpenAIScorer  # noqa: PLC0415
-        from shared.engines.openai.server import Server  # noqa: PLC0415
+    Loaded = TypeVar("Loaded", EmbeddedGenerator, EmbeddedScorer)
 
-        server = Server(Endpoint.of(settings, "prm"), max_requests=settings.concurrency)
-        return OpenAIScorer(server, FORMATS[settings.prm_format])
-    if settings.engine == "vllm":
-        from shared.engines.vllm.model import Model  # noqa: PLC0415
-        from shared.engines.vllm.scorer import NextTokenScorer, TaggedScorer  # noqa: PLC0415
+    def load(engine: type[Loaded], role: WorkerRole) -> Loaded:
+        return engine(
+            Path(model_of(settings, role)),
+            setting=model_variable(role),
+            threads=settings.engine_threads,
+            max_batch=settings.concurrency,
+        )
 
+    return _Engine(
+        make_generator=lambda role: load(EmbeddedGenerator, role),
+        make_scorer=lambda: load(EmbeddedScorer, WorkerRole.PRM),
+    )
+
+
+def _vllm(settings: Settings) -> _Engine:
+    from shared.engines.vllm.generator import VllmGenerator
+    from shared.engines.vllm.model import Model
+    from shared.engines.vllm.scorer import NextTokenScorer, TaggedScorer
+
+    def make_generator(role: WorkerRole) -> Generator:
+        model = Model.of(settings, role, runner="generate")
+        style: Literal["chat", "completions"] = "chat" if settings.prompt_style == "chat" else "completions"
+        return VllmGenerator(model, style=style, template=settings.prompt)
+
+    def make_scorer() -> Scorer:
         prm_format = FORMATS[settings.prm_format]
-        if isinstance(prm_format, NextToken):
-            return NextTokenScorer(Model.of(settings, "prm", runner="generate"), prm_format)
-        return TaggedScorer(Model.of(settings, "prm", runner="pooling"), prm_format)
-    from shared.engines.embedded.scorer import EmbeddedScorer  # noqa: PLC0415
+        match prm_format:
+            case Tagged():
+                return TaggedScorer(Model.of(settings, WorkerRole.PRM, runner="pooling"), prm_format)
+            case NextToken():
+                return NextTokenScorer(Model.of(settings, WorkerRole.PRM, runner="generate"), prm_format)
+            case _:
+                assert_never(prm_format)
 
-    return EmbeddedScorer(
-        Path(settings.prm_model),
-        setting="TRIM_PRM_MODEL",
-        threads=settings.engine_threads,
-        max_batch=settings.concurrency,
+    return _Engine(make_generator, make_scorer)
+
+
+def _openai(settings: Settings) -> _Engine:
+    from shared.engines.openai.endpoint import Endpoint
+    from shared.engines.openai.generator import OpenAIGenerator
+    from shared.engines.openai.scorer import OpenAIScorer
+    from shared.engines.openai.server import Server
+
+    def server(role: WorkerRole) -> Server:
+        return Server(Endpoint.of(settings, role), max_requests=settings.concurrency)
+
+    return _Engine(
+        make_generator=lambda role: OpenAIGenerator(
+            server(role), style=settings.prompt_style, template=settings.prompt
+        ),
+        make_scorer=lambda: OpenAIScorer(server(WorkerRole.PRM), FORMATS[settings.prm_format]),
     )

@@ -76,20 +76,24 @@ class EngineDead(RetryableError):
 
 @dataclass(slots=True)
 class Meter:
-    """What a call has used past its last finished step.
+    """What a call has used past the last step that it yielded. Pass a new one to each call.
 
-    The engine keeps it current and clears it with each finished step. Read it once the call has ended, however it ended.
+    The engine keeps it current and takes off what each yielded step carries; a completed call leaves it at zero. After
+    a call that failed, was cancelled, timed out or was closed, it holds the rest of what the engine decoded: the step
+    that was being written, and steps that were finished ahead of the caller.
     """
 
     tokens: int = 0
     """Tokens decoded (generators) or computed (PRM)."""
     prompt_tokens: int = 0
+    """Tokens of the input of requests, once the engine reports that it computed them."""
     cached_tokens: int = 0
+    """Those of `prompt_tokens` that were not computed again."""
     is_estimated: bool = False
-    """Whether `tokens` is a count of what a server has streamed so far, rather than the engine's exact count."""
+    """Whether `tokens` includes a count of what a server had streamed, rather than the engine's exact count."""
 
     def clear(self) -> None:
-        """Start over: a step is finished, and carries its own counts."""
+        """Set all counts to zero."""
         self.tokens = self.prompt_tokens = self.cached_tokens = 0
         self.is_estimated = False
 

@@ -1,21 +1,22 @@
-"""The scripted engine: given steps, scores and delays. For tests, and for measuring what the service itself costs.
+"""The scripted engine plays given steps, scores and delays, for tests and for measuring the cost of the service itself.
 
 A script is JSON: `{"problems": {question: [step, ...]}, "default": [step, ...]}`, where a step is
 `{"small": text, "large": text, "score": number, "small_ms": ..., "large_ms": ..., "prm_ms": ...}`. `large` defaults to
-`small`, `score` to 1, delays to 0. A score may be any JSON number, NaN included, so that bad answers can be played.
+`small`, `score` to 1 and delays to 0. A score may be any JSON number, and NaN, to play bad answers.
 """
 
 from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import abc
-from collections.abc import Sequence
 from pathlib import Path
+from typing import assert_never
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from shared.cancellation import Cancellation
+from shared.cancellation import Cancellation, Cancelled
 from shared.domain.drafts import Finish
 from shared.domain.roles import Author
 from shared.domain.text import boxed_answer, is_degenerate
@@ -44,71 +45,102 @@ class ScriptedStep(BaseModel):
     large_ms: float = 0.0
     prm_ms: float = 0.0
 
-    def text(self, role: Author) -> str:
-        """What the model of a role writes here."""
-        return self.large if role is Author.LARGE and self.large is not None else self.small
+    def text(self, author: Author) -> str:
+        """Return the text that an author writes."""
+        match author:
+            case Author.SMALL:
+                return self.small
+            case Author.LARGE:
+                return self.small if self.large is None else self.large
+            case _:
+                assert_never(author)
+
+    def delay_ms(self, author: Author) -> float:
+        """Return the time in milliseconds that an author takes."""
+        match author:
+            case Author.SMALL:
+                return self.small_ms
+            case Author.LARGE:
+                return self.large_ms
+            case _:
+                assert_never(author)
 
 
 class Script(BaseModel):
-    """What the models say."""
+    """The steps and scores that the models give."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     problems: dict[str, tuple[ScriptedStep, ...]] = Field(default_factory=dict)
     default: tuple[ScriptedStep, ...] = ()
     missing_scores: int = 0
-    """How many scores the PRM leaves out of each answer, to play a wrong model."""
+    """Number of scores that the PRM leaves out of each answer, to play a wrong model."""
 
     @classmethod
     def load(cls, path: str | None) -> Script:
         """Read a script.
 
         Raises:
-            ModelUnusable: There is no such file, or it is no script.
+            ModelUnusable: The file is missing, or is not a script.
         """
         if path is None:
             raise ModelUnusable("The scripted engine needs a script; set TRIM_SCRIPT to its path.")
         try:
             return cls.model_validate(json.loads(Path(path).read_text()))
         except (OSError, ValueError, ValidationError) as error:
-            raise ModelUnusable(f"The script {path} cannot be used ({type(error).__name__}).") from error
+            raise ModelUnusable(
+                f"The script {path} cannot be used ({type(error).__name__}); correct it, or change TRIM_SCRIPT."
+            ) from error
 
-    def steps(self, question: str) -> Sequence[ScriptedStep]:
-        """Find the steps of a question."""
-        return self.problems.get(question, self.default)
+    def step(self, question: str, index: int) -> ScriptedStep:
+        """Return a step of a question's solution; past its end, an empty one."""
+        steps = self.problems.get(question, self.default)
+        return steps[index] if index < len(steps) else ScriptedStep(small="")
+
+    def length(self, question: str) -> int:
+        """Return the number of steps of a question's solution."""
+        return len(self.problems.get(question, self.default))
 
 
-class _Pace:
-    """Lets calls wait as long as their steps take, and ends the wait when nobody wants them any more."""
+class _Delays:
+    """Lets calls wait while they pretend to compute, until they are cancelled or the engine is closed."""
 
     def __init__(self) -> None:
         self._changes = threading.Lock()
         self._is_stopped = False
         self._waiting: set[threading.Event] = set()
 
-    def wait(self, delay_ms: float, cancellation: Cancellation, *, timeout_s: float) -> None:
-        """Wait.
+    def wait(
+        self,
+        delay_ms: float,
+        timeout_s: float,
+        cancellation: Cancellation,
+        meter: Meter,
+        *,
+        tokens: int,
+        prompt_tokens: int = 0,
+    ) -> None:
+        """Wait while tokens are computed, one after the other; an interrupted wait meters those computed so far.
 
         Raises:
-            Cancelled: Cancellation was asked for.
+            Cancelled: The cancellation was set.
             EngineStopped: The engine was closed.
-            StepTimeout: The time-out is shorter than the delay, and has passed.
+            StepTimeout: The time-out has passed.
         """
-        over = threading.Event()
-        with self._changes:
-            self._waiting.add(over)
+        self._raise_if_ended(cancellation)
+        if not delay_ms:
+            return
+        started = time.monotonic()
+        self._sleep(min(delay_ms / 1000, timeout_s), cancellation)
         try:
-            cancellation.when_cancelled(over.set)
-            if not self._is_stopped:
-                over.wait(min(delay_ms / 1000, timeout_s))
-        finally:
-            with self._changes:
-                self._waiting.discard(over)
-        cancellation.raise_if_cancelled()
-        if self._is_stopped:
-            raise EngineStopped
-        if delay_ms / 1000 > timeout_s:
-            raise StepTimeout.after(timeout_s)
+            self._raise_if_ended(cancellation)
+            if delay_ms / 1000 > timeout_s:
+                raise StepTimeout.after(timeout_s)
+        except (Cancelled, EngineStopped, StepTimeout):
+            elapsed_ms = (time.monotonic() - started) * 1000
+            meter.tokens += int(tokens * min(1.0, elapsed_ms / delay_ms))
+            meter.prompt_tokens += prompt_tokens
+            raise
 
     def stop(self) -> None:
         """End all waits."""
@@ -117,36 +149,59 @@ class _Pace:
             for over in self._waiting:
                 over.set()
 
+    def _sleep(self, seconds: float, cancellation: Cancellation) -> None:
+        over = threading.Event()
+        with self._changes:
+            self._waiting.add(over)
+        try:
+            cancellation.when_cancelled(over.set)
+            if not self._is_stopped:
+                over.wait(seconds)
+        finally:
+            with self._changes:
+                self._waiting.discard(over)
+
+    def _raise_if_ended(self, cancellation: Cancellation) -> None:
+        cancellation.raise_if_cancelled()
+        if self._is_stopped:
+            raise EngineStopped
+
 
 class ScriptedGenerator:
-    """Writes the steps of a script. Tokens are counted as words."""
+    """Writes the steps of a script. Each word is a token, and so is the end of a step."""
 
-    def __init__(self, script: Script, role: Author) -> None:
+    def __init__(self, script: Script, author: Author) -> None:
         self._script = script
-        self._role = role
-        self._pace = _Pace()
+        self._author = author
+        self._delays = _Delays()
 
     @property
     def model_id(self) -> str:
         """Name of the model."""
-        return f"scripted/{self._role}"
+        return f"scripted/{self._author}"
 
     def stream(
         self, request: GenerationRequest, cancellation: Cancellation, meter: Meter
     ) -> abc.Generator[GeneratedStep, None, None]:
         """Yield the scripted steps after the prefix; past the script's end the model ends by itself."""
-        steps = self._script.steps(request.question)
-        prompt_tokens, call_tokens = len(request.question.split()) + len(request.prefix), 0
-        for index in range(len(request.prefix), len(request.prefix) + request.max_steps):
-            scripted = steps[index] if index < len(steps) else ScriptedStep(small="")
-            delay_ms = scripted.large_ms if self._role is Author.LARGE else scripted.small_ms
-            self._pace.wait(delay_ms, cancellation, timeout_s=request.step_timeout_s)
-            text = scripted.text(self._role)
+        length, first = self._script.length(request.question), len(request.prefix)
+        prompt_tokens, call_tokens = len(request.question.split()) + first, 0
+        for index in range(first, first + request.max_steps):
+            scripted = self._script.step(request.question, index)
+            text = scripted.text(self._author)
             words = text.split()
-            finish = Finish.ENDED if index + 1 >= len(steps) else Finish.SEPARATOR
+            finish = Finish.ENDED if index + 1 >= length else Finish.SEPARATOR
             if len(words) > request.max_step_tokens:
                 text, finish = " ".join(words[: request.max_step_tokens]), Finish.LENGTH
             tokens = min(len(words), request.max_step_tokens) + 1
+            self._delays.wait(
+                scripted.delay_ms(self._author),
+                request.step_timeout_s,
+                cancellation,
+                meter,
+                tokens=tokens,
+                prompt_tokens=prompt_tokens,
+            )
             yield GeneratedStep(text=text, finish=finish, tokens=tokens, prompt_tokens=prompt_tokens, cached_tokens=0)
             call_tokens, prompt_tokens = call_tokens + tokens, 0
             ended = finish is Finish.ENDED or boxed_answer(text) is not None or is_degenerate(text)
@@ -158,7 +213,7 @@ class ScriptedGenerator:
 
     def close(self) -> None:
         """End the calls that wait."""
-        self._pace.stop()
+        self._delays.stop()
 
 
 class ScriptedScorer:
@@ -166,7 +221,7 @@ class ScriptedScorer:
 
     def __init__(self, script: Script) -> None:
         self._script = script
-        self._pace = _Pace()
+        self._delays = _Delays()
 
     @property
     def model_id(self) -> str:
@@ -174,21 +229,23 @@ class ScriptedScorer:
         return "scripted/prm"
 
     def score(self, request: ScoringRequest, cancellation: Cancellation, meter: Meter) -> Scores:
-        """Look the scores up."""
+        """Look the scores up. Each word of a step is a token, and so is its tag."""
         cancellation.raise_if_cancelled()
-        steps = self._script.steps(request.question)
         first = max(0, len(request.steps) - request.newest)
         values: list[float] = []
-        for index in range(first, len(request.steps)):
-            scripted = steps[index] if index < len(steps) else ScriptedStep(small="")
-            self._pace.wait(scripted.prm_ms, cancellation, timeout_s=request.timeout_s)
-            values.append(scripted.score if request.steps[index] == scripted.small else scripted.large_score)
-        tokens = sum(len(step.split()) + 1 for step in request.steps[first:])
-        return Scores(values=values[: len(values) - self._script.missing_scores], tokens=tokens)
+        for index, step in enumerate(request.steps[first:], start=first):
+            scripted = self._script.step(request.question, index)
+            tokens = len(step.split()) + 1
+            self._delays.wait(scripted.prm_ms, request.timeout_s, cancellation, meter, tokens=tokens)
+            meter.tokens += tokens
+            values.append(scripted.score if step == scripted.small else scripted.large_score)
+        scores = Scores(values=values[: len(values) - self._script.missing_scores], tokens=meter.tokens)
+        meter.clear()
+        return scores
 
     def check(self) -> None:
         """Do nothing: a script does not break down."""
 
     def close(self) -> None:
         """End the calls that wait."""
-        self._pace.stop()
+        self._delays.stop()

@@ -23,13 +23,13 @@ def request_steps(
     from_step: int | None = None,
     max_steps: int | None = None,
 ) -> State:
-    """Request steps; by default all that the plan and the window allow, from the end of the trajectory on."""
+    """Request steps; by default all that the plan and the lookahead allow, from the end of the trajectory on."""
     start = len(state.steps) if from_step is None else from_step
     author = author or (Author.SMALL if state.options.plan.drafts else Author.LARGE)
     request = StepRequest(
         author=author,
         from_step=start,
-        max_steps=min(max_steps or _window(state), state.options.limits.max_steps - start),
+        max_steps=min(max_steps or _max_undecided(state), state.options.limits.max_steps - start),
         number=state.request_count,
         issued_at=now,
         expires_at=due(state, now),
@@ -41,11 +41,10 @@ def request_steps(
 
 
 def request_ahead(state: State, *, now: datetime) -> State:
-    """Request more steps once all requested ones have arrived and the window has room.
+    """Request more steps once all requested ones have arrived, while fewer than `lookahead + 1` drafts are undecided.
 
-    The window is `lookahead + 1` undecided drafts. With lookahead 0 the next draft is requested when the last one is
-    decided; otherwise its continuation is requested while scores are still on their way, so that the small model stays
-    busy.
+    With lookahead 0 the next draft is requested when the last one is decided. Otherwise its continuation is requested
+    while scores are still on their way, so that the small model stays busy.
     """
     if state.is_escalating and state.request is not None and len(state.steps) < state.request.end:
         return state
@@ -53,7 +52,7 @@ def request_ahead(state: State, *, now: datetime) -> State:
     known_end = len(state.steps) + len(chain)
     if state.request is not None and known_end < state.request.end:
         return state
-    room = _window(state) - len(chain)
+    room = _max_undecided(state) - len(chain)
     if room <= 0 or (chain and _is_complete(state)):
         return state.evolve(request=None)
     return request_steps(state, from_step=known_end, max_steps=room, now=now)
@@ -107,7 +106,7 @@ def _unscored(state: State) -> int:
     return count if state.options.plan.scores else 0
 
 
-def _window(state: State) -> int:
+def _max_undecided(state: State) -> int:
     """Return the maximum number of undecided drafts."""
     options = state.options
     if options.lookahead is None or not options.plan.drafts:

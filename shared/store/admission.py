@@ -1,121 +1,177 @@
-"""What the orchestrator looks for between messages: problems to start, to end, or to ask for again."""
+"""Searches of the orchestrator between messages: problems to start, to end, or to request again; and processes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import KW_ONLY, asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Connection,
+    Select,
+    bindparam,
+    delete,
+    func,
+    literal_column,
+    select,
+    true,
+    union_all,
+)
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import aliased
 
-from shared.domain.status import Status
-from shared.store.tables import InboxRow, Problem, Process
+from shared.store.port import Due, SeenProcess
+from shared.store.tables import Problem, Process
 
-_ADMISSION_LOCK = 0x7472_696D
-"""Advisory lock: one orchestrator at a time admits, so that several replicas keep to one window."""
+_ADMISSION_LOCK: Final = 0x7472_696D
+"""Advisory lock: one orchestrator at a time admits, so that all replicas keep to one window."""
 
-INBOX_KEPT = timedelta(hours=24)
-"""How long a finished problem's inbox stays: a message that arrives later may be booked twice as wasted."""
+BROKER: Final = "broker"
+"""Name of the broker among the processes: orchestrators record it while they reach it."""
 
-BROKER = "broker"
-"""Stands for the broker among the processes: orchestrators note it here while it answers them."""
-
-PROCESS_KEPT = timedelta(hours=1)
-"""How long a process that is silent is remembered."""
+PROCESS_KEPT: Final = timedelta(hours=1)
+"""Time after which a silent process is forgotten."""
 
 
-class Due(NamedTuple):
-    """A problem that is due for something."""
-
-    problem_id: UUID
-    is_cancelling: bool
-    """Whether its submitter asked to cancel it."""
-
-
-_DUE = (Problem.id, Problem.cancel_requested_at.is_not(None))
+def _has_status(problem: type[Problem], *statuses: str) -> ColumnElement[bool]:
+    """Compare with literals: a partial index is used only if the statement proves its condition."""
+    listed: list[ColumnElement[str]] = [literal_column(f"'{status}'") for status in statuses]
+    return problem.status == listed[0] if len(listed) == 1 else problem.status.in_(listed)
 
 
 def next_queued(connection: Connection, *, window: int, limit: int) -> list[Due]:
-    """Find the queued problems, oldest first, that fit into the window beside those that run.
+    """Find the queued problems that fit into the window beside the running ones, fairly between tenants.
 
-    The window holds across replicas until the transaction ends; a replica that finds another one admitting
-    gets an empty list.
+    The window holds across replicas until the transaction ends. A replica gets an empty list while another one admits.
     """
     if not connection.scalar(select(func.pg_try_advisory_xact_lock(_ADMISSION_LOCK))):
         return []
-    running = connection.scalar(select(func.count()).where(Problem.status == Status.RUNNING)) or 0
+    running = connection.scalar(_COUNT_RUNNING) or 0
     if running >= window:
         return []
-    queued = (
-        select(*_DUE)
-        .where(Problem.status == Status.QUEUED)
-        .order_by(Problem.created_at, Problem.batch_index, Problem.id)
-        .limit(min(window - running, limit))
-        .with_for_update(skip_locked=True)
-    )
-    return [Due(*row) for row in connection.execute(queued)]
+    return [Due(*row) for row in connection.execute(_NEXT_QUEUED, {"room": min(window - running, limit)})]
 
 
 def find_attention(connection: Connection, *, now: datetime, limit: int) -> list[Due]:
-    """Find problems that are overdue, past their deadline, or asked to be cancelled; each once."""
-    open_ = Problem.status.in_([Status.QUEUED, Status.RUNNING])
-    # One query for each: every one of them has its index.
-    queries = (
-        select(*_DUE).where(open_, Problem.cancel_requested_at.is_not(None)),
-        select(*_DUE).where(open_, Problem.deadline_at <= now),
-        select(*_DUE).where(Problem.status == Status.RUNNING, Problem.due_at <= now),
-    )
-    found = {Due(*row) for query in queries for row in connection.execute(query.limit(limit))}
-    return list(found)[:limit]
+    """Find problems that are to be cancelled, past their deadline, or overdue; each once, longest due first.
 
-
-def prune_inbox(connection: Connection, *, now: datetime, limit: int = 5000) -> int:
-    """Delete inbox rows of problems that ended long ago; return how many."""
-    old = (
-        select(InboxRow.id)
-        .join(Problem, Problem.id == InboxRow.problem_id)
-        .where(Problem.finished_at < now - INBOX_KEPT)
-        .limit(limit)
-    )
-    return connection.execute(delete(InboxRow).where(InboxRow.id.in_(old))).rowcount
-
-
-@dataclass(frozen=True, slots=True)
-class SeenProcess:
-    """A sign of life of a process of the service."""
-
-    name: str
-    _: KW_ONLY
-    role: str
-    model: str | None
-    seen_at: datetime
+    Problems that another transaction has locked are left out.
+    """
+    return [Due(*row) for row in connection.execute(_FIND_ATTENTION, {"now": now, "limit": limit})]
 
 
 def record_processes(connection: Connection, seen: Iterable[SeenProcess]) -> None:
-    """Note which processes were heard of; in the order of names, so that two transactions cannot deadlock."""
+    """Record heartbeats, in the order of names, so that two transactions cannot deadlock."""
     rows = [asdict(each) for each in sorted(seen, key=lambda each: each.name)]
-    if not rows:
-        return
-    row = insert(Process)
-    connection.execute(
-        row.on_conflict_do_update(
-            index_elements=["name"],
-            set_={"role": row.excluded.role, "model": row.excluded.model, "seen_at": row.excluded.seen_at},
-            where=Process.seen_at < row.excluded.seen_at,
-        ),
-        rows,
-    )
+    if rows:
+        connection.execute(_RECORD_PROCESSES, rows)
 
 
 def forget_silent_processes(connection: Connection, *, now: datetime) -> list[str]:
-    """Forget processes that were silent for long; return their names."""
+    """Forget processes that were silent for `PROCESS_KEPT`; return their names."""
     silent = delete(Process).where(Process.seen_at < now - PROCESS_KEPT).returning(Process.name)
     return list(connection.scalars(silent))
 
 
 def forget_processes(connection: Connection, *, names: Iterable[str]) -> None:
-    """Forget what processes of these names have said."""
+    """Forget the heartbeats of processes of these names."""
     connection.execute(delete(Process).where(Process.name.in_(list(names))))
+
+
+def _queued_tenants() -> CTE:
+    """Select the tenants with queued problems: one index probe for each, however many problems each has queued."""
+    first = (
+        select(Problem.tenant_id).where(_has_status(Problem, "queued")).order_by(Problem.tenant_id).limit(1).subquery()
+    )
+    tenants = select(first.c.tenant_id).cte("tenants", recursive=True)
+    following = (
+        select(Problem.tenant_id)
+        .where(_has_status(Problem, "queued"), Problem.tenant_id > tenants.c.tenant_id)
+        .order_by(Problem.tenant_id)
+        .limit(1)
+        .scalar_subquery()
+    )
+    return tenants.union_all(select(following).where(tenants.c.tenant_id.is_not(None)))
+
+
+def _next_queued() -> Select[UUID, bool]:
+    """Select queued problems by turn: the number of the tenant's problems that run or are ahead in its queue.
+
+    So tenants fill the window in equal parts, and a long queue delays only its own tenant.
+    """
+    room = bindparam("room", type_=Problem.batch_index.type)
+    tenants = _queued_tenants()
+    running = (
+        select(Problem.tenant_id, func.count().label("problems"))
+        .where(_has_status(Problem, "running"))
+        .group_by(Problem.tenant_id)
+        .cte("running")
+    )
+    waiting = aliased(Problem)
+    queue = (
+        select(waiting.id)
+        .where(waiting.tenant_id == tenants.c.tenant_id, _has_status(waiting, "queued"))
+        .order_by(waiting.id)
+        .limit(room)
+        .lateral("queue")
+    )
+    place = func.row_number().over(partition_by=tenants.c.tenant_id, order_by=queue.c.id)
+    turn = (func.coalesce(running.c.problems, 0) + place).label("turn")
+    chosen = (
+        select(queue.c.id, turn)
+        .select_from(tenants.join(queue, true()).outerjoin(running, running.c.tenant_id == tenants.c.tenant_id))
+        .order_by(turn, queue.c.id)
+        .limit(room)
+        .cte("chosen")
+    )
+    return (
+        select(*_DUE)
+        .join(chosen, chosen.c.id == Problem.id)
+        .where(_has_status(Problem, "queued"))
+        .order_by(chosen.c.turn, Problem.id)
+        .with_for_update(skip_locked=True, of=Problem)
+    )
+
+
+def _find_attention() -> Select[UUID, bool]:
+    """Select the longest due of each kind, each along its index, and of these the longest due."""
+    now, limit = bindparam("now", type_=Problem.due_at.type), bindparam("limit", type_=Problem.batch_index.type)
+    is_open = _has_status(Problem, "queued", "running")
+    kinds = (
+        (Problem.cancel_requested_at, is_open & Problem.cancel_requested_at.is_not(None)),
+        (Problem.deadline_at, is_open & (Problem.deadline_at <= now)),
+        (Problem.due_at, _has_status(Problem, "running") & (Problem.due_at <= now)),
+    )
+    due = union_all(
+        *(
+            select(Problem.id, since.label("since")).where(found).order_by(since).limit(limit).subquery().select()
+            for since, found in kinds
+        )
+    ).subquery("due")
+    since = func.min(due.c.since)
+    chosen = (
+        select(due.c.id, since.label("since")).group_by(due.c.id).order_by(since, due.c.id).limit(limit).cte("chosen")
+    )
+    return (
+        select(*_DUE)
+        .join(chosen, chosen.c.id == Problem.id)
+        .where(is_open)
+        .order_by(chosen.c.since, Problem.id)
+        .with_for_update(skip_locked=True, of=Problem)
+    )
+
+
+_DUE = (Problem.id, Problem.cancel_requested_at.is_not(None))
+_COUNT_RUNNING = select(func.count()).select_from(Problem).where(_has_status(Problem, "running"))
+_NEXT_QUEUED = _next_queued()
+_FIND_ATTENTION = _find_attention()
+_SEEN = insert(Process)
+_RECORD_PROCESSES = _SEEN.on_conflict_do_update(
+    index_elements=["name"],
+    set_={"role": _SEEN.excluded.role, "model": _SEEN.excluded.model, "seen_at": _SEEN.excluded.seen_at},
+    where=Process.seen_at < _SEEN.excluded.seen_at,
+)

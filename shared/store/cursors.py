@@ -1,33 +1,33 @@
-"""Where a page of a listing ended: text that says nothing to a client, and that only the same listing takes back."""
+"""Opaque cursors: each is valid only for the listing that issued it."""
 
 from __future__ import annotations
 
 import base64
 import json
-from typing import Any
+from typing import Any, Final
 
 from shared.errors import PermanentError
 
-_MAX_NUMBER = 2**31 - 1
-"""Largest number in a cursor: what the database keeps in an integer."""
+_MAX_NUMBER: Final = 2**31 - 1
+"""Largest integer that the database stores."""
 
 
 class BadCursor(PermanentError):
-    """The cursor is not one that this listing gave; leave it out to begin at the start."""
+    """The cursor was not issued by this listing; omit it to begin at the start."""
 
     code = "bad_cursor"
 
 
 def make_cursor(listing: str, *place: str | int) -> str:
-    """Write down a place in a listing."""
+    """Encode a place in a listing."""
     return base64.urlsafe_b64encode(json.dumps([listing, *place]).encode()).decode()
 
 
 def read_cursor(listing: str, cursor: str, *kinds: type[str | int]) -> list[Any]:
-    """Read a place in a listing: values of these kinds, the numbers such as the database can keep.
+    """Decode a place in a listing: values of these kinds.
 
     Raises:
-        BadCursor: It is no cursor, or one of another listing.
+        BadCursor: It is not a cursor, it belongs to another listing, or a number is too large for the database.
     """
     place: list[Any]
     try:

@@ -1,190 +1,192 @@
-"""Reads what users and auditors look at. Every figure comes from a stored row."""
+"""Queries for users and auditors. Every figure comes from a stored row.
+
+A query takes the tenant and finds only that tenant's rows. Queries without a tenant take the id of a problem that the
+caller has checked with `read_problem` or `read_status`.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from datetime import UTC, datetime
-from typing import Any
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Row, Select, column, exists, func, select, table, text, tuple_
-from sqlalchemy.orm import Session, defer
+from sqlalchemy import Row, Select, exists, func, select, tuple_
+from sqlalchemy.orm import InstrumentedAttribute, Session, defer
 
-from shared.domain.decisions import Action
 from shared.domain.ledger import Ledger
 from shared.store.cursors import BadCursor, make_cursor, read_cursor
-from shared.store.tables import Batch, DecisionRow, Problem, Process, StepRow
+from shared.store.rows import LEDGER_COLUMNS
+from shared.store.tables import AuditRow, Batch, DecisionRow, Problem, Process, StepRow
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class ProblemReading:
-    """A problem with what is counted over its steps."""
+class Page(Generic[T]):
+    """One page of a listing."""
 
-    problem: Problem
-    """Holds what is shown; the columns that orchestrators work with raise if they are read."""
-    steps: int
-    escalated_steps: int
-
-
-@dataclass(frozen=True, slots=True)
-class BatchReading:
-    """A batch with what is counted over its problems."""
-
-    batch: Batch
-    statuses: Mapping[str, int]
-    verdicts: Mapping[str, int]
-    ledger: Mapping[str, int]
-    steps: int
-    escalated_steps: int
+    items: Sequence[T]
+    next_cursor: str | None
+    """Cursor of the next page; `None` on the last one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProblemFilter:
-    """Which problems a listing shows."""
+    """Conditions on the problems of a listing."""
 
     status: str | None = None
     policy: str | None = None
     batch_id: UUID | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ProblemPage:
-    """One page of a listing."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSummary:
+    """A batch with the sums over its problems."""
 
-    items: Sequence[ProblemReading]
-    next_cursor: str | None
+    batch: Batch
+    statuses: Mapping[str, int]
+    verdicts: Mapping[str, int]
+    ledger: Ledger
+    step_count: int
+    escalation_count: int
 
 
-_STEPS = select(func.count()).where(StepRow.problem_id == Problem.id).scalar_subquery()
-_ESCALATED = (
-    select(func.count())
-    .where(DecisionRow.problem_id == Problem.id, DecisionRow.action == Action.ESCALATE)
-    .scalar_subquery()
-)
-_ALONE = -1
-"""Stands for the index in its batch of a problem that has no batch: nothing in SQL is less than null."""
-_PLACE = (Problem.created_at, func.coalesce(Problem.batch_index, _ALONE), Problem.id)
-"""Orders all problems. Those of a batch share one moment, that of their transaction: their indexes order them."""
-_LEDGER = tuple(each.name for each in fields(Ledger))
-_WORKING = (
-    Problem.idempotency_key,
-    Problem.request_digest,
+HIDDEN: Final = (
     Problem.request,
     Problem.request_count,
     Problem.oldest_request,
     Problem.attempts,
     Problem.pending,
     Problem.due_at,
+    Problem.is_inbox_pruned,
 )
-"""What nobody is shown: drafts that wait for their turn are most of a running problem's row."""
-_SHOWN = select(Problem, _STEPS, _ESCALATED).options(*(defer(each, raiseload=True) for each in _WORKING))
-# Steps are counted problem by problem: a join reads all decisions there are, once the planner thinks a batch large.
+"""Working columns of orchestrators. Undecided drafts are most of a running problem's row."""
+
+_NEWEST: Final = UUID(int=2**128 - 1)
+"""Comes after all ids."""
+
+_SHOWN = select(Problem).options(*(defer(each, raiseload=True) for each in HIDDEN))
+_SUMMED: Final = ("step_count", "escalation_count", *LEDGER_COLUMNS)
 _SUMS = select(
     Problem.status,
     Problem.verdict,
     func.count().label("problems"),
-    func.sum(_STEPS).label("steps"),
-    func.sum(_ESCALATED).label("escalated_steps"),
-    *(func.sum(getattr(Problem, name)).label(name) for name in _LEDGER),
+    *(func.sum(getattr(Problem, name)).label(name) for name in _SUMMED),
 ).group_by(Problem.status, Problem.verdict)
-_AUDIT = table("audit", column("problem_id"), column("step"))
 
 
-def read_problem(session: Session, problem_id: UUID) -> ProblemReading | None:
-    """Read one problem."""
-    row = session.execute(_SHOWN.where(Problem.id == problem_id)).first()
-    return ProblemReading(*row) if row else None
+def read_problem(session: Session, tenant_id: UUID, problem_id: UUID) -> Problem | None:
+    """Read a problem. Its `HIDDEN` columns are not loaded, and raise if they are read."""
+    return session.scalar(_SHOWN.where(Problem.tenant_id == tenant_id, Problem.id == problem_id))
 
 
-def read_status(session: Session, problem_id: UUID) -> str | None:
-    """Read where one problem stands."""
-    return session.scalar(select(Problem.status).where(Problem.id == problem_id))
+def read_status(session: Session, tenant_id: UUID, problem_id: UUID) -> str | None:
+    """Read the status of a problem."""
+    return session.scalar(select(Problem.status).where(Problem.tenant_id == tenant_id, Problem.id == problem_id))
 
 
-def list_problems(session: Session, wanted: ProblemFilter, *, limit: int, cursor: str | None) -> ProblemPage:
-    """List problems, newest first, the last one of a batch before the others; arrivals do not shift the pages.
+def list_problems(
+    session: Session, tenant_id: UUID, wanted: ProblemFilter, *, limit: int, cursor: str | None
+) -> Page[Problem]:
+    """List problems, newest first. New submissions do not shift the pages.
 
     Raises:
-        BadCursor: This listing gave no such cursor.
+        BadCursor: The cursor is not one of this listing.
     """
-    # In a batch, all of one moment, the index alone gives the same order, and finds an old batch without a look at all
-    # that came after it.
-    order = _PLACE if wanted.batch_id is None else (Problem.batch_index,)
-    query = _SHOWN.order_by(*(each.desc() for each in order))
-    if wanted.status is not None:
-        query = query.where(Problem.status == wanted.status)
-    if wanted.policy is not None:
-        query = query.where(Problem.policy == wanted.policy)
     if wanted.batch_id is not None:
-        query = query.where(Problem.batch_id == wanted.batch_id)
-    if cursor is not None:
-        query = query.where(tuple_(*_PLACE) < tuple_(*_read_place(cursor)))
-    return _page(session, query, limit=limit, mark=_mark_place)
+        return _list_batch_backwards(session, tenant_id, wanted, wanted.batch_id, limit=limit, cursor=cursor)
+    before = _NEWEST if cursor is None else _read_id("problems", cursor)
+    query = _SHOWN
+    if wanted.status is not None:
+        query = _before(query, (Problem.tenant_id, tenant_id), (Problem.status, wanted.status), (Problem.id, before))
+        if wanted.policy is not None:
+            query = query.where(Problem.policy == wanted.policy)
+    elif wanted.policy is not None:
+        query = _before(query, (Problem.tenant_id, tenant_id), (Problem.policy, wanted.policy), (Problem.id, before))
+    else:
+        query = _before(query, (Problem.tenant_id, tenant_id), (Problem.id, before))
+    return _page(session, query, limit, lambda last: make_cursor("problems", str(last.id)))
 
 
-def list_batch_problems(session: Session, batch_id: UUID, *, limit: int, cursor: str | None) -> ProblemPage:
-    """List the problems of a batch, in the order of their submission.
+def list_batch_problems(
+    session: Session, tenant_id: UUID, batch_id: UUID, *, limit: int, cursor: str | None
+) -> Page[Problem]:
+    """List the problems of a batch in the order of their submission.
 
     Raises:
-        BadCursor: The listing of this batch gave no such cursor.
+        BadCursor: The cursor is not one of this listing.
     """
     listing = f"batch {batch_id}"
-    query = _SHOWN.where(Problem.batch_id == batch_id).order_by(Problem.batch_index)
+    query = _SHOWN.where(Problem.tenant_id == tenant_id, Problem.batch_id == batch_id).order_by(Problem.batch_index)
     if cursor is not None:
-        (after,) = read_cursor(listing, cursor, int)
-        query = query.where(Problem.batch_index > after)
-    return _page(session, query, limit=limit, mark=lambda last: make_cursor(listing, _index(last)))
+        query = query.where(Problem.batch_index > _read_number(listing, cursor))
+    return _page(session, query, limit, lambda last: make_cursor(listing, _index(last)))
 
 
-def list_steps(session: Session, problem_id: UUID, *, limit: int, after: int) -> Sequence[StepRow]:
-    """List a problem's accepted steps from the one after `after` on."""
-    query = select(StepRow).where(StepRow.problem_id == problem_id, StepRow.step > after)
-    return session.scalars(query.order_by(StepRow.step).limit(limit)).all()
+def list_steps(session: Session, problem_id: UUID, *, limit: int, cursor: str | None) -> Page[StepRow]:
+    """List the accepted steps of a problem.
+
+    Raises:
+        BadCursor: The cursor is not one of this listing.
+    """
+    listing = f"steps {problem_id}"
+    query = select(StepRow).where(StepRow.problem_id == problem_id).order_by(StepRow.step)
+    if cursor is not None:
+        query = query.where(StepRow.step > _read_number(listing, cursor))
+    return _page(session, query, limit, lambda last: make_cursor(listing, last.step))
 
 
-def list_decisions(session: Session, problem_id: UUID, *, limit: int, after: int) -> Sequence[DecisionRow]:
-    """List a problem's decisions from the one after step `after` on."""
-    query = select(DecisionRow).where(DecisionRow.problem_id == problem_id, DecisionRow.step > after)
-    return session.scalars(query.order_by(DecisionRow.step).limit(limit)).all()
+def list_decisions(session: Session, problem_id: UUID, *, limit: int, cursor: str | None) -> Page[DecisionRow]:
+    """List the decisions on a problem in the order in which they were taken.
+
+    Raises:
+        BadCursor: The cursor is not one of this listing.
+    """
+    return _list_by_number(session, DecisionRow, problem_id, limit=limit, cursor=cursor)
 
 
-def read_audit(session: Session, problem_id: UUID, *, limit: int, after: int) -> list[dict[str, Any]]:
-    """Read the auditors' view of a problem: one row a step, every column of the view."""
-    query = select(text("audit.*")).select_from(_AUDIT)
-    query = query.where(_AUDIT.c.problem_id == problem_id, _AUDIT.c.step > after).order_by(_AUDIT.c.step).limit(limit)
-    return [dict(row) for row in session.execute(query).mappings()]
+def list_audit(session: Session, problem_id: UUID, *, limit: int, cursor: str | None) -> Page[AuditRow]:
+    """List the decisions on a problem, each beside the step that stands at its place now.
+
+    Raises:
+        BadCursor: The cursor is not one of this listing.
+    """
+    return _list_by_number(session, AuditRow, problem_id, limit=limit, cursor=cursor)
 
 
-def read_batch(session: Session, batch_id: UUID) -> BatchReading | None:
-    """Read one batch with its sums, all of one moment."""
-    batch = session.get(Batch, batch_id)
+def has_batch(session: Session, tenant_id: UUID, batch_id: UUID) -> bool:
+    """Tell whether a batch exists."""
+    return bool(session.scalar(select(exists().where(Batch.tenant_id == tenant_id, Batch.id == batch_id))))
+
+
+def list_batch_ids(session: Session, tenant_id: UUID, batch_id: UUID) -> Sequence[UUID]:
+    """List the ids of a batch's problems in the order of their submission."""
+    query = select(Problem.id).where(Problem.tenant_id == tenant_id, Problem.batch_id == batch_id)
+    return session.scalars(query.order_by(Problem.batch_index)).all()
+
+
+def read_batch(session: Session, tenant_id: UUID, batch_id: UUID) -> BatchSummary | None:
+    """Read a batch with its sums, all as of one moment."""
+    batch = session.scalar(select(Batch).where(Batch.tenant_id == tenant_id, Batch.id == batch_id))
     if batch is None:
         return None
     groups = session.execute(_SUMS.where(Problem.batch_id == batch_id)).all()
-    return BatchReading(
+    sums = {name: sum(int(getattr(group, name)) for group in groups) for name in _SUMMED}
+    return BatchSummary(
         batch=batch,
         statuses=_count_by("status", groups),
         verdicts=_count_by("verdict", groups),
-        ledger={name: _add_up(name, groups) for name in _LEDGER},
-        steps=_add_up("steps", groups),
-        escalated_steps=_add_up("escalated_steps", groups),
+        ledger=Ledger(**{name: sums[name] for name in LEDGER_COLUMNS}),
+        step_count=sums["step_count"],
+        escalation_count=sums["escalation_count"],
     )
 
 
-def has_batch(session: Session, batch_id: UUID) -> bool:
-    """Tell whether there is a batch with this id."""
-    return bool(session.scalar(select(exists().where(Batch.id == batch_id))))
-
-
-def list_batch_ids(session: Session, batch_id: UUID) -> Sequence[UUID]:
-    """List the ids of a batch's problems, in the order of their submission."""
-    return session.scalars(select(Problem.id).where(Problem.batch_id == batch_id).order_by(Problem.batch_index)).all()
-
-
 def list_processes(session: Session) -> Sequence[Process]:
-    """List every process of the service that was heard of."""
+    """List the processes of the service that sent heartbeats."""
     return session.scalars(select(Process).order_by(Process.role, Process.name)).all()
 
 
@@ -197,36 +199,73 @@ def read_clock(session: Session) -> datetime:
 def _count_by(name: str, groups: Sequence[Row[Any]]) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for group in groups:
-        counts[getattr(group, name)] += group.problems
-    return {value: count for value, count in counts.items() if value is not None}
+        if (value := getattr(group, name)) is not None:
+            counts[value] += group.problems
+    return dict(counts)
 
 
-def _add_up(name: str, groups: Sequence[Row[Any]]) -> int:
-    return sum(int(getattr(group, name)) for group in groups)
+def _before(query: Select[Problem], *place: tuple[InstrumentedAttribute[Any], object]) -> Select[Problem]:
+    """Select the rows before a place in an index that share all values but the last, in descending order.
+
+    Ranges rather than equality: with equality the planner knows that the order is the one of the ids, and may read the
+    primary key backwards through any number of rows of other tenants and statuses.
+    """
+    columns = [column for column, _ in place]
+    values = [value for _, value in place]
+    return query.where(tuple_(*columns) < tuple_(*values), tuple_(*columns[:-1]) >= tuple_(*values[:-1])).order_by(
+        *(column.desc() for column in columns)
+    )
 
 
-def _page(session: Session, query: Select[Any], *, limit: int, mark: Callable[[Problem], str]) -> ProblemPage:
-    """Read one page, and one row past it, to know whether there is another; `mark` makes the cursor of the last row."""
-    rows = session.execute(query.limit(limit + 1)).all()
-    items = [ProblemReading(*row) for row in rows[:limit]]
-    return ProblemPage(items, mark(items[-1].problem) if len(rows) > limit else None)
+def _list_batch_backwards(
+    session: Session, tenant_id: UUID, wanted: ProblemFilter, batch_id: UUID, *, limit: int, cursor: str | None
+) -> Page[Problem]:
+    """List problems of a batch, newest first: by their index, whose order is the one of their ids."""
+    listing = f"problems of {batch_id}"
+    query = _SHOWN.where(Problem.tenant_id == tenant_id, Problem.batch_id == batch_id)
+    if wanted.status is not None:
+        query = query.where(Problem.status == wanted.status)
+    if wanted.policy is not None:
+        query = query.where(Problem.policy == wanted.policy)
+    if cursor is not None:
+        query = query.where(Problem.batch_index < _read_number(listing, cursor))
+    query = query.order_by(Problem.batch_index.desc())
+    return _page(session, query, limit, lambda last: make_cursor(listing, _index(last)))
+
+
+Numbered = TypeVar("Numbered", DecisionRow, AuditRow)
+
+
+def _list_by_number(
+    session: Session, kind: type[Numbered], problem_id: UUID, *, limit: int, cursor: str | None
+) -> Page[Numbered]:
+    listing = f"{kind.__tablename__} {problem_id}"
+    query = select(kind).where(kind.problem_id == problem_id).order_by(kind.number)
+    if cursor is not None:
+        query = query.where(kind.number > _read_number(listing, cursor))
+    return _page(session, query, limit, lambda last: make_cursor(listing, last.number))
+
+
+def _page(session: Session, query: Select[T], limit: int, mark: Callable[[T], str]) -> Page[T]:
+    """Read a page and one row more, which tells whether another page follows; `mark` makes the last row's cursor."""
+    rows = session.scalars(query.limit(limit + 1)).all()
+    items = rows[:limit]
+    return Page(items, mark(items[-1]) if len(rows) > limit else None)
 
 
 def _index(problem: Problem) -> int:
-    return _ALONE if problem.batch_index is None else problem.batch_index
+    assert problem.batch_index is not None, "the query selects problems of a batch"
+    return problem.batch_index
 
 
-def _mark_place(problem: Problem) -> str:
-    return make_cursor("problems", problem.created_at.isoformat(), _index(problem), str(problem.id))
+def _read_number(listing: str, cursor: str) -> int:
+    (number,) = read_cursor(listing, cursor, int)
+    return int(number)
 
 
-def _read_place(cursor: str) -> tuple[datetime, int, UUID]:
-    created_at, index, problem_id = read_cursor("problems", cursor, str, int, str)
+def _read_id(listing: str, cursor: str) -> UUID:
+    (written,) = read_cursor(listing, cursor, str)
     try:
-        # To UTC: a moment without a zone is none of ours, and one at either end of time does not fit.
-        moment = datetime.fromisoformat(created_at)
-        if moment.tzinfo is None:
-            raise BadCursor
-        return moment.astimezone(UTC), index, UUID(problem_id)
-    except (ValueError, OverflowError) as error:
+        return UUID(written)
+    except ValueError as error:
         raise BadCursor from error

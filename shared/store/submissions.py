@@ -1,23 +1,23 @@
-"""Writes what users ask for: problems, batches, and the wish to cancel."""
+"""Writes what users submit: problems, batches, and requests to cancel."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from uuid import UUID, uuid4
+from typing import Any, Literal
+from uuid import UUID
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, insert, update
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.orm import Session
+from uuid_utils.compat import uuid7
 
-from shared.domain.options import Options
+from shared.domain.options import Options, PolicyChoice
 from shared.domain.status import Status
 from shared.errors import PermanentError
-from shared.policies.policy import Policy
 from shared.store.database import wake_orchestrators
-from shared.store.reasoning import options_values
-from shared.store.tables import Batch, Problem
+from shared.store.rows import options_values
+from shared.store.tables import Batch, IdempotencyKey, Problem
 
 
 class IdempotencyConflict(PermanentError):
@@ -32,63 +32,58 @@ class Submission:
 
     question: str
     reference: str | None
-    policy: Policy
+    policy: PolicyChoice
     options: Options
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Idempotency:
-    """What makes a repeated request the same one."""
+    """Identifies a request, so that a retry returns the result of the first."""
 
     key: str
     digest: str
-    """Of the request's content."""
+    """Digest of the request's content."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A row that a request stands for."""
+    """The row that a request created, now or earlier."""
 
     id: UUID
     is_new: bool
-    """Whether this request made it, rather than an earlier one with the same key."""
+    """Whether this request created it, rather than an earlier one with the same key."""
 
 
-def submit_problem(session: Session, submission: Submission, idempotency: Idempotency | None) -> Stored:
+def submit_problem(
+    session: Session, tenant_id: UUID, submission: Submission, idempotency: Idempotency | None
+) -> Stored:
     """Queue one problem.
 
     Raises:
-        IdempotencyConflict: The key stands for another request.
+        IdempotencyConflict: The key belongs to another request.
     """
-    problem_id = uuid4()
-    values = {
-        "id": problem_id,
-        "idempotency_key": idempotency and idempotency.key,
-        "request_digest": idempotency and idempotency.digest,
-        **_problem_values(submission),
-    }
-    stored = _insert_once(session, Problem, values, idempotency)
+    stored = _claim(session, tenant_id, "problem_id", idempotency)
     if stored.is_new:
+        session.execute(insert(Problem).values(id=stored.id, tenant_id=tenant_id, **_values(submission)))
         wake_orchestrators(session, to="admit")
     return stored
 
 
-def submit_batch(session: Session, submissions: Sequence[Submission], idempotency: Idempotency | None) -> Stored:
+def submit_batch(
+    session: Session, tenant_id: UUID, submissions: Sequence[Submission], idempotency: Idempotency | None
+) -> Stored:
     """Queue many problems together: all of them or none.
 
     Raises:
-        IdempotencyConflict: The key stands for another request.
+        IdempotencyConflict: The key belongs to another request.
     """
-    values = {
-        "id": uuid4(),
-        "size": len(submissions),
-        "idempotency_key": idempotency and idempotency.key,
-        "request_digest": idempotency and idempotency.digest,
-    }
-    stored = _insert_once(session, Batch, values, idempotency)
+    stored = _claim(session, tenant_id, "batch_id", idempotency)
     if stored.is_new:
+        session.execute(insert(Batch).values(id=stored.id, tenant_id=tenant_id, size=len(submissions)))
+        # Ids that one process makes rise, so listings show a batch in its order.
+        shared = {"tenant_id": tenant_id, "batch_id": stored.id}
         rows = [
-            {"id": uuid4(), "batch_id": stored.id, "batch_index": index, **_problem_values(submission)}
+            {"id": uuid7(), "batch_index": index, **shared, **_values(submission)}
             for index, submission in enumerate(submissions)
         ]
         session.execute(insert(Problem), rows)
@@ -96,15 +91,19 @@ def submit_batch(session: Session, submissions: Sequence[Submission], idempotenc
     return stored
 
 
-def request_cancel(session: Session, problem_id: UUID) -> bool:
-    """Note that nobody waits for a problem any more; an orchestrator ends it. Does nothing if it has ended.
+def request_cancel(session: Session, tenant_id: UUID, problem_id: UUID) -> bool:
+    """Record that a problem is to be cancelled; an orchestrator ends it. Does nothing if it has ended.
 
     Returns:
         Whether the problem was still open.
     """
     found = session.execute(
         update(Problem)
-        .where(Problem.id == problem_id, Problem.status.in_([Status.QUEUED, Status.RUNNING]))
+        .where(
+            Problem.tenant_id == tenant_id,
+            Problem.id == problem_id,
+            Problem.status.in_([Status.QUEUED, Status.RUNNING]),
+        )
         .values(cancel_requested_at=func.coalesce(Problem.cancel_requested_at, func.now()))
         .returning(Problem.id)
     ).first()
@@ -113,34 +112,38 @@ def request_cancel(session: Session, problem_id: UUID) -> bool:
     return found is not None
 
 
-def _insert_once(
-    session: Session,
-    table: type[Problem | Batch],
-    values: dict[str, object],
-    idempotency: Idempotency | None,
+def _claim(
+    session: Session, tenant_id: UUID, result: Literal["problem_id", "batch_id"], idempotency: Idempotency | None
 ) -> Stored:
-    """Insert a row, or find the one that the same key made, be it a moment ago in another transaction."""
-    statement = postgres_insert(table).values(values)
-    made = session.scalar(statement.on_conflict_do_nothing(index_elements=["idempotency_key"]).returning(table.id))
-    if made is not None:
+    """Return a new id, or the id that an earlier request with this key created.
+
+    A key that another transaction is inserting is awaited. The update that changes nothing returns the earlier row.
+    """
+    made = uuid7()
+    if idempotency is None:
         return Stored(made, is_new=True)
-    assert idempotency is not None
-    known = session.execute(
-        select(table.id, table.request_digest).where(table.idempotency_key == idempotency.key)
+    statement = postgres_insert(IdempotencyKey).values(
+        {"tenant_id": tenant_id, "key": idempotency.key, "request_digest": idempotency.digest, result: made}
+    )
+    row = session.execute(
+        statement.on_conflict_do_update(
+            index_elements=["tenant_id", "key"], set_={"request_digest": IdempotencyKey.request_digest}
+        ).returning(getattr(IdempotencyKey, result), IdempotencyKey.request_digest)
     ).one()
-    if known.request_digest != idempotency.digest:
+    stored_id: UUID | None
+    stored_id, digest = row
+    if stored_id is None or digest != idempotency.digest:
         raise IdempotencyConflict
-    return Stored(known.id, is_new=False)
+    return Stored(stored_id, is_new=stored_id == made)
 
 
-def _problem_values(submission: Submission) -> dict[str, object]:
-    deadline_at: datetime | None = submission.options.deadline_at
+def _values(submission: Submission) -> dict[str, Any]:
     return {
         "question": submission.question,
         "reference": submission.reference,
         "policy": submission.policy.name,
         "policy_revision": submission.policy.revision,
-        "policy_parameters": submission.policy.model_dump(mode="json"),
+        "policy_parameters": dict(submission.policy.parameters),
         "options": options_values(submission.options),
-        "deadline_at": deadline_at,
+        "deadline_at": submission.options.deadline_at,
     }

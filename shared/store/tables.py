@@ -1,9 +1,10 @@
-"""The tables. `migrations/` creates them; a test holds the two against each other."""
+"""The tables and the view `audit`. `migrations/` creates them; `python -m migrations check` compares the two."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from enum import StrEnum
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import (
@@ -12,26 +13,40 @@ from sqlalchemy import (
     DateTime,
     Double,
     ForeignKey,
-    ForeignKeyConstraint,
     Index,
     MetaData,
+    PrimaryKeyConstraint,
     SmallInteger,
     Text,
     UniqueConstraint,
     func,
+    text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from shared.domain.decisions import Action
+from shared.domain.decisions import Action, DecidedBy
 from shared.domain.drafts import Finish
 from shared.domain.roles import Author
 from shared.domain.status import Status, StopReason
 from shared.domain.verdict import Verdict
 
+DEFAULT_TENANT: Final = UUID(int=0)
+"""Tenant of all rows until requests carry keys."""
+
+_TYPES: Final[dict[Any, Any]] = {
+    str: Text(),
+    float: Double(),
+    datetime: DateTime(timezone=True),
+    dict[str, Any]: JSONB(),
+    list[Any]: JSONB(),
+}
+
+_IS_OPEN = "status IN ('queued', 'running')"
+
 
 class Base(DeclarativeBase):
-    """Names every constraint by rule, so that migrations can name them too."""
+    """Base class of tables. Constraints are named by rule, so that migrations can name them too."""
 
     metadata = MetaData(
         naming_convention={
@@ -42,19 +57,22 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads it as a plain class attribute
-        str: Text(),
-        float: Double(),
-        datetime: DateTime(timezone=True),
-        dict[str, Any]: JSONB(),
-        list[Any]: JSONB(),
-        list[float]: ARRAY(Double()),
-    }
+    type_annotation_map = _TYPES
 
 
-def _one_of(column: str, values: type[Status | Author | Action | Finish | StopReason | Verdict]) -> CheckConstraint:
+class _View(DeclarativeBase):
+    """Base class of views. Their metadata is separate because `shared/store/objects.py` creates them."""
+
+    type_annotation_map = _TYPES
+
+
+def _one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
     listed = ", ".join(f"'{value}'" for value in values)
     return CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+def _tenant() -> Mapped[UUID]:
+    return mapped_column(server_default=str(DEFAULT_TENANT))
 
 
 class Batch(Base):
@@ -63,14 +81,32 @@ class Batch(Base):
     __tablename__ = "batches"
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
+    tenant_id: Mapped[UUID] = _tenant()
     size: Mapped[int]
-    idempotency_key: Mapped[str | None] = mapped_column(unique=True)
-    request_digest: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class IdempotencyKey(Base):
+    """The result of a submission with an Idempotency-Key. Both endpoints share a tenant's keys."""
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (
+        PrimaryKeyConstraint("tenant_id", "key"),
+        CheckConstraint("num_nonnulls(problem_id, batch_id) = 1", name="one_result"),
+        Index("ix_idempotency_keys_created_at", "created_at"),
+    )
+
+    tenant_id: Mapped[UUID] = _tenant()
+    key: Mapped[str]
+    request_digest: Mapped[str]
+    # The key is inserted before its result, so these are checked at commit.
+    problem_id: Mapped[UUID | None] = mapped_column(ForeignKey("problems.id", deferrable=True, initially="DEFERRED"))
+    batch_id: Mapped[UUID | None] = mapped_column(ForeignKey("batches.id", deferrable=True, initially="DEFERRED"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class Problem(Base):
-    """One problem: what was asked, where it stands, what it cost."""
+    """One problem: the question, its reasoning state, its result, its cost."""
 
     __tablename__ = "problems"
     __table_args__ = (
@@ -78,28 +114,36 @@ class Problem(Base):
         _one_of("stop_reason", StopReason),
         _one_of("verdict", Verdict),
         UniqueConstraint("batch_id", "batch_index"),
-        Index("ix_problems_created_at_id", "created_at", "id"),
-        Index("ix_problems_status_created_at_id", "status", "created_at", "id"),
-        Index("ix_problems_deadline", "deadline_at", postgresql_where="status IN ('queued', 'running')"),
+        # Ids are UUIDv7: their order is the order of submission.
+        Index("ix_problems_tenant_id_id", "tenant_id", "id"),
+        Index("ix_problems_tenant_id_status_id", "tenant_id", "status", "id"),
+        Index("ix_problems_tenant_id_policy_id", "tenant_id", "policy", "id"),
+        Index("ix_problems_queued", "tenant_id", "id", postgresql_where=text("status = 'queued'")),
+        Index("ix_problems_running", "tenant_id", postgresql_where=text("status = 'running'")),
+        Index("ix_problems_deadline", "deadline_at", postgresql_where=text(f"deadline_at IS NOT NULL AND {_IS_OPEN}")),
         Index(
             "ix_problems_cancelling",
             "cancel_requested_at",
-            postgresql_where="cancel_requested_at IS NOT NULL AND status IN ('queued', 'running')",
+            postgresql_where=text(f"cancel_requested_at IS NOT NULL AND {_IS_OPEN}"),
         ),
-        # Every step updates the row. No index holds a column that changes with it (`due_at` has none: overdue problems
-        # are looked for among the running ones, which the window bounds), and a page has room for a new version: so
-        # Postgres keeps the update within the page and touches no index.
+        Index(
+            "ix_problems_unpruned",
+            "finished_at",
+            postgresql_where=text("finished_at IS NOT NULL AND NOT is_inbox_pruned"),
+        ),
+        # Every step updates the row. Postgres keeps such an update within the page and touches no index if no index
+        # holds a changed column and the page has room. So no index holds a column that changes with a step (overdue
+        # problems are searched among the running ones, which the window bounds), and pages are filled to 70 %.
         {"postgresql_with": {"fillfactor": 70}},
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
+    tenant_id: Mapped[UUID] = _tenant()
     batch_id: Mapped[UUID | None] = mapped_column(ForeignKey("batches.id"))
     batch_index: Mapped[int | None]
-    idempotency_key: Mapped[str | None] = mapped_column(unique=True)
-    request_digest: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
-    # What was asked: never changed after submission.
+    # The submission. Only an erasure changes it.
     question: Mapped[str]
     reference: Mapped[str | None]
     policy: Mapped[str]
@@ -108,38 +152,49 @@ class Problem(Base):
     options: Mapped[dict[str, Any]]
     deadline_at: Mapped[datetime | None]
 
-    # Where it stands: written by orchestrators only, but for the request to cancel.
+    # The reasoning state. Orchestrators write it; the api writes `cancel_requested_at`.
     status: Mapped[str] = mapped_column(server_default="queued")
     cancel_requested_at: Mapped[datetime | None]
     epoch: Mapped[int] = mapped_column(server_default="0")
-    ask: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
-    asks: Mapped[int] = mapped_column(server_default="0")
+    request: Mapped[dict[str, Any] | None] = mapped_column(JSONB(none_as_null=True))
+    request_count: Mapped[int] = mapped_column(server_default="0")
     oldest_request: Mapped[int] = mapped_column(server_default="0")
     attempts: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     pending: Mapped[list[Any]] = mapped_column(server_default="[]")
     due_at: Mapped[datetime | None]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    step_count: Mapped[int] = mapped_column(server_default="0")
+    escalation_count: Mapped[int] = mapped_column(server_default="0")
+    decision_count: Mapped[int] = mapped_column(server_default="0")
 
-    # How it ended.
+    # The result.
     stop_reason: Mapped[str | None]
     failure_code: Mapped[str | None]
     failure_detail: Mapped[str | None]
     answer: Mapped[str | None]
     verdict: Mapped[str | None]
 
-    # What it cost: tokens and calls, as `shared.domain.values.Ledger` describes them.
+    # The cost, as `shared.domain.ledger.Ledger` describes it.
     small_kept: Mapped[int] = mapped_column(BigInteger, server_default="0")
     small_discarded: Mapped[int] = mapped_column(BigInteger, server_default="0")
     small_wasted: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    small_estimated: Mapped[int] = mapped_column(BigInteger, server_default="0")
     small_in: Mapped[int] = mapped_column(BigInteger, server_default="0")
     large_out: Mapped[int] = mapped_column(BigInteger, server_default="0")
     large_wasted: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    large_estimated: Mapped[int] = mapped_column(BigInteger, server_default="0")
     large_in: Mapped[int] = mapped_column(BigInteger, server_default="0")
-    prm: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    prm_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    prm_estimated: Mapped[int] = mapped_column(BigInteger, server_default="0")
     small_calls: Mapped[int] = mapped_column(server_default="0")
     large_calls: Mapped[int] = mapped_column(server_default="0")
     prm_calls: Mapped[int] = mapped_column(server_default="0")
+
+    # Retention.
+    is_inbox_pruned: Mapped[bool] = mapped_column(server_default=text("false"))
+    erased_at: Mapped[datetime | None]
+    """When `erase_problem` removed the problem's texts."""
 
 
 class StepRow(Base):
@@ -162,38 +217,28 @@ class StepRow(Base):
     accepted_at: Mapped[datetime]
 
 
-class DecisionRow(Base):
-    """One decision: append-only, enforced by a trigger."""
+class _Decision:
+    """The columns that `decisions` and `audit` share."""
 
-    __tablename__ = "decisions"
-    __table_args__ = (
-        _one_of("action", Action),
-        _one_of("draft_finish", Finish),
-        ForeignKeyConstraint(["problem_id"], ["problems.id"]),
-    )
-
-    problem_id: Mapped[UUID] = mapped_column(primary_key=True)
-    step: Mapped[int] = mapped_column(primary_key=True)
+    step: Mapped[int]
     epoch: Mapped[int]
-    decided_at: Mapped[datetime]
+    decided_by: Mapped[str]
+    policy: Mapped[str]
+    """The policy in force in the process that decided, also where a rule decided."""
+    policy_revision: Mapped[int]
+    policy_digest: Mapped[str]
 
-    # What was chosen and why.
     action: Mapped[str]
     reason: Mapped[str]
     value: Mapped[float | None]
     compared_with: Mapped[float | None]
+    observation: Mapped[dict[str, Any]]
+    """All that the policy saw, as `shared.domain.decisions.Observation` describes it."""
 
-    # What the policy saw.
-    score: Mapped[float | None]
-    previous_scores: Mapped[list[float]]
-    is_final: Mapped[bool]
-    large_tokens: Mapped[int] = mapped_column(BigInteger)
-    seed: Mapped[int] = mapped_column(BigInteger)
-
-    # The draft that it was about, and how it was made.
     draft_id: Mapped[UUID | None]
     draft_text: Mapped[str | None]
     draft_finish: Mapped[str | None]
+    draft_prefix_digest: Mapped[str | None]
     draft_tokens: Mapped[int | None]
     draft_prompt_tokens: Mapped[int | None]
     draft_cached_tokens: Mapped[int | None]
@@ -202,7 +247,6 @@ class DecisionRow(Base):
     draft_waited_ms: Mapped[float | None]
     draft_worked_ms: Mapped[float | None]
 
-    # How it was scored.
     prm_model: Mapped[str | None]
     prm_worker: Mapped[str | None]
     prm_tokens: Mapped[int | None]
@@ -210,17 +254,60 @@ class DecisionRow(Base):
     prm_worked_ms: Mapped[float | None]
 
 
+class DecisionRow(_Decision, Base):
+    """One decision. A trigger refuses every change but the erasure of its text."""
+
+    __tablename__ = "decisions"
+    __table_args__ = (
+        # `decided_at` is in the key so that the table can be partitioned by it.
+        PrimaryKeyConstraint("problem_id", "number", "decided_at"),
+        _one_of("action", Action),
+        _one_of("decided_by", DecidedBy),
+        _one_of("draft_finish", Finish),
+    )
+
+    problem_id: Mapped[UUID] = mapped_column(ForeignKey("problems.id"))
+    number: Mapped[int]
+    """Place among the problem's decisions, from 0."""
+    decided_at: Mapped[datetime]
+
+
+class AuditRow(_Decision, _View):
+    """One decision beside the step that stands at its place now."""
+
+    __tablename__ = "audit"
+
+    problem_id: Mapped[UUID] = mapped_column(primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    decided_at: Mapped[datetime]
+    tenant_id: Mapped[UUID]
+    status: Mapped[str]
+    policy_parameters: Mapped[dict[str, Any]]
+    """Parameters that the submitter chose."""
+    draft_score: Mapped[float | None]
+
+    step_author: Mapped[str | None]
+    step_text: Mapped[str | None]
+    step_tokens: Mapped[int | None]
+    step_score: Mapped[float | None]
+    step_model: Mapped[str | None]
+    step_worker: Mapped[str | None]
+    step_waited_ms: Mapped[float | None]
+    step_worked_ms: Mapped[float | None]
+    step_accepted_at: Mapped[datetime | None]
+
+
 class InboxRow(Base):
-    """Id of a draft or an event that is in a problem's ledger, so that it is booked once."""
+    """Id of a draft or an event that a problem's ledger includes, so that it is booked once."""
 
     __tablename__ = "inbox"
 
+    problem_id: Mapped[UUID] = mapped_column(ForeignKey("problems.id"), primary_key=True)
     id: Mapped[UUID] = mapped_column(primary_key=True)
-    problem_id: Mapped[UUID] = mapped_column(ForeignKey("problems.id"), index=True)
 
 
 class Process(Base):
-    """A process of the service that was heard of."""
+    """A process of the service, as of its last heartbeat."""
 
     __tablename__ = "processes"
 

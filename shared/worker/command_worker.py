@@ -35,7 +35,7 @@ _log = get_logger(__name__)
 
 
 class ConsumerEnded(RetryableError):
-    """The worker lost its connection to the broker for good; its log has the reason."""
+    """The worker lost its connection to the broker and stopped; its log has the reason."""
 
     code = "consumer_ended"
 

@@ -30,12 +30,21 @@ from shared.engines.port import Generator, Scorer
 from shared.settings import Settings
 from tests.unit.engines.bundled import MODELS
 
-STORIES = list(islice(draw(Split.TEST), 16))
-"""Problems that the large model solves."""
+*STORIES, SLOW_STORY = islice(draw(Split.TEST), 17)
+"""Problems that the large model solves; a script takes 2 s for each step of the last one."""
 
 BLANK_QUESTION = "What is there to say?"
 
 START_TIMEOUT_S = 240.0
+PATIENCE_S = 60.0
+
+
+def until(holds: Callable[[], object]) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.02)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +124,7 @@ def _script(folder: Path) -> Path:
         story.question: [{"small": "?", "large": step, "large_ms": 50, "score": 0.1} for step in story.steps]
         for story in STORIES
     }
+    problems[SLOW_STORY.question] = [{"small": "?", "large": step, "large_ms": 2_000} for step in SLOW_STORY.steps]
     problems[BLANK_QUESTION] = [{"small": " - "}]
     path = folder / "script.json"
     path.write_text(json.dumps({"problems": problems}))

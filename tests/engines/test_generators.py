@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,8 +15,8 @@ from shared.cancellation import Cancellation, Cancelled
 from shared.domain.drafts import Finish
 from shared.domain.options import Sampling
 from shared.domain.text import boxed_answer
-from shared.engines.port import GeneratedStep, InputTooLong, StepTimeout
-from tests.engines.deployed import BLANK_QUESTION, STORIES, Engine
+from shared.engines.port import GeneratedStep, InputTooLong, Meter, StepTimeout
+from tests.engines.deployed import BLANK_QUESTION, SLOW_STORY, STORIES, Engine, until
 from tests.unit.engines.bundled import ask, texts, write
 
 QUESTION = STORIES[0].question
@@ -84,7 +88,7 @@ def test_a_cancelled_call_raises_and_others_go_on(engine: Engine) -> None:
     begun, is_asked_for = threading.Event(), threading.Event()
 
     def cancelled() -> None:
-        for _ in engine.large.stream(ask(QUESTION), cancellation):
+        for _ in engine.large.stream(ask(QUESTION), cancellation, Meter()):
             begun.set()
             assert is_asked_for.wait(60)  # or a fast engine has written all by then
 
@@ -100,14 +104,15 @@ def test_a_cancelled_call_raises_and_others_go_on(engine: Engine) -> None:
 
 
 def test_a_call_that_was_cancelled_before_raises_at_once(engine: Engine) -> None:
-    cancellation = Cancellation()
+    cancellation, meter = Cancellation(), Meter()
     cancellation.cancel()
     with pytest.raises(Cancelled):
-        list(engine.large.stream(ask(QUESTION), cancellation))
+        list(engine.large.stream(ask(QUESTION), cancellation, meter))
+    assert meter == Meter()
 
 
 def test_a_closed_iterator_leaves_the_engine_to_others(engine: Engine) -> None:
-    stream = engine.large.stream(ask(QUESTION), Cancellation())
+    stream = engine.large.stream(ask(QUESTION), Cancellation(), Meter())
     first = next(stream)
     stream.close()
     assert write(engine.large, ask(QUESTION, max_steps=1))[0].text == first.text
@@ -146,6 +151,67 @@ def test_a_solution_that_fills_the_context_ends_there(engine: Engine) -> None:
     assert steps[0].prompt_tokens + sum(step.tokens for step in steps) == 1024
 
 
+def test_a_completed_call_leaves_the_meter_at_zero(engine: Engine) -> None:
+    for max_steps in (1, 30):
+        meter = Meter()
+        assert list(engine.large.stream(ask(QUESTION, max_steps=max_steps), Cancellation(), meter))
+        assert meter == Meter()
+
+
+class WatchedMeter(Meter):
+    """Calls back, in the engine's thread, once two tokens of a step are metered."""
+
+    def __init__(self, reached: Callable[[], object]) -> None:
+        super().__init__()
+        self.reached = threading.Event()
+        self._reached = reached
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "tokens" and value == 2:
+            self._reached()
+            self.reached.set()
+
+
+def test_a_call_that_is_cancelled_within_a_step_meters_what_it_decoded(engine: Engine) -> None:
+    cancellation = Cancellation()
+    meter = WatchedMeter(cancellation.cancel)
+    (step,) = write(engine.large, ask(SLOW_STORY.question, max_steps=1))
+    if not engine.is_real:  # Only the end of its wait tells what a script has written.
+        cancelling = threading.Timer(0.5, cancellation.cancel)
+        cancelling.start()
+    with pytest.raises(Cancelled):
+        list(engine.large.stream(ask(SLOW_STORY.question, max_steps=2), cancellation, meter))
+    assert 0 < meter.tokens <= step.tokens
+    assert meter.is_estimated is (engine.name == "openai")
+    assert meter.prompt_tokens == (0 if engine.name == "openai" else step.prompt_tokens)
+
+
+def test_a_step_that_takes_too_long_is_metered(engine: Engine) -> None:
+    timeout_s = 3.0 if engine.is_real else 1.0
+    meter = WatchedMeter(lambda: time.sleep(timeout_s + 0.5))
+    (step,) = write(engine.large, ask(SLOW_STORY.question, max_steps=1))
+    with pytest.raises(StepTimeout):
+        list(
+            engine.large.stream(ask(SLOW_STORY.question, max_steps=2, step_timeout_s=timeout_s), Cancellation(), meter)
+        )
+    assert 0 < meter.tokens <= step.tokens
+
+
+def test_a_closed_iterator_meters_what_was_decoded_ahead(engine: Engine) -> None:
+    meter = Meter()
+    steps = write(engine.large, ask(QUESTION))
+    stream = engine.large.stream(ask(QUESTION), Cancellation(), meter)
+    assert next(stream) == replace(steps[0], cached_tokens=0)
+    if engine.name in ("embedded", "vllm"):  # The others write no step before the caller asks for it.
+        until(lambda: meter.tokens)
+    stream.close()
+    ahead = meter.tokens
+    assert 0 <= ahead <= sum(step.tokens for step in steps[1:])
+    assert (ahead > 0) is (engine.name in ("embedded", "vllm"))
+    assert meter == Meter(tokens=ahead), "the input belongs to the first step"
+
+
 @pytest.mark.parametrize("special", ["<|im_end|>", "<|endoftext|>", "<extra_0>"])
 def test_text_that_spells_a_special_token_stays_text(engine: Engine, special: str) -> None:
     if not engine.is_real:
@@ -163,7 +229,7 @@ def test_concurrent_calls_are_worked_on_together(engine: Engine) -> None:
 
     def solve(index: int) -> None:
         solved.wait()
-        steps = engine.large.stream(ask(STORIES[index].question), Cancellation())
+        steps = engine.large.stream(ask(STORIES[index].question), Cancellation(), Meter())
         arrived.extend((index, step.finish is Finish.ENDED) for step in steps)
 
     with ThreadPoolExecutor(8) as pool:

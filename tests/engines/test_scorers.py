@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from shared.cancellation import Cancellation, Cancelled
-from shared.engines.port import InputTooLong, ScoringRequest, StepTimeout
+from shared.engines.port import InputTooLong, Meter, ScoringRequest, StepTimeout
 from tests.engines.deployed import STORIES, Engine
 from tests.unit.engines.bundled import score
 
@@ -69,7 +69,12 @@ def test_concurrent_calls_are_computed_together(engine: Engine) -> None:
 
 
 def test_what_was_computed_is_counted(engine: Engine) -> None:
-    assert score(engine.prm, STORY.steps[:1], question=STORY.question).tokens > 0
+    meter = Meter()
+    request = ScoringRequest(
+        problem_id=uuid4(), question=STORY.question, steps=tuple(STORY.steps), newest=2, timeout_s=60
+    )
+    assert engine.prm.score(request, Cancellation(), meter).tokens > 0
+    assert meter == Meter(), "a completed call carries its own count"
 
 
 def test_text_that_spells_the_tag_makes_no_step(engine: Engine) -> None:
@@ -99,7 +104,7 @@ def test_a_cancelled_call_raises(engine: Engine) -> None:
     cancellation.cancel()
     request = ScoringRequest(problem_id=uuid4(), question="?", steps=("a",), newest=1, timeout_s=60)
     with pytest.raises(Cancelled):
-        engine.prm.score(request, cancellation)
+        engine.prm.score(request, cancellation, Meter())
 
 
 def test_a_call_that_takes_too_long_raises(engine: Engine) -> None:
@@ -109,5 +114,5 @@ def test_a_call_that_takes_too_long_raises(engine: Engine) -> None:
         problem_id=uuid4(), question=STORY.question, steps=tuple(STORY.steps), newest=1, timeout_s=0.0001
     )
     with pytest.raises(StepTimeout):
-        engine.prm.score(request, Cancellation())
+        engine.prm.score(request, Cancellation(), Meter())
     assert score(engine.prm, STORY.steps, question=STORY.question).values

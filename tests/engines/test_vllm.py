@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -25,10 +24,19 @@ from recipe.reference import load_weights, logits
 from shared.cancellation import Cancellation, Cancelled
 from shared.domain.text import join_steps
 from shared.engines.factory import make_generator, make_scorer
-from shared.engines.port import BadScores, EngineDead, EngineStopped, GeneratedStep, ModelUnusable, RequestRefused
+from shared.engines.port import (
+    BadScores,
+    EngineDead,
+    EngineStopped,
+    GeneratedStep,
+    Meter,
+    ModelUnusable,
+    RequestRefused,
+    ScoringRequest,
+)
 from shared.engines.prm_formats import RLHFLOW, NextToken
 from shared.settings import Settings, UnusableSetting
-from tests.engines.deployed import STORIES, Engine
+from tests.engines.deployed import PATIENCE_S, STORIES, Engine, until
 from tests.unit.engines.bundled import MODELS, ask, folder_copy, score, texts, write
 
 pytest.importorskip("vllm", reason="needs vLLM; run make test-vllm")
@@ -36,22 +44,14 @@ pytest.importorskip("vllm", reason="needs vLLM; run make test-vllm")
 from vllm import SamplingParams
 
 from shared.domain.drafts import Finish
-from shared.domain.roles import Author
+from shared.domain.roles import Author, WorkerRole
 from shared.engines.vllm.generator import VllmGenerator
 from shared.engines.vllm.model import Model
 from shared.engines.vllm.scorer import NextTokenScorer
 
 BLOCK = int(str(ARGUMENTS["block_size"]))
-PATIENCE_S = 60.0
 
 on_vllm = pytest.mark.parametrize("engine", ["vllm"], indirect=True)
-
-
-def until(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.02)
 
 
 def settings(**changes: object) -> Settings:
@@ -63,13 +63,63 @@ def test_a_cancelled_call_frees_its_place_in_the_engine(engine: Engine) -> None:
     assert isinstance(engine.large, VllmGenerator)
     output = engine.large._model._engine.output_processor
     cancellation = Cancellation()
-    stream = engine.large.stream(ask(STORIES[0].question), cancellation)
+    stream = engine.large.stream(ask(STORIES[0].question), cancellation, Meter())
     next(stream)
     assert output.get_num_unfinished_requests() == 1
     cancellation.cancel()
     with pytest.raises(Cancelled):
         next(stream)
     until(lambda: output.get_num_unfinished_requests() == 0)
+
+
+def count_delivered(engine: Engine, monkeypatch: pytest.MonkeyPatch, third: Callable[[], object]) -> Callable[[], int]:
+    """Count the tokens that vLLM delivers for calls that are open, and call back before the third one."""
+    processor = engine.large._model._engine.output_processor  # type: ignore[attr-defined]
+    process = processor.process_outputs
+    delivered = 0
+
+    def processed(outputs: Sequence[Any], *arguments: Any, **named: Any) -> object:
+        nonlocal delivered
+        new = sum(len(output.new_token_ids) for output in outputs if output.request_id in processor.request_states)
+        if delivered < 3 <= delivered + new:
+            third()
+        delivered += new
+        return process(outputs, *arguments, **named)
+
+    monkeypatch.setattr(processor, "process_outputs", processed)
+    return lambda: delivered
+
+
+@on_vllm
+@pytest.mark.parametrize("max_steps", [1, 5])
+def test_a_cancelled_call_meters_what_the_engine_has_delivered(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, max_steps: int
+) -> None:
+    (step,) = write(engine.large, ask(STORIES[0].question, max_steps=1))  # type: ignore[arg-type]
+    cancellation, meter = Cancellation(), Meter()
+    delivered = count_delivered(engine, monkeypatch, cancellation.cancel)
+    with pytest.raises(Cancelled):
+        list(engine.large.stream(ask(STORIES[0].question, max_steps=max_steps), cancellation, meter))
+    assert delivered() >= 3
+    # In a stream, the third token is on its way to the call when that is cancelled.
+    assert delivered() - (max_steps > 1) <= meter.tokens <= delivered()
+    assert (meter.prompt_tokens, meter.is_estimated) == (step.prompt_tokens, False)
+
+
+@on_vllm
+def test_an_answer_of_the_prm_that_cannot_be_used_is_metered(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    async def pool(ids: list[int], _pooling: object) -> object:
+        asked.extend(ids)
+        return SimpleNamespace(outputs=SimpleNamespace(data=[]), num_cached_tokens=1)
+
+    monkeypatch.setattr(engine.prm._model, "pool", pool)  # type: ignore[attr-defined]
+    meter = Meter()
+    request = ScoringRequest(problem_id=uuid4(), question="?", steps=("a",), newest=1, timeout_s=60)
+    with pytest.raises(BadScores):
+        engine.prm.score(request, Cancellation(), meter)
+    assert meter == Meter(tokens=len(asked) - 1)
 
 
 @on_vllm
@@ -152,7 +202,7 @@ def play(engine: Engine, monkeypatch: pytest.MonkeyPatch, *texts: str, **changes
     playing = Playing(model, *texts)
     with monkeypatch.context() as patched:
         patched.setattr(model._engine, "generate", playing.generate)
-        (step,) = engine.large.stream(ask("Q", max_steps=1, **changes), Cancellation())
+        (step,) = engine.large.stream(ask("Q", max_steps=1, **changes), Cancellation(), Meter())
     assert not playing._texts
     return step, playing
 
@@ -244,7 +294,7 @@ def _newest() -> set[int]:
 def test_a_closed_engine_stops_calls_and_ends_its_process() -> None:
     generator = make_generator(settings(), Author.SMALL)
     (pid,) = _newest()
-    stream = generator.stream(ask(STORIES[0].question), Cancellation())
+    stream = generator.stream(ask(STORIES[0].question), Cancellation(), Meter())
     next(stream)
     generator.close()
     with pytest.raises(EngineStopped):
@@ -259,7 +309,7 @@ def test_a_worker_that_is_killed_takes_its_engine_with_it(tmp_path: Path) -> Non
     script = tmp_path / "worker.py"
     script.write_text(
         "import time\n"
-        "from shared.domain.values import Author\n"
+        "from shared.domain.roles import Author\n"
         "from shared.engines.factory import make_generator\n"
         "from shared.settings import Settings\n"
         "if __name__ == '__main__':\n"
@@ -365,7 +415,7 @@ def test_a_vocabulary_without_the_verdicts_is_reported_with_the_setting() -> Non
 
 
 def test_a_model_that_expects_no_verdict_is_reported_with_the_setting() -> None:
-    model = Model.of(settings(prm_model=str(MODELS / "large")), "prm", runner="generate")
+    model = Model.of(settings(prm_model=str(MODELS / "large")), WorkerRole.PRM, runner="generate")
     (pid,) = _newest()
     (unlikely,) = model.encode("<extra_0>")
     with pytest.raises(BadScores, match=r"expects no verdict.*rlhflow.*TRIM_PRM_FORMAT.*TRIM_PRM_MODEL"):

@@ -1,4 +1,4 @@
-"""What the README and the documents tell people to type works as it stands there."""
+"""Commands, queries and links of the README and the documents work as printed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, postgres_server: str) -
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the README's examples are written for curl")
-def test_every_curl_command_of_the_readme_is_answered_well(deployment: Deployment) -> None:
+def test_every_curl_command_of_the_readme_succeeds(deployment: Deployment) -> None:
     commands = [
         command.strip()
         for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL)
@@ -42,7 +42,7 @@ def test_every_curl_command_of_the_readme_is_answered_well(deployment: Deploymen
     problem_id = ""
     for command in commands:
         if command.startswith("ID="):
-            continue  # what the reader fills in
+            continue  # the reader fills it in
         typed = command.replace("localhost:8080", deployment.api.address).replace("$ID", problem_id)
         done = subprocess.run(["bash", "-c", f"{typed} -f"], capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
@@ -53,31 +53,53 @@ def test_every_curl_command_of_the_readme_is_answered_well(deployment: Deploymen
             assert answer["status"] == "succeeded"
 
 
-def test_every_make_target_that_is_named_exists() -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    named = set(re.findall(r"make ([a-z][a-z-]+)", README + (ROOT / ".ci" / "run").read_text()))
-    assert {"run", "test", "serve", "check"} <= named
-    for target in named:
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-
-
-def test_every_recipe_for_auditors_runs_and_replay_finds_nothing(deployment: Deployment) -> None:
+def recipes(deployment: Deployment) -> list[str]:
+    """List the recipes for auditors, with the ids of a problem that was solved for them."""
     [problem_id] = deployment.submit(1)
     [row] = deployment.finish([problem_id])
-    recipes = re.findall(r"```sql\n(.*?)```", AUDIT, re.DOTALL)
-    assert len(recipes) >= 6
-    for recipe in recipes:
-        # A step that this short solution has.
-        query = recipe.replace("step = 7", "step = 0").replace("%", "%%")
-        query = query.replace(":problem", f"'{problem_id}'").replace(":batch", f"'{row['batch_id']}'")
-        found = deployment.rows(query)
-        assert (found == []) == ("author <> 'small'" in query), recipe
+    ids = {":problem": f"'{problem_id}'", ":batch": f"'{row['batch_id']}'"}
+    found = re.findall(r"```sql\n(.*?)```", AUDIT, re.DOTALL)
+    # Step 0 exists in this short solution.
+    found = [recipe.replace("step = 7", "step = 0").replace("%", "%%") for recipe in found]
+    return [re.sub("(?<!:):(problem|batch)", lambda name: ids[name[0]], recipe) for recipe in found]
+
+
+def test_every_recipe_for_auditors_runs_and_those_for_defects_find_none(deployment: Deployment) -> None:
+    found = recipes(deployment)
+    assert len(found) >= 10
+    for recipe in found:
+        assert (deployment.rows(recipe) == []) == (" no rows." in recipe.lower()), recipe
+
+
+@pytest.mark.parametrize(
+    ("sign", "defect"),
+    [
+        ("kept.small", "UPDATE problems SET large_out = large_out + 1"),
+        ("kept.small", "UPDATE problems SET small_discarded = 0"),
+        ("DISTINCT ON (step)", "UPDATE steps SET text = 'Something else.'"),
+        ("DISTINCT ON (step)", "UPDATE steps SET author = 'small'"),
+        ("AS submitted", "UPDATE problems SET policy_revision = policy_revision + 1"),
+    ],
+)
+def test_a_recipe_for_defects_finds_one(deployment: Deployment, sign: str, defect: str) -> None:
+    [recipe] = [each for each in recipes(deployment) if sign in each]
+    assert deployment.rows(recipe) == []
+    deployment.rows(f"{defect} RETURNING 1")
+    assert deployment.rows(recipe) != []
 
 
 def test_every_document_that_is_linked_exists() -> None:
-    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
-        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+    for page in [ROOT / "README.md", ROOT / "models" / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]+))?\)", page.read_text()):
+            linked = page.parent / target if target else page
+            assert linked.exists(), f"{page.name}: {target}"
+            assert not anchor or anchor in anchors(linked), f"{page.name}: {target}#{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """List the anchors of a page's headings, as GitHub derives them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_every_dependency_has_its_line_of_reason() -> None:

@@ -1,34 +1,25 @@
-"""Endpoints about the service itself: which policies there are, and whether every part is up."""
+"""Endpoints about the service itself: its policies and its health."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
 
 from fastapi import APIRouter, Response, status
 
-from services.api import schemas
 from services.api.dependencies import WithDatabase, WithSettings
 from services.api.errors import RESPONSES
+from services.api.readiness import read_readiness
+from services.api.schemas.service import Liveness, PolicyDescription, Readiness
 from shared.policies.registry import POLICIES
-from shared.store import queries
-from shared.store.database import Database, DatabaseUnavailable
-from shared.store.schema import REVISION, current_revision
-
-ROLES = ("orchestrator", "broker", "small", "large", "prm")
-"""What a problem needs besides this process. Orchestrators report the broker; workers report by way of it."""
-
-SILENCE_BEATS = 3
-"""Heartbeats that a process may miss before it counts as down."""
 
 router = APIRouter(tags=["service"], responses=RESPONSES)
 
 
 @router.get("/v1/policies")
-def policies() -> list[schemas.PolicyDescription]:
+def policies() -> list[PolicyDescription]:
     """List the policies that a submission can name."""
     return [
-        schemas.PolicyDescription(
+        PolicyDescription(
             name=name,
             revision=kind.revision,
             description=(inspect.getdoc(kind) or "").split("\n\n")[0].replace("\n", " "),
@@ -39,43 +30,15 @@ def policies() -> list[schemas.PolicyDescription]:
 
 
 @router.get("/health/live")
-def live() -> dict[str, str]:
-    """Tell that the process answers."""
-    return {"status": "live"}
+def live() -> Liveness:
+    """Confirm that the process answers."""
+    return Liveness()
 
 
-@router.get("/health/ready")
-def ready(response: Response, database: WithDatabase, settings: WithSettings) -> schemas.Readiness:
-    """Tell whether submissions are taken, and which parts of the service are down.
-
-    Submissions need the database alone; without the rest they wait, and the status is `degraded`.
-    """
-    parts = list(_parts(database, silence_s=SILENCE_BEATS * settings.heartbeat_s))
-    down = [part.name for part in parts if not part.is_up]
-    if "database" in down or "schema" in down:
+@router.get("/health/ready", responses={503: {"model": Readiness, "description": "Submissions are refused."}})
+def ready(response: Response, database: WithDatabase, settings: WithSettings) -> Readiness:
+    """Report which parts of the service are down, with status 503 if submissions are refused."""
+    readiness = read_readiness(database, heartbeat_s=settings.heartbeat_s)
+    if readiness.status == "unavailable":
         response.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
-        return schemas.Readiness(status="unavailable", down=down, parts=parts)
-    return schemas.Readiness(status="degraded" if down else "ready", down=down, parts=parts)
-
-
-def _parts(database: Database, *, silence_s: float) -> Iterator[schemas.Part]:
-    """Name every part, whatever is down: nothing is known of a part behind one that is."""
-    try:
-        with database.session() as session:
-            found = current_revision(session.connection())
-            # Another schema may have no such table.
-            processes = queries.list_processes(session) if found == REVISION else []
-            now = queries.read_clock(session)
-    except DatabaseUnavailable as error:
-        yield schemas.Part(name="database", is_up=False, detail=str(error))
-        for name in ("schema", *ROLES):
-            yield schemas.Part(name=name, is_up=False, detail="Unknown while the database is down.")
-        return
-    yield schemas.Part(name="database", is_up=True, detail="It answers.")
-    detail = f"It is {found or 'missing'}; this version needs {REVISION}."
-    yield schemas.Part(name="schema", is_up=found == REVISION, detail=detail)
-    seen = [(each.role, each.name, (now - each.seen_at).total_seconds()) for each in processes]
-    for role in ROLES:
-        up = [f"{name} ({ago_s:.0f} s ago)" for of_role, name, ago_s in seen if of_role == role and ago_s <= silence_s]
-        detail = f"Seen: {', '.join(up)}." if up else f"None was seen in the last {silence_s:.0f} s."
-        yield schemas.Part(name=role, is_up=bool(up), detail=detail)
+    return readiness

@@ -37,6 +37,9 @@ class Row:
         """How many ids are still to be computed."""
         return len(self.ids) - self.computed
 
+    def on_join(self) -> None:
+        """React to having joined: `cached` is known, and what is pending is computed next."""
+
 
 SomeRow = TypeVar("SomeRow", bound=Row)
 
@@ -61,6 +64,7 @@ class Batch(Generic[SomeRow]):
             needed = min(place % len(row.ids) for place in row.outputs_at)
             kv = found[row] = self._cache.longest_prefix(row.problem_id, row.ids[:needed])
             row.computed = row.cached = 0 if kv is None else kv.shape[-2]
+            row.on_join()
         self.rows += sorted(rows, key=lambda row: row.pending, reverse=True)
         self._reserve(keep=first)
         for index, row in enumerate(self.rows[first:], first):

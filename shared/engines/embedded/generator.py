@@ -15,7 +15,7 @@ from shared.engines.assembly import StepAssembler
 from shared.engines.embedded.engine import EmbeddedEngine, Member
 from shared.engines.embedded.runtime import Floats
 from shared.engines.embedded.sampling import draw
-from shared.engines.port import GeneratedStep, GenerationRequest
+from shared.engines.port import GeneratedStep, GenerationRequest, Meter
 
 
 @dataclass(kw_only=True, eq=False)
@@ -26,8 +26,14 @@ class _Writing(Member[GeneratedStep | None]):
     assembler: StepAssembler
     settled: list[int]
     """The ids of the question and all finished steps, as a later call will encode them."""
-    is_begun: bool = False
+    has_joined: bool = False
     decoder: codecs.IncrementalDecoder = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
+
+    def on_join(self) -> None:
+        """Count the input. A call that joins again goes on from its own text, which is no input."""
+        if not self.has_joined:
+            self.has_joined = True
+            self.assembler.count_input(len(self.ids), self.cached)
 
 
 class EmbeddedGenerator(EmbeddedEngine[_Writing]):
@@ -35,8 +41,13 @@ class EmbeddedGenerator(EmbeddedEngine[_Writing]):
 
     architecture = "Qwen2ForCausalLM"
 
-    def stream(self, request: GenerationRequest, cancellation: Cancellation) -> Generator[GeneratedStep, None, None]:
-        """Yield steps as they finish; see `Generator.stream`."""
+    def stream(
+        self, request: GenerationRequest, cancellation: Cancellation, meter: Meter
+    ) -> Generator[GeneratedStep, None, None]:
+        """Yield steps as they finish; see `Generator.stream`.
+
+        A run of the model that is under way when the caller leaves gives the call no token.
+        """
         ids = self._model.encode_question(request.question)
         for text in request.prefix:
             ids += self._model.encode(text + SEPARATOR)
@@ -47,10 +58,13 @@ class EmbeddedGenerator(EmbeddedEngine[_Writing]):
             settled=ids,
             request=request,
             cancellation=cancellation,
-            assembler=StepAssembler(request, prompt_tokens=len(ids), cached_tokens=0),
+            assembler=StepAssembler(request, meter),
         )
+        yield from call.assembler.deliver(self._steps(call))
+
+    def _steps(self, call: _Writing) -> Generator[GeneratedStep, None, None]:
         with self._loop.submitted(call):
-            while (step := call.wait(request.step_timeout_s)) is not None:
+            while (step := call.wait(call.request.step_timeout_s)) is not None:
                 yield step
 
     def _turn(self, arrived: list[_Writing]) -> bool:
@@ -62,9 +76,6 @@ class EmbeddedGenerator(EmbeddedEngine[_Writing]):
         joining, self._waiting = self._waiting[:room], self._waiting[room:]
         if joining:
             joined = self._batch.join(joining)
-            for call, _ in joined:
-                if not call.is_begun:
-                    call.is_begun, call.assembler.cached_tokens = True, call.cached
             self._take_tokens([call for call, _ in joined], np.concatenate([logits for _, logits in joined]))
         elif self._batch.rows:
             self._take_tokens(list(self._batch.rows), self._batch.decode())
@@ -103,6 +114,6 @@ class EmbeddedGenerator(EmbeddedEngine[_Writing]):
             call.answer(None)
         elif call.ids != call.settled:
             self._batch.leave(call)
-            call.assembler.begin_again()
+            call.assembler.restart_step()
             call.ids = list(call.settled)
             self._waiting.insert(0, call)

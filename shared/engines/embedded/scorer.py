@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +11,26 @@ from shared.cancellation import Cancellation
 from shared.domain.text import STEP_TAG
 from shared.engines.embedded.engine import EmbeddedEngine, Member
 from shared.engines.embedded.runtime import Floats
-from shared.engines.port import ModelUnusable, Scores, ScoringRequest
+from shared.engines.port import Meter, ModelUnusable, Scores, ScoringRequest
 
 
-class EmbeddedScorer(EmbeddedEngine[Member[Scores]]):
+@dataclass(kw_only=True, eq=False)
+class _Scoring(Member[Scores]):
+    """A call of `score`."""
+
+    meter: Meter
+
+    def on_join(self) -> None:
+        """Count what is computed."""
+        self.meter.tokens = self.pending
+
+
+class EmbeddedScorer(EmbeddedEngine[_Scoring]):
     """Scores steps with a process reward model."""
 
     architecture = "Qwen2ForProcessRewardModel"
 
-    def score(self, request: ScoringRequest, cancellation: Cancellation) -> Scores:
+    def score(self, request: ScoringRequest, cancellation: Cancellation, meter: Meter) -> Scores:
         """Score the newest steps of a solution; see `Scorer.score`."""
         ids = self._model.encode_question(request.question)
         tags = []
@@ -28,14 +40,17 @@ class EmbeddedScorer(EmbeddedEngine[Member[Scores]]):
         if not tags:
             return Scores(values=(), tokens=0)
         self._model.refuse_past(self._model.max_tokens, ids)
-        call: Member[Scores] = Member(
+        call = _Scoring(
             problem_id=request.problem_id,
             ids=ids,
             outputs_at=tags[-request.newest :],
             cancellation=cancellation,
+            meter=meter,
         )
         with self._loop.submitted(call):
-            return call.wait(request.timeout_s)
+            scores = call.wait(request.timeout_s)
+        meter.clear()
+        return scores
 
     def _prepare(self, folder: Path, setting: str) -> None:
         tag: int | None = self._model.tokenizer.token_to_id(STEP_TAG)
@@ -45,7 +60,7 @@ class EmbeddedScorer(EmbeddedEngine[Member[Scores]]):
             )
         self._tag = tag
 
-    def _turn(self, arrived: list[Member[Scores]]) -> bool:
+    def _turn(self, arrived: list[_Scoring]) -> bool:
         """Score the calls that have waited longest."""
         waiting = [call for call in self._waiting + arrived if not call.has_left()]
         joining, self._waiting = waiting[: self._max_batch], waiting[self._max_batch :]

@@ -1,4 +1,4 @@
-"""Spares a server that fails, and the callers that would wait for it."""
+"""A circuit breaker: it spares a failing server, and the callers that would wait for it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 FAILURES = 10
-"""So many failed requests in a row open the breaker: more than one call makes, fewer than a full worker makes."""
+"""Failed requests in a row that open the breaker: more than one call makes, fewer than a full worker makes."""
 
 REST_S = 5.0
-"""Seconds that an open breaker lets no request pass."""
+"""Seconds for which an open breaker admits no request."""
 
 
 Pass = Literal["request", "probe"]
@@ -18,9 +18,9 @@ Pass = Literal["request", "probe"]
 
 @dataclass(slots=True)
 class Breaker:
-    """Opens after failures in a row; some seconds later a single request probes whether the server is back.
+    """Opens after failures in a row; after a rest, a single request probes whether the server is back.
 
-    Belongs to one thread.
+    Use it from one thread only.
     """
 
     failures: int = FAILURES
@@ -30,7 +30,7 @@ class Breaker:
     _is_probing: bool = False
 
     def admit(self) -> Pass | None:
-        """Let a request pass, or not (`None`); one that passes must be settled, however it ends."""
+        """Admit a request, or return `None`; settle each admitted request, however it ends."""
         if self._failed < self.failures:
             return "request"
         if self._is_probing or time.monotonic() < self._resting_until:
@@ -39,7 +39,7 @@ class Breaker:
         return "probe"
 
     def settle(self, passed: Pass, *, is_alive: bool | None) -> None:
-        """Take what a request showed: that the server is alive, that it is not, or, as `None`, nothing."""
+        """Record what a request showed: the server is alive, it is not, or (`None`) nothing."""
         if passed == "probe":
             self._is_probing = False
         if is_alive:

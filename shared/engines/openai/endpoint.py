@@ -1,49 +1,46 @@
-"""Where a role's model is served, as the settings say it."""
+"""The server and the model of a role, as the settings name them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Self
 
+from shared.domain.roles import WorkerRole
+from shared.engines.role_settings import has_own_model, model_of, model_variable, url_of, url_variable
 from shared.settings import MissingSetting, Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """A model on a server, and the names of the settings that say so, for messages."""
+    """A model on a server, and the settings that chose them, for error messages."""
 
     url: str
-    """Base URL, without a slash at its end."""
+    """Base URL, without a trailing slash."""
     url_setting: str
     model: str
     model_setting: str
     style_setting: str
-    """The setting that says how the model is asked."""
+    """The setting that chooses how the model is prompted."""
     api_key: str | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, settings: Settings, role: Literal["small", "large", "prm"]) -> Self:
+    def of(cls, settings: Settings, role: WorkerRole) -> Self:
         """Read a role's endpoint from the settings.
 
         Raises:
-            MissingSetting: Its URL or the model's name is not set.
+            MissingSetting: The URL or the name of the model is not set.
         """
-        url, model = {
-            "small": (settings.small_url, settings.small_model),
-            "large": (settings.large_url, settings.large_model),
-            "prm": (settings.prm_url, settings.prm_model),
-        }[role]
-        url_setting, model_setting = f"TRIM_{role.upper()}_URL", f"TRIM_{role.upper()}_MODEL"
+        url = url_of(settings, role)
         if not url:
-            raise MissingSetting(f"{url_setting} is not set; set it to something like http://127.0.0.1:8000/v1.")
-        if f"{role}_model" not in settings.model_fields_set:  # the default is a folder, which no server knows
-            raise MissingSetting(f"{model_setting} is not set; set it to the model's name on the server.")
+            raise MissingSetting(f"{url_variable(role)} is not set; set it to something like http://127.0.0.1:8000/v1.")
+        if not has_own_model(settings, role):  # The default is a folder, which no server knows.
+            raise MissingSetting(f"{model_variable(role)} is not set; set it to the model's name on the server.")
         key = settings.openai_api_key
         return cls(
             url=url,
-            url_setting=url_setting,
-            model=model,
-            model_setting=model_setting,
-            style_setting="TRIM_PRM_FORMAT" if role == "prm" else "TRIM_PROMPT_STYLE",
+            url_setting=url_variable(role),
+            model=model_of(settings, role),
+            model_setting=model_variable(role),
+            style_setting="TRIM_PRM_FORMAT" if role is WorkerRole.PRM else "TRIM_PROMPT_STYLE",
             api_key=key.get_secret_value() if key is not None else None,
         )

@@ -1,4 +1,4 @@
-"""What can go wrong with a server. No message holds the API key, the question, steps, or what the server said."""
+"""Errors of servers. No message contains the API key, the question, steps, or text that the server sent."""
 
 from __future__ import annotations
 
@@ -6,54 +6,54 @@ from shared.errors import PermanentError, RetryableError
 
 
 class ServerUnavailable(RetryableError):
-    """The model's server cannot be reached or fails; check that it runs where the settings say."""
+    """The model's server cannot be reached or fails; check that it runs where the settings point."""
 
     code = "engine_unavailable"
 
 
-class AnswerBrokenOff(RetryableError):
-    """The model's server took the request and did not answer to the end; check that it runs, and its log."""
+class IncompleteAnswer(RetryableError):
+    """The model's server accepted the request but did not finish its answer; check that it runs, and its log."""
 
     code = "engine_unavailable"
 
 
-class ServerLeftAlone(RetryableError):
-    """The model's server has failed many times in a row and is left alone for some seconds; check that it runs."""
+class CircuitOpen(RetryableError):
+    """The model's server failed many times in a row and gets no requests for some seconds; check that it runs."""
 
     code = "engine_unavailable"
 
 
 class ServerBusy(ServerUnavailable):
-    """The model's server has too much to do; lower TRIM_CONCURRENCY, or give it more replicas."""
+    """The model's server is overloaded; lower TRIM_CONCURRENCY, or add replicas."""
 
     code = "engine_busy"
 
     def __init__(self, message: str, *, wait_s: float | None) -> None:
         super().__init__(message)
         self.wait_s = wait_s
-        """Seconds to wait, as the server asked for them, if it did."""
+        """Seconds that the server asked us to wait, if it did."""
 
 
 class UnreadableAnswer(RetryableError):
-    """What answered is no OpenAI-compatible server, or it broke off; check the URL in the settings."""
+    """The answer is not that of an OpenAI-compatible server, or is cut off; check the URL in the settings."""
 
     code = "unreadable_answer"
 
 
 class AnswerWithheld(PermanentError):
-    """The model's server withholds its answer by a filter of its own; ask another question, or another model."""
+    """The content filter of the model's server withheld the answer; change the question or the model."""
 
     code = "answer_withheld"
 
 
 class NoRoomForStep(PermanentError):
-    """A step of max_step_tokens does not fit the model's context after question and steps; lower max_step_tokens."""
+    """The model's context has no room for max_step_tokens after question and steps; lower max_step_tokens."""
 
     code = "no_room_for_step"
 
 
 class AccessDenied(PermanentError):
-    """The model's server does not accept the API key; set TRIM_OPENAI_API_KEY to a valid one."""
+    """The model's server rejects the API key; set TRIM_OPENAI_API_KEY to a valid one."""
 
     code = "access_denied"
 

@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping
-from dataclasses import replace
-from typing import Any, NoReturn
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from functools import partial
 
 from shared.cancellation import Cancellation
 from shared.domain.drafts import Finish
 from shared.domain.text import SEPARATOR, join_steps, split_step
 from shared.engines.assembly import StepAssembler
-from shared.engines.openai.answers import Written, read_completion
+from shared.engines.openai.completions import Completion, read_completion
 from shared.engines.openai.prompts import PATHS, Style, body
 from shared.engines.openai.server import Server
-from shared.engines.port import GeneratedStep, GenerationRequest, RequestRefused
+from shared.engines.port import GeneratedStep, GenerationRequest, Meter, RequestRefused
 
 
 class OpenAIGenerator:
-    """Writes each step with a request of its own that stops at the separator.
+    """Writes each step with its own request, which stops at the separator.
 
-    One request for many steps would have to be cut off after the last of them, and what is cut off reports no usage:
-    then nobody would know what the tokens were. The server's prefix cache makes up for the repeated input where there
-    is one; each request's input is counted as the server counts it. A step takes more than one request where a blank
-    line does not end it (inside a code fence, say), and where the model had nothing to say and is asked once more.
+    A single request for many steps would have to be aborted after the last one, and an aborted request reports no
+    usage. The server's prefix cache, where there is one, makes up for the repeated input; each request's input is
+    counted as the server reports it. A step takes more than one request if a blank line does not end it (inside a code
+    fence, for example), or if the model wrote no words and is asked once more.
     """
 
     def __init__(self, server: Server, *, style: Style, template: str) -> None:
         r"""Take a server.
 
         Args:
-            server: Where the model is served; closed with the engine.
-            style: How to ask for a step, see `prompts`.
-            template: Of the prompt in the style `completions`, with `{question}` in it; steps follow it.
+            server: Serves the model; the generator closes it.
+            style: How the model is prompted; see `prompts`.
+            template: Template of the prompt in the style `completions`, with `{question}` in it; the steps follow it.
         """
         self._server = server
         self._style = style
@@ -43,84 +43,102 @@ class OpenAIGenerator:
         """Name of the model."""
         return f"openai/{self._server.endpoint.model}"
 
-    def stream(self, request: GenerationRequest, cancellation: Cancellation) -> Generator[GeneratedStep, None, None]:
-        """Yield steps as they finish; see `Generator.stream`, and `Server.ask` for the errors of the server.
+    def stream(
+        self, request: GenerationRequest, cancellation: Cancellation, meter: Meter
+    ) -> Generator[GeneratedStep, None, None]:
+        """Yield steps as they finish; see `Generator.stream`, and `Server.request` for the errors of the server.
+
+        For a request that did not finish, the meter has the tokens that were received: an estimate, because the server
+        decodes more until it notices. Its input is not counted, because servers report only at the end how much of it
+        was cached.
 
         Raises:
-            RequestRefused: The model does not go on from a message that ends in a blank line.
+            RequestRefused: The model does not continue a message that ends in a blank line.
         """
-        assembler = StepAssembler(request, prompt_tokens=0, cached_tokens=0)
-        steps = list(request.prefix)
-        while not assembler.is_done:
-            deadline = time.monotonic() + request.step_timeout_s
-            said_nothing, unfinished, spent, step = "", "", 0, None
-            while step is None:
-                asked = body(
-                    self._style,
-                    request,
-                    template=self._template,
-                    so_far=join_steps(steps) + said_nothing + unfinished,
-                    max_tokens=request.max_step_tokens - spent,
-                )
-                written = self._write(asked, cancellation, deadline)
-                assembler.prompt_tokens += written.prompt_tokens
-                assembler.cached_tokens += written.cached_tokens
-                spent += written.tokens
-                piece, finish = self._first_step(unfinished, written, is_first=not steps)
-                if self._style == "chat" and steps and said_nothing + piece == 2 * SEPARATOR:
-                    self._refuse_template()
-                unfinished += piece
-                step = _feed(assembler, piece, finish, written.tokens)
-                if split_step(unfinished) is not None:  # the assembler has dropped it, or it is a step by now
-                    said_nothing, unfinished = said_nothing + unfinished, ""
-            yield step
-            steps.append(step.text)
+        assembler = StepAssembler(request, meter)
+        writing = _Writing(self._server, self._style, self._template, request, cancellation, assembler)
+        yield from assembler.deliver(writing.steps())
 
     def check(self) -> None:
         """Do nothing: a server that is away may come back."""
 
     def close(self) -> None:
-        """End the connection; calls that still run raise `EngineStopped`."""
+        """Close the connections; calls that still run raise `EngineStopped`."""
         self._server.close()
 
-    def _write(self, asked: Mapping[str, Any], cancellation: Cancellation, deadline: float) -> Written:
-        place = self._server.endpoint
-        return self._server.ask(
-            place.url + PATHS[self._style],
-            {"model": place.model, **asked},
-            read_completion,
-            cancellation=cancellation,
+
+@dataclass(slots=True)
+class _Writing:
+    """A call of `stream`."""
+
+    server: Server
+    style: Style
+    template: str
+    request: GenerationRequest
+    cancellation: Cancellation
+    assembler: StepAssembler
+
+    def steps(self) -> Generator[GeneratedStep, None, None]:
+        texts = list(self.request.prefix)
+        while not self.assembler.is_done:
+            step = self._step(texts)
+            yield step
+            texts.append(step.text)
+
+    def _step(self, before: list[str]) -> GeneratedStep:
+        """Write the step that follows the steps before it."""
+        deadline = time.monotonic() + self.request.step_timeout_s
+        blank, unfinished, step = "", "", None
+        while step is None:
+            completion = self._complete(join_steps(before) + blank + unfinished, deadline)
+            self.assembler.count_input(completion.prompt_tokens, completion.cached_tokens)
+            text, finish = self._first_step(unfinished, completion, is_first=not before)
+            step = self._feed(text, finish, completion.tokens)
+            if self.style == "chat" and before and blank + text == 2 * SEPARATOR:
+                self._refuse_template()
+            unfinished += text
+            if split_step(unfinished) is not None:  # The assembler dropped it, or it is the step.
+                blank, unfinished = blank + unfinished, ""
+        return step
+
+    def _complete(self, so_far: str, deadline: float) -> Completion:
+        endpoint = self.server.endpoint
+        max_tokens = self.request.max_step_tokens - self.assembler.step_tokens
+        asked = body(self.style, self.request, template=self.template, so_far=so_far, max_tokens=max_tokens)
+        return self.server.request(
+            endpoint.url + PATHS[self.style],
+            {"model": endpoint.model, **asked},
+            partial(read_completion, streamed=self.assembler.count_streamed),
+            cancellation=self.cancellation,
             deadline=deadline,
         )
 
-    def _refuse_template(self) -> NoReturn:
-        place = self._server.endpoint
-        raise RequestRefused(
-            f"{place.model} wrote nothing but a blank line after a step, twice: its chat template cuts off the one that"
-            f" the step ends in, as Llama's does; set {place.style_setting} to completions, and TRIM_PROMPT to what"
-            " the model was trained on."
-        )
-
-    def _first_step(self, unfinished: str, written: Written, *, is_first: bool) -> tuple[str, Finish]:
-        """Cut off what follows the first step, where a server or a model does not stop there."""
-        text, finish = written.text, written.finish
-        if self._style == "chat-next-step":
+    def _first_step(self, unfinished: str, completion: Completion, *, is_first: bool) -> tuple[str, Finish]:
+        """Cut off the text after the first step, for servers and models that do not stop there."""
+        text, finish = completion.text, completion.finish
+        if self.style == "chat-next-step":
             text = text.lstrip()
             if finish is not Finish.LENGTH:
-                finish = Finish.SEPARATOR  # the end of such a message is the end of a step, not of the solution
-        elif finish is Finish.SEPARATOR and not (text or written.is_named or is_first or unfinished):
-            finish = Finish.ENDED  # a model that has ended says nothing when it is asked for more
+                finish = Finish.SEPARATOR  # The message ends with the step, not with the solution.
+        elif finish is Finish.SEPARATOR and not (text or completion.names_stop or is_first or unfinished):
+            finish = Finish.ENDED  # A model that has ended writes nothing when it is asked to continue.
         if (parts := split_step(unfinished + text)) is not None:
             return text[: len(text) - len(parts[1])], Finish.SEPARATOR
         return (text + SEPARATOR if finish is Finish.SEPARATOR else text), finish
 
+    def _feed(self, text: str, finish: Finish, tokens: int) -> GeneratedStep | None:
+        if finish is Finish.ENDED:
+            self.assembler.feed(text, tokens=0)
+            return self.assembler.end(tokens)
+        step = self.assembler.feed(text, tokens)
+        if step is None and finish is Finish.LENGTH:  # The context is full, not the step.
+            return replace(self.assembler.end(tokens=0), finish=Finish.LENGTH)
+        return step
 
-def _feed(assembler: StepAssembler, piece: str, finish: Finish, tokens: int) -> GeneratedStep | None:
-    """Hand what was written to the assembler; return the step that it finishes, if any."""
-    if finish is Finish.ENDED:
-        assembler.feed(piece, tokens=0)
-        return assembler.end(tokens)
-    step = assembler.feed(piece, tokens)
-    if step is None and finish is Finish.LENGTH:  # of the context, not of the step
-        return replace(assembler.end(tokens=0), finish=Finish.LENGTH)
-    return step
+    def _refuse_template(self) -> None:
+        endpoint = self.server.endpoint
+        raise RequestRefused(
+            f"{endpoint.model} wrote nothing but a blank line after a step, twice: its chat template strips the blank"
+            f" line that ends the step, as Llama's does; set {endpoint.style_setting} to completions, and TRIM_PROMPT"
+            " to the prompt that the model was trained on."
+        )

@@ -56,7 +56,12 @@ def body(style: Style, request: GenerationRequest, *, template: str, so_far: str
             f"Problem:\n{as_plain_text(request.question)}\n\nSolution so far:\n{so_far.strip() or '(nothing yet)'}"
         )
         return asked | {"messages": [_message("system", _NEXT_STEP), _message("user", problem)]}
-    asked |= {"top_k": sampling.top_k or -1, "stop": [SEPARATOR]}  # unlimited, said; unsaid is the model's own default
+    asked |= {
+        "top_k": sampling.top_k or -1,  # No limit; without it, servers take the model's own default.
+        "stop": [SEPARATOR],
+        # Of vLLM and SGLang: they merge tokens into one chunk under load, so that chunks alone say too little.
+        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+    }
     if style == "completions":
         return asked | {"prompt": fill(template, request.question) + so_far}
     messages = solving(request.question)

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Annotated, Any, TypeVar, assert_never
 
 import httpx2
 from pydantic import BaseModel, BeforeValidator, Field
 
 from shared.cancellation import Cancellation
-from shared.engines.openai.answers import Usage
+from shared.engines.openai.completions import Usage
 from shared.engines.openai.server import Server
-from shared.engines.port import Scores, ScoringRequest
+from shared.engines.port import Meter, Scores, ScoringRequest
 from shared.engines.prm_formats import LIKELIEST, NextToken, PrmFormat, Tagged
+
+Answer = TypeVar("Answer", bound="_Answer")
+
+
+class _Answer(BaseModel):
+    usage: Usage
 
 
 class _Output(BaseModel):
     data: list[object]
 
 
-class _Pooled(BaseModel):
+class _Pooled(_Answer):
     data: Annotated[list[_Output], Field(min_length=1)]
-    usage: Usage
 
 
 def _token_id(key: object) -> object:
@@ -39,20 +44,19 @@ class _Choice(BaseModel):
     logprobs: _Logprobs
 
 
-class _Expected(BaseModel):
+class _Expected(_Answer):
     choices: Annotated[list[_Choice], Field(min_length=1)]
-    usage: Usage
 
 
 class OpenAIScorer:
-    """Scores steps with a PRM of any family: one request to `/pooling` for all of them, or one completion for each."""
+    """Scores steps with a PRM of any family: one request to `/pooling` for all steps, or one completion for each."""
 
     def __init__(self, server: Server, prm_format: PrmFormat) -> None:
         """Take a server.
 
         Args:
-            server: Where the model is served; closed with the engine.
-            prm_format: How the model is asked, and how its answer is read.
+            server: Serves the model; the scorer closes it.
+            prm_format: Writes the model's input and reads its answer.
         """
         self._server = server
         self._format = prm_format
@@ -62,70 +66,76 @@ class OpenAIScorer:
         """Name of the model."""
         return f"openai/{self._server.endpoint.model}"
 
-    def score(self, request: ScoringRequest, cancellation: Cancellation) -> Scores:
-        """Score the newest steps of a solution; see `Scorer.score`, and `Server.ask` for the errors of the server.
+    def score(self, request: ScoringRequest, cancellation: Cancellation, meter: Meter) -> Scores:
+        """Score the newest steps of a solution; see `Scorer.score`, and `Server.request` for the errors of the server.
+
+        The meter counts requests that were answered; servers do not report what a request without an answer computed.
 
         Raises:
-            BadScores: The answer is not what a model of the format says.
+            BadScores: The answer is not that of a model of the format.
         """
         if not request.steps:
             return Scores(values=(), tokens=0)
-        deadline = time.monotonic() + request.timeout_s
-        if isinstance(self._format, Tagged):
-            return self._score_tags(self._format, request, cancellation, deadline)
-        return self._score_next_tokens(self._format, request, cancellation, deadline)
+        call = _Call(self._server, request, cancellation, meter)
+        match self._format:
+            case Tagged():
+                values = call.score_tags(self._format)
+            case NextToken():
+                values = call.score_next_tokens(self._format)
+            case _:
+                assert_never(self._format)
+        scores = Scores(values=values, tokens=meter.tokens)
+        meter.clear()
+        return scores
 
     def check(self) -> None:
         """Do nothing: a server that is away may come back."""
 
     def close(self) -> None:
-        """End the connection; calls that still run raise `EngineStopped`."""
+        """Close the connections; calls that still run raise `EngineStopped`."""
         self._server.close()
 
-    def _score_tags(
-        self, prm_format: Tagged, request: ScoringRequest, cancellation: Cancellation, deadline: float
-    ) -> Scores:
-        place = self._server.endpoint
-        pooled = self._server.ask(
-            place.url.removesuffix("/v1") + "/pooling",  # of vLLM's own, beside OpenAI's
-            {"model": place.model, "input": prm_format.prompt(request.question, request.steps)},
+
+class _Call:
+    """One call of `score`, with one deadline for all its requests."""
+
+    def __init__(self, server: Server, request: ScoringRequest, cancellation: Cancellation, meter: Meter) -> None:
+        self._server = server
+        self._request = request
+        self._cancellation = cancellation
+        self._meter = meter
+        self._deadline = time.monotonic() + request.timeout_s
+
+    def score_tags(self, prm_format: Tagged) -> Sequence[float]:
+        """Score all steps with one request."""
+        endpoint, request = self._server.endpoint, self._request
+        pooled = self._send(
+            endpoint.url.removesuffix("/v1") + "/pooling",  # vLLM's own, beside OpenAI's API.
+            {"model": endpoint.model, "input": prm_format.prompt(request.question, request.steps)},
             _read_pooled,
-            cancellation=cancellation,
-            deadline=deadline,
         )
-        scores = prm_format.scores(pooled.data[0].data, len(request.steps))
-        return Scores(values=scores[-request.newest :], tokens=_computed(pooled.usage))
+        return prm_format.scores(pooled.data[0].data, len(request.steps))[-request.newest :]
 
-    def _score_next_tokens(
-        self, prm_format: NextToken, request: ScoringRequest, cancellation: Cancellation, deadline: float
-    ) -> Scores:
-        """Ask about one step after the other, oldest first: each input is the beginning of the next one."""
-        values, tokens = [], 0
+    def score_next_tokens(self, prm_format: NextToken) -> Sequence[float]:
+        """Score one step after the other, oldest first, because each input is the beginning of the next one."""
+        request, values = self._request, []
         for end in range(max(1, len(request.steps) - request.newest + 1), len(request.steps) + 1):
-            expected = self._server.ask(
-                self._server.endpoint.url + "/completions",
-                self._asked(prm_format.prompt(request.question, request.steps[:end])),
-                _read_expected,
-                cancellation=cancellation,
-                deadline=deadline,
-            )
+            body = {
+                "model": self._server.endpoint.model,
+                "prompt": prm_format.prompt(request.question, request.steps[:end]),
+                "max_tokens": 1,  # Only written tokens have log-probabilities.
+                "temperature": 0,
+                "logprobs": LIKELIEST,
+                "return_tokens_as_token_ids": True,  # vLLM's own.
+            }
+            expected = self._send(self._server.endpoint.url + "/completions", body, _read_expected)
             values.append(prm_format.score(expected.choices[0].logprobs.top_logprobs[0]))
-            tokens += _computed(expected.usage)
-        return Scores(values=values, tokens=tokens)
+        return values
 
-    def _asked(self, prompt: str) -> Mapping[str, Any]:
-        return {
-            "model": self._server.endpoint.model,
-            "prompt": prompt,
-            "max_tokens": 1,  # what is not written has no log-probabilities
-            "temperature": 0,
-            "logprobs": LIKELIEST,
-            "return_tokens_as_token_ids": True,  # of vLLM's own
-        }
-
-
-def _computed(usage: Usage) -> int:
-    return usage.prompt_tokens - usage.cached_tokens
+    def _send(self, url: str, body: Mapping[str, Any], read: Callable[[httpx2.Response], Awaitable[Answer]]) -> Answer:
+        answer = self._server.request(url, body, read, cancellation=self._cancellation, deadline=self._deadline)
+        self._meter.tokens += answer.usage.prompt_tokens - answer.usage.cached_tokens
+        return answer
 
 
 async def _read_pooled(response: httpx2.Response) -> _Pooled:

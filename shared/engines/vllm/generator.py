@@ -16,7 +16,7 @@ from shared.cancellation import Cancellation
 from shared.domain.drafts import Finish
 from shared.domain.text import SEPARATOR
 from shared.engines.assembly import StepAssembler
-from shared.engines.port import EngineFailed, EngineStopped, GeneratedStep, GenerationRequest, ModelUnusable
+from shared.engines.port import EngineFailed, EngineStopped, GeneratedStep, GenerationRequest, Meter, ModelUnusable
 from shared.engines.prompts import fill, request_seed, solving
 from shared.engines.vllm.model import Model, OnModel
 
@@ -37,6 +37,8 @@ class _Writing:
     """Whether nothing more is taken from the engine's request: all is written, or it went on from something else than
     a later call would. So it does where a step was cut off, began with blank text, or was spelled with other tokens
     than the tokenizer's."""
+    has_input: bool = False
+    """Whether the input of the call was counted."""
 
     def __post_init__(self) -> None:
         self.ids = list(self.settled)
@@ -63,12 +65,20 @@ class _Writing:
         if self.is_cut:
             self.ids = list(self.settled)
             self.decoder = DecodeStream(skip_special_tokens=True)
-            self.assembler.begin_again()
+            self.assembler.restart_step()
             self.is_cut = False
         return self.ids
 
+    def count_aborted(self, output: RequestOutput) -> None:
+        """Count what the engine wrote for a request that was aborted."""
+        (written,) = output.outputs
+        if written.token_ids:
+            self._count_input(output)
+            self.assembler.count_tokens(len(written.token_ids))
+
     def take(self, output: RequestOutput) -> Iterator[GeneratedStep]:
         """Yield the steps that the newest tokens finish."""
+        self._count_input(output)
         (written,) = output.outputs
         has_ended = written.finish_reason == "stop" and written.stop_reason != SEPARATOR
         tokens = list(written.token_ids)
@@ -86,6 +96,11 @@ class _Writing:
                 yield self._settle(replace(self.assembler.end(tokens=0), finish=Finish.LENGTH))
         elif written.finish_reason is not None:
             raise EngineStopped if written.finish_reason == "abort" else EngineFailed
+
+    def _count_input(self, output: RequestOutput) -> None:
+        if not self.has_input:
+            self.has_input = True
+            self.assembler.count_input(len(self.ids), output.num_cached_tokens or 0)
 
     def _decode(self, token: int) -> str:
         try:
@@ -123,8 +138,13 @@ class VllmGenerator(OnModel):
             model.close()
             raise
 
-    def stream(self, request: GenerationRequest, cancellation: Cancellation) -> Generator[GeneratedStep, None, None]:
+    def stream(
+        self, request: GenerationRequest, cancellation: Cancellation, meter: Meter
+    ) -> Generator[GeneratedStep, None, None]:
         """Yield steps as they finish; see `Generator.stream`.
+
+        The meter has what the engine has delivered. Of a request that is aborted, it lacks the tokens of the run under
+        way, and the input if that run computes it.
 
         Raises:
             EngineFailed: The engine could not carry out the request.
@@ -133,7 +153,9 @@ class VllmGenerator(OnModel):
         for text in request.prefix:
             ids += self._model.encode(self._model.plain(text) + SEPARATOR)
         self._model.refuse_past(self._model.max_tokens - 1, ids)
-        yield from self._model.iterate(self._write(request, ids), cancellation, timeout_s=request.step_timeout_s)
+        writing = _Writing(model=self._model, assembler=StepAssembler(request, meter), settled=ids)
+        steps = self._model.iterate(self._write(writing), cancellation, timeout_s=request.step_timeout_s)
+        yield from writing.assembler.deliver(steps)
 
     def _encode_question(self, question: str) -> list[int]:
         question = self._model.plain(question)
@@ -141,23 +163,24 @@ class VllmGenerator(OnModel):
             return self._model.encode_chat(solving(question))
         return self._model.encode(fill(self._template, question), is_beginning=True)
 
-    async def _write(self, request: GenerationRequest, ids: list[int]) -> AsyncGenerator[GeneratedStep, None]:
-        assembler = StepAssembler(request, prompt_tokens=len(ids), cached_tokens=0)
-        writing = _Writing(model=self._model, assembler=assembler, settled=ids)
-        is_first = True
+    async def _write(self, writing: _Writing) -> AsyncGenerator[GeneratedStep, None]:
         while not writing.is_over:
             prompt = writing.begin_request()
-            async with aclosing(self._model.generate(prompt, self._sampling(request, writing))) as outputs:
+            sampling = self._sampling(writing)
+            if writing.is_single:
+                output = await self._model.complete(prompt, sampling, aborted=writing.count_aborted)
+                for step in writing.take(output):
+                    yield step
+                continue
+            async with aclosing(self._model.generate(prompt, sampling)) as outputs:
                 async for output in outputs:
-                    if is_first:
-                        assembler.cached_tokens, is_first = output.num_cached_tokens or 0, False
                     for step in writing.take(output):
                         yield step
                     if writing.is_cut:
                         break
 
-    def _sampling(self, request: GenerationRequest, writing: _Writing) -> SamplingParams:
-        sampling = request.sampling
+    def _sampling(self, writing: _Writing) -> SamplingParams:
+        sampling = writing.assembler.request.sampling
         if writing.is_single:
             # A single step is handed over whole, which spares a switch between tasks for every token. Where a blank
             # line ends no step, another request goes on.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import os
 import re
-from collections.abc import AsyncGenerator, Coroutine, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -15,8 +16,10 @@ import safetensors
 from tokenizers import Tokenizer
 
 from shared.cancellation import Cancellation
+from shared.domain.roles import WorkerRole
 from shared.engines.event_loop import EventLoop
 from shared.engines.port import EngineDead, EngineFailed, InputTooLong, ModelUnusable, RequestRefused
+from shared.engines.role_settings import model_of, model_variable
 from shared.settings import Settings, UnusableSetting
 
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # read when vLLM is imported
@@ -70,7 +73,7 @@ class Model:
             raise
 
     @classmethod
-    def of(cls, settings: Settings, role: Literal["small", "large", "prm"], *, runner: Runner) -> Self:
+    def of(cls, settings: Settings, role: WorkerRole, *, runner: Runner) -> Self:
         """Start the engine of a role as the settings say; errors as for the class.
 
         Raises:
@@ -81,9 +84,8 @@ class Model:
                 f"TRIM_VLLM_ARGS may not set {', '.join(decided)}: the model and what it is asked for follow from"
                 " TRIM_SMALL_MODEL, TRIM_LARGE_MODEL, TRIM_PRM_MODEL and TRIM_PRM_FORMAT."
             )
-        name = {"small": settings.small_model, "large": settings.large_model, "prm": settings.prm_model}[role]
         arguments = {"max_num_seqs": settings.concurrency, **settings.vllm_args}
-        return cls(name, setting=f"TRIM_{role.upper()}_MODEL", runner=runner, arguments=arguments)
+        return cls(model_of(settings, role), setting=model_variable(role), runner=runner, arguments=arguments)
 
     @property
     def model_id(self) -> str:
@@ -139,7 +141,9 @@ class Model:
         return self._loop.iterate(items, cancellation, timeout_s=timeout_s)
 
     async def generate(self, ids: Sequence[int], sampling: SamplingParams) -> AsyncGenerator[RequestOutput, None]:
-        """Yield what the model writes after some ids; closing it frees the place in the engine.
+        """Yield what the model writes after some ids; closing the generator aborts the request.
+
+        Tokens that the engine decoded and has not delivered by then are lost: normally those of one run of the model.
 
         Raises:
             EngineDead: The engine has broken down.
@@ -147,14 +151,42 @@ class Model:
             RequestRefused: It takes no such request.
         """
         with _named_errors():
-            async with aclosing(self._engine.generate(tokens_input([*ids]), sampling, self._name())) as outputs:
+            async with aclosing(self._engine.generate(tokens_input([*ids]), sampling, self._next_name())) as outputs:
                 async for output in outputs:
                     yield output
+
+    async def complete(
+        self, ids: Sequence[int], sampling: SamplingParams, *, aborted: Callable[[RequestOutput], None]
+    ) -> RequestOutput:
+        """Return all that the model writes after some ids, in one piece.
+
+        Args:
+            ids: What the model continues.
+            sampling: With the output kind `FINAL_ONLY`.
+            aborted: Gets what the engine had delivered, if this coroutine is cancelled; the rest is lost, as for
+                `generate`.
+
+        Raises:
+            Exception: As `generate`.
+        """
+        with _named_errors():
+            name = self._next_name()
+            outputs = self._engine.generate(tokens_input([*ids]), sampling, name)
+            # A task, because the engine drops the output of a request whose own task is cancelled.
+            completing = asyncio.create_task(anext(outputs))
+            try:
+                return await asyncio.shield(completing)
+            except asyncio.CancelledError:
+                await self._engine.abort(name)
+                aborted(await completing)
+                raise
+            finally:
+                await outputs.aclose()
 
     async def pool(self, ids: Sequence[int], pooling: PoolingParams) -> PoolingRequestOutput[Any]:
         """Return what the model makes of each of some ids; errors as for `generate`."""
         with _named_errors():
-            async with aclosing(self._engine.encode(tokens_input([*ids]), pooling, self._name())) as outputs:
+            async with aclosing(self._engine.encode(tokens_input([*ids]), pooling, self._next_name())) as outputs:
                 async for output in outputs:
                     if output.finished:
                         return output
@@ -199,7 +231,7 @@ class Model:
                 f" {_other_settings(runner)}"
             ) from error.__cause__
 
-    def _name(self) -> str:
+    def _next_name(self) -> str:
         return str(next(self._names))
 
 

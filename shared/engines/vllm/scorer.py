@@ -10,7 +10,7 @@ from typing import TypeVar
 from vllm import PoolingParams, SamplingParams
 
 from shared.cancellation import Cancellation
-from shared.engines.port import BadScores, ModelUnusable, Scores, ScoringRequest, StepTimeout
+from shared.engines.port import BadScores, Meter, ModelUnusable, Scores, ScoringRequest, StepTimeout
 from shared.engines.prm_formats import LIKELIEST, NextToken, Tagged
 from shared.engines.vllm.model import Model, OnModel
 from shared.errors import PermanentError
@@ -42,12 +42,12 @@ class TaggedScorer(OnModel):
                     f" of {model.setting}, or that to a process reward model"
                 )
             ids = [*model.encode("1", is_beginning=True), *self._tag]
-            model.run(self._score(ids, [len(ids) - 1]), Cancellation())
+            model.run(self._score(ids, [len(ids) - 1], Meter()), Cancellation())
         except PermanentError:
             model.close()
             raise
 
-    def score(self, request: ScoringRequest, cancellation: Cancellation) -> Scores:
+    def score(self, request: ScoringRequest, cancellation: Cancellation, meter: Meter) -> Scores:
         """Score the newest steps of a solution; see `Scorer.score`.
 
         Raises:
@@ -64,27 +64,28 @@ class TaggedScorer(OnModel):
             tags.append(len(ids))
             ids += self._tag
         self._model.refuse_past(self._model.max_tokens, ids)
-        scored = partial(self._score, ids, tags[-request.newest :])
-        return self._model.run(_within(request.timeout_s, scored), cancellation)
+        scored = partial(self._score, ids, tags[-request.newest :], meter)
+        scores = self._model.run(_within(request.timeout_s, scored), cancellation)
+        meter.clear()
+        return scores
 
-    async def _score(self, ids: list[int], wanted: list[int]) -> Scores:
-        tokens = 0
+    async def _score(self, ids: list[int], wanted: list[int], meter: Meter) -> Scores:
         # A token that the cache holds is not computed, and has no row. That hits a wanted one where a call is repeated.
         for reads_cache in (True, False):
             pooled = await self._model.pool(
                 ids, PoolingParams(task="token_classify", skip_reading_prefix_cache=not reads_cache)
             )
             rows, computed = pooled.outputs.data, len(ids) - pooled.num_cached_tokens
+            meter.tokens += computed
             if len(rows) != computed:
                 raise BadScores(
                     f"{self._model.name} answered with {len(rows)} rows for {computed} tokens; check that"
                     f" {self._model.setting} is a process reward model."
                 )
-            tokens += computed
             if (first := len(ids) - computed) <= wanted[0]:
                 break
         values = [self._format.score(rows[place - first].tolist()) for place in wanted]
-        return Scores(values=values, tokens=tokens)
+        return Scores(values=values, tokens=meter.tokens)
 
 
 class NextTokenScorer(OnModel):
@@ -111,12 +112,12 @@ class NextTokenScorer(OnModel):
         self._format = prm_format
         self._sampling = SamplingParams(max_tokens=1, temperature=0, detokenize=False, logprobs=LIKELIEST)
         try:
-            model.run(self._score([self._encode("1+1", ["1+1=2"])]), Cancellation())
+            model.run(self._score([self._encode("1+1", ["1+1=2"])], Meter()), Cancellation())
         except PermanentError:
             model.close()
             raise
 
-    def score(self, request: ScoringRequest, cancellation: Cancellation) -> Scores:
+    def score(self, request: ScoringRequest, cancellation: Cancellation, meter: Meter) -> Scores:
         """Score the newest steps of a solution; see `Scorer.score`.
 
         Raises:
@@ -130,20 +131,22 @@ class NextTokenScorer(OnModel):
         ]
         if inputs:
             self._model.refuse_past(self._model.max_tokens - 1, inputs[-1])
-        return self._model.run(_within(request.timeout_s, partial(self._score, inputs)), cancellation)
+        scores = self._model.run(_within(request.timeout_s, partial(self._score, inputs, meter)), cancellation)
+        meter.clear()
+        return scores
 
     def _encode(self, question: str, steps: Sequence[str]) -> list[int]:
         return self._model.encode(self._format.prompt(question, steps), is_beginning=True)
 
-    async def _score(self, inputs: list[list[int]]) -> Scores:
-        values, tokens = [], 0
+    async def _score(self, inputs: list[list[int]], meter: Meter) -> Scores:
+        values = []
         for ids in inputs:  # one after the other: each finds in the cache what the one before it has computed
             async for output in self._model.generate(ids, self._sampling):
+                meter.tokens += len(ids) - (output.num_cached_tokens or 0)  # The verdict itself is not computed on.
                 (verdict,) = output.outputs
                 logprobs = verdict.logprobs[0] if verdict.logprobs else {}
                 values.append(self._format.score({token: each.logprob for token, each in logprobs.items()}))
-                tokens += len(ids) - (output.num_cached_tokens or 0)  # the verdict is read, and never computed on
-        return Scores(values=values, tokens=tokens)
+        return Scores(values=values, tokens=meter.tokens)
 
 
 async def _within(timeout_s: float, answer: Callable[[], Awaitable[Answer]]) -> Answer:

@@ -1,4 +1,4 @@
-"""What the tests of the API have in common: calls, what an orchestrator would write, and how a refusal looks."""
+"""Calls, rows and checks that the tests of the API share."""
 
 from __future__ import annotations
 
@@ -38,39 +38,46 @@ def submit_batch(api: TestClient, count: int, **defaults: Any) -> dict[str, Any]
 
 
 def change(database: Database, problem_id: str, **values: Any) -> None:
-    """Do to a problem's row what an orchestrator would."""
+    """Change a problem's row as an orchestrator would."""
     with database.session() as session:
         session.execute(update(Problem).where(Problem.id == UUID(problem_id)).values(**values))
 
 
 def add_step(database: Database, problem_id: str, step: int, *, author: str = "small") -> None:
-    """Add a step and its decision, every column filled."""
-    now = datetime.now(UTC)
-    escalated = author == "large"
+    """Add a step and the decision that led to it, every column filled."""
     with database.session() as session:
         session.execute(
             insert(StepRow).values(
                 problem_id=UUID(problem_id), step=step, author=author, text=f"Step {step}.", finish="separator",
                 tokens=4, score=0.75, model=f"{author}-model", worker=f"{author}-0", waited_ms=1.5, worked_ms=20.25,
-                accepted_at=now,
+                accepted_at=datetime.now(UTC),
             )
         )  # fmt: skip
-        session.execute(
-            insert(DecisionRow).values(
-                problem_id=UUID(problem_id), step=step, epoch=0, decided_at=now,
-                action="escalate" if escalated else "accept",
-                reason="score_below_threshold" if escalated else "score_at_least_threshold", value=0.25, compared_with=0.5,
-                score=0.25, previous_scores=[0.5] * step, is_final=False, large_tokens=3, seed=2**53,
-                draft_id=uuid4(), draft_text=f"Draft {step}.", draft_finish="separator", draft_tokens=5,
-                draft_prompt_tokens=11, draft_cached_tokens=6, draft_model="small-model", draft_worker="small-0",
-                draft_waited_ms=0.5, draft_worked_ms=12.5, prm_model="prm-model", prm_worker="prm-0", prm_tokens=17,
-                prm_waited_ms=0.25, prm_worked_ms=2.5,
-            )
-        )  # fmt: skip
+    add_decision(database, problem_id, number=step, step=step, action="escalate" if author == "large" else "accept")
+
+
+def add_decision(database: Database, problem_id: str, **values: Any) -> None:
+    """Add a decision, every column filled unless `values` change it."""
+    step = values["step"]
+    observation = {
+        "step": step, "score": 0.25, "previous_scores": [0.5, None, 0.75][:step], "draft_tokens": 5, "is_final": False,
+        "large_out": 3, "seed": 2**53, "question_digest": "0123456789abcdef",
+    }  # fmt: skip
+    row = {
+        "problem_id": UUID(problem_id), "epoch": 0, "decided_at": datetime.now(UTC), "decided_by": "policy",
+        "policy": "threshold", "policy_revision": 2, "policy_digest": "fedcba9876543210", "action": "escalate",
+        "reason": "score_below_threshold", "value": 0.25, "compared_with": 0.5, "observation": observation,
+        "draft_id": uuid4(), "draft_text": f"Draft {step}.", "draft_finish": "separator", "draft_tokens": 5,
+        "draft_prefix_digest": "00112233445566ff", "draft_prompt_tokens": 11, "draft_cached_tokens": 6,
+        "draft_model": "small-model", "draft_worker": "small-0", "draft_waited_ms": 0.5, "draft_worked_ms": 12.5,
+        "prm_model": "prm-model", "prm_worker": "prm-0", "prm_tokens": 17, "prm_waited_ms": 0.25, "prm_worked_ms": 2.5,
+    }  # fmt: skip
+    with database.session() as session:
+        session.execute(insert(DecisionRow).values(row | values))
 
 
 def is_refusal(response: httpx2.Response, status: int, code: str) -> dict[str, Any]:
-    """Check that an answer is a complete problem+json, and return it."""
+    """Check that a response is a complete problem+json, and return it."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"].startswith("application/problem+json")
     body: dict[str, Any] = response.json()
@@ -85,20 +92,20 @@ def is_refusal(response: httpx2.Response, status: int, code: str) -> dict[str, A
 
 
 def wrong_fields(response: httpx2.Response, code: str = "invalid_request") -> str:
-    """Name the fields that a submission was refused for."""
+    """Return the names of the fields that a request was refused for."""
     return " ".join(error["field"] for error in is_refusal(response, 422, code)["errors"])
 
 
 def until(holds: Callable[[], bool]) -> None:
-    """Wait for something that another thread or process does."""
+    """Wait until another thread or process makes the condition hold."""
     deadline = time.monotonic() + PATIENCE_S
     while not holds():
-        assert time.monotonic() < deadline, "it did not come to pass"
+        assert time.monotonic() < deadline, "the condition did not hold in time"
         time.sleep(0.01)
 
 
 def is_blocked(database: Database) -> bool:
-    """Tell whether some insert in this database waits for another transaction."""
+    """Tell whether a statement in this database waits for another transaction."""
     query = text(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     )
@@ -106,13 +113,29 @@ def is_blocked(database: Database) -> bool:
         return bool(session.scalar(query))
 
 
-def turn_pages(api: TestClient, path: str, between: Callable[[], object] = lambda: None, **query: Any) -> list[str]:
-    found: list[str] = []
+def get(api: TestClient, path: str, **query: Any) -> httpx2.Response:
+    """Send a GET request; the query is added to the one in the path, if any."""
+    return api.get(str(httpx2.URL(path).copy_merge_params(query)))
+
+
+def read_pages(
+    api: TestClient, path: str, between: Callable[[], object] = lambda: None, **query: Any
+) -> list[dict[str, Any]]:
+    """Read all pages of a listing."""
+    items: list[dict[str, Any]] = []
     cursor = None
     while True:
-        page = api.get(path, params=query | ({"cursor": cursor} if cursor else {})).json()
-        found += [each["id"] for each in page["items"]]
+        response = get(api, path, **query, **({"cursor": cursor} if cursor else {}))
+        assert response.status_code == 200, response.text
+        page = response.json()
+        assert len(page["items"]) <= query.get("limit", 200)
+        items += page["items"]
         cursor = page["next_cursor"]
         if cursor is None:
-            return found
+            return items
         between()
+
+
+def read_ids(api: TestClient, path: str, between: Callable[[], object] = lambda: None, **query: Any) -> list[str]:
+    """Read all pages of a listing, and return the ids."""
+    return [each["id"] for each in read_pages(api, path, between, **query)]

@@ -1,4 +1,4 @@
-"""Problems that are submitted together: defaults, all or none, sums."""
+"""Batches: defaults, all or none, sums."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from starlette.testclient import TestClient
 
 from shared.domain.ledger import Ledger
 from shared.store.database import Database
-from tests.integration.api.calls import QUESTION, add_step, change, submit_batch, wrong_fields
+from tests.integration.api.calls import QUESTION, change, submit_batch, wrong_fields
 
 pytestmark = pytest.mark.servers
 
 
-def test_a_batch_gives_its_problems_in_order_with_the_defaults(api: TestClient) -> None:
+def test_a_batch_returns_its_problems_in_order_with_the_defaults(api: TestClient) -> None:
     problems = [QUESTION, {"question": "What else?", "lookahead": 3}, QUESTION]
     response = api.post("/v1/batches", json={"problems": problems, "defaults": {"lookahead": 7, "max_attempts": 2}})
     made = response.json()
@@ -29,6 +29,20 @@ def test_a_batch_gives_its_problems_in_order_with_the_defaults(api: TestClient) 
     assert [each["lookahead"] for each in found] == [7, 3, 7]
     assert [each["max_attempts"] for each in found] == [2, 2, 2]
     assert [each["question"] for each in found] == [each["question"] for each in problems]
+
+
+def test_a_problem_overrides_a_default_with_null(api: TestClient) -> None:
+    problems = [QUESTION | {"deadline_s": None}, QUESTION]
+    made = api.post("/v1/batches", json={"problems": problems, "defaults": {"deadline_s": 3600}}).json()
+    first, second = (api.get(f"/v1/problems/{each}").json()["deadline_at"] for each in made["problem_ids"])
+    assert first is None
+    assert second is not None
+
+
+def test_every_wrong_field_of_a_batch_is_named(api: TestClient) -> None:
+    problems = [QUESTION, {"question": ""}, QUESTION | {"lookahead": -1}]
+    wrong = wrong_fields(api.post("/v1/batches", json={"problems": problems, "defaults": {"max_attempts": 0}}))
+    assert wrong.split() == ["body.defaults.max_attempts", "body.problems.1.question", "body.problems.2.lookahead"]
 
 
 def test_defaults_for_limits_and_sampling_are_completed_field_by_field(api: TestClient) -> None:
@@ -51,7 +65,7 @@ def test_defaults_for_limits_and_sampling_are_completed_field_by_field(api: Test
         ("no object", "invalid_request", "problems.1"),
     ],
 )
-def test_one_wrong_problem_keeps_the_whole_batch_out_and_is_named(
+def test_one_wrong_problem_refuses_the_whole_batch_and_is_named(
     api: TestClient, database: Database, wrong: object, code: str, named: str
 ) -> None:
     before = count_problems(database)
@@ -69,19 +83,26 @@ def test_a_batch_adds_up_statuses_verdicts_steps_and_ledgers(api: TestClient, da
     made = submit_batch(api, 4)
     one, two, three, _ = made["problem_ids"]
     now = datetime.now(UTC)
-    change(database, one, status="succeeded", verdict="correct", finished_at=now, small_kept=10, large_out=3)
-    change(database, two, status="succeeded", verdict="incorrect", finished_at=now, small_kept=5, prm_calls=2)
+    change(
+        database,
+        one,
+        status="succeeded",
+        verdict="correct",
+        finished_at=now,
+        small_kept=10,
+        large_out=3,
+        step_count=2,
+        escalation_count=1,
+    )
+    change(
+        database, two, status="succeeded", verdict="incorrect", finished_at=now, small_kept=5, prm_calls=2, step_count=1
+    )
     change(database, three, status="failed", failure_code="engine_failed", failure_detail="It broke.", finished_at=now)
-    add_step(database, one, 0)
-    add_step(database, one, 1, author="large")
-    add_step(database, two, 0)
     batch = api.get(f"/v1/batches/{made['id']}").json()
     assert batch["size"] == 4
-    assert {name: number for name, number in batch["statuses"].items() if number} == {
-        "succeeded": 2, "failed": 1, "queued": 1,
-    }  # fmt: skip
-    assert {name: number for name, number in batch["verdicts"].items() if number} == {"correct": 1, "incorrect": 1}
-    assert (batch["steps"], batch["escalated_steps"]) == (3, 1)
+    assert batch["statuses"] == {"succeeded": 2, "failed": 1, "queued": 1}
+    assert batch["verdicts"] == {"correct": 1, "incorrect": 1}
+    assert (batch["steps"], batch["escalations"]) == (3, 1)
     expected = {each.name: 0 for each in fields(Ledger)} | {"small_kept": 15, "large_out": 3, "prm_calls": 2}
     assert batch["ledger"] == expected
 

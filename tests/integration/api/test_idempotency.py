@@ -1,10 +1,10 @@
-"""A request that is sent again under the same key makes nothing new."""
+"""A retry with the same Idempotency-Key creates nothing."""
 
 from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 from fastapi import FastAPI
@@ -70,23 +70,31 @@ def test_submissions_with_one_key_at_the_same_time_make_one_problem(
     assert len({made for _, made in answers}) == 1
 
 
-def test_a_second_submission_waits_for_the_first_ones_commit(app: FastAPI, api: TestClient, database: Database) -> None:
-    """The first transaction is open when the second request comes: no look before the insert could see it."""
-    key = {"Idempotency-Key": uuid4().hex}
-    first = api.post("/v1/problems", json=QUESTION, headers=key).json()
-    copy_key = uuid4().hex
+def test_a_second_submission_waits_for_the_commit_of_the_first(
+    app: FastAPI, api: TestClient, database: Database
+) -> None:
+    """The first transaction is open when the second request arrives, so a read before the insert could not see it."""
+    known_key, open_key = uuid4().hex, uuid4().hex
+    first = api.post("/v1/problems", json=QUESTION, headers={"Idempotency-Key": known_key}).json()
     with ThreadPoolExecutor(1) as pool:
         with database.session() as session:
             copy = text(
-                "INSERT INTO problems (id, idempotency_key, request_digest, question, policy, policy_revision,"
-                " policy_parameters, options) SELECT :copy, :key, request_digest, question, policy, policy_revision,"
-                " policy_parameters, options FROM problems WHERE id = :id"
+                "INSERT INTO idempotency_keys (tenant_id, key, request_digest, problem_id)"
+                " SELECT tenant_id, :open_key, request_digest, problem_id FROM idempotency_keys WHERE key = :known_key"
             )
-            copied = uuid4()
-            session.execute(copy, {"copy": copied, "key": copy_key, "id": UUID(first["id"])})
+            session.execute(copy, {"open_key": open_key, "known_key": known_key})
             second = pool.submit(
-                TestClient(app).post, "/v1/problems", json=QUESTION, headers={"Idempotency-Key": copy_key}
+                TestClient(app).post, "/v1/problems", json=QUESTION, headers={"Idempotency-Key": open_key}
             )
             until(lambda: is_blocked(database))
-        answer = second.result(PATIENCE_S)
-    assert (answer.status_code, answer.json()["id"]) == (200, str(copied))
+        response = second.result(PATIENCE_S)
+    assert (response.status_code, response.json()["id"]) == (200, first["id"])
+
+
+@pytest.mark.parametrize("first", ["/v1/problems", "/v1/batches"])
+def test_problems_and_batches_share_their_keys(api: TestClient, first: str) -> None:
+    key = {"Idempotency-Key": uuid4().hex}
+    bodies = {"/v1/problems": QUESTION, "/v1/batches": {"problems": [QUESTION]}}
+    assert api.post(first, json=bodies.pop(first), headers=key).status_code == 201
+    ((second, body),) = bodies.items()
+    is_refusal(api.post(second, json=body, headers=key), 409, "idempotency_conflict")

@@ -1,4 +1,4 @@
-"""One problem: how it stands and ended, waiting for its end, its record step by step, cancelling it."""
+"""One problem: its result, its record, waiting for its end, its cancellation."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from sqlalchemy import text
 from starlette.testclient import TestClient
 
 from services.api.app import create_app
+from shared.domain.decisions import Observation
 from shared.domain.ledger import Ledger
 from shared.domain.status import Status
 from shared.store.database import Database
 from shared.store.tables import DecisionRow, StepRow
-from tests.integration.api.calls import PATIENCE_S, SETTINGS, add_step, change, submit, wrong_fields
+from tests.integration.api.calls import PATIENCE_S, SETTINGS, add_decision, add_step, change, submit, wrong_fields
 
 pytestmark = pytest.mark.servers
 
@@ -31,24 +32,29 @@ def test_a_problem_shows_how_it_ended_and_what_it_cost(api: TestClient, database
     calls = {"small_calls": 7, "large_calls": 2, "prm_calls": 5}
     now = datetime.now(UTC)
     ended = {"status": "succeeded", "answer": "42", "verdict": "correct", "stop_reason": "final_answer", "epoch": 2}
-    change(database, made["id"], **ended, **spent, **calls, started_at=now, finished_at=now)
-    add_step(database, made["id"], 0)
-    add_step(database, made["id"], 1, author="large")
+    counts = {"step_count": 2, "escalation_count": 1}
+    change(database, made["id"], **ended, **spent, **calls, **counts, started_at=now, finished_at=now)
     found = api.get(f"/v1/problems/{made['id']}").json()
     assert {name: found[name] for name in ended} == ended
     assert found["ledger"] == spent | calls
-    assert (found["steps"], found["escalated_steps"], found["failure"]) == (2, 1, None)
+    assert (found["steps"], found["escalations"], found["failure"]) == (2, 1, None)
     assert datetime.fromisoformat(found["finished_at"]) == now
     for name, link in found["links"].items():
-        answer = api.post(link) if name == "cancel" else api.get(link)
-        assert answer.status_code == 200, name
+        response = api.post(link) if name == "cancel" else api.get(link)
+        assert response.status_code == 200, name
 
 
-def test_a_failed_problem_says_why(api: TestClient, database: Database) -> None:
+def test_a_failed_problem_shows_why(api: TestClient, database: Database) -> None:
     made = submit(api)
-    change(database, made["id"], status="failed", failure_code="too_many_attempts", failure_detail="It gave up.")
+    change(
+        database,
+        made["id"],
+        status="failed",
+        failure_code="attempts_exhausted",
+        failure_detail="The step failed 5 times.",
+    )
     failure = api.get(f"/v1/problems/{made['id']}").json()["failure"]
-    assert failure == {"code": "too_many_attempts", "detail": "It gave up."}
+    assert failure == {"code": "attempts_exhausted", "detail": "The step failed 5 times."}
 
 
 @pytest.mark.parametrize("rest", ["", "/steps", "/decisions", "/audit", "/cancel"])
@@ -77,7 +83,7 @@ def test_waiting_is_bounded_and_holds_no_connection(app: FastAPI, database: Data
     with closing(small), ThreadPoolExecutor(waiters) as pool, TestClient(create_app(SETTINGS, small)) as one:
         before = time.monotonic()
         waiting = [pool.submit(one.get, f"/v1/problems/{made['id']}?wait_s=1") for _ in range(waiters)]
-        # Eight wait on a pool of two connections, and there is still one for everybody else.
+        # Eight requests wait on a pool of two connections, and another request still gets one.
         assert one.get("/health/ready").status_code == 200
         statuses = [each.result(PATIENCE_S).json()["status"] for each in waiting]
     assert statuses == ["queued"] * waiters
@@ -85,54 +91,115 @@ def test_waiting_is_bounded_and_holds_no_connection(app: FastAPI, database: Data
 
 
 @pytest.mark.parametrize("wait_s", ["-1", "61", "nan", "inf", "soon"])
-def test_a_wait_that_is_no_bounded_number_is_refused(api: TestClient, wait_s: str) -> None:
+def test_a_wait_out_of_bounds_is_refused(api: TestClient, wait_s: str) -> None:
     made = submit(api)
     assert "wait_s" in wrong_fields(api.get(f"/v1/problems/{made['id']}?wait_s={wait_s}"))
 
 
-def test_steps_and_decisions_show_every_stored_column(api: TestClient, database: Database) -> None:
+def test_a_step_shows_every_stored_column(api: TestClient, database: Database) -> None:
     made = submit(api)
     add_step(database, made["id"], 0)
     add_step(database, made["id"], 1, author="large")
-    for name, table in (("steps", StepRow), ("decisions", DecisionRow)):
-        rows = api.get(f"/v1/problems/{made['id']}/{name}").json()["items"]
-        columns = {column.name for column in table.__table__.columns}
-        assert [set(row) | {"problem_id"} for row in rows] == [columns] * 2
-        assert all(value is not None for row in rows for value in row.values())
-    assert rows[1]["previous_scores"] == [0.5]
-    assert (rows[1]["seed"], rows[1]["draft_worked_ms"], rows[1]["compared_with"]) == (2**53, 12.5, 0.5)
+    rows = api.get(f"/v1/problems/{made['id']}/steps").json()["items"]
+    columns = {column.name for column in StepRow.__table__.columns}
+    assert [set(row) | {"problem_id"} for row in rows] == [columns] * 2
+    assert [(row["step"], row["author"], row["text"], row["finish"]) for row in rows] == [
+        (0, "small", "Step 0.", "separator"),
+        (1, "large", "Step 1.", "separator"),
+    ]
+    assert (rows[1]["tokens"], rows[1]["score"], rows[1]["waited_ms"], rows[1]["worked_ms"]) == (4, 0.75, 1.5, 20.25)
 
 
-def test_the_audit_shows_every_column_of_the_view(api: TestClient, database: Database) -> None:
+def test_a_decision_shows_what_was_seen_chosen_and_by_which_policy(api: TestClient, database: Database) -> None:
+    made = submit(api)
+    now, draft_id = datetime.now(UTC), uuid4()
+    add_decision(database, made["id"], number=4, step=3, epoch=2, decided_at=now, draft_id=draft_id)
+    (shown,) = api.get(f"/v1/problems/{made['id']}/decisions").json()["items"]
+    assert datetime.fromisoformat(shown.pop("decided_at")) == now
+    assert shown == {
+        "number": 4,
+        "step": 3,
+        "epoch": 2,
+        "decided_by": "policy",
+        "policy": {"name": "threshold", "revision": 2, "parameters_digest": "fedcba9876543210"},
+        "observation": {
+            "step": 3,
+            "score": 0.25,
+            "previous_scores": [0.5, None, 0.75],
+            "draft_tokens": 5,
+            "is_final": False,
+            "large_out": 3,
+            "seed": 2**53,
+            "question_digest": "0123456789abcdef",
+        },
+        "action": "escalate",
+        "reason": "score_below_threshold",
+        "value": 0.25,
+        "compared_with": 0.5,
+        "draft": {
+            "id": str(draft_id),
+            "prefix_digest": "00112233445566ff",
+            "text": "Draft 3.",
+            "finish": "separator",
+            "tokens": 5,
+            "prompt_tokens": 11,
+            "cached_tokens": 6,
+            "model": "small-model",
+            "worker": "small-0",
+            "waited_ms": 0.5,
+            "worked_ms": 12.5,
+        },
+        "scoring": {
+            "tokens": 17, "model": "prm-model", "worker": "prm-0", "waited_ms": 0.25, "worked_ms": 2.5,
+        },
+    }  # fmt: skip
+    assert set(shown["observation"]) == {each.name for each in fields(Observation)}
+
+
+def test_a_decision_without_a_draft_or_a_score_shows_neither(api: TestClient, database: Database) -> None:
+    made = submit(api)
+    columns = [column.name for column in DecisionRow.__table__.columns if column.name.startswith(("draft_", "prm_"))]
+    add_decision(database, made["id"], number=0, step=0, decided_by="rule", **dict.fromkeys(columns))
+    (shown,) = api.get(f"/v1/problems/{made['id']}/decisions").json()["items"]
+    assert (shown["draft"], shown["scoring"], shown["decided_by"]) == (None, None, "rule")
+
+
+def test_the_audit_shows_each_decision_beside_the_step_that_stands_there_now(
+    api: TestClient, database: Database
+) -> None:
     made = submit(api)
     add_step(database, made["id"], 0, author="large")
+    add_decision(database, made["id"], number=1, step=1)
+    decisions = api.get(f"/v1/problems/{made['id']}/decisions").json()["items"]
+    (step,) = api.get(f"/v1/problems/{made['id']}/steps").json()["items"]
+    decided, undecided = api.get(f"/v1/problems/{made['id']}/audit").json()["items"]
+    assert [decided["decision"], undecided["decision"]] == decisions
+    assert decided["policy_parameters"] == {"threshold": 0.5}
+    assert decided["accepted_step"] == {name: step[name] for name in decided["accepted_step"]}
+    assert set(step) - set(decided["accepted_step"]) == {"step", "finish"}
+    assert undecided["accepted_step"] is None
+
+
+def test_an_erased_problem_shows_its_numbers_without_its_texts(api: TestClient, database: Database) -> None:
+    made = submit(api, reference="42")
+    add_step(database, made["id"], 0)
+    change(database, made["id"], status="failed", failure_code="refused", failure_detail="Secret.")
     with database.session() as session:
-        columns = set(session.execute(text("SELECT * FROM audit LIMIT 0")).keys())
-    (row,) = api.get(f"/v1/problems/{made['id']}/audit").json()["items"]
-    assert set(row) == columns
-    assert (row["problem_id"], row["draft_text"], row["step_text"]) == (made["id"], "Draft 0.", "Step 0.")
-    assert (row["action"], row["author"], row["policy_parameters"]) == ("escalate", "large", {"threshold": 0.5})
+        session.execute(text("SELECT erase_problem(:id)"), {"id": made["id"]})
+    problem = api.get(f"/v1/problems/{made['id']}").json()
+    assert (problem["question"], problem["reference"]) == ("", None)
+    assert problem["failure"] == {"code": "refused", "detail": ""}
+    assert problem["erased_at"] is not None
+    (audited,) = api.get(f"/v1/problems/{made['id']}/audit").json()["items"]
+    assert (audited["decision"]["draft"]["text"], audited["accepted_step"]["text"]) == (None, "")
+    assert audited["decision"]["draft"]["tokens"] == 5
 
 
-@pytest.mark.parametrize("name", ["steps", "decisions", "audit"])
-def test_a_record_is_paged_by_step(api: TestClient, database: Database, name: str) -> None:
-    made = submit(api)
-    for step in range(5):
-        add_step(database, made["id"], step)
-    path = f"/v1/problems/{made['id']}/{name}"
-    found: list[int] = []
-    while page := api.get(path, params={"limit": 2, "after": found[-1] if found else -1}).json()["items"]:
-        found += [row["step"] for row in page]
-    assert found == [0, 1, 2, 3, 4]
-    for query in ("limit=0", "limit=201", "after=-2", f"after={10**30}", "after=x"):
-        assert query.partition("=")[0] in wrong_fields(api.get(f"{path}?{query}"))
-
-
-# --- cancelling -----------------------------------------------------------------------------------------------------
+# --- cancellation -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", ["queued", "running"])
-def test_cancelling_an_open_problem_is_noted_once(api: TestClient, database: Database, status: str) -> None:
+def test_the_cancellation_of_an_open_problem_is_recorded_once(api: TestClient, database: Database, status: str) -> None:
     made = submit(api)
     change(database, made["id"], status=status)
     first = api.post(f"/v1/problems/{made['id']}/cancel")
@@ -143,7 +210,9 @@ def test_cancelling_an_open_problem_is_noted_once(api: TestClient, database: Dat
 
 
 @pytest.mark.parametrize("status", [status for status in Status if status.is_final])
-def test_cancelling_a_final_problem_changes_nothing(api: TestClient, database: Database, status: Status) -> None:
+def test_the_cancellation_of_a_final_problem_changes_nothing(
+    api: TestClient, database: Database, status: Status
+) -> None:
     made = submit(api)
     change(database, made["id"], status=status)
     before = api.get(f"/v1/problems/{made['id']}").json()

@@ -16,7 +16,7 @@ from shared.cancellation import Cancellation
 from shared.domain.options import Sampling
 from shared.engines.embedded.generator import EmbeddedGenerator
 from shared.engines.embedded.scorer import EmbeddedScorer
-from shared.engines.port import GeneratedStep, GenerationRequest, Scores, ScoringRequest
+from shared.engines.port import GeneratedStep, GenerationRequest, Meter, Scores, ScoringRequest
 
 MODELS = Path(__file__).parents[3] / "models"
 PROBLEMS = [json.loads(line) for line in (MODELS / "sample.jsonl").read_text().splitlines()]
@@ -39,7 +39,7 @@ def ask(question: str = QUESTION, prefix: Sequence[str] = (), **changes: Any) ->
 
 
 def write(engine: EmbeddedGenerator, request: GenerationRequest) -> list[GeneratedStep]:
-    return list(engine.stream(request, Cancellation()))
+    return list(engine.stream(request, Cancellation(), Meter()))
 
 
 def texts(steps: Sequence[GeneratedStep]) -> list[str]:
@@ -56,7 +56,7 @@ def score(
     request = ScoringRequest(
         problem_id=problem_id or uuid4(), question=question, steps=tuple(steps), newest=newest, timeout_s=60
     )
-    return engine.score(request, Cancellation())
+    return engine.score(request, Cancellation(), Meter())
 
 
 class Gate:

@@ -19,11 +19,11 @@ from shared.engines.factory import make_generator, make_scorer
 from shared.engines.openai.breaker import Breaker
 from shared.engines.openai.errors import (
     AccessDenied,
-    AnswerBrokenOff,
+    CircuitOpen,
+    IncompleteAnswer,
     ModelNotServed,
     NoRoomForStep,
     ServerBusy,
-    ServerLeftAlone,
     ServerUnavailable,
     UnreadableAnswer,
 )
@@ -33,6 +33,7 @@ from shared.engines.port import (
     GeneratedStep,
     GenerationRequest,
     InputTooLong,
+    Meter,
     RequestRefused,
     StepTimeout,
 )
@@ -76,7 +77,7 @@ def engine_at(url: str, **changes: Any) -> Iterator[OpenAIGenerator]:
 def write(
     engine: OpenAIGenerator, request: GenerationRequest | None = None, cancellation: Cancellation | None = None
 ) -> list[GeneratedStep]:
-    return list(engine.stream(request or ask(), cancellation or Cancellation()))
+    return list(engine.stream(request or ask(), cancellation or Cancellation(), Meter()))
 
 
 # --- again ----------------------------------------------------------------------------------------------------------
@@ -130,7 +131,7 @@ def test_a_server_that_is_not_there_is_given_up() -> None:
 @pytest.mark.parametrize("trouble", [hangs_up, breaks_off, answer(200, events({"error": 1}))])
 def test_what_a_server_took_is_not_asked_for_again(fake: FakeServer, trouble: Reply) -> None:
     fake.replies(trouble, step("One"))
-    with engine_at(fake.url) as engine, pytest.raises(AnswerBrokenOff):
+    with engine_at(fake.url) as engine, pytest.raises(IncompleteAnswer):
         write(engine)
     assert len(fake.asked) == 1
 
@@ -287,7 +288,7 @@ def test_a_server_that_fails_is_left_alone(fake: FakeServer) -> None:
     fake.replies(answer(500))
     with engine_at(fake.url, breaker=Breaker(failures=3, rest_s=1000)) as engine:
         for _ in range(2):
-            with pytest.raises(ServerLeftAlone, match="TRIM_SMALL_URL") as caught:
+            with pytest.raises(CircuitOpen, match="TRIM_SMALL_URL") as caught:
                 write(engine)
             assert caught.value.retryable
     assert len(fake.asked) == 3
@@ -314,7 +315,7 @@ def test_a_server_that_says_nothing_is_down(fake: FakeServer) -> None:
         with pytest.raises(StepTimeout):
             write(engine, ask(step_timeout_s=1))
         assert fake.left.acquire(timeout=PATIENCE_S)
-        with pytest.raises(ServerLeftAlone):
+        with pytest.raises(CircuitOpen):
             write(engine)
 
 
@@ -346,7 +347,7 @@ def test_the_settings_make_engines_of_each_role(fake: FakeServer) -> None:
         closing(make_scorer(settings)) as prm,
     ):
         assert [small.model_id, large.model_id, prm.model_id] == ["openai/s", "openai/l", "openai/p"]
-        assert len(list(small.stream(ask(), Cancellation()))) == 1
+        assert len(list(small.stream(ask(), Cancellation(), Meter()))) == 1
     assert fake.asked[0].path == "/v1/completions"
     assert fake.asked[0].body["prompt"] == f"Q: {QUESTION}\nA: "
     assert "authorization" not in fake.asked[0].headers
@@ -368,13 +369,13 @@ def test_a_missing_setting_is_named(given: dict[str, Any], sentence: str) -> Non
 @pytest.mark.parametrize(
     ("variable", "value", "sentence"),
     [
-        ("TRIM_SMALL_URL", "ftp://host/v1", "it must look like http://127.0.0.1:8000/v1"),
-        ("TRIM_SMALL_URL", "http:///v1", "it must look like http://127.0.0.1:8000/v1"),
-        ("TRIM_SMALL_URL", "http://host:secret/v1", "it is no URL"),
-        ("TRIM_LARGE_URL", "http://me:secret@host/v1", "it must hold no credentials; set TRIM_OPENAI_API_KEY"),
-        ("TRIM_PRM_URL", "http://host/v1?key=secret", "it must hold no query"),
-        ("TRIM_OPENAI_API_KEY", "sk-secret\nsecret", "an API key has only visible ASCII characters"),
-        ("TRIM_PROMPT", "Problem:", "{question} must be in it"),
+        ("TRIM_SMALL_URL", "ftp://host/v1", "not a URL like http://127.0.0.1:8000/v1"),
+        ("TRIM_SMALL_URL", "http:///v1", "not a URL like http://127.0.0.1:8000/v1"),
+        ("TRIM_SMALL_URL", "http://host:secret/v1", "not a URL"),
+        ("TRIM_LARGE_URL", "http://me:secret@host/v1", "credentials do not belong in the URL; set TRIM_OPENAI_API_KEY"),
+        ("TRIM_PRM_URL", "http://host/v1?key=secret", "query, fragment and white space do not belong in the URL"),
+        ("TRIM_OPENAI_API_KEY", "sk-secret\nsecret", "an API key holds only visible ASCII characters"),
+        ("TRIM_PROMPT", "Problem:", "the placeholder {question} is missing"),
         ("TRIM_PROMPT_STYLE", "responses", "Input should be 'completions', 'chat' or 'chat-next-step'"),
         ("TRIM_PRM_FORMAT", "llama", "Input should be 'bundled', 'qwen', 'skywork', 'math-shepherd' or 'rlhflow'"),
     ],

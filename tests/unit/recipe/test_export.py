@@ -9,7 +9,7 @@ import onnx
 import pytest
 from safetensors.numpy import save_file
 
-from models import export
+from recipe import export
 
 CONFIG: dict[str, Any] = {
     "architectures": ["Qwen2ForCausalLM"],

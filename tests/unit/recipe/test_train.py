@@ -15,7 +15,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the recipe needs the extra `train`")
 
-from models import reference  # noqa: E402 - only where torch is
+from recipe import reference  # noqa: E402 - only where torch is
 from recipe.problems.drawing import Split, draw  # noqa: E402
 from recipe.problems.story import parse  # noqa: E402
 from recipe.train import examples, folder, language_model, network, prm  # noqa: E402
@@ -24,10 +24,10 @@ from recipe.train.loop import Schedule, Training  # noqa: E402
 from recipe.train.network import Shape  # noqa: E402
 from recipe.train.samples import Sample  # noqa: E402
 from recipe.train.tokenizer import END, END_ID, END_OF_TEXT, PAD_ID, STEP_TAG_ID, train_tokenizer  # noqa: E402
-from shared.cancellation import Cancellation
+from shared.cancellation import Cancellation  # noqa: E402
 from shared.domain.text import SEPARATOR, STEP_TAG, join_steps  # noqa: E402
 from shared.engines.embedded.scorer import EmbeddedScorer  # noqa: E402
-from shared.engines.port import ScoringRequest  # noqa: E402
+from shared.engines.port import Meter, ScoringRequest  # noqa: E402
 
 TOKENIZER = train_tokenizer()
 SHAPE = Shape(vocabulary=TOKENIZER.get_vocab_size(), hidden=64, layers=2, heads=2, wide=96)
@@ -74,7 +74,7 @@ def test_a_written_prm_scores_as_it_did_in_training(tmp_path: Path) -> None:
         request = ScoringRequest(
             problem_id=uuid4(), question=STORY.question, steps=STORY.steps, newest=len(STORY.steps), timeout_s=60
         )
-        scores = scorer.score(request, Cancellation())
+        scores = scorer.score(request, Cancellation(), Meter())
     finally:
         scorer.close()
     assert scores.values == pytest.approx(expected, abs=1e-4)

@@ -1,8 +1,8 @@
-"""What a server answers, read and checked."""
+"""Reads and checks the completion that a server streams."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 import httpx2
@@ -10,7 +10,7 @@ from pydantic import AliasChoices, BaseModel, Field
 
 from shared.domain.drafts import Finish
 from shared.domain.text import SEPARATOR
-from shared.engines.openai.errors import AnswerBrokenOff, AnswerWithheld
+from shared.engines.openai.errors import AnswerWithheld, IncompleteAnswer
 
 
 class _PromptDetails(BaseModel):
@@ -26,7 +26,7 @@ class Usage(BaseModel):
 
     @property
     def cached_tokens(self) -> int:
-        """Those of `prompt_tokens` that were not computed again; 0 if the server does not say."""
+        """Those of `prompt_tokens` that were not computed again; 0 if the server does not report them."""
         return (self.prompt_tokens_details and self.prompt_tokens_details.cached_tokens) or 0
 
 
@@ -41,19 +41,25 @@ class _Choice(BaseModel):
     stop_reason: int | str | None = Field(None, validation_alias=AliasChoices("stop_reason", "matched_stop"))
     """The stop string or end token that was met: `stop_reason` of vLLM, `matched_stop` of SGLang."""
 
+    @property
+    def content(self) -> str:
+        return self.text or (self.delta and self.delta.content) or ""
+
     def finish(self) -> Finish:
-        if self.finish_reason == "length":
-            return Finish.LENGTH
-        if self.finish_reason == "content_filter":
-            raise AnswerWithheld
-        if self.finish_reason == "abort":
-            raise AnswerBrokenOff("The model's server gave up while it wrote; see its log.")
-        if self.finish_reason != "stop":
-            raise ValueError("an unknown finish_reason")
-        return Finish.ENDED if self.is_named and self.stop_reason != SEPARATOR else Finish.SEPARATOR
+        match self.finish_reason:
+            case "length":
+                return Finish.LENGTH
+            case "stop":
+                return Finish.ENDED if self.names_stop and self.stop_reason != SEPARATOR else Finish.SEPARATOR
+            case "content_filter":
+                raise AnswerWithheld
+            case "abort":
+                raise IncompleteAnswer("The model's server aborted the request while it was writing; check its log.")
+            case _:
+                raise ValueError("an unknown finish_reason")
 
     @property
-    def is_named(self) -> bool:
+    def names_stop(self) -> bool:
         return "stop_reason" in self.model_fields_set
 
 
@@ -64,47 +70,55 @@ class _Chunk(BaseModel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
-    """A completion that is over."""
+class Completion:
+    """A finished completion."""
 
     text: str
     """Without the stop string."""
     finish: Finish
-    is_named: bool
-    """Whether the server said what it stopped at; one that never does leaves open whether the model had ended."""
+    names_stop: bool
+    """Whether the server reported what it stopped at; without that, the model may also have ended by itself."""
     tokens: int
     """Tokens decoded for it."""
     prompt_tokens: int
     cached_tokens: int
 
 
-async def read_completion(response: httpx2.Response) -> Written:
+async def read_completion(response: httpx2.Response, *, streamed: Callable[[int], None]) -> Completion:
     """Read the stream of a completion to its end, where the usage is.
 
+    Args:
+        response: The response, its body not yet read.
+        streamed: Is called with the number of tokens received so far: the server's own count if its chunks carry the
+            usage, otherwise the number of chunks with text.
+
     Raises:
-        ValueError: It is no such stream, or the end is missing.
-        AnswerBrokenOff: The server reports that it failed on the way.
-        AnswerWithheld: The server's filter ended it.
+        ValueError: The body is not such a stream, or its end is missing.
+        IncompleteAnswer: The server reports that it failed while it was writing.
+        AnswerWithheld: The server's content filter ended it.
     """
     text: list[str] = []
     finish: Finish | None = None
-    is_named = False
+    names_stop = False
     usage: Usage | None = None
+    tokens = 0
     async for data in _events(response):
         chunk = _Chunk.model_validate_json(data)
         if chunk.error is not None:
-            raise AnswerBrokenOff("The model's server failed while it wrote; see its log.")
+            raise IncompleteAnswer("The model's server failed while it was writing; check its log.")
         usage = chunk.usage or usage
+        tokens += any(choice.content for choice in chunk.choices)
+        streamed(tokens if usage is None or usage.completion_tokens is None else usage.completion_tokens)
         for choice in chunk.choices:
-            text.append(choice.text or (choice.delta and choice.delta.content) or "")
+            text.append(choice.content)
             if choice.finish_reason is not None:
-                finish, is_named = choice.finish(), choice.is_named
+                finish, names_stop = choice.finish(), choice.names_stop
     if finish is None or usage is None or usage.completion_tokens is None:
         raise ValueError("the stream has no end")
-    return Written(
+    return Completion(
         text="".join(text),
         finish=finish,
-        is_named=is_named,
+        names_stop=names_stop,
         tokens=usage.completion_tokens,
         prompt_tokens=usage.prompt_tokens,
         cached_tokens=usage.cached_tokens,
@@ -112,7 +126,10 @@ async def read_completion(response: httpx2.Response) -> Written:
 
 
 async def _events(response: httpx2.Response) -> AsyncIterator[bytes]:
-    """Yield the data of server-sent events; lines end at line feeds only, as JSON may hold other line separators."""
+    """Yield the data of server-sent events.
+
+    Lines end at line feeds only, because JSON may contain the other line separators of Unicode.
+    """
     rest = b""
     async for block in response.aiter_bytes():
         *lines, rest = (rest + block).split(b"\n")

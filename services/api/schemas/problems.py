@@ -1,0 +1,135 @@
+"""Problems and batches as the API returns them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from services.api.schemas.pages import Page
+from services.api.schemas.submissions import LimitsChoice, SamplingChoice
+from shared.domain.status import Status, StopReason
+from shared.domain.verdict import Verdict
+
+
+class Policy(BaseModel):
+    """Policy of a problem."""
+
+    name: str = Field(description="Name of the policy.")
+    revision: int = Field(description="Revision of the policy's code when the problem was submitted.")
+    parameters: dict[str, Any] = Field(description="Parameters of the policy, including defaults.")
+
+
+class Failure(BaseModel):
+    """Why a problem failed."""
+
+    code: str = Field(description="Short, stable name of the failure, such as `attempts_exhausted`.")
+    detail: str = Field(description="Explanation of the failure in one sentence; empty after an erasure.")
+
+
+class Ledger(BaseModel):
+    """Tokens and calls that were used. Each piece of work that a worker reports is counted once.
+
+    For each author, kept + discarded + wasted is exactly the number of tokens that engines reported. Estimated counts
+    are part of no other field.
+    """
+
+    model_config = ConfigDict(from_attributes=True)
+
+    small_kept: int = Field(description="Tokens that the small model decoded, in steps of the solution.")
+    small_discarded: int = Field(description="Tokens that the small model decoded, in drafts that were escalated.")
+    small_wasted: int = Field(
+        description="Tokens that the small model decoded in vain: drafted ahead of an escalation, written again after "
+        "a time-out, cancelled or failed."
+    )
+    small_estimated: int = Field(
+        description="Tokens that the small model decoded in cancelled or failed work, as far as a server showed."
+    )
+    small_in: int = Field(description="Input tokens that the small model computed, without cached ones.")
+    large_out: int = Field(description="Tokens that the large model decoded, in steps of the solution.")
+    large_wasted: int = Field(
+        description="Tokens that the large model decoded in vain: written again after a time-out, cancelled, failed, "
+        "or without words."
+    )
+    large_estimated: int = Field(
+        description="Tokens that the large model decoded in cancelled or failed work, as far as a server showed."
+    )
+    large_in: int = Field(description="Input tokens that the large model computed, without cached ones.")
+    prm_tokens: int = Field(description="Tokens that the process reward model (PRM) computed.")
+    prm_estimated: int = Field(
+        description="Tokens that the PRM computed in cancelled or failed work, as far as a server showed."
+    )
+    small_calls: int = Field(description="Number of calls of the small model.")
+    large_calls: int = Field(description="Number of calls of the large model.")
+    prm_calls: int = Field(description="Number of calls of the PRM.")
+
+
+class Problem(BaseModel):
+    """A problem: its options, its status, its result and its cost."""
+
+    id: UUID = Field(description="Id of the problem.")
+    status: Status = Field(description="Status of the problem.")
+    question: str = Field(description="Problem statement; empty after an erasure.")
+    reference: str | None = Field(description="Correct answer; null if it was not given.")
+    policy: Policy = Field(description="Policy that decides which steps the large model writes.")
+    lookahead: int | Literal["unlimited"] = Field(
+        description="Number of steps that the small model may draft ahead of the last accepted one."
+    )
+    limits: LimitsChoice = Field(description="Bounds of the work on the problem.")
+    sampling: SamplingChoice = Field(description="How the models sample tokens.")
+    step_timeout_s: float = Field(
+        description="Seconds after which a step is requested again; doubles with each attempt."
+    )
+    max_attempts: int = Field(description="Maximum number of times that a step is requested before the problem fails.")
+    deadline_at: AwareDatetime | None = Field(
+        description="Time at which the problem expires unsolved; null if there is no deadline."
+    )
+    batch_id: UUID | None = Field(description="Id of the batch that the problem belongs to; null if there is none.")
+    batch_index: int | None = Field(description="Index of the problem in its batch, from 0; null if there is no batch.")
+    steps: int = Field(description="Number of accepted steps so far.")
+    escalations: int = Field(description="Number of decisions to escalate so far.")
+    epoch: int = Field(description="Counter that rises with each escalation; results of an older epoch are discarded.")
+    answer: str | None = Field(description="Content of the solution's last boxed expression; null if there is none.")
+    verdict: Verdict | None = Field(
+        description="Comparison of the answer with the reference; null unless the problem has succeeded."
+    )
+    stop_reason: StopReason | None = Field(
+        description="Why the solution ends where it does; null unless the problem has succeeded."
+    )
+    failure: Failure | None = Field(description="Why the problem failed; null unless it has failed.")
+    ledger: Ledger = Field(description="Tokens and calls used so far.")
+    created_at: AwareDatetime = Field(description="Time of the submission.")
+    started_at: AwareDatetime | None = Field(description="Time at which work began; null before that.")
+    finished_at: AwareDatetime | None = Field(description="Time at which the problem ended; null before that.")
+    cancel_requested_at: AwareDatetime | None = Field(
+        description="Time at which its cancellation was requested; null if it was not."
+    )
+    erased_at: AwareDatetime | None = Field(
+        description="Time at which the texts of the problem and its record were erased; null if they were not."
+    )
+    links: dict[str, str] = Field(description="Paths of the problem, its record and its cancellation.")
+
+
+class ProblemPage(Page[Problem]):
+    """One page of problems."""
+
+
+class Batch(BaseModel):
+    """A batch with the sums over its problems."""
+
+    id: UUID = Field(description="Id of the batch.")
+    size: int = Field(description="Number of problems in the batch.")
+    created_at: AwareDatetime = Field(description="Time of the submission.")
+    statuses: dict[Status, int] = Field(description="Number of problems by status; statuses without any are omitted.")
+    verdicts: dict[Verdict, int] = Field(description="Number of problems by verdict; verdicts without any are omitted.")
+    steps: int = Field(description="Number of accepted steps of all problems.")
+    escalations: int = Field(description="Number of decisions to escalate in all problems.")
+    ledger: Ledger = Field(description="Tokens and calls used for all problems.")
+    links: dict[str, str] = Field(description="Paths of the batch and its problems.")
+
+
+class SubmittedBatch(Batch):
+    """A batch with the ids of its problems."""
+
+    problem_ids: list[UUID] = Field(description="Ids of the problems, in the order of the request.")

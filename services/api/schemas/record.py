@@ -1,0 +1,144 @@
+"""The record of a problem as the API returns it: its steps and the decisions on them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from services.api.schemas.pages import Page
+from shared.domain.decisions import Action, DecidedBy
+from shared.domain.drafts import Finish
+from shared.domain.roles import Author
+
+StepIndex = Annotated[int, Field(description="Index of the step, from 0.")]
+Model = Annotated[str, Field(description="Name and version of the model.")]
+Worker = Annotated[str, Field(description="Name of the worker process.")]
+WaitedMs = Annotated[
+    float, Field(description="Milliseconds from the command's publication to its start; 0 for later steps of one call.")
+]
+WorkedMs = Annotated[float, Field(description="Milliseconds that the engine worked on it.")]
+
+
+class AcceptedStep(BaseModel):
+    """A step of the solution."""
+
+    author: Author = Field(description="Model that wrote the step.")
+    text: str = Field(description="Text of the step; empty after an erasure.")
+    tokens: int = Field(description="Number of tokens of the step.")
+    score: float | None = Field(description="PRM score of the step, from 0 to 1; null if there is none.")
+    model: Model
+    worker: Worker
+    waited_ms: WaitedMs
+    worked_ms: WorkedMs
+    accepted_at: AwareDatetime = Field(description="Time at which the step was accepted.")
+
+
+class Step(BaseModel):
+    """A step of the solution, with its place in it."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    step: StepIndex
+    author: Author = Field(description="Model that wrote the step.")
+    text: str = Field(description="Text of the step; empty after an erasure.")
+    finish: Finish = Field(description="Why the model stopped writing the step.")
+    tokens: int = Field(description="Number of tokens of the step.")
+    score: float | None = Field(description="PRM score of the step, from 0 to 1; null if there is none.")
+    model: Model
+    worker: Worker
+    waited_ms: WaitedMs
+    worked_ms: WorkedMs
+    accepted_at: AwareDatetime = Field(description="Time at which the step was accepted.")
+
+
+class Draft(BaseModel):
+    """A step as the small model drafted it."""
+
+    id: UUID = Field(description="Id of the draft.")
+    prefix_digest: str = Field(description="Digest of the question and the steps that the draft continues.")
+    text: str | None = Field(description="Text of the draft; null after an erasure.")
+    finish: Finish = Field(description="Why the model stopped writing the draft.")
+    tokens: int = Field(description="Number of tokens of the draft.")
+    prompt_tokens: int = Field(description="Number of input tokens of all requests for the draft.")
+    cached_tokens: int = Field(description="Number of those input tokens that came from a cache.")
+    model: Model
+    worker: Worker
+    waited_ms: WaitedMs
+    worked_ms: WorkedMs
+
+
+class Scoring(BaseModel):
+    """A call of the PRM."""
+
+    tokens: int = Field(description="Number of tokens that the PRM computed.")
+    model: Model
+    worker: Worker
+    waited_ms: WaitedMs
+    worked_ms: WorkedMs
+
+
+class DecidingPolicy(BaseModel):
+    """Version of the policy in force when a decision was taken."""
+
+    name: str = Field(description="Name of the policy.")
+    revision: int = Field(description="Revision of the policy's code.")
+    parameters_digest: str = Field(description="Digest of the policy's parameters.")
+
+
+class Observation(BaseModel):
+    """Everything that the policy saw."""
+
+    step: StepIndex
+    score: float | None = Field(description="PRM score of the draft; null if the policy reads no scores.")
+    previous_scores: list[float | None] = Field(
+        description="PRM scores of the accepted steps, one for each step; null where there was no usable score."
+    )
+    draft_tokens: int | None = Field(description="Number of tokens of the draft; null if there was no draft.")
+    is_final: bool = Field(description="Whether the draft completes the solution.")
+    large_out: int = Field(description="Number of tokens of the solution that the large model had written so far.")
+    seed: int = Field(description="Seed of the problem.")
+    question_digest: str = Field(description="Digest of the question.")
+
+
+class Decision(BaseModel):
+    """A decision: what the policy saw, what was chosen and why, and the draft that was decided on."""
+
+    number: int = Field(description="Number of the decision within the problem, from 0.")
+    step: StepIndex
+    epoch: int = Field(description="Epoch in which the decision was taken.")
+    decided_at: AwareDatetime = Field(description="Time of the decision.")
+    decided_by: DecidedBy = Field(
+        description="Whether the policy decided, or a rule of the service that applies before any policy."
+    )
+    policy: DecidingPolicy = Field(description="Version of the policy in force.")
+    observation: Observation = Field(description="Everything that the policy saw.")
+    action: Action = Field(description="What happened to the draft.")
+    reason: str = Field(description="Short, stable name of the reason, such as `score_below_threshold`.")
+    value: float | None = Field(description="Number that the decision rests on; null if there is none.")
+    compared_with: float | None = Field(description="Number that `value` was compared with; null if there is none.")
+    draft: Draft | None = Field(description="Draft that was decided on; null if the policy works without drafts.")
+    scoring: Scoring | None = Field(description="PRM call that scored the draft; null if there was none.")
+
+
+class AuditEntry(BaseModel):
+    """A decision beside the step that the solution now has at its place."""
+
+    policy_parameters: dict[str, Any] = Field(description="Parameters of the policy that the submitter chose.")
+    decision: Decision = Field(description="The decision.")
+    accepted_step: AcceptedStep | None = Field(
+        description="Step that the solution now has at the decision's index; null if there is none yet."
+    )
+
+
+class StepPage(Page[Step]):
+    """One page of steps."""
+
+
+class DecisionPage(Page[Decision]):
+    """One page of decisions."""
+
+
+class AuditPage(Page[AuditEntry]):
+    """One page of the audit."""

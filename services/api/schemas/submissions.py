@@ -1,0 +1,150 @@
+"""Requests that submit problems."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+from pydantic_core import PydanticCustomError
+
+from shared.domain.options import Limits, Options, Sampling
+
+MAX_SEED = 2**53
+"""Largest seed. Every JSON parser reads integers up to here exactly."""
+
+MAX_LOOKAHEAD = 64
+"""Largest lookahead that is a number."""
+
+_LIMITS, _SAMPLING, _OPTIONS = Limits(), Sampling(), Options()
+
+
+def _plain_text(text: str) -> str:
+    if "\x00" in text:
+        raise PydanticCustomError("nul", "Input should not contain NUL characters, which the database cannot store")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise PydanticCustomError("surrogate", "Input should not contain half of a surrogate pair")
+    return text
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise PydanticCustomError("blank", "Input should not be blank")
+    return text
+
+
+def _number_or_unlimited(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+    """Report one error where a union would report one for each of its members."""
+    try:
+        return validate(value)
+    except ValidationError as error:
+        message = f'Input should be a whole number from 0 to {MAX_LOOKAHEAD}, or "unlimited"'
+        raise PydanticCustomError("lookahead", message) from error
+
+
+Text = Annotated[str, AfterValidator(_plain_text)]
+
+Lookahead = Annotated[
+    Annotated[int, Field(ge=0, le=MAX_LOOKAHEAD)] | Literal["unlimited"], WrapValidator(_number_or_unlimited)
+]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
+
+
+class PolicyChoice(_Request):
+    """Policy that decides which steps the large model writes."""
+
+    name: str = Field("threshold", max_length=80, description="Name of the policy; GET /v1/policies lists them.")
+    parameters: dict[str, Any] = Field(
+        default_factory=dict, description="Parameters of the policy; those that are omitted get their defaults."
+    )
+
+
+class LimitsChoice(_Request):
+    """Bounds of the work on a problem."""
+
+    max_steps: int = Field(_LIMITS.max_steps, ge=1, le=200, description="Maximum number of steps of the solution.")
+    max_step_tokens: int = Field(
+        _LIMITS.max_step_tokens,
+        ge=1,
+        le=8192,
+        description="Maximum number of tokens of a step; a longer one ends there.",
+    )
+    max_tokens: int = Field(
+        _LIMITS.max_tokens, ge=1, le=131_072, description="Number of tokens at which the solution ends."
+    )
+
+
+class SamplingChoice(_Request):
+    """How the models sample tokens."""
+
+    temperature: float = Field(_SAMPLING.temperature, ge=0, le=2, description="Sampling temperature; 0 is greedy.")
+    top_p: float = Field(
+        _SAMPLING.top_p, gt=0, le=1, description="Probability mass of the most likely tokens to sample from."
+    )
+    top_k: int = Field(
+        _SAMPLING.top_k, ge=0, le=1000, description="Number of most likely tokens to sample from; 0 is no limit."
+    )
+    seed: int | None = Field(
+        None, ge=0, le=MAX_SEED, description="Seed of the sampling; drawn at random and recorded if omitted."
+    )
+
+
+class Choices(_Request):
+    """Options of a problem."""
+
+    policy: PolicyChoice = Field(
+        default_factory=PolicyChoice, description="Policy that decides which steps the large model writes."
+    )
+    lookahead: Lookahead = Field(
+        _OPTIONS.lookahead or 0,
+        description="Number of steps that the small model may draft ahead of the last accepted one.",
+    )
+    limits: LimitsChoice = Field(default_factory=LimitsChoice, description="Bounds of the work on the problem.")
+    sampling: SamplingChoice = Field(default_factory=SamplingChoice, description="How the models sample tokens.")
+    step_timeout_s: float = Field(
+        _OPTIONS.step_timeout_s,
+        ge=0.1,
+        le=3600,
+        description="Seconds after which a step is requested again; doubles with each attempt.",
+    )
+    max_attempts: int = Field(
+        _OPTIONS.max_attempts,
+        ge=1,
+        le=20,
+        description="Maximum number of times that a step is requested before the problem fails.",
+    )
+    deadline_s: float | None = Field(
+        None,
+        gt=0,
+        le=30 * 86_400,
+        description="Seconds from submission until the problem expires unsolved; null for no deadline.",
+    )
+
+
+class ProblemRequest(Choices):
+    """Problem to solve."""
+
+    question: Annotated[Text, AfterValidator(_not_blank)] = Field(description="Problem statement.")
+    reference: Annotated[Text, Field(max_length=1000)] | None = Field(
+        None, description="Correct answer, if known; the verdict compares the solution's answer with it."
+    )
+
+
+class BatchRequest(_Request):
+    """Problems to solve together."""
+
+    defaults: Choices = Field(
+        default_factory=Choices,
+        description="Options for problems that omit them. `limits` and `sampling` are completed field by field.",
+    )
+    problems: list[ProblemRequest] = Field(min_length=1, description="Problems to solve.")

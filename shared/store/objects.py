@@ -1,0 +1,75 @@
+"""Functions, triggers and views, in the order in which they are created. `python -m migrations check` compares them.
+
+Migrations create them from copies that never change.
+"""
+
+from __future__ import annotations
+
+REFUSE_CHANGE = """
+CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'UPDATE' THEN
+        OLD.draft_text := NULL;
+        IF NEW IS NOT DISTINCT FROM OLD
+           AND EXISTS (SELECT FROM problems WHERE id = NEW.problem_id AND erased_at IS NOT NULL) THEN
+            RETURN NEW;
+        END IF;
+    END IF;
+    RAISE EXCEPTION '% is append-only: % refused', TG_TABLE_NAME, TG_OP USING ERRCODE = 'restrict_violation';
+END $$
+"""
+"""Trigger function of `decisions`: the only change is the erasure of a draft's text, once its problem is erased."""
+
+DECISIONS_APPEND_ONLY = """
+CREATE TRIGGER decisions_append_only BEFORE UPDATE OR DELETE ON decisions
+FOR EACH ROW EXECUTE FUNCTION refuse_change()
+"""
+
+DECISIONS_NEVER_TRUNCATED = """
+CREATE TRIGGER decisions_never_truncated BEFORE TRUNCATE ON decisions
+FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()
+"""
+
+ERASE_PROBLEM = """
+CREATE FUNCTION erase_problem(erased uuid) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    found_status text;
+BEGIN
+    SELECT status INTO found_status FROM problems WHERE id = erased FOR UPDATE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'there is no problem %', erased USING ERRCODE = 'no_data_found';
+    END IF;
+    IF found_status IN ('queued', 'running') THEN
+        RAISE EXCEPTION 'problem % is %: cancel it and erase it once it has ended', erased, found_status
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    UPDATE problems
+    SET erased_at = coalesce(erased_at, now()), question = '', reference = NULL, answer = NULL, failure_detail = NULL,
+        request = NULL, pending = '[]'
+    WHERE id = erased;
+    UPDATE steps SET text = '' WHERE problem_id = erased AND text <> '';
+    UPDATE decisions SET draft_text = NULL WHERE problem_id = erased AND draft_text IS NOT NULL;
+END $$
+"""
+"""Erases the texts of a problem that has ended. Numbers, scores, models and decisions stay."""
+
+AUDIT = """
+CREATE VIEW audit AS
+SELECT
+    d.problem_id, d.number, d.decided_at, p.tenant_id, p.status,
+    d.step, d.epoch, d.decided_by, d.policy, d.policy_revision, d.policy_digest, p.policy_parameters,
+    d.action, d.reason, d.value, d.compared_with, d.observation,
+    (d.observation ->> 'score')::double precision AS draft_score,
+    d.draft_id, d.draft_text, d.draft_finish, d.draft_prefix_digest, d.draft_tokens, d.draft_prompt_tokens,
+    d.draft_cached_tokens, d.draft_model, d.draft_worker, d.draft_waited_ms, d.draft_worked_ms,
+    d.prm_model, d.prm_worker, d.prm_tokens, d.prm_waited_ms, d.prm_worked_ms,
+    s.author AS step_author, s.text AS step_text, s.tokens AS step_tokens, s.score AS step_score,
+    s.model AS step_model, s.worker AS step_worker, s.waited_ms AS step_waited_ms, s.worked_ms AS step_worked_ms,
+    s.accepted_at AS step_accepted_at
+FROM decisions d
+JOIN problems p ON p.id = d.problem_id
+LEFT JOIN steps s ON s.problem_id = d.problem_id AND s.step = d.step
+"""
+"""One row for each decision, for auditors: the draft, its score, the decision, and the step that is there now."""
+
+OBJECTS = (REFUSE_CHANGE, DECISIONS_APPEND_ONLY, DECISIONS_NEVER_TRUNCATED, ERASE_PROBLEM, AUDIT)

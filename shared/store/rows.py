@@ -1,0 +1,198 @@
+"""The mapping between rows and values of the domain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from pydantic import TypeAdapter
+
+from shared.domain.decisions import DecisionRecord, Observation
+from shared.domain.drafts import Finish, ScoredDraft
+from shared.domain.ledger import Ledger
+from shared.domain.options import Options, PolicyChoice
+from shared.domain.roles import Author
+from shared.domain.status import Failure, Status, StopReason
+from shared.domain.steps import Step
+from shared.domain.text import prefix_digest
+from shared.domain.verdict import Verdict
+from shared.machine.state import State, StepRequest
+from shared.store.port import LockedProblem
+
+LEDGER_COLUMNS: Final = tuple(each.name for each in fields(Ledger))
+
+_STEP_FIELDS: Final = tuple(each.name for each in fields(Step))
+STEP_COLUMNS: Final = tuple("step" if name == "index" else name for name in _STEP_FIELDS)
+
+_OPTIONS = TypeAdapter(Options)
+_REQUEST = TypeAdapter(StepRequest | None)
+_PENDING = TypeAdapter(tuple[ScoredDraft, ...])
+_OBSERVATION = TypeAdapter(Observation)
+
+
+def options_values(options: Options) -> dict[str, Any]:
+    """Turn options into JSON; the deadline is left out because it has a column."""
+    values: dict[str, Any] = _OPTIONS.dump_python(options, mode="json")
+    del values["deadline_at"]
+    return values
+
+
+def read_options(values: Mapping[str, Any], deadline_at: datetime | None) -> Options:
+    """Read options from what `options_values` returned."""
+    return replace(_OPTIONS.validate_python(dict(values)), deadline_at=deadline_at)
+
+
+def read_problem(row: Mapping[str, Any], steps: Sequence[Sequence[Any]], booked: frozenset[UUID]) -> LockedProblem:
+    """Read a problem from its row and the rows of its steps, which hold `STEP_COLUMNS`.
+
+    A row that this version cannot decode becomes a problem with a `defect`.
+    """
+    try:
+        state = _read_state(row, steps, booked)
+    except (ValueError, TypeError, KeyError) as error:
+        return LockedProblem(state=_salvage(row, steps), policy=_read_choice(row), defect=type(error).__name__)
+    return LockedProblem(state=state, policy=_read_choice(row))
+
+
+def problem_values(state: State) -> dict[str, Any]:
+    """Turn a state into the columns of the problem's row that change."""
+    ledger, failure = state.ledger, state.failure
+    return {
+        "problem_id": state.problem_id,
+        "status": state.status,
+        "epoch": state.epoch,
+        "request": None if state.request is None else _REQUEST.dump_json(state.request).decode(),
+        "request_count": state.request_count,
+        "oldest_request": state.oldest_request,
+        "attempts": state.attempts,
+        "pending": _PENDING.dump_json(state.pending).decode() if state.pending else "[]",
+        "due_at": state.due_at,
+        "started_at": state.started_at,
+        "finished_at": state.finished_at,
+        "step_count": len(state.steps),
+        "escalation_count": state.escalation_count,
+        "decision_count": state.decision_count,
+        "stop_reason": state.stop_reason,
+        "failure_code": failure and failure.code,
+        "failure_detail": failure and failure.detail,
+        "answer": state.answer,
+        "verdict": state.verdict,
+        **{name: getattr(ledger, name) for name in LEDGER_COLUMNS},
+    }
+
+
+def step_values(problem_id: UUID, step: Step) -> dict[str, Any]:
+    """Turn a step into a row."""
+    values = {name: getattr(step, name) for name in _STEP_FIELDS}
+    return {"problem_id": problem_id, "step": values.pop("index"), **values}
+
+
+def decision_values(problem_id: UUID, record: DecisionRecord) -> dict[str, Any]:
+    """Turn a decision into a row."""
+    decision, draft, scoring = record.decision, record.draft, record.scoring
+    return {
+        "problem_id": problem_id,
+        "number": record.number,
+        "decided_at": record.decided_at,
+        "step": record.step,
+        "epoch": record.epoch,
+        "decided_by": record.decided_by,
+        "policy": record.policy.name,
+        "policy_revision": record.policy.revision,
+        "policy_digest": record.policy.parameters_digest,
+        "action": decision.action,
+        "reason": decision.reason,
+        "value": decision.value,
+        "compared_with": decision.compared_with,
+        "observation": _OBSERVATION.dump_json(record.observation).decode(),
+        "draft_id": draft and draft.id,
+        "draft_text": draft and draft.text,
+        "draft_finish": draft and draft.finish,
+        "draft_prefix_digest": draft and draft.prefix_digest,
+        "draft_tokens": draft and draft.tokens,
+        "draft_prompt_tokens": draft and draft.prompt_tokens,
+        "draft_cached_tokens": draft and draft.cached_tokens,
+        "draft_model": draft and draft.model,
+        "draft_worker": draft and draft.worker,
+        "draft_waited_ms": draft and draft.waited_ms,
+        "draft_worked_ms": draft and draft.worked_ms,
+        "prm_model": scoring and scoring.model,
+        "prm_worker": scoring and scoring.worker,
+        "prm_tokens": scoring and scoring.tokens,
+        "prm_waited_ms": scoring and scoring.waited_ms,
+        "prm_worked_ms": scoring and scoring.worked_ms,
+    }
+
+
+def _read_state(row: Mapping[str, Any], rows_of_steps: Sequence[Sequence[Any]], booked: frozenset[UUID]) -> State:
+    steps = _read_steps(rows_of_steps)
+    failure_code, stop_reason, verdict = row["failure_code"], row["stop_reason"], row["verdict"]
+    return State(
+        problem_id=row["id"],
+        question=row["question"],
+        reference=row["reference"],
+        options=read_options(row["options"], row["deadline_at"]),
+        status=Status(row["status"]),
+        steps=steps,
+        digest=prefix_digest(row["question"], [step.text for step in steps]),
+        pending=_PENDING.validate_python(row["pending"]) if row["pending"] else (),
+        request=_REQUEST.validate_python(row["request"]),
+        due_at=row["due_at"],
+        booked=booked,
+        stop_reason=None if stop_reason is None else StopReason(stop_reason),
+        failure=None if failure_code is None else Failure(code=failure_code, detail=row["failure_detail"] or ""),
+        answer=row["answer"],
+        verdict=None if verdict is None else Verdict(verdict),
+        finished_at=row["finished_at"],
+        **_read_counts(row),
+    )
+
+
+def _salvage(row: Mapping[str, Any], rows_of_steps: Sequence[Sequence[Any]]) -> State:
+    """Read what is needed to fail a problem whose row cannot be decoded as a whole."""
+    try:
+        status = Status(row["status"])
+    except ValueError:
+        status = Status.RUNNING  # A status of a newer version, so the problem is still to be ended.
+    try:
+        steps = _read_steps(rows_of_steps)
+    except ValueError:
+        steps = ()
+    return State(
+        problem_id=row["id"],
+        question=row["question"],
+        reference=row["reference"],
+        status=status,
+        steps=steps,
+        finished_at=row["finished_at"],
+        **_read_counts(row),
+    )
+
+
+def _read_counts(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the fields that any version can read: plain numbers and times."""
+    return {
+        "epoch": row["epoch"],
+        "decision_count": row["decision_count"],
+        "escalation_count": row["escalation_count"],
+        "request_count": row["request_count"],
+        "oldest_request": row["oldest_request"],
+        "attempts": row["attempts"],
+        "started_at": row["started_at"],
+        "ledger": Ledger(**{name: row[name] for name in LEDGER_COLUMNS}),
+    }
+
+
+def _read_steps(rows: Sequence[Sequence[Any]]) -> tuple[Step, ...]:
+    steps = []
+    for row in rows:
+        values = dict(zip(_STEP_FIELDS, row, strict=True))
+        steps.append(Step(**{**values, "author": Author(values["author"]), "finish": Finish(values["finish"])}))
+    return tuple(steps)
+
+
+def _read_choice(row: Mapping[str, Any]) -> PolicyChoice:
+    return PolicyChoice(name=row["policy"], revision=row["policy_revision"], parameters=row["policy_parameters"])

@@ -1,0 +1,112 @@
+"""The OpenAPI description: every field is described, every choice is listed, every error is problem+json."""
+
+from __future__ import annotations
+
+import json
+import re
+from enum import StrEnum
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from services.api.app import create_app
+from shared.domain.decisions import Action, DecidedBy
+from shared.domain.drafts import Finish
+from shared.domain.roles import Author, WorkerRole
+from shared.domain.status import Status, StopReason
+from shared.domain.verdict import Verdict
+from shared.store.database import Database
+from tests.integration.api.calls import SETTINGS
+
+DESCRIPTION: dict[str, Any] = create_app(SETTINGS, Database("postgresql://127.0.0.1:1/x")).openapi()
+SCHEMAS: dict[str, Any] = DESCRIPTION["components"]["schemas"]
+FIELDS = [(schema, field) for schema, described in SCHEMAS.items() for field in described.get("properties", ())]
+OPERATIONS: list[tuple[str, dict[str, Any]]] = [
+    (f"{method.upper()} {path}", operation)
+    for path, methods in DESCRIPTION["paths"].items()
+    for method, operation in methods.items()
+]
+
+
+def is_sentence(text: str) -> bool:
+    return bool(re.fullmatch(r"[A-Z`].*[.]", text, re.DOTALL))
+
+
+@pytest.mark.parametrize(("schema", "field"), FIELDS)
+def test_every_field_has_a_description(schema: str, field: str) -> None:
+    described = SCHEMAS[schema]["properties"][field]
+    if set(described) == {"$ref"}:  # Pydantic omits a description that equals the one of the schema.
+        described = SCHEMAS[described["$ref"].rpartition("/")[2]]
+    assert is_sentence(described.get("description", "")), described
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_every_schema_has_a_description(schema: str) -> None:
+    assert is_sentence(SCHEMAS[schema].get("description", ""))
+
+
+@pytest.mark.parametrize(("name", "operation"), OPERATIONS)
+def test_every_operation_and_parameter_has_a_description(name: str, operation: dict[str, Any]) -> None:
+    assert is_sentence(operation["description"])
+    for parameter in operation.get("parameters", ()):
+        assert is_sentence(parameter.get("description", "")), parameter["name"]
+
+
+@pytest.mark.parametrize(
+    ("schema", "field", "kind"),
+    [
+        ("Problem", "status", Status),
+        ("Problem", "verdict", Verdict),
+        ("Problem", "stop_reason", StopReason),
+        ("Step", "author", Author),
+        ("Step", "finish", Finish),
+        ("AcceptedStep", "author", Author),
+        ("Draft", "finish", Finish),
+        ("Decision", "action", Action),
+        ("Decision", "decided_by", DecidedBy),
+        ("Part", "name", WorkerRole),
+    ],
+)
+def test_a_field_with_fixed_values_lists_them(schema: str, field: str, kind: type[StrEnum]) -> None:
+    assert f'"#/components/schemas/{kind.__name__}"' in json.dumps(SCHEMAS[schema]["properties"][field])
+    assert SCHEMAS[kind.__name__]["enum"] == list(kind)
+
+
+@pytest.mark.parametrize(("field", "kind"), [("statuses", Status), ("verdicts", Verdict)])
+def test_the_counts_of_a_batch_list_their_keys(field: str, kind: type[StrEnum]) -> None:
+    named = SCHEMAS["Batch"]["properties"][field]["propertyNames"]
+    assert named == {"$ref": f"#/components/schemas/{kind.__name__}"} or named["enum"] == list(kind)
+
+
+@pytest.mark.parametrize(("name", "operation"), OPERATIONS)
+def test_every_listing_is_paged_by_cursor(name: str, operation: dict[str, Any]) -> None:
+    parameters = {each["name"] for each in operation.get("parameters", ())}
+    (success,) = (response for code, response in operation["responses"].items() if code.startswith("2"))
+    schema = success["content"]["application/json"]["schema"].get("$ref", "").rpartition("/")[2]
+    assert ("limit" in parameters) == ("cursor" in parameters) == schema.endswith("Page")
+    if schema.endswith("Page"):
+        assert list(SCHEMAS[schema]["properties"]) == ["items", "next_cursor"]
+    assert "after" not in parameters
+
+
+@pytest.mark.parametrize(("name", "operation"), [each for each in OPERATIONS if " /v1" in each[0]])
+def test_every_error_is_problem_json(name: str, operation: dict[str, Any]) -> None:
+    refused = [response for code, response in operation["responses"].items() if code[0] in "45"]
+    assert refused
+    assert all(set(response["content"]) == {"application/problem+json"} for response in refused)
+
+
+def test_an_error_has_an_example() -> None:
+    (example,) = SCHEMAS["ProblemDetails"]["examples"]
+    assert set(example) == set(SCHEMAS["ProblemDetails"]["properties"])
+
+
+def test_the_batch_request_describes_its_problems() -> None:
+    assert SCHEMAS["BatchRequest"]["properties"]["problems"]["items"] == {"$ref": "#/components/schemas/ProblemRequest"}
+
+
+def test_the_api_serves_its_description_and_no_page_with_foreign_scripts() -> None:
+    api = TestClient(create_app(SETTINGS, Database("postgresql://127.0.0.1:1/x")))
+    assert api.get("/openapi.json").json() == DESCRIPTION
+    assert (api.get("/docs").status_code, api.get("/redoc").status_code) == (404, 404)

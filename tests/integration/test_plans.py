@@ -1,0 +1,261 @@
+"""How the server carries out the statements of the store: along which indexes, and how many rows it reads.
+
+The tables are as large as the planner needs to choose by itself. The statements are the product's own, with its
+parameters; the server reports the plans with which it executed them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from uuid import UUID
+
+import psycopg
+import pytest
+from sqlalchemy import Connection, text
+
+from shared.store import queries
+from shared.store.admission import find_attention, next_queued, record_processes
+from shared.store.database import Database
+from shared.store.port import SeenProcess
+from shared.store.pruning import prune_idempotency_keys, prune_inbox
+from shared.store.queries import ProblemFilter
+from shared.store.reasoning import PostgresStore
+from shared.store.submissions import Idempotency, request_cancel, submit_batch, submit_problem
+from stack.scratch import scratch_database
+from tests.integration.plans import Plan, explain_everything
+from tests.integration.solving import NOW, hear, make_submission, start, submit, write
+
+pytestmark = pytest.mark.servers
+
+LARGE = {"batches", "problems", "steps", "decisions", "inbox", "idempotency_keys"}
+
+CROWDED = UUID(int=1)
+QUIET = UUID(int=2)
+QUEUED = 20_000
+FINISHED = 10_000
+PRUNED = 5_000
+STEPS = 5
+
+FILL = f"""
+SET session_replication_role = replica; -- Skips the checks of foreign keys.
+CREATE FUNCTION pg_temp.uuid_of(kind int, n int) RETURNS uuid LANGUAGE sql AS $$
+    SELECT (lpad(to_hex(kind), 8, '0') || '-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid $$;
+INSERT INTO batches (id, tenant_id, size)
+SELECT pg_temp.uuid_of(1, n), '{CROWDED}', 10 FROM generate_series(1, {QUEUED} / 10) n;
+INSERT INTO problems (id, tenant_id, batch_id, batch_index, question, policy, policy_revision, policy_parameters,
+                      options)
+SELECT pg_temp.uuid_of(2, n), '{CROWDED}', pg_temp.uuid_of(1, (n - 1) / 10 + 1), (n - 1) % 10, 'What?', 'threshold',
+       1, '{{}}', '{{}}'
+FROM generate_series(1, {QUEUED}) n;
+INSERT INTO problems (id, tenant_id, question, policy, policy_revision, policy_parameters, options, status, started_at,
+                      finished_at, is_inbox_pruned)
+SELECT pg_temp.uuid_of(3, n), lpad((n % 3)::text, 32, '0')::uuid, 'What?',
+       CASE n % 10 WHEN 0 THEN 'random' ELSE 'threshold' END, 1, '{{}}', '{{}}',
+       CASE n % 10 WHEN 0 THEN 'failed' ELSE 'succeeded' END, now() - interval '30 days',
+       now() - interval '30 days' + n * interval '1 minute', n <= {PRUNED}
+FROM generate_series(1, {FINISHED}) n;
+INSERT INTO steps (problem_id, step, author, text, finish, tokens, model, worker, waited_ms, worked_ms, accepted_at)
+SELECT pg_temp.uuid_of(3, n), step, 'small', 'A step.', 'separator', 4, 'm', 'w', 1, 1, now()
+FROM generate_series(1, {FINISHED}) n, generate_series(0, {STEPS - 1}) step;
+INSERT INTO decisions (problem_id, number, decided_at, step, epoch, decided_by, policy, policy_revision, policy_digest,
+                       action, reason, observation)
+SELECT pg_temp.uuid_of(3, n), step, now(), step, 0, 'policy', 'threshold', 1, 'd', 'accept', 'why', '{{"score": 0.5}}'
+FROM generate_series(1, {FINISHED}) n, generate_series(0, {STEPS - 1}) step;
+INSERT INTO inbox (problem_id, id)
+SELECT pg_temp.uuid_of(3, n), gen_random_uuid() FROM generate_series(1, {FINISHED}) n, generate_series(1, {2 * STEPS});
+INSERT INTO idempotency_keys (tenant_id, key, request_digest, problem_id, created_at)
+SELECT '{QUIET}', n::text, 'd', pg_temp.uuid_of(3, n), now() - interval '8 days' + n * interval '1 minute'
+FROM generate_series(1, {FINISHED}) n;
+"""
+BATCH = UUID("00000001-0000-7000-8000-000000000005")
+FIRST_QUEUED = UUID("00000002-0000-7000-8000-000000000001")
+RECORDED = UUID("00000003-0000-7000-8000-000000001b5b")
+
+
+@pytest.fixture(scope="module")
+def database(postgres_server: str) -> Iterator[Database]:
+    with scratch_database(postgres_server) as url, closing(Database(url)) as made:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(FILL.encode())
+            connection.execute("VACUUM ANALYZE")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def every_plan(database: Database) -> list[Plan]:
+    database.engine.dispose()
+    return explain_everything(database)
+
+
+@pytest.fixture
+def executed(every_plan: list[Plan]) -> list[Plan]:
+    """Plans of what the test executes."""
+    every_plan.clear()
+    return every_plan
+
+
+def find(executed: Sequence[Plan], beginning: str) -> Plan:
+    found = [each for each in executed if each.statement.lstrip().startswith(beginning)]
+    assert found, [each.statement for each in executed]
+    return found[-1]
+
+
+def check(executed: Sequence[Plan], *, rows: int) -> None:
+    """Check that no statement scanned a large table, or read more than so many rows."""
+    assert executed
+    for plan in executed:
+        assert not plan.scanned & LARGE, plan
+        assert plan.rows_read <= rows, f"{plan.rows_read} rows\n{plan}"
+
+
+def test_many_problems_are_locked_and_saved_by_their_keys(database: Database, executed: list[Plan]) -> None:
+    count = 20
+    ids = [submit(database, tenant_id=QUIET) for _ in range(count)]
+    commands = {key: command for key, command in start(database).items() if key in ids}
+    assert len(commands) == count
+    executed.clear()
+    hear(database, *(write(each, "A step.") for each in commands.values()))
+    for beginning in ("SELECT problems.", "SELECT steps.", "SELECT inbox.", "INSERT INTO inbox", "INSERT INTO steps",
+                      "INSERT INTO decisions", "UPDATE problems"):  # fmt: skip
+        find(executed, beginning)
+    check(executed, rows=count * 4)
+
+
+def test_an_inbox_is_read_for_its_problems_alone(database: Database, executed: list[Plan]) -> None:
+    """Also with many problems and ids, and when the server has stopped planning for the values at hand."""
+    problems = [UUID(int=RECORDED.int + number) for number in range(100)]
+    heard = [UUID(int=number) for number in range(300)]
+    store = PostgresStore(database)
+    with store.begin() as transaction:
+        for _ in range(12):
+            transaction.lock(problems, heard=heard)
+    of_inbox = [each for each in executed if each.statement.startswith("SELECT inbox")]
+    assert len(of_inbox) == 12
+    # An index probe for each pair of a problem and an id would read nothing, but descend 30,000 times.
+    assert all(each["Actual Loops"] <= 100 for plan in of_inbox for each in plan.nodes if "Index Name" in each)
+    check(executed, rows=100 * 2 * STEPS + 300)
+
+
+@pytest.mark.parametrize("room", [1, 20])
+def test_a_long_queue_is_not_read_to_admit_a_few(database: Database, executed: list[Plan], room: int) -> None:
+    alone = submit(database, tenant_id=QUIET)
+    executed.clear()
+    with database.begin() as connection:
+        running = count_running(connection)
+        executed.clear()
+        found = next_queued(connection, window=running + room, limit=200)
+        connection.rollback()
+    assert len(found) == room
+    assert alone in {each.problem_id for each in found}, "it waits behind no queue of another tenant"
+    plan = find(executed, "WITH RECURSIVE")
+    assert {"ix_problems_queued", "ix_problems_running"} <= plan.indexes, plan
+    check(executed, rows=running + 4 * room + 10)
+
+
+def test_attention_is_found_along_indexes(database: Database, executed: list[Plan]) -> None:
+    with database.session() as session:
+        assert request_cancel(session, CROWDED, UUID(int=FIRST_QUEUED.int + 10_000))
+    executed.clear()
+    with database.begin() as connection:
+        running = count_running(connection)
+        executed.clear()
+        assert find_attention(connection, now=NOW, limit=50)
+    plan = find(executed, "WITH chosen")
+    assert {"ix_problems_cancelling", "ix_problems_deadline", "ix_problems_running"} <= plan.indexes, plan
+    check(executed, rows=running + 50)
+
+
+def test_inboxes_are_pruned_along_an_index_and_once(database: Database, executed: list[Plan]) -> None:
+    pruned = []
+    while True:
+        executed.clear()
+        with database.begin() as connection:
+            pruned.append(prune_inbox(connection, now=NOW, limit=100))
+        assert "ix_problems_unpruned" in find(executed, "SELECT problems.id").indexes
+        check(executed, rows=100 * 4 * STEPS)
+        if pruned[-1] == 0:
+            break
+    assert sum(pruned) == FINISHED - PRUNED
+    check(executed, rows=0)
+
+
+def test_idempotency_keys_are_pruned_by_their_age(database: Database, executed: list[Plan]) -> None:
+    with database.begin() as connection:
+        assert prune_idempotency_keys(connection, now=NOW, limit=100) == 100
+    assert "ix_idempotency_keys_created_at" in find(executed, "SELECT idempotency_keys").indexes
+    assert find(executed, "DELETE FROM idempotency_keys").indexes == {"pk_idempotency_keys"}
+    check(executed, rows=100)
+
+
+def test_heartbeats_are_recorded_by_name(database: Database, executed: list[Plan]) -> None:
+    with database.begin() as connection:
+        record_processes(connection, [SeenProcess("one", role="small", model="m", seen_at=NOW)])
+    check(executed, rows=0)
+
+
+def test_submissions_read_nothing(database: Database, executed: list[Plan]) -> None:
+    idempotency = Idempotency(key="a key", digest="d")
+    for _ in range(2):
+        with database.session() as session:
+            stored = submit_problem(session, QUIET, make_submission(), idempotency)
+    with database.session() as session:
+        submit_batch(session, QUIET, [make_submission()] * 5, None)
+        request_cancel(session, QUIET, stored.id)
+    # The rows that are read are those of foreign keys and the one that is cancelled.
+    check(executed, rows=5)
+
+
+LISTINGS = [
+    (ProblemFilter(), {"ix_problems_tenant_id_id"}),
+    (ProblemFilter(status="queued"), {"ix_problems_tenant_id_status_id", "ix_problems_queued"}),
+    (ProblemFilter(status="failed"), {"ix_problems_tenant_id_status_id"}),
+    (ProblemFilter(status="succeeded", policy="threshold"), {"ix_problems_tenant_id_status_id"}),
+    (ProblemFilter(policy="random"), {"ix_problems_tenant_id_policy_id"}),
+    (ProblemFilter(batch_id=BATCH), {"uq_problems_batch_id_batch_index"}),
+]
+
+
+@pytest.mark.parametrize(("wanted", "indexes"), LISTINGS)
+def test_every_page_of_a_listing_is_read_in_the_order_of_an_index(
+    database: Database, executed: list[Plan], wanted: ProblemFilter, indexes: set[str]
+) -> None:
+    cursor = None
+    with database.session() as session:
+        for _ in range(2):
+            page = queries.list_problems(session, CROWDED, wanted, limit=4, cursor=cursor)
+            assert len(page.items) == 4
+            cursor = page.next_cursor
+    for plan in executed:
+        assert plan.indexes <= indexes, plan
+        assert not plan.is_sorted, plan
+    check(executed, rows=5)
+
+
+def test_a_batch_is_read_along_its_index(database: Database, executed: list[Plan]) -> None:
+    with database.session() as session:
+        page = queries.list_batch_problems(session, CROWDED, BATCH, limit=4, cursor=None)
+        assert queries.list_batch_problems(session, CROWDED, BATCH, limit=4, cursor=page.next_cursor).items
+        assert not any(plan.is_sorted for plan in executed)
+        assert len(queries.list_batch_ids(session, CROWDED, BATCH)) == 10
+        summary = queries.read_batch(session, CROWDED, BATCH)
+        assert summary is not None
+        assert sum(summary.statuses.values()) == 10
+        assert queries.has_batch(session, CROWDED, BATCH)
+    assert not any({"steps", "decisions"} & {each.get("Relation Name") for each in plan.nodes} for plan in executed)
+    check(executed, rows=10)
+
+
+def test_the_record_of_a_problem_is_read_by_its_id(database: Database, executed: list[Plan]) -> None:
+    with database.session() as session:
+        assert queries.read_status(session, CROWDED, RECORDED) == "succeeded"
+        assert queries.read_problem(session, CROWDED, RECORDED)
+        for list_ in (queries.list_steps, queries.list_decisions, queries.list_audit):
+            page = list_(session, RECORDED, limit=2, cursor=None)
+            assert len(page.items) == 2
+            assert list_(session, RECORDED, limit=2, cursor=page.next_cursor).items
+    check(executed, rows=4 * STEPS)
+
+
+def count_running(connection: Connection) -> int:
+    return int(connection.scalar(text("SELECT count(*) FROM problems WHERE status = 'running'")) or 0)
