@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -57,13 +57,13 @@ class StoredProblem:
 class _Contents:
     problems: dict[UUID, StoredProblem] = field(default_factory=dict)
     decisions: dict[tuple[UUID, int], DecisionRecord] = field(default_factory=dict)
-    inbox: dict[UUID, UUID] = field(default_factory=dict)
+    inbox: set[tuple[UUID, UUID]] = field(default_factory=set)
     processes: dict[str, SeenProcess] = field(default_factory=dict)
 
     def update(self, other: _Contents) -> None:
         self.problems.update(other.problems)
         self.decisions.update(other.decisions)
-        self.inbox.update(other.inbox)
+        self.inbox |= other.inbox
         self.processes.update(other.processes)
 
 
@@ -117,14 +117,9 @@ class MemoryStore:
         return self._open
 
     @property
-    def inbox(self) -> Collection[UUID]:
-        """Ids of events and drafts that are booked."""
-        return self._contents.inbox.keys()
-
-    @property
-    def processes(self) -> Collection[SeenProcess]:
-        """The newest heartbeat of each process."""
-        return self._contents.processes.values()
+    def processes(self) -> Mapping[str, SeenProcess]:
+        """The newest heartbeat of each process, by name."""
+        return self._contents.processes
 
     def next_attention_at(self) -> datetime | None:
         """Return when the sweeper next has something to do."""
@@ -166,7 +161,7 @@ class MemoryTransaction:
         for problem_id in sorted(problem_ids):
             stored = self._problem(problem_id)
             if stored is not None:
-                booked = frozenset(each for each in heard if self._owner(each) == problem_id)
+                booked = frozenset(each for each in heard if self._is_booked(problem_id, each))
                 state = stored.state.evolve(booked=booked)
                 found[problem_id] = LockedProblem(state=state, policy=stored.policy, defect=stored.defect)
         self._locked |= found.keys()
@@ -184,7 +179,7 @@ class MemoryTransaction:
                 continue
             self._check(change)
             problem_id = after.problem_id
-            self.written.inbox |= dict.fromkeys(after.booked - before.booked, problem_id)
+            self.written.inbox |= {(problem_id, each) for each in after.booked - before.booked}
             self.written.decisions |= {(problem_id, record.number): record for record in after.decisions}
             stored = self._problem(problem_id)
             assert stored is not None
@@ -228,7 +223,7 @@ class MemoryTransaction:
         problem_id = after.problem_id
         if problem_id not in self._locked:
             raise ConstraintViolated("a problem is written that is not locked")
-        if any(self._owner(each) is not None for each in after.booked - before.booked):
+        if any(self._is_booked(problem_id, each) for each in after.booked - before.booked):
             raise ConstraintViolated("an id is booked twice")
         for record in after.decisions:
             key = problem_id, record.number
@@ -243,8 +238,9 @@ class MemoryTransaction:
     def _problem(self, problem_id: UUID) -> StoredProblem | None:
         return self.written.problems.get(problem_id) or self._committed.problems.get(problem_id)
 
-    def _owner(self, identity: UUID) -> UUID | None:
-        return self.written.inbox.get(identity) or self._committed.inbox.get(identity)
+    def _is_booked(self, problem_id: UUID, identity: UUID) -> bool:
+        key = problem_id, identity
+        return key in self._committed.inbox or key in self.written.inbox
 
     def _open_problems(self) -> list[StoredProblem]:
         known = (self._problem(each) for each in self._open)
