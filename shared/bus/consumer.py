@@ -18,14 +18,20 @@ from shared.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A delivered message that is not acknowledged yet."""
+    """A message as it was delivered."""
 
     body: bytes
     is_redelivered: bool
     """Whether an earlier delivery was not acknowledged."""
-    message: KombuMessage
     deliveries: int
     """Number of deliveries, this one included, as far as the broker reports it (see `count_deliveries`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnsettledDelivery(Delivery):
+    """A delivery that is not acknowledged yet."""
+
+    message: KombuMessage
 
 
 class BatchConsumer:
@@ -65,7 +71,7 @@ class BatchConsumer:
             close(self._connection)
             raise BrokerUnavailable from error
 
-    def take(self, timeout_s: float) -> list[Delivery]:
+    def take(self, timeout_s: float) -> list[UnsettledDelivery]:
         """Wait for messages and return those that have arrived; an empty list after the time-out.
 
         Raises:
@@ -86,7 +92,7 @@ class BatchConsumer:
         self._unsettled += taken
         return [_delivery(message) for message in taken]
 
-    def settle(self, deliveries: Sequence[Delivery]) -> None:
+    def settle(self, deliveries: Sequence[UnsettledDelivery]) -> None:
         """Acknowledge messages whose effect is committed and whose commands are published.
 
         Raises:
@@ -142,12 +148,12 @@ class BatchConsumer:
         return True
 
 
-def _delivery(message: KombuMessage) -> Delivery:
+def _delivery(message: KombuMessage) -> UnsettledDelivery:
     deliveries = count_deliveries(message)
     body = message.body
-    return Delivery(
+    return UnsettledDelivery(
         body=body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body),
         is_redelivered=deliveries > 1,
-        message=message,
         deliveries=deliveries,
+        message=message,
     )

@@ -193,9 +193,7 @@ def test_a_step_that_takes_too_long_is_metered(engine: Engine) -> None:
     (step,) = write(engine.large, ask(SLOW_STORY.question, max_steps=1))
     with pytest.raises(StepTimeout):
         list(
-            engine.large.stream(
-                ask(SLOW_STORY.question, max_steps=2, step_timeout_s=timeout_s), Cancellation(), meter
-            )
+            engine.large.stream(ask(SLOW_STORY.question, max_steps=2, step_timeout_s=timeout_s), Cancellation(), meter)
         )
     assert 0 < meter.tokens <= step.tokens
 

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -25,7 +24,16 @@ from recipe.reference import load_weights, logits
 from shared.cancellation import Cancellation, Cancelled
 from shared.domain.text import join_steps
 from shared.engines.factory import make_generator, make_scorer
-from shared.engines.port import BadScores, EngineDead, EngineStopped, GeneratedStep, Meter, ModelUnusable, RequestRefused
+from shared.engines.port import (
+    BadScores,
+    EngineDead,
+    EngineStopped,
+    GeneratedStep,
+    Meter,
+    ModelUnusable,
+    RequestRefused,
+    ScoringRequest,
+)
 from shared.engines.prm_formats import RLHFLOW, NextToken
 from shared.settings import Settings, UnusableSetting
 from tests.engines.deployed import PATIENCE_S, STORIES, Engine, until
@@ -62,6 +70,56 @@ def test_a_cancelled_call_frees_its_place_in_the_engine(engine: Engine) -> None:
     with pytest.raises(Cancelled):
         next(stream)
     until(lambda: output.get_num_unfinished_requests() == 0)
+
+
+def count_delivered(engine: Engine, monkeypatch: pytest.MonkeyPatch, third: Callable[[], object]) -> Callable[[], int]:
+    """Count the tokens that vLLM delivers for calls that are open, and call back before the third one."""
+    processor = engine.large._model._engine.output_processor  # type: ignore[attr-defined]
+    process = processor.process_outputs
+    delivered = 0
+
+    def processed(outputs: Sequence[Any], *arguments: Any, **named: Any) -> object:
+        nonlocal delivered
+        new = sum(len(output.new_token_ids) for output in outputs if output.request_id in processor.request_states)
+        if delivered < 3 <= delivered + new:
+            third()
+        delivered += new
+        return process(outputs, *arguments, **named)
+
+    monkeypatch.setattr(processor, "process_outputs", processed)
+    return lambda: delivered
+
+
+@on_vllm
+@pytest.mark.parametrize("max_steps", [1, 5])
+def test_a_cancelled_call_meters_what_the_engine_has_delivered(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, max_steps: int
+) -> None:
+    (step,) = write(engine.large, ask(STORIES[0].question, max_steps=1))  # type: ignore[arg-type]
+    cancellation, meter = Cancellation(), Meter()
+    delivered = count_delivered(engine, monkeypatch, cancellation.cancel)
+    with pytest.raises(Cancelled):
+        list(engine.large.stream(ask(STORIES[0].question, max_steps=max_steps), cancellation, meter))
+    assert delivered() >= 3
+    # In a stream, the third token is on its way to the call when that is cancelled.
+    assert delivered() - (max_steps > 1) <= meter.tokens <= delivered()
+    assert (meter.prompt_tokens, meter.is_estimated) == (step.prompt_tokens, False)
+
+
+@on_vllm
+def test_an_answer_of_the_prm_that_cannot_be_used_is_metered(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    async def pool(ids: list[int], _pooling: object) -> object:
+        asked.extend(ids)
+        return SimpleNamespace(outputs=SimpleNamespace(data=[]), num_cached_tokens=1)
+
+    monkeypatch.setattr(engine.prm._model, "pool", pool)  # type: ignore[attr-defined]
+    meter = Meter()
+    request = ScoringRequest(problem_id=uuid4(), question="?", steps=("a",), newest=1, timeout_s=60)
+    with pytest.raises(BadScores):
+        engine.prm.score(request, Cancellation(), meter)
+    assert meter == Meter(tokens=len(asked) - 1)
 
 
 @on_vllm

@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from kombu.message import Message as KombuMessage
 from sqlalchemy import text
 
 from services.orchestrator.applying import Outgoing, apply_deliveries
@@ -85,7 +84,7 @@ def fail(problem_id: UUID) -> WorkFailed:
 
 
 def deliver(body: bytes, *, deliveries: int = 1) -> Delivery:
-    return Delivery(body=body, is_redelivered=deliveries > 1, message=KombuMessage(), deliveries=deliveries)
+    return Delivery(body=body, is_redelivered=deliveries > 1, deliveries=deliveries)
 
 
 def hear(database: Database, *events: ProblemEvent, now: datetime = NOW) -> list[Outgoing]:

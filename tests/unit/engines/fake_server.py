@@ -186,12 +186,21 @@ def stays_silent(fake: FakeServer, handler: BaseHTTPRequestHandler) -> None:
     fake.left.release()
 
 
-def falls_silent(fake: FakeServer, handler: BaseHTTPRequestHandler) -> None:
-    """Begin an answer, then say nothing more until the client hangs up."""
-    with suppress(ConnectionError):  # it may have hung up already
-        handler.send_response(200)
-        handler.send_header("content-length", "100000")
-        handler.end_headers()
-        handler.wfile.write(events(chunks_of("half")[0])[:-20])
-        handler.wfile.flush()
-    stays_silent(fake, handler)
+def begins(*chunks: Any, content: bytes | None = None) -> Reply:
+    """A reply that begins an answer, then sends nothing more until the client hangs up."""
+    sent = events(*chunks).removesuffix(b"data: [DONE]\n\n") if content is None else content
+
+    def reply(fake: FakeServer, handler: BaseHTTPRequestHandler) -> None:
+        with suppress(ConnectionError):  # It may have hung up already.
+            handler.send_response(200)
+            handler.send_header("content-length", "100000")
+            handler.end_headers()
+            handler.wfile.write(sent)
+            handler.wfile.flush()
+        stays_silent(fake, handler)
+
+    return reply
+
+
+falls_silent = begins(content=events(chunks_of("half")[0])[:-20])
+"""Begins an answer and stops in the middle of a chunk."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Any
 from uuid import uuid4
 
@@ -121,3 +122,58 @@ def test_the_call_ends_with_its_last_step() -> None:
     assert not writing.is_done
     feed(writing, "b.\n\n")
     assert writing.is_done
+
+
+# The meter
+
+
+def pieces(*texts: str, to: StepAssembler) -> Generator[GeneratedStep, None, None]:
+    """Feed texts while the steps are delivered."""
+    for text in texts:
+        if (step := to.feed(text)) is not None:
+            yield step
+
+
+def test_the_meter_holds_the_step_that_is_being_written() -> None:
+    writing = assembler()
+    feed(writing, "...\n\n", "One", " and")
+    assert writing.meter == Meter(tokens=3, prompt_tokens=7, cached_tokens=3), "the dropped attempt is part of it"
+
+
+def test_a_delivered_step_is_taken_off_the_meter() -> None:
+    writing = assembler()
+    steps = writing.deliver(pieces("One.\n\n", "Two", ".\n\n", "Three", to=writing))
+    assert next(steps).tokens == 1
+    assert writing.meter == Meter()
+    assert [step.tokens for step in steps] == [2]
+    assert writing.meter == Meter(tokens=1)
+
+
+def test_a_step_that_was_finished_ahead_of_the_caller_stays_on_the_meter() -> None:
+    writing = assembler()
+    finished = feed(writing, "One.\n\n", "Two", ".\n\n", "Three")
+    steps = writing.deliver(step for step in finished)
+    next(steps)
+    steps.close()
+    assert writing.meter == Meter(tokens=3)
+
+
+def test_nothing_is_counted_once_the_caller_has_left() -> None:
+    writing = assembler()
+    steps = writing.deliver(pieces("One.\n\n", to=writing))
+    next(steps)
+    steps.close()
+    assert writing.feed("Two.\n\n") is None
+    writing.count_input(5, 0)
+    assert writing.meter == Meter()
+
+
+def test_streamed_tokens_are_an_estimate_until_the_exact_number_is_known() -> None:
+    writing = assembler()
+    for tokens in (1, 4):
+        writing.count_streamed(tokens)
+    assert writing.meter == Meter(tokens=4, prompt_tokens=7, cached_tokens=3, is_estimated=True)
+    writing.feed("One", tokens=6)
+    assert writing.meter == Meter(tokens=6, prompt_tokens=7, cached_tokens=3)
+    writing.count_streamed(1)
+    assert (writing.meter.tokens, writing.meter.is_estimated) == (7, True)

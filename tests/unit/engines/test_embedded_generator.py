@@ -23,7 +23,15 @@ from shared.engines.embedded.pieces import pieces_of
 from shared.engines.embedded.sampling import draw, uniform
 from shared.engines.embedded.scorer import EmbeddedScorer
 from shared.engines.factory import make_generator
-from shared.engines.port import EngineDead, EngineStopped, GeneratedStep, InputTooLong, Meter, ModelUnusable, StepTimeout
+from shared.engines.port import (
+    EngineDead,
+    EngineStopped,
+    GeneratedStep,
+    InputTooLong,
+    Meter,
+    ModelUnusable,
+    StepTimeout,
+)
 from shared.settings import Settings
 from tests.unit.engines.bundled import (
     GREEDY,
@@ -168,6 +176,39 @@ def test_a_call_that_waits_for_its_turn_is_cancelled_without_a_turn(
         assert not first.done()
         gate.open()
         assert first.result()
+
+
+def test_a_call_that_is_closed_meters_each_token_that_was_drawn_for_it(
+    lone: EmbeddedGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = write(lone, ask(max_steps=2))
+    gate, meter = Gate(lone, monkeypatch), Meter()
+    stream = lone.stream(ask(), Cancellation(), meter)
+    with ThreadPoolExecutor(1) as pool:
+        begun = pool.submit(next, stream)
+        gate.wait_until_reached()
+        assert (meter.tokens, meter.prompt_tokens) == (0, first.prompt_tokens)
+        gate.let_pass(first.tokens + second.tokens + 2)
+        begun.result()
+    stream.close()
+    gate.open()
+    # One token for each run that has ended; the second step was finished but not delivered.
+    assert meter == Meter(tokens=second.tokens + 2)
+    wait_for_calls(lone, 0)
+    assert write(lone, ask(max_steps=1))[0].text == first.text
+    assert meter == Meter(tokens=second.tokens + 2), "the run that was under way gave the call no token"
+
+
+def test_a_call_that_never_had_its_turn_used_nothing(lone: EmbeddedGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, meter = Gate(lone, monkeypatch), Meter()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(write, lone, ask())
+        gate.wait_until_reached()
+        with pytest.raises(StepTimeout):
+            list(lone.stream(ask(step_timeout_s=0.01), Cancellation(), meter))
+        gate.open()
+        assert first.result()
+    assert meter == Meter()
 
 
 def test_a_step_that_takes_too_long_raises(lone: EmbeddedGenerator, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from uuid import uuid4
 
@@ -12,7 +13,7 @@ from shared.cancellation import Cancellation, Cancelled
 from shared.engines.embedded.generator import EmbeddedGenerator
 from shared.engines.embedded.scorer import EmbeddedScorer
 from shared.engines.factory import make_scorer
-from shared.engines.port import InputTooLong, Meter, ModelUnusable, ScoringRequest
+from shared.engines.port import InputTooLong, Meter, ModelUnusable, ScoringRequest, StepTimeout
 from shared.settings import Settings
 from tests.unit.engines.bundled import MODELS, QUESTION, Gate, ask, folder_copy, score, texts, wait_for_calls, write
 
@@ -80,6 +81,19 @@ def test_a_cancelled_scoring_raises(prm: EmbeddedScorer) -> None:
     request = ScoringRequest(problem_id=uuid4(), question=QUESTION, steps=("a",), newest=1, timeout_s=60)
     with pytest.raises(Cancelled):
         prm.score(request, cancellation, Meter())
+
+
+def test_a_scoring_that_takes_too_long_meters_what_is_computed_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(EmbeddedScorer(MODELS / "prm")) as engine:
+        tokens = score(engine, ["1) 1+1=2."]).tokens
+        gate, meter = Gate(engine, monkeypatch), Meter()
+        request = ScoringRequest(problem_id=uuid4(), question=QUESTION, steps=("1) 1+1=2.",), newest=1, timeout_s=2)
+        with ThreadPoolExecutor(1) as pool:
+            call = pool.submit(engine.score, request, Cancellation(), meter)
+            gate.wait_until_reached()
+            assert isinstance(call.exception(), StepTimeout)
+        gate.open()
+        assert meter == Meter(tokens=tokens)
 
 
 def test_a_tokenizer_without_the_step_tag_is_reported_with_the_setting(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_a_call_that_is_cancelled_while_it_waits_is_given_up(loop: EventLoop, wo
         cancellation.cancel()
         with pytest.raises(Cancelled):
             waiting.result(PATIENCE_S)
-    assert work.given_up.wait(PATIENCE_S)
+        assert work.given_up.is_set(), "the caller may still have read what the coroutine was writing"
 
 
 @pytest.mark.parametrize("call", [run, iterate])
@@ -106,7 +106,7 @@ def test_a_call_that_was_cancelled_before_does_not_wait(loop: EventLoop, work: W
 def test_an_item_that_takes_too_long_is_given_up(loop: EventLoop, work: Work) -> None:
     with pytest.raises(StepTimeout):
         iterate(loop, work, Cancellation(), timeout_s=0.05)
-    assert not work.begun.is_set() or work.given_up.wait(PATIENCE_S)
+    assert work.begun.is_set() is work.given_up.is_set()
 
 
 def test_closing_the_iterator_closes_the_generator(loop: EventLoop, work: Work) -> None:
@@ -114,7 +114,7 @@ def test_closing_the_iterator_closes_the_generator(loop: EventLoop, work: Work) 
     assert next(items) == 1
     assert work.begun.wait(PATIENCE_S)
     items.close()
-    assert work.given_up.wait(PATIENCE_S)
+    assert work.given_up.is_set()
 
 
 @pytest.mark.parametrize("call", [run, iterate])

@@ -11,12 +11,25 @@ import pytest
 from shared.cancellation import Cancellation
 from shared.domain.drafts import Finish
 from shared.domain.options import Sampling
-from shared.engines.openai.errors import AnswerWithheld
+from shared.engines.openai.errors import AnswerWithheld, IncompleteAnswer
 from shared.engines.openai.generator import OpenAIGenerator
 from shared.engines.openai.prompts import Style
-from shared.engines.port import GeneratedStep, GenerationRequest, Meter, RequestRefused
+from shared.engines.port import GeneratedStep, GenerationRequest, Meter, RequestRefused, StepTimeout
 from shared.engines.prompts import request_seed
-from tests.unit.engines.fake_server import KEY, QUESTION, FakeServer, ask, server_at, serving, step, writes
+from tests.unit.engines.fake_server import (
+    KEY,
+    QUESTION,
+    FakeServer,
+    answer,
+    ask,
+    begins,
+    chunks_of,
+    events,
+    server_at,
+    serving,
+    step,
+    writes,
+)
 
 PROMPT = f"Problem: {QUESTION}\n\n"
 
@@ -240,3 +253,70 @@ def test_chat_next_step_says_that_there_is_no_step_yet(fake: FakeServer) -> None
 def test_the_model_id_names_the_served_model(fake: FakeServer) -> None:
     with closing(OpenAIGenerator(server_at(fake.url), style="chat", template="{question}")) as engine:
         assert engine.model_id == "openai/tiny"
+
+
+# The meter
+
+
+def meter_after(fake: FakeServer, error: type[Exception], style: Style = "completions", **changes: Any) -> Meter:
+    """Write until an error, and return what the meter holds then."""
+    engine, meter = OpenAIGenerator(server_at(fake.url), style=style, template="Problem: {question}\n\n"), Meter()
+    with closing(engine), pytest.raises(error):
+        list(engine.stream(ask(**{"max_steps": 5, "step_timeout_s": 1, **changes}), Cancellation(), meter))
+    return meter
+
+
+def with_usage(chunk: dict[str, Any], tokens: int) -> dict[str, Any]:
+    return {**chunk, "usage": {"prompt_tokens": 40, "completion_tokens": tokens}}
+
+
+def test_an_unfinished_answer_is_metered_by_the_chunks_that_arrived(fake: FakeServer) -> None:
+    fake.replies(step("One"), begins(*chunks_of("So far")[:1], *chunks_of("so good")[:1]))
+    assert meter_after(fake, StepTimeout) == Meter(tokens=2, is_estimated=True)
+
+
+def test_an_unfinished_answer_is_metered_by_the_servers_own_count(fake: FakeServer) -> None:
+    first, second = chunks_of("So far")[0], chunks_of("so good")[0]
+    fake.replies(begins(with_usage(first, 3), with_usage(second, 8)))
+    assert meter_after(fake, StepTimeout) == Meter(tokens=8, is_estimated=True)
+
+
+def test_chunks_without_text_are_no_tokens(fake: FakeServer) -> None:
+    fake.replies(begins({"choices": [{"delta": {"role": "assistant", "content": ""}}]}))
+    assert meter_after(fake, StepTimeout, "chat").tokens == 0
+
+
+def test_an_answer_that_breaks_off_is_metered(fake: FakeServer) -> None:
+    fake.replies(answer(200, events(*chunks_of("One")[:1], {"error": {"code": 500}})))
+    assert meter_after(fake, IncompleteAnswer) == Meter(tokens=1, is_estimated=True)
+
+
+def test_a_dropped_attempt_is_metered_with_the_request_that_follows(fake: FakeServer) -> None:
+    fake.replies(step("---", tokens=3), begins(with_usage(chunks_of("One")[0], 4)))
+    assert meter_after(fake, StepTimeout) == Meter(tokens=7, prompt_tokens=40, cached_tokens=32, is_estimated=True)
+
+
+def test_a_request_that_the_server_does_not_accept_used_nothing(fake: FakeServer) -> None:
+    fake.replies(step("---", tokens=3), answer(400, {}))
+    assert meter_after(fake, RequestRefused) == Meter(tokens=3, prompt_tokens=40, cached_tokens=32)
+
+
+def test_a_template_that_is_refused_is_paid_for(fake: FakeServer) -> None:
+    fake.replies(step("One", chat=True), step("", chat=True, tokens=2))
+    assert meter_after(fake, RequestRefused, "chat") == Meter(tokens=4, prompt_tokens=80, cached_tokens=64)
+
+
+def test_a_call_that_is_closed_between_two_steps_used_nothing_more(fake: FakeServer) -> None:
+    fake.replies(step("One"))
+    engine, meter = OpenAIGenerator(server_at(fake.url), style="completions", template="{question}"), Meter()
+    with closing(engine):
+        stream = engine.stream(ask(max_steps=5), Cancellation(), meter)
+        next(stream)
+        stream.close()
+    assert meter == Meter()
+
+
+def test_chat_next_step_asks_for_no_usage_that_hosted_servers_refuse(fake: FakeServer) -> None:
+    fake.replies(writes("One", chat=True))
+    write(fake, ask(), "chat-next-step")
+    assert fake.asked[0].body["stream_options"] == {"include_usage": True}

@@ -219,3 +219,33 @@ def test_what_the_server_quotes_is_not_passed_on(fake: FakeServer) -> None:
         score(fake, ["A secret step"])
     assert "secret" not in repr(caught.value)
     assert QUESTION not in repr(caught.value)
+
+
+# The meter
+
+
+def meter_after(fake: FakeServer, error: type[Exception], steps: Sequence[str], prm_format: str) -> Meter:
+    meter = Meter()
+    request = ScoringRequest(problem_id=uuid4(), question=QUESTION, steps=tuple(steps), newest=len(steps), timeout_s=60)
+    with closing(OpenAIScorer(server_at(fake.url, role="PRM"), FORMATS[prm_format])) as engine, pytest.raises(error):
+        engine.score(request, Cancellation(), meter)
+    return meter
+
+
+def test_an_answer_that_is_no_score_is_metered(fake: FakeServer) -> None:
+    fake.replies(pools([0.9, 0.1], cached=20))
+    assert meter_after(fake, BadScores, ["One", "Two"], "bundled") == Meter(tokens=10)
+
+
+def test_steps_that_were_scored_before_an_error_are_metered(fake: FakeServer) -> None:
+    fake.replies(expects(SURE, cached=16), expects(TORN, cached=32), answer(404))
+    assert meter_after(fake, ModelNotServed, ["One", "Two", "Three"], "rlhflow") == Meter(tokens=34 + 18)
+
+
+def test_a_completed_call_leaves_the_meter_at_zero(fake: FakeServer) -> None:
+    fake.replies(pools([0.9, 0.1]))
+    request = ScoringRequest(problem_id=uuid4(), question=QUESTION, steps=("One",), newest=1, timeout_s=60)
+    meter = Meter()
+    with closing(OpenAIScorer(server_at(fake.url, role="PRM"), FORMATS["bundled"])) as engine:
+        assert engine.score(request, Cancellation(), meter).tokens == 30
+    assert meter == Meter()

@@ -19,21 +19,21 @@ from shared.engines.factory import make_generator, make_scorer
 from shared.engines.openai.breaker import Breaker
 from shared.engines.openai.errors import (
     AccessDenied,
+    CircuitOpen,
     IncompleteAnswer,
     ModelNotServed,
     NoRoomForStep,
     ServerBusy,
-    CircuitOpen,
     ServerUnavailable,
     UnreadableAnswer,
 )
 from shared.engines.openai.generator import OpenAIGenerator
 from shared.engines.port import (
-    Meter,
     EngineStopped,
     GeneratedStep,
     GenerationRequest,
     InputTooLong,
+    Meter,
     RequestRefused,
     StepTimeout,
 )
