@@ -173,16 +173,14 @@ class Model:
         with _named_errors():
             name = self._next_name()
             outputs = self._engine.generate(tokens_input([*ids]), sampling, name)
-            # A task, because the engine drops the output of a request whose own task is cancelled.
-            completing = asyncio.create_task(anext(outputs))
+            # A separate task, because the engine drops the output of a request whose task is cancelled.
+            completing = asyncio.create_task(_last(outputs))
             try:
                 return await asyncio.shield(completing)
             except asyncio.CancelledError:
                 await self._engine.abort(name)
                 aborted(await completing)
                 raise
-            finally:
-                await outputs.aclose()
 
     async def pool(self, ids: Sequence[int], pooling: PoolingParams) -> PoolingRequestOutput[Any]:
         """Return the model's output at each of some ids; raises what `generate` raises."""
@@ -257,6 +255,16 @@ class OnModel:
     def close(self) -> None:
         """End the engine; running calls raise `EngineStopped`."""
         self._model.close()
+
+
+async def _last(outputs: AsyncGenerator[RequestOutput, None]) -> RequestOutput:
+    last = None
+    async with aclosing(outputs):
+        async for output in outputs:
+            last = output
+    if last is None:
+        raise EngineFailed
+    return last
 
 
 def _check_folder(folder: Path, setting: str) -> None:
