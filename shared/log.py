@@ -4,10 +4,26 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import assert_never
 
 import structlog
 
 from shared.settings import Settings
+
+_LIBRARIES = (
+    "celery",
+    "kombu",
+    "amqp",
+    "pgmq",
+    "psycopg",
+    "sqlalchemy",
+    "alembic",
+    "uvicorn",
+    "asyncio",
+    "httpx2",
+    "httpcore2",
+)
+"""Libraries that log warnings and errors only."""
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
@@ -28,15 +44,8 @@ def configure(settings: Settings, *, role: str) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer: structlog.typing.Processor
     if settings.log_format == "json":
         shared.append(structlog.processors.format_exc_info)
-        renderer = structlog.processors.JSONRenderer()
-    else:
-        # Plain stack traces: the default ones show local variables, which hold questions and steps.
-        renderer = structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-        )
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -47,22 +56,28 @@ def configure(settings: Settings, *, role: str) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer]
-    )
-    _handle_with(formatter, level=settings.log_level.upper())
-
-
-def _handle_with(formatter: logging.Formatter, *, level: str) -> None:
-    """Format every record of the process, our own and the libraries'."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _renderer(settings)],
+        )
+    )
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(level)
-    # Libraries log warnings and errors only.
-    for noisy in (
-        "celery", "kombu", "amqp", "pgmq", "psycopg", "sqlalchemy", "alembic", "uvicorn", "asyncio",
-        "httpx2", "httpcore2",
-    ):  # fmt: skip
-        logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
+    root.setLevel(settings.log_level.upper())
+    for name in _LIBRARIES:
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def _renderer(settings: Settings) -> structlog.typing.Processor:
+    match settings.log_format:
+        case "json":
+            return structlog.processors.JSONRenderer()
+        case "console":
+            # Plain stack traces: the default ones show local variables, which hold questions and steps.
+            return structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        case _:
+            assert_never(settings.log_format)

@@ -35,7 +35,7 @@ Score = Annotated[float, Field(ge=0, le=1)]
 
 
 def derive_id(*parts: object) -> UUID:
-    """Derive an id from what it stands for: the same parts always give the same id."""
+    """Derive an id from parts: the same parts always give the same id."""
     return uuid5(_NAMESPACE, "/".join(str(part) for part in parts))
 
 

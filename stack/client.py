@@ -62,7 +62,7 @@ class Api:
             NotReady: A part is still down after `READY_TIMEOUT_S`; the message names it.
         """
         began = time.monotonic()
-        down = reported = "the API"
+        down, reported = "the API", ""
         while time.monotonic() < began + READY_TIMEOUT_S:
             check()
             if time.monotonic() > began + REPORT_AFTER_S and down != reported:

@@ -82,7 +82,6 @@ class Writing:
         started = clock.monotonic()
         with closing(self._engine.stream(request, self._context.cancellation, self._meter)) as steps:
             for index, step in enumerate(steps, start=command.first_step):
-                self._context.cancellation.raise_if_cancelled()
                 now = clock.monotonic()
                 draft = self._draft(step, index=index, digest=digest, waited_ms=waited_ms, worked_s=now - started)
                 yield draft

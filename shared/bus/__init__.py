@@ -1,1 +1,1 @@
-"""The message broker: queues as data, one publisher, two kinds of consumer. RabbitMQ or pgmq through the same code."""
+"""The message broker: queues as data, publishing, consuming, and the broadcast of cancels. RabbitMQ or pgmq."""

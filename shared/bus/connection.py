@@ -1,4 +1,4 @@
-"""Connections to the broker, whichever of the two it is."""
+"""Connections to the broker, RabbitMQ or pgmq."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _INSTALL_LOCK = 0x7472_6971
 _CONNECT_TIMEOUT_S = 5
 _WRITE_TIMEOUT_S = 10
 
-GOOD_BYE_S = 2.0
-"""How long a connection that is closed waits for the broker's good-bye."""
+CLOSE_TIMEOUT_S = 2.0
+"""Seconds that a closing connection waits for the broker to confirm."""
 
 HEARTBEAT_S = 30
-"""AMQP heartbeat of connections that consume: without it a server would keep what a host that lost its power had taken.
-Those that only publish need none: they hold nothing, and give up a silent server when its confirm does not come."""
+"""AMQP heartbeat of consuming connections. Without it the broker would hold the messages of a host that lost its power.
+Publishing connections need none: they hold no messages, and time out when a confirm is missing."""
 
 
 class BrokerUnavailable(RetryableError):
@@ -42,7 +42,7 @@ class BadBrokerUrl(PermanentError):
 
 
 def broker_options(settings: Settings) -> dict[str, Any]:
-    """Make the transport options that Kombu and Celery take for the broker of the settings.
+    """Return the transport options of Kombu and Celery for the broker of the settings.
 
     Raises:
         BadBrokerUrl: The URL names no broker that is supported.
@@ -53,7 +53,7 @@ def broker_options(settings: Settings) -> dict[str, Any]:
     return {
         "conn_string": _conninfo(settings),
         "init_extension": False,
-        # Plain reads woken by NOTIFY: an idle queue costs one query a second and a message waits milliseconds.
+        # Reads that NOTIFY wakes: an idle queue costs one query a second, and a message waits milliseconds.
         "use_notify": True,
         "wait_time_seconds": 0,
         "polling_interval": 1.0,
@@ -64,17 +64,17 @@ def broker_options(settings: Settings) -> dict[str, Any]:
 
 
 def broker_url(settings: Settings) -> str:
-    """Return the URL that Kombu and Celery take; for pgmq the address is in the options."""
+    """Return the URL for Kombu and Celery; for pgmq the options hold the address."""
     return "pgmq://localhost" if is_pgmq(settings) else settings.require_broker_url()
 
 
 def broker_transport(settings: Settings) -> str | None:
-    """Return the transport class that Kombu and Celery take, where it is not the one that the URL implies."""
+    """Return the transport class for Kombu and Celery, if it is not the one that the URL implies."""
     return "shared.bus.pgmq_transport:Transport" if is_pgmq(settings) else None
 
 
 def connect(settings: Settings, *, heartbeat_s: float = 0) -> Connection:
-    """Open a connection of its own; the caller closes it. Connections are not shared between threads.
+    """Open a connection for one thread; the caller closes it.
 
     Args:
         settings: Where the broker is.
@@ -100,32 +100,32 @@ def connect(settings: Settings, *, heartbeat_s: float = 0) -> Connection:
 
 
 def close(connection: Connection, *, first: Callable[[], None] | None = None) -> None:
-    """Close a connection: politely, or without a word if the broker keeps silent.
+    """Close a connection in order, or cut it if the broker does not answer.
 
-    A broker under a memory or disk alarm reads nothing from those who publish, and so never answers their good-bye.
+    A broker under a memory or disk alarm reads nothing from publishers, so it never confirms their close.
 
     Args:
-        connection: The connection; its thread has nothing else to do with it.
-        first: What is to be said before; whatever of it a broken connection refuses is left out.
+        connection: The connection; no other thread may use it.
+        first: Frames to send before the close; errors of a broken connection are ignored.
     """
 
-    def say_good_bye() -> None:
+    def close_in_order() -> None:
         with suppress(*broker_errors(connection)):
             if first is not None:
                 first()
         with suppress(*broker_errors(connection)):
             connection.release()
 
-    thread = threading.Thread(target=say_good_bye, name="good-bye", daemon=True)
+    thread = threading.Thread(target=close_in_order, name="close", daemon=True)
     thread.start()
-    thread.join(GOOD_BYE_S)
+    thread.join(CLOSE_TIMEOUT_S)
     if thread.is_alive() and (line := getattr(connection._connection, "sock", None)) is not None:  # noqa: SLF001
         with suppress(OSError):
             line.shutdown(socket.SHUT_RDWR)
 
 
 def broker_errors(connection: Connection) -> tuple[type[Exception], ...]:
-    """List what a connection raises when the broker goes away, refuses, or does not answer."""
+    """List the exceptions of a connection whose broker disconnects, refuses, or does not answer."""
     return (*connection.connection_errors, *connection.channel_errors, KombuOperationalError, psycopg.Error, OSError)
 
 
@@ -147,19 +147,19 @@ def _conninfo(settings: Settings) -> str:
         conninfo = make_conninfo("postgresql" + url.removeprefix("pgmq"), connect_timeout=_CONNECT_TIMEOUT_S)
     except psycopg.ProgrammingError as error:
         raise BadBrokerUrl from error
-    if "dbname" not in conninfo_to_dict(conninfo):  # the driver would take one that is called like the user
+    if "dbname" not in conninfo_to_dict(conninfo):  # the driver would default to the user's name
         raise BadBrokerUrl
     return conninfo
 
 
 def _install_pgmq(conninfo: str) -> None:
-    """Create pgmq's schema if the database has none; several processes may try at once."""
+    """Create pgmq's schema if the database has none; safe to run from several processes at once."""
     from pgmq import install_pgmq_from_sql  # noqa: PLC0415 - only where pgmq is the broker
 
     with psycopg.connect(conninfo, autocommit=True) as connection:
         if _has_pgmq(connection):
             return
-        # A lock of the session: the installation commits more than once.
+        # A session lock, because the installation commits more than once.
         connection.execute("SELECT pg_advisory_lock(%s)", [_INSTALL_LOCK])
         if not _has_pgmq(connection):
             install_pgmq_from_sql(dsn=conninfo)

@@ -1,4 +1,4 @@
-"""Consuming in batches: what is there is taken together and acknowledged together. The orchestrator's side."""
+"""Consuming in batches for the orchestrator: messages are taken and acknowledged together."""
 
 from __future__ import annotations
 
@@ -18,18 +18,24 @@ from shared.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A message as it was delivered, not acknowledged yet."""
+    """A message as it was delivered."""
 
     body: bytes
     is_redelivered: bool
-    """Whether it was delivered before, to a process that did not acknowledge it."""
-    message: KombuMessage
+    """Whether an earlier delivery was not acknowledged."""
     deliveries: int
-    """How often it was delivered, this time included, as far as the broker counts: RabbitMQ does so itself."""
+    """Number of deliveries, this one included, as far as the broker reports it (see `count_deliveries`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnsettledDelivery(Delivery):
+    """A delivery that is not acknowledged yet."""
+
+    message: KombuMessage
 
 
 class BatchConsumer:
-    """Takes messages from one queue, many at a time. For one thread, on a connection of its own."""
+    """Takes batches of messages from one queue. For one thread, on its own connection."""
 
     def __init__(self, settings: Settings, role: QueueRole, *, batch: int, linger_s: float) -> None:
         """Connect and start to consume.
@@ -37,9 +43,9 @@ class BatchConsumer:
         Args:
             settings: Where the broker is.
             role: Whose queue to take from.
-            batch: Most messages in one batch.
-            linger_s: How long to wait for more once one message is there. Only done while the last batch held more
-                than one: a bigger batch saves more than the wait costs when messages are many, and never when not.
+            batch: Maximum number of messages in one batch.
+            linger_s: Seconds to wait for more messages after the first one. Applies only while the last batch held more
+                than one: a larger batch saves more than the wait costs only when messages are frequent.
 
         Raises:
             BrokerUnavailable: The broker does not answer.
@@ -58,25 +64,25 @@ class BatchConsumer:
             self._consumer = Consumer(
                 channel, [topology.queue(role)], on_message=self._received.append, auto_declare=False
             )
-            # Twice the batch, so that the next one is on its way while this one is worked on.
+            # Twice the batch, so that the next batch arrives while this one is applied.
             self._consumer.qos(prefetch_count=2 * batch)
             self._consumer.consume()
         except broker_errors(self._connection) as error:
             close(self._connection)
             raise BrokerUnavailable from error
 
-    def take(self, timeout_s: float) -> list[Delivery]:
-        """Wait for messages and take those that are there; an empty list if none came in time.
+    def take(self, timeout_s: float) -> list[UnsettledDelivery]:
+        """Wait for messages and return those that have arrived; an empty list after the time-out.
 
         Raises:
-            BrokerUnavailable: The connection broke; what was taken and not acknowledged will be delivered again.
+            BrokerUnavailable: The connection broke; unacknowledged messages will be redelivered.
         """
         try:
             self._connection.heartbeat_check()
             self._drain(0 if self._received else timeout_s)
             linger_until = time.monotonic() + (self._linger_s if self._is_busy else 0)
             while 0 < len(self._received) < self._batch:
-                # Not waiting takes what has arrived already; the shortest wait that a socket knows is a millisecond.
+                # Without a wait this takes what has already arrived; a socket's shortest wait is a millisecond.
                 if not self._drain(max(0, linger_until - time.monotonic())):
                     break
         except broker_errors(self._connection) as error:
@@ -86,16 +92,16 @@ class BatchConsumer:
         self._unsettled += taken
         return [_delivery(message) for message in taken]
 
-    def settle(self, deliveries: Sequence[Delivery]) -> None:
-        """Acknowledge messages whose effect is committed and whose consequences are published.
+    def settle(self, deliveries: Sequence[UnsettledDelivery]) -> None:
+        """Acknowledge messages whose effect is committed and whose commands are published.
 
         Raises:
-            BrokerUnavailable: The connection broke; they will be delivered again.
+            BrokerUnavailable: The connection broke; they will be redelivered.
         """
         messages = [delivery.message for delivery in deliveries]
         try:
             if self._is_amqp and messages == self._unsettled[: len(messages)] and messages:
-                messages[-1].ack(multiple=True)  # the oldest ones: one word settles all up to the last
+                messages[-1].ack(multiple=True)  # the oldest ones: one frame acknowledges all up to the last
             else:
                 for message in messages:
                     message.ack()
@@ -104,35 +110,35 @@ class BatchConsumer:
         self._unsettled = [message for message in self._unsettled if message not in messages]
 
     def keep_alive(self) -> None:
-        """Tell the broker that the consumer lives, and hear that the broker does; to be called every second or so.
+        """Exchange heartbeats with the broker; call it about once a second.
 
         Raises:
-            BrokerUnavailable: The connection broke; what was taken will be delivered again.
+            BrokerUnavailable: The connection broke; unacknowledged messages will be redelivered.
         """
         try:
             with suppress(TimeoutError):
-                while self._is_amqp:  # What comes is bounded by the prefetch count; pgmq is asked when more is wanted.
+                while self._is_amqp:  # The prefetch count bounds what arrives; pgmq delivers only on request.
                     self._connection.drain_events(timeout=0)
             self._connection.heartbeat_check()
         except broker_errors(self._connection) as error:
             raise BrokerUnavailable from error
 
     def close(self) -> None:
-        """Give back what was not acknowledged, and disconnect."""
-        close(self._connection, first=self._give_back)
+        """Requeue unacknowledged messages, and disconnect."""
+        close(self._connection, first=self._requeue)
         self._unsettled.clear()
         self._received.clear()
 
-    def _give_back(self) -> None:
-        # Unsubscribed first, or it would come straight back, and count as delivered once more. On RabbitMQ closing the
-        # connection gives it back as well; on pgmq that takes until its visibility timeout is over.
+    def _requeue(self) -> None:
+        # Unsubscribe first, or the messages would be redelivered here and count as delivered once more. RabbitMQ
+        # requeues them when the connection closes; pgmq does so only after the visibility timeout.
         self._consumer.cancel()
         for message in self._unsettled + self._received:
-            if not message.acknowledged:  # one whose acknowledgement failed counts as acknowledged here
+            if not message.acknowledged:  # a message whose acknowledgement failed counts as acknowledged here
                 message.requeue()
 
     def _drain(self, timeout_s: float) -> bool:
-        """Let one delivery (AMQP) or one bulk of them (pgmq) in; tell whether something came."""
+        """Receive one delivery (AMQP) or one bulk of them (pgmq); return whether something arrived."""
         if len(self._received) >= self._batch:
             return True
         try:
@@ -142,12 +148,12 @@ class BatchConsumer:
         return True
 
 
-def _delivery(message: KombuMessage) -> Delivery:
+def _delivery(message: KombuMessage) -> UnsettledDelivery:
     deliveries = count_deliveries(message)
     body = message.body
-    return Delivery(
+    return UnsettledDelivery(
         body=body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body),
         is_redelivered=deliveries > 1,
-        message=message,
         deliveries=deliveries,
+        message=message,
     )

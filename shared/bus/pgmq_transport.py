@@ -1,8 +1,8 @@
-"""Kombu's pgmq transport, made safe for many processes that start at the same moment.
+"""Kombu's pgmq transport, made safe for processes that start at the same moment.
 
-Kombu switches a queue's notifications on whenever a queue is declared or consumed from, by dropping and creating a
-trigger; two processes that do so at once fail with an error that Celery takes for fatal. Here it is done once a queue,
-one process at a time.
+Kombu enables a queue's notifications whenever the queue is declared or consumed from, by dropping and creating a
+trigger. Two processes that do so at once fail with an error that Celery treats as fatal. This transport does it once
+for each queue, one process at a time.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import warnings
 
 from kombu.transport import pgmq
 
-# Kombu calls it in the way that the warning recommends.
+# Kombu already calls it as the warning recommends.
 warnings.filterwarnings("ignore", message=r"list_queues\(\) now returns", category=UserWarning)
 
 MAX_WAIT_S = 0.5
-"""Celery waits 2 s at a time for a transport without a file descriptor, and looks in between whether to stop."""
+"""Maximum wait for messages. Celery waits 2 s for a transport without a file descriptor before it checks for a stop."""
 
 _NOTIFY_LOCK = 0x7472_6E6F
 _HAS_TRIGGER = """
@@ -25,7 +25,7 @@ WHERE tgrelid = to_regclass(%s) AND tgname = 'trigger_notify_queue_insert_listen
 
 
 class Channel(pgmq.Channel):
-    """A channel that leaves alone what is as it should be."""
+    """A channel that enables notifications only where they are missing."""
 
     def _maybe_enable_notify(self, queue: str, queue_name: str | None = None) -> None:
         name = queue_name or self._queue_name(queue)
@@ -35,15 +35,15 @@ class Channel(pgmq.Channel):
             connection.execute("SELECT pg_advisory_xact_lock(%s)", [_NOTIFY_LOCK])
             if connection.execute(_HAS_TRIGGER, [f'pgmq."q_{name}"']).fetchone() is None:
                 self.pgmq.enable_notify(name, throttle_interval_ms=0, conn=connection)
-        self.connection._register_notify_queue(name)  # noqa: SLF001 - as the method it stands for does
+        self.connection._register_notify_queue(name)  # noqa: SLF001 - as the overridden method does
 
 
 class Transport(pgmq.Transport):
-    """The transport with that channel, and with waits so short that a process soon notices that it is to stop."""
+    """The transport with that channel, and with waits short enough for a prompt stop."""
 
     Channel = Channel
 
     def drain_events(self, connection: object, timeout: float | None = None, **_more: object) -> None:
-        """Wait for messages; raises `TimeoutError` if none came, after `MAX_WAIT_S` at most."""
+        """Wait for messages; raises `TimeoutError` if none arrives within `MAX_WAIT_S`."""
         timeout = MAX_WAIT_S if timeout is None else min(timeout, MAX_WAIT_S)
         super().drain_events(connection, timeout=timeout)  # type: ignore[no-untyped-call]

@@ -10,7 +10,7 @@ class Ledger:
     """Tokens and calls of one problem; each reported draft, scoring and piece of unfinished work is booked once.
 
     For each author, kept + discarded + wasted is exactly the number of tokens that engines reported, and kept is the
-    sum over that author's steps. Estimated counts have columns of their own and are part of no sum.
+    sum over that author's steps. Estimated counts have separate columns and are part of no sum.
 
     Not reported, and so not booked: work of a process that died, and the first copy of work that another worker did
     again with the same ids.

@@ -1,4 +1,4 @@
-"""Reading a solution's text: where a step ends, what is no step at all, where the answer stands.
+"""Reading a solution's text: where a step ends, which steps hold no words, what the answer is.
 
 The step separator is a blank line. It is never part of a step's text: joining puts it back.
 """
@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 SEPARATOR = "\n\n"
-"""Ends a step. Kept out of the step's text and put back on joining."""
+"""Ends a step. Not part of the step's text; joining puts it back."""
 
 STEP_TAG = "<extra_0>"
-"""Closes a step in the input of a PRM of Qwen's kind: the token at which it says what it thinks of the step."""
+"""Closes a step in the input of PRMs like Qwen's: the token at which they output the step's score."""
 
-_SAYS_SOMETHING = re.compile(r"[^\W_]")
+_WORD_CHARACTER = re.compile(r"[^\W_]")
 """A letter or a digit of any script."""
 
 _FENCE = re.compile(r"^[^\S\n]*```", re.MULTILINE)
@@ -25,7 +25,7 @@ _BRACE = re.compile(r"\\boxed\{|[{}]")
 
 
 def join_steps(steps: Sequence[str]) -> str:
-    """Join the texts of steps to the text that a model continues, closing separator included.
+    """Join the texts of steps into the text that a model continues, closing separator included.
 
     An empty sequence gives an empty string.
     """
@@ -33,12 +33,12 @@ def join_steps(steps: Sequence[str]) -> str:
 
 
 def is_degenerate(text: str) -> bool:
-    """Tell whether a step holds only white space and punctuation, and so says nothing."""
-    return _SAYS_SOMETHING.search(text) is None
+    """Tell whether a step holds only white space and punctuation: it has no words."""
+    return _WORD_CHARACTER.search(text) is None
 
 
 def is_open(text: str) -> bool:
-    """Tell whether text stands inside a code fence or a LaTeX environment, where a blank line ends no step."""
+    """Tell whether text ends inside a code fence or a LaTeX environment, where a blank line ends no step."""
     if len(_FENCE.findall(text)) % 2:
         return True
     depth = 0

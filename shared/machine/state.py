@@ -26,7 +26,7 @@ class StepRequest:
     from_step: int
     max_steps: int
     number: int
-    """Place among the problem's requests, from 0, so that a repeated request gets ids of its own."""
+    """Place among the problem's requests, from 0, so that a repeated request gets new ids."""
     issued_at: datetime
     expires_at: datetime
     """A worker that takes the command later drops it: the problem is overdue by then and requests the steps again."""

@@ -1,4 +1,4 @@
-"""The policies that a submission can name. A new policy joins by one entry in `POLICIES`."""
+"""The policies that a submission can name. To add one, add it to `POLICIES`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ POLICIES: Mapping[str, type[Policy]] = {kind.name: kind for kind in (Threshold, 
 
 
 class UnknownPolicy(PermanentError):
-    """There is no policy of this name; GET /v1/policies lists those that there are."""
+    """There is no policy of this name; GET /v1/policies lists the available ones."""
 
     code = "unknown_policy"
 
@@ -36,7 +36,7 @@ def build_policy(name: str, parameters: Mapping[str, Any]) -> Policy:
     """
     kind = POLICIES.get(name)
     if kind is None:
-        raise UnknownPolicy(f"There is no policy {name[:80]!r}; there are {', '.join(sorted(POLICIES))}.")
+        raise UnknownPolicy(f"There is no policy {name[:80]!r}; the available ones are {', '.join(sorted(POLICIES))}.")
     try:
         return kind.model_validate(dict(parameters))
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""The threshold policy: escalate what the PRM scores too low."""
+"""The threshold policy: escalates drafts with a low PRM score."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shared.policies.policy import Policy
 class Threshold(Policy):
     """Escalate a draft whose PRM score is below a threshold, strictly (TRIM-Thr, section 4 of the TRIM paper).
 
-    A threshold of 0 never escalates and 1 always does; neither calls the PRM, and at 1 nothing is drafted.
+    A threshold of 0 never escalates and 1 always does. Neither calls the PRM; with 1 nothing is drafted.
     """
 
     name: ClassVar[str] = "threshold"
@@ -23,12 +23,12 @@ class Threshold(Policy):
 
     @property
     def plan(self) -> Plan:
-        """Leave out the models that cannot change the outcome."""
+        """All models, less those that cannot change the outcome."""
         inside = 0 < self.threshold < 1
         return Plan(drafts=self.threshold < 1, scores=inside, escalates=self.threshold > 0)
 
     def decide(self, observation: Observation) -> Decision:
-        """Compare the newest score with the threshold; without a score, only 0 and 1 can decide."""
+        """Compare the draft's score with the threshold; without a score, only 0 and 1 can decide."""
         if observation.score is None:
             action = Action.ACCEPT if self.threshold == 0 else Action.ESCALATE
             return Decision(action=action, reason="threshold_without_score", compared_with=self.threshold)

@@ -27,7 +27,7 @@ def read_cursor(listing: str, cursor: str, *kinds: type[str | int]) -> list[Any]
     """Decode a place in a listing: values of these kinds.
 
     Raises:
-        BadCursor: It is no cursor, or one of another listing, or a number is too large for the database.
+        BadCursor: It is not a cursor, it belongs to another listing, or a number is too large for the database.
     """
     place: list[Any]
     try:

@@ -1,4 +1,4 @@
-"""The connection to Postgres: engine, transactions, and how to tell that it is not there."""
+"""The connection to Postgres: engine, transactions, and typed errors when it is unavailable."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from shared.errors import PermanentError, RetryableError
 
 LISTEN_CHANNEL = "trim_problems"
-"""Carries a wake-up for orchestrators when problems were submitted or cancelled. A hint only: they poll as well."""
+"""Channel that wakes orchestrators when problems were submitted or cancelled. A hint only: they also poll."""
 
 WakeUp = Literal["admit", "cancel"]
 
@@ -30,7 +30,7 @@ class DatabaseUnavailable(RetryableError):
 
 
 class DatabaseBusy(RetryableError):
-    """The database did not finish in time, or two transactions stood in each other's way; try again."""
+    """The database did not answer in time, or two transactions conflicted; try again."""
 
     code = "database_busy"
 
@@ -42,7 +42,7 @@ class BadDatabaseUrl(PermanentError):
 
 
 class Database:
-    """One process's pool of connections to Postgres."""
+    """A process's pool of connections to Postgres."""
 
     def __init__(
         self, url: str, *, pool_size: int = 5, statement_timeout_s: int = STATEMENT_TIMEOUT_S, is_retried: bool = False
@@ -50,11 +50,11 @@ class Database:
         """Prepare the pool; nothing connects yet.
 
         Args:
-            url: Of the database.
-            pool_size: Connections that stay open; as many more are opened when these are busy.
-            statement_timeout_s: Seconds after which the server gives up on a statement; 0 is never.
-            is_retried: Whether the caller tries again when the database is unavailable. Otherwise a connection is tried
-                out before each transaction, which costs a round trip, so that one that broke while idle is not noticed.
+            url: URL of the database.
+            pool_size: Number of connections that stay open; as many more are opened while these are busy.
+            statement_timeout_s: Seconds after which the server cancels a statement; 0 is never.
+            is_retried: Whether the caller retries when the database is unavailable. Otherwise the pool tests a
+                connection before each transaction, at the cost of a round trip, and replaces one that broke while idle.
 
         Raises:
             BadDatabaseUrl: The URL is not one of Postgres.
@@ -68,8 +68,8 @@ class Database:
         """Open a transaction: committed at the end of the block, rolled back if it raises.
 
         Raises:
-            DatabaseUnavailable: The server does not answer or went away.
-            DatabaseBusy: A statement took too long, or the transaction lost against another one.
+            DatabaseUnavailable: The server does not answer, or the connection broke.
+            DatabaseBusy: A statement timed out, or the transaction lost a conflict.
         """
         with _translated(), self.engine.begin() as connection:
             yield connection
@@ -79,7 +79,7 @@ class Database:
         """Open a connection on which the caller begins and ends transactions.
 
         Raises:
-            DatabaseUnavailable: The server does not answer or went away.
+            DatabaseUnavailable: The server does not answer, or the connection broke.
             DatabaseBusy: A statement or its wait for a lock timed out, or the transaction lost against another one.
         """
         with _translated(), self.engine.connect() as connection:
@@ -90,14 +90,14 @@ class Database:
         """Open a transaction as an ORM session: committed at the end of the block, rolled back if it raises.
 
         Raises:
-            DatabaseUnavailable: The server does not answer or went away.
-            DatabaseBusy: A statement took too long, or the transaction lost against another one.
+            DatabaseUnavailable: The server does not answer, or the connection broke.
+            DatabaseBusy: A statement timed out, or the transaction lost a conflict.
         """
         with _translated(), Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
 
     def listen(self) -> psycopg.Connection[tuple[object, ...]]:
-        """Open a connection of its own that listens for wake-ups; the caller closes it.
+        """Open a separate connection that listens for wake-ups; the caller closes it.
 
         Raises:
             DatabaseUnavailable: The server does not answer.
@@ -115,7 +115,7 @@ class Database:
         self.engine.dispose()
 
 
-# A server that lost its power says nothing: the system's own time-outs for that are hours.
+# A server that lost its power sends nothing; the system's default time-outs for that are hours.
 _LINE: Final[dict[str, Any]] = {
     "connect_timeout": CONNECT_TIMEOUT_S,
     "keepalives_idle": 30,
@@ -126,7 +126,7 @@ _LINE: Final[dict[str, Any]] = {
 
 
 def wake_orchestrators(transaction: Session | Connection, *, to: WakeUp) -> None:
-    """Tell orchestrators, at commit, that there is something to admit, or to cancel."""
+    """Notify orchestrators, at commit, that problems are to be admitted or cancelled."""
     transaction.execute(text(f"NOTIFY {LISTEN_CHANNEL}, '{to}'"))
 
 
@@ -135,7 +135,7 @@ def _make_engine(url: str, *, pool_size: int, statement_timeout_s: int, pre_ping
         parsed = make_url(url)
     except ArgumentError as error:
         raise BadDatabaseUrl from error
-    if parsed.get_backend_name() != "postgresql" or not parsed.database:  # else it is one called like the user
+    if parsed.get_backend_name() != "postgresql" or not parsed.database:  # the driver would default to the user's name
         raise BadDatabaseUrl
     engine = create_engine(
         parsed.set(drivername="postgresql+psycopg"),
@@ -150,7 +150,7 @@ def _make_engine(url: str, *, pool_size: int, statement_timeout_s: int, pre_ping
     def _limit(connection: psycopg.Connection[tuple[object, ...]], _record: object) -> None:
         connection.execute(f"SET statement_timeout = '{statement_timeout_s}s'")
         connection.execute("SET timezone = 'UTC'")
-        # Compiling costs more than any query here takes.
+        # Compiling costs more than any query here runs.
         connection.execute("SET jit = off")
         connection.commit()
 
@@ -164,7 +164,7 @@ _BUSY = (QueryCanceled, DeadlockDetected, SerializationFailure, LockNotAvailable
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (OperationalError, psycopg.OperationalError) as error:  # the latter where the driver is used directly
+    except (OperationalError, psycopg.OperationalError) as error:  # the latter where statements run on the driver
         cause = error.orig if isinstance(error, OperationalError) else error
         if isinstance(cause, _BUSY):
             raise DatabaseBusy from cause

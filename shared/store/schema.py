@@ -69,7 +69,7 @@ class Schema(NamedTuple):
 
     @property
     def error(self) -> SchemaOutdated | CodeOutdated | None:
-        """Make the error that says what to do; `None` if the schema is compatible."""
+        """Return the error to raise; `None` if the schema is compatible."""
         match self.fit:
             case Fit.COMPATIBLE:
                 return None

@@ -19,7 +19,6 @@ from shared.bus.cancellations import CancelListener
 from shared.bus.connection import BrokerUnavailable, connect
 from shared.bus.publisher import SharedPublisher
 from shared.bus.topology import DELIVERY_LIMIT, QUEUES, DeadLetter, Topology, count_deliveries
-from shared.cancellation import Cancelled
 from shared.clock import SYSTEM_CLOCK
 from shared.domain.roles import WorkerRole
 from shared.engines.port import EngineDead, Generator, Scorer
@@ -28,15 +27,15 @@ from shared.log import get_logger
 from shared.messages import CancelWork, Command, UndecodableMessage, WorkerSeen, decode
 from shared.settings import Settings
 from shared.worker.celery_app import make_app, make_consumer_class
-from shared.worker.execution import Begin, Context, Execution
-from shared.worker.results import Results, Settle
+from shared.worker.execution import Begin, Executor
+from shared.worker.results import Settle
 from shared.worker.running import RunningWork
 
 _log = get_logger(__name__)
 
 
 class ConsumerEnded(RetryableError):
-    """The worker lost its connection to the broker for good; its log has the reason."""
+    """The worker lost its connection to the broker and stopped; its log has the reason."""
 
     code = "consumer_ended"
 
@@ -48,10 +47,17 @@ class CommandWorker:
         self._settings = settings
         self._role = role
         self._engine = engine
-        self._begin = begin
         self._running = RunningWork()
         self._is_draining = threading.Event()
         self._must_requeue = threading.Event()
+        self._executor = Executor(
+            role=role,
+            worker=settings.node_name,
+            clock=SYSTEM_CLOCK,
+            begin=begin,
+            running=self._running,
+            must_requeue=self._must_requeue.is_set,
+        )
         self._is_dead = threading.Event()
         self._controller: WorkController | None = None
 
@@ -125,26 +131,12 @@ class CommandWorker:
 
     def _execute(self, command: Command, settle: Settle) -> None:
         """Carry out a command in a thread of the pool; acknowledge it last."""
-        results = Results(self._publisher)
-        with self._running.track(command.problem_id, command.epoch) as cancellation:
-            context = Context(
-                worker=self._settings.node_name, clock=SYSTEM_CLOCK, cancellation=cancellation, results=results
-            )
-            execution = Execution(
-                command, context, role=self._role, begin=self._begin, must_requeue=self._must_requeue.is_set
-            )
-            try:
-                for _ in execution.run():
-                    pass
-            except Cancelled:
-                settle(requeue=True)
-                return
-            except EngineDead:
-                _log.error("engine_died", command_id=str(command.id))
-                settle(requeue=True)
-                self._die()
-                return
-        results.when_confirmed(settle)
+        try:
+            for _ in self._executor.carry_out(command, publisher=self._publisher, settle=settle):
+                pass
+        except EngineDead:
+            _log.error("engine_died", command_id=str(command.id))
+            self._die()
 
     def _on_cancel(self, cancel: CancelWork) -> None:
         self._running.cancel(cancel.problem_id, before_epoch=cancel.epoch)

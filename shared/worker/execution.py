@@ -14,7 +14,8 @@ from shared.engines.port import EngineDead
 from shared.errors import RetryableError, TrimError, explain
 from shared.log import get_logger
 from shared.messages import Command, GenerateSteps, ScoreSteps, WorkCancelled, WorkFailed, derive_id
-from shared.worker.results import Results
+from shared.worker.results import Publisher, Results, Settle
+from shared.worker.running import RunningWork
 
 _log = get_logger(__name__)
 
@@ -160,3 +161,38 @@ class Execution:
             unfinished=work.unfinished if work else None,
         )
         self._context.results.publish(failed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Executor:
+    """Carries out the commands of one worker process."""
+
+    role: WorkerRole
+    worker: str
+    """Name of the process, for the record."""
+    clock: Clock
+    begin: Begin
+    running: RunningWork
+    """Where a broadcast cancel finds the work."""
+    must_requeue: Callable[[], bool] = lambda: False
+    """Tells whether a cancelled command goes back to its queue, because the process stops."""
+
+    def carry_out(self, command: Command, *, publisher: Publisher, settle: Settle) -> Iterator[None]:
+        """Carry out a command and settle it once its results are confirmed; yields after each finished step.
+
+        Raises:
+            EngineDead: The engine broke down; the command was requeued.
+        """
+        results = Results(publisher)
+        with self.running.track(command.problem_id, command.epoch) as cancellation:
+            context = Context(worker=self.worker, clock=self.clock, cancellation=cancellation, results=results)
+            execution = Execution(command, context, role=self.role, begin=self.begin, must_requeue=self.must_requeue)
+            try:
+                yield from execution.run()
+            except Cancelled:
+                settle(requeue=True)
+                return
+            except EngineDead:
+                settle(requeue=True)
+                raise
+        results.when_confirmed(settle)

@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from kombu.message import Message as KombuMessage
 from sqlalchemy import text
 
 from services.orchestrator.applying import Outgoing, apply_deliveries
@@ -49,25 +48,31 @@ def start(database: Database, *, now: datetime = NOW) -> dict[UUID, GenerateStep
 def write(
     command: GenerateSteps, *texts: str, score: float | None = 0.9, prefix_score: float | None = 0.5
 ) -> ProblemEvent:
-    """Carry out a command as a worker does: write steps, and score them if the command wants it."""
-    drafts: list[Draft] = []
-    prefix = list(command.prefix)
-    for words in texts:
-        drafts.append(_draft(command, prefix, words))
-        prefix.append(words)
-    found = {"problem_id": command.problem_id, "epoch": command.epoch, "drafts": tuple(drafts)}
+    """Carry out a command as a worker does: write steps, and have them scored if the command wants it."""
     if command.results_to == "events":
-        return StepsGenerated(id=derive_id(command.id, "generated"), **found)
+        return report(command, *texts)
     return StepsScored(
+        problem_id=command.problem_id,
+        epoch=command.epoch,
         id=derive_id(command.id, "scored"),
-        scores=(score,) * len(drafts),
+        drafts=_draft(command, texts),
+        scores=(score,) * len(texts),
         prefix_scores=(prefix_score,) * command.unscored_steps,
         scoring=Scoring(
             id=derive_id(command.id, "scoring"), model="prm-model", worker="worker-2", tokens=9, waited_ms=1.0,
             worked_ms=2.0,
         ),
-        **found,
     )  # fmt: skip
+
+
+def report(command: GenerateSteps, *texts: str) -> StepsGenerated:
+    """Report steps that are not scored, or not yet."""
+    return StepsGenerated(
+        problem_id=command.problem_id,
+        epoch=command.epoch,
+        id=derive_id(command.id, "generated"),
+        drafts=_draft(command, texts),
+    )
 
 
 def fail(problem_id: UUID) -> WorkFailed:
@@ -79,7 +84,7 @@ def fail(problem_id: UUID) -> WorkFailed:
 
 
 def deliver(body: bytes, *, deliveries: int = 1) -> Delivery:
-    return Delivery(body=body, is_redelivered=deliveries > 1, message=KombuMessage(), deliveries=deliveries)
+    return Delivery(body=body, is_redelivered=deliveries > 1, deliveries=deliveries)
 
 
 def hear(database: Database, *events: ProblemEvent, now: datetime = NOW) -> list[Outgoing]:
@@ -103,6 +108,13 @@ def solve(database: Database, problem_id: UUID) -> None:
     assert hear(database, write(command, "Hence \\boxed{42}", score=0.75), now=moments[3]) == []
 
 
+def empty(database: Database) -> None:
+    """Empty all tables; the triggers of `decisions` would refuse it."""
+    with database.begin() as connection:
+        connection.execute(text("SET LOCAL session_replication_role = replica"))
+        connection.execute(text("TRUNCATE batches, problems, idempotency_keys, steps, decisions, inbox, processes"))
+
+
 def execute(database: Database, statement: str, **values: Any) -> None:
     with database.begin() as connection:
         connection.execute(text(statement), values)
@@ -113,10 +125,14 @@ def rows(database: Database, query: str, **values: Any) -> list[dict[str, Any]]:
         return [dict(each) for each in connection.execute(text(query), values).mappings()]
 
 
-def _draft(command: GenerateSteps, prefix: Sequence[str], words: str) -> Draft:
-    return Draft(
-        id=derive_id(command.id, len(prefix)), author=command.author, index=len(prefix),
-        prefix_digest=prefix_digest(command.question, prefix), text=words, finish=Finish.SEPARATOR, tokens=5,
-        opens_call=len(prefix) == len(command.prefix), prompt_tokens=10, cached_tokens=4,
-        model=f"{command.author}-model", worker="worker-1", waited_ms=1.0, worked_ms=2.0,
+def _draft(command: GenerateSteps, texts: Sequence[str]) -> tuple[Draft, ...]:
+    first = command.first_step
+    return tuple(
+        Draft(
+            id=derive_id(command.id, first + number), author=command.author, index=first + number,
+            prefix_digest=prefix_digest(command.question, [*command.prefix, *texts[:number]]), text=words,
+            finish=Finish.SEPARATOR, tokens=5, opens_call=number == 0, prompt_tokens=10, cached_tokens=4,
+            model=f"{command.author}-model", worker="worker-1", waited_ms=1.0, worked_ms=2.0,
+        )
+        for number, words in enumerate(texts)
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The orchestrator's two halves on a real database: what one bad row or message does to the others is nothing."""
+"""The orchestrator on a real database: a bad row, message or problem harms no other."""
 
 from __future__ import annotations
 
@@ -6,86 +6,135 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
+import psycopg
 import pytest
-from kombu.message import Message as KombuMessage
 from sqlalchemy import text
 
 from services.orchestrator import applying
-from services.orchestrator.applying import apply_deliveries
-from services.orchestrator.sweeping import admit, attend, prune
+from services.orchestrator.applying import Outgoing, apply_deliveries
+from services.orchestrator.housekeeping import prune
+from services.orchestrator.sweeping import admit, attend
 from shared.bus.consumer import Delivery
 from shared.bus.topology import DELIVERY_LIMIT, DeadLetter
-from shared.domain.options import Options
 from shared.machine.state import ProblemAdmitted
-from shared.messages import CancelWork, GenerateSteps, WorkerSeen, WorkFailed, derive_id, encode
-from shared.policies.threshold import Threshold
-from shared.store.admission import SeenProcess, record_processes
+from shared.messages import CancelWork, GenerateSteps, WorkerSeen, encode
+from shared.store.admission import record_processes
 from shared.store.database import Database, DatabaseBusy
-from shared.store.submissions import Submission, submit_problem
+from shared.store.port import SeenProcess
+from shared.store.pruning import prune_inbox
+from shared.store.reasoning import PostgresStore
+from stack.scratch import scratch_database
+from tests.integration.solving import (
+    NOW,
+    WINDOW,
+    deliver,
+    empty,
+    execute,
+    fail,
+    follow,
+    hear,
+    rows,
+    start,
+    submit,
+    write,
+)
 
 pytestmark = pytest.mark.servers
 
 
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    with closing(Database(database_url)) as made:
+@pytest.fixture(scope="module")
+def shared_database(postgres_server: str) -> Iterator[Database]:
+    with scratch_database(postgres_server) as url, closing(Database(url)) as made:
         yield made
 
 
-def submit(database: Database) -> UUID:
-    policy = Threshold()
-    submission = Submission(question="What?", reference=None, policy=policy, options=Options(plan=policy.plan))
-    with database.session() as session:
-        return submit_problem(session, submission, None).id
+@pytest.fixture
+def database(shared_database: Database) -> Database:
+    empty(shared_database)
+    return shared_database
 
 
-def execute(database: Database, statement: str, **values: Any) -> None:
-    with database.begin() as connection:
-        connection.execute(text(statement), values)
+def admit_all(database: Database) -> list[Outgoing]:
+    return admit(PostgresStore(database), window=WINDOW, now=NOW).outgoing
 
 
-def read(database: Database, problem_id: UUID) -> tuple[Any, ...]:
-    with database.begin() as connection:
-        query = text("SELECT status, failure_code, failure_detail, due_at FROM problems WHERE id = :id")
-        return tuple(connection.execute(query, {"id": problem_id}).one())
+def attend_all(database: Database, *, now: datetime = NOW) -> list[Outgoing]:
+    return attend(PostgresStore(database), now=now).outgoing
 
 
-def delivery(body: bytes, *, deliveries: int = 1) -> Delivery:
-    return Delivery(body=body, is_redelivered=deliveries > 1, message=KombuMessage(), deliveries=deliveries)
+def apply_all(database: Database, *deliveries: Delivery) -> list[Outgoing]:
+    return apply_deliveries(PostgresStore(database), deliveries, now=NOW)
 
 
-def failed(problem_id: UUID) -> WorkFailed:
-    return WorkFailed(
-        id=derive_id(problem_id), problem_id=problem_id, epoch=0, request_number=0, role="small", code="broken",
-        detail="Broken.", retryable=False, worker="w",
-    )  # fmt: skip
+def read(database: Database, problem_id: UUID) -> dict[str, Any]:
+    [row] = rows(database, "SELECT * FROM problems WHERE id = :id", id=problem_id)
+    return row
 
 
-def test_a_queued_problem_that_cannot_be_read_fails_and_the_others_start(database: Database) -> None:
+def spoil(database: Database, problem_id: UUID) -> None:
+    """Give a problem an option that a newer version might store, and make it due."""
+    execute(
+        database,
+        'UPDATE problems SET options = \'{"lookahead": "far"}\', due_at = :now WHERE id = :id',
+        id=problem_id,
+        now=NOW,
+    )
+
+
+def wake_ups(listening: psycopg.Connection[Any]) -> list[str]:
+    return [each.payload for each in listening.notifies(timeout=0.2)]
+
+
+def test_a_queued_problem_of_an_unknown_policy_fails_and_the_others_start(database: Database) -> None:
     unreadable, good = submit(database), submit(database)
     execute(database, "UPDATE problems SET policy = 'of-tomorrow' WHERE id = :id", id=unreadable)
-    started = admit(database, window=10)
-    assert [each.problem_id for each in started if isinstance(each, GenerateSteps)] == [good]
-    status, code, detail, _ = read(database, unreadable)
-    assert (status, code) == ("failed", "unreadable")
-    assert "UnknownPolicy" in detail
-    assert admit(database, window=10) == [], "it is not found again"
+    outgoing = admit_all(database)
+    assert [each.problem_id for each in outgoing if isinstance(each, GenerateSteps)] == [good]
+    row = read(database, unreadable)
+    assert (row["status"], row["failure_code"]) == ("failed", "unreadable")
+    assert "UnknownPolicy" in row["failure_detail"]
+    assert admit_all(database) == [], "it is not found again"
 
 
-def test_a_running_problem_that_cannot_be_read_fails_and_its_events_are_kept(database: Database) -> None:
+def test_a_running_problem_whose_row_cannot_be_decoded_fails_through_the_machine(database: Database) -> None:
     unreadable, good = submit(database), submit(database)
-    admit(database, window=10)
-    execute(database, "UPDATE problems SET due_at = now() WHERE id = :id", id=unreadable)
-    execute(database, 'UPDATE problems SET options = \'{"lookahead": "far"}\' WHERE id = :id', id=unreadable)
-    assert attend(database) == []
-    assert read(database, unreadable)[:2] == ("failed", "unreadable")
-    outgoing = apply_deliveries(database, [delivery(encode(failed(each))) for each in (unreadable, good)])
+    commands = start(database)
+    command = follow(hear(database, write(commands[unreadable], "A step.")))
+    spoil(database, unreadable)
+    with closing(database.listen()) as listening:
+        assert attend_all(database) == [CancelWork(problem_id=unreadable, epoch=1)]
+        assert wake_ups(listening) == ["admit"]
+    row = read(database, unreadable)
+    assert (row["status"], row["failure_code"], row["epoch"]) == ("failed", "unreadable", 1)
+    assert (row["request"], row["pending"], row["due_at"], row["finished_at"]) == (None, [], None, NOW)
+    assert (row["step_count"], row["decision_count"], row["small_kept"], row["prm_calls"]) == (1, 1, 5, 1)
+    assert attend_all(database) == [], "it is not found again"
+    late = encode(write(command, "Another step."))
+    outgoing = apply_all(database, deliver(late), deliver(encode(fail(good))))
     [letter] = [each for each in outgoing if isinstance(each, DeadLetter)]
-    assert letter.body == encode(failed(unreadable))
+    assert letter.body == late
     assert CancelWork(problem_id=good, epoch=1) in outgoing
-    assert read(database, good)[:2] == ("failed", "broken")
+    assert read(database, good)["failure_code"] == "broken"
+    assert read(database, unreadable)["failure_code"] == "unreadable"
+
+
+def test_events_of_a_problem_whose_row_cannot_be_decoded_are_dead_letters(database: Database) -> None:
+    unreadable, good = submit(database), submit(database)
+    commands = start(database)
+    spoil(database, unreadable)
+    events = [encode(write(commands[each], "A step.")) for each in (unreadable, good)]
+    with closing(database.listen()) as listening:
+        outgoing = apply_all(database, *map(deliver, events))
+        assert wake_ups(listening) == ["admit"]
+    [letter] = [each for each in outgoing if isinstance(each, DeadLetter)]
+    assert letter.body == events[0]
+    assert CancelWork(problem_id=unreadable, epoch=1) in outgoing
+    assert [each.problem_id for each in outgoing if isinstance(each, GenerateSteps)] == [good]
+    row = read(database, unreadable)
+    assert (row["status"], row["failure_code"], row["epoch"]) == ("failed", "unreadable", 1)
+    assert read(database, good)["step_count"] == 1
 
 
 def test_a_problem_that_the_machine_fails_on_does_not_stop_the_others(
@@ -100,61 +149,126 @@ def test_a_problem_that_the_machine_fails_on_does_not_stop_the_others(
         return real(state, event, **more)
 
     monkeypatch.setattr(applying, "apply", breaks)
-    started = admit(database, window=10)
+    started = admit_all(database)
     assert [each.problem_id for each in started if isinstance(each, GenerateSteps)] == [good]
-    assert read(database, bad)[:3] == ("failed", "unreadable", "The orchestrator failed on it (RecursionError).")
+    row = read(database, bad)
+    assert (row["status"], row["failure_code"]) == ("failed", "unreadable")
+    assert row["failure_detail"] == "The orchestrator failed on it (RecursionError)."
 
 
 def test_a_message_that_breaks_the_transaction_of_all_is_found(database: Database) -> None:
     problem_id = submit(database)
-    admit(database, window=10)
+    start(database)
     hostile = WorkerSeen(role="small", worker="a\x00b", model="m", seen_at=datetime.now(UTC))
-    [letter, *rest] = apply_deliveries(database, [delivery(encode(hostile)), delivery(encode(failed(problem_id)))])
+    [letter, *rest] = apply_all(database, deliver(encode(hostile)), deliver(encode(fail(problem_id))))
     assert isinstance(letter, DeadLetter)
     assert letter.body == encode(hostile)
     assert rest == [CancelWork(problem_id=problem_id, epoch=1)]
 
 
-def test_a_message_that_was_delivered_too_often_is_kept_aside(database: Database) -> None:
+def test_a_message_that_was_delivered_too_often_is_a_dead_letter(database: Database) -> None:
     problem_id = submit(database)
-    admit(database, window=10)
-    body = encode(failed(problem_id))
-    [letter] = apply_deliveries(database, [delivery(body, deliveries=DELIVERY_LIMIT + 1)])
+    start(database)
+    body = encode(fail(problem_id))
+    [letter] = apply_all(database, deliver(body, deliveries=DELIVERY_LIMIT + 1))
     assert isinstance(letter, DeadLetter)
-    assert read(database, problem_id)[0] == "running"
-    assert apply_deliveries(database, [delivery(body, deliveries=DELIVERY_LIMIT)]) != []
-    assert read(database, problem_id)[0] == "failed"
+    assert read(database, problem_id)["status"] == "running"
+    assert apply_all(database, deliver(body, deliveries=DELIVERY_LIMIT)) != []
+    assert read(database, problem_id)["status"] == "failed"
 
 
-def test_what_is_long_over_is_forgotten(database: Database) -> None:
+def test_an_event_that_arrives_twice_is_booked_once(database: Database) -> None:
+    problem_id = submit(database)
+    event = write(start(database)[problem_id], "A step.")
+    hear(database, event)
+    before = read(database, problem_id)
+    assert hear(database, event) == []
+    assert read(database, problem_id) == before
+
+
+def test_the_sweeper_skips_a_problem_that_another_transaction_has_locked(database: Database) -> None:
+    locked, free = submit(database), submit(database)
+    with PostgresStore(database).begin() as transaction:
+        transaction.lock([locked])
+        assert list(start(database)) == [free]
+        execute(database, "UPDATE problems SET due_at = :now WHERE id = :id", id=free, now=NOW)
+        assert [each.problem_id for each in attend_all(database) if isinstance(each, GenerateSteps)] == [free]
+    assert list(start(database)) == [locked]
+
+
+def test_one_replica_admits_at_a_time(database: Database) -> None:
+    submit(database)
+    with PostgresStore(database).begin() as transaction:
+        assert transaction.next_queued(window=1, limit=1)
+        with PostgresStore(database).begin() as other:
+            assert other.next_queued(window=1, limit=1) == []
+
+
+def test_old_rows_are_deleted(database: Database) -> None:
     old, recent = submit(database), submit(database)
-    admit(database, window=10)
-    apply_deliveries(database, [delivery(encode(failed(each))) for each in (old, recent)])
-    execute(database, "UPDATE problems SET finished_at = now() - interval '25 hours' WHERE id = :id", id=old)
-    now = datetime.now(UTC)
+    start(database)
+    hear(database, fail(old), fail(recent))
+    execute(database, "UPDATE problems SET finished_at = :old WHERE id = :id", id=old, old=NOW - timedelta(hours=25))
     with database.begin() as connection:
-        silent = SeenProcess("silent", role="small", model="m", seen_at=now - timedelta(hours=2))
-        record_processes(connection, [silent, SeenProcess("alive", role="small", model="m", seen_at=now)])
-    assert prune(database) == ["silent"]
-    with database.begin() as connection:
-        assert connection.scalars(text("SELECT DISTINCT problem_id FROM inbox")).all() == [recent]
-        assert connection.scalars(text("SELECT name FROM processes")).all() == ["alive"]
+        silent = SeenProcess("silent", role="small", model="m", seen_at=NOW - timedelta(hours=2))
+        record_processes(connection, [silent, SeenProcess("alive", role="small", model="m", seen_at=NOW)])
+    assert prune(database, now=NOW) == ["silent"]
+    assert [each["problem_id"] for each in rows(database, "SELECT DISTINCT problem_id FROM inbox")] == [recent]
+    assert [each["name"] for each in rows(database, "SELECT name FROM processes")] == ["alive"]
 
 
-def test_a_busy_database_is_not_called_away(database_url: str) -> None:
+def test_the_inbox_of_an_event_that_arrives_after_the_pruning_is_deleted_by_the_next_one(database: Database) -> None:
+    problem_id = submit(database)
+    command = start(database)[problem_id]
+    hear(database, fail(problem_id))
+    later = NOW + timedelta(hours=25)
+    for expected in (1, 0):
+        with database.begin() as connection:
+            assert prune_inbox(connection, now=later) == expected
+    hear(database, write(command, "Too late."))
+    assert rows(database, "SELECT 1 FROM inbox")
+    prune(database, now=later)
+    assert rows(database, "SELECT 1 FROM inbox") == []
+
+
+def test_replicas_prune_different_problems(database: Database) -> None:
+    ids = [submit(database) for _ in range(4)]
+    start(database)
+    hear(database, *map(fail, ids))
+    later = NOW + timedelta(hours=25)
+    with database.begin() as one, database.begin() as other:
+        assert prune_inbox(one, now=later, limit=3) == 3
+        assert prune_inbox(other, now=later, limit=3) == 1
+    assert rows(database, "SELECT 1 FROM inbox") == []
+
+
+def test_a_busy_database_is_reported_as_busy(database_url: str) -> None:
     with closing(Database(database_url, statement_timeout_s=1)) as database, pytest.raises(DatabaseBusy):
         execute(database, "SELECT pg_sleep(30)")
 
 
-def test_updates_of_a_running_problem_touch_no_index(database: Database) -> None:
-    problem_id = submit(database)
-    admit(database, window=10)
-    apply_deliveries(database, [delivery(encode(failed(uuid4())))])
-    for attempt in range(20):
-        execute(database, "UPDATE problems SET due_at = now(), attempts = :n WHERE id = :id", n=attempt, id=problem_id)
+def test_steps_update_a_problem_within_its_page(database_url: str) -> None:
+    """The row is written with each step, so an update that touched an index would touch all of them."""
+    # One page holds all versions: whether older ones are removed in time depends on transactions in other databases.
+    steps = 5
+    # One connection, because each counts by itself before it reports.
+    with closing(Database(database_url, pool_size=1)) as database:
+        problem_id = submit(database)
+        command = start(database)[problem_id]
+        before = count_updates(database)
+        for number in range(steps):
+            now = NOW + timedelta(seconds=number)
+            command = follow(hear(database, write(command, "A step of some length."), now=now))
+        assert read(database, problem_id)["step_count"] == steps
+        updates, hot = (after - earlier for after, earlier in zip(count_updates(database), before, strict=True))
+        assert updates == steps
+        assert hot == updates, f"only {hot} of {updates} updates stayed within their page"
+
+
+def count_updates(database: Database) -> tuple[int, int]:
+    """Count the updates of problems, and those that touched no index."""
     with database.begin() as connection:
         connection.execute(text("SELECT pg_stat_force_next_flush()"))
-    with database.begin() as connection:
-        query = text("SELECT n_tup_hot_upd, n_tup_upd FROM pg_stat_user_tables WHERE relname = 'problems'")
-        hot, updates = connection.execute(query).one()
-    assert hot >= 20, f"only {hot} of {updates} updates stayed within their page"
+    query = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'problems'"
+    [found] = rows(database, query)
+    return found["n_tup_upd"], found["n_tup_hot_upd"]

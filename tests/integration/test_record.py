@@ -1,269 +1,223 @@
-"""The record as auditors meet it over REST: real events made it, and nobody can change it."""
+"""The record of a problem: real events write it, users and auditors read it, and nobody can change it."""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from datetime import UTC, datetime
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
 
 import pytest
-from fastapi.testclient import TestClient
 from sqlalchemy import text
-from sqlalchemy.orm import Session
+from sqlalchemy.exc import InvalidRequestError
 
-import services.api.native.problems as problem_endpoints
-from services.api.app import create_app
-from shared.domain.drafts import Draft, Finish, Scoring
-from shared.domain.text import prefix_digest
-from shared.machine.commands import next_commands
-from shared.machine.state import ControlEvent, ProblemAdmitted, State
-from shared.machine.transitions import apply
-from shared.messages import GenerateSteps, ProblemEvent, StepsGenerated, StepsScored, derive_id
-from shared.settings import Settings
+from shared.domain.ledger import Ledger
+from shared.store import queries
+from shared.store.cursors import BadCursor, make_cursor
 from shared.store.database import Database
-from shared.store.reasoning import lock_problems, save_states
+from shared.store.queries import Page
+from shared.store.tables import DEFAULT_TENANT, Problem
 from stack.scratch import scratch_database
-from tests.world import make_draft
+from tests.integration.solving import NOW, empty, execute, hear, rows, solve, start, submit, write
 
 pytestmark = pytest.mark.servers
 
-MAX_BODY_BYTES = 20_000
-
-MAX_QUESTION_CHARS = 200
-
-MAX_BATCH_SIZE = 5
-
-HEARTBEAT_S = 60.0
-
-SUBRESOURCES = ("steps", "decisions", "audit")
+LISTINGS: tuple[Callable[..., Page[Any]], ...] = (queries.list_steps, queries.list_decisions, queries.list_audit)
 
 
 @pytest.fixture(scope="module")
 def shared_database(postgres_server: str) -> Iterator[Database]:
-    with scratch_database(postgres_server) as url, closing(Database(url, pool_size=10)) as made:
+    with scratch_database(postgres_server) as url, closing(Database(url)) as made:
         yield made
 
 
 @pytest.fixture
 def database(shared_database: Database) -> Database:
-    """A migrated database with nothing in it."""
-    with shared_database.begin() as connection:
-        # Decisions are append-only: the trigger has to look away.
-        connection.execute(text("SET LOCAL session_replication_role = replica"))
-        connection.execute(text("TRUNCATE batches, problems, steps, decisions, inbox, processes"))
+    empty(shared_database)
     return shared_database
 
 
-@contextmanager
-def serve(database: Database) -> Iterator[TestClient]:
-    settings = Settings(
-        max_body_bytes=MAX_BODY_BYTES,
-        max_question_chars=MAX_QUESTION_CHARS,
-        max_batch_size=MAX_BATCH_SIZE,
-        heartbeat_s=HEARTBEAT_S,
-    )
-    with TestClient(create_app(settings, database), raise_server_exceptions=False) as client:
-        yield client
+def read(database: Database, problem_id: UUID) -> Problem:
+    with database.session() as session:
+        problem = queries.read_problem(session, DEFAULT_TENANT, problem_id)
+    assert problem is not None
+    return problem
 
 
-@pytest.fixture
-def client(database: Database) -> Iterator[TestClient]:
-    with serve(database) as made:
-        yield made
+def read_all(database: Database, list_: Callable[..., Page[Any]], problem_id: UUID) -> list[Any]:
+    with database.session() as session:
+        page = list_(session, problem_id, limit=100, cursor=None)
+    assert page.next_cursor is None
+    return list(page.items)
 
 
-def refused(response: Any, status: int, code: str) -> dict[str, Any]:
-    """Assert that an answer is an error as all errors are; return its body."""
-    assert response.status_code == status, response.text
-    assert response.headers["Content-Type"] == "application/problem+json"
-    body: dict[str, Any] = response.json()
-    assert body["status"] == status
-    assert body["code"] == code
-    assert body["type"] == "about:blank"
-    assert body["title"]
-    assert body["detail"]
-    assert body["request_id"]
-    assert response.headers.get_list("X-Request-ID") == [body["request_id"]]
-    for trace in ("Traceback", 'File \\"', ".py", "psycopg", "sqlalchemy", "sesame"):
-        assert trace not in response.text
-    return body
-
-
-def submit(client: TestClient, **choices: Any) -> dict[str, Any]:
-    response = client.post("/v1/problems", json={"question": "What is 6 times 7?", **choices})
-    assert response.status_code == 201, response.text
-    made: dict[str, Any] = response.json()
-    return made
-
-
-def count(database: Database, table: Literal["problems", "batches"]) -> int:
-    with database.begin() as connection:
-        found: int = connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one()
-    return found
-
-
-def happen(database: Database, problem_id: str, event: ProblemEvent | ControlEvent) -> State:
-    """Apply an event to a problem as an orchestrator does, and store what becomes of it."""
-    key = uuid.UUID(problem_id)
-    heard: set[uuid.UUID] = set()
-    if isinstance(event, StepsGenerated | StepsScored):
-        heard = {event.id, *(draft.id for draft in event.drafts)}
-    with database.begin() as connection:
-        locked = lock_problems(connection, [key], heard=heard)[key]
-        state = apply(locked.state, event, decide=locked.policy.decide, now=datetime.now(UTC))
-        save_states(connection, [(locked, state)])
-    return state
-
-
-def write(state: State, words: str, *, score: float | None = None, unscored: float | None = None) -> ProblemEvent:
-    """Do the work that a problem waits for: one step, and its score if one is asked for."""
-    command = next(each for each in next_commands(state) if isinstance(each, GenerateSteps))
-    draft: Draft = make_draft(
-        command_id=command.id,
-        author=command.role,
-        index=len(command.prefix),
-        after=prefix_digest(command.question, command.prefix),
-        text=words,
-        finish=Finish.SEPARATOR,
-        prompt_tokens=10,
-        cached_tokens=4,
-    )
-    if command.results_to == "events":
-        return StepsGenerated(
-            problem_id=command.problem_id, epoch=command.epoch, id=derive_id(command.id, "generated"), drafts=(draft,)
-        )
-    return StepsScored(
-        problem_id=command.problem_id,
-        epoch=command.epoch,
-        id=derive_id(command.id, "scored"),
-        drafts=(draft,),
-        scores=(score,),
-        prefix_scores=(unscored,) if command.unscored_steps else (),
-        scoring=Scoring(
-            id=derive_id(command.id, "scoring"),
-            model="prm-model",
-            worker="worker-2",
-            tokens=9,
-            waited_ms=1.0,
-            worked_ms=2.0,
-        ),
-    )
-
-
-def solve(database: Database, problem_id: str) -> None:
-    """Solve a problem in three steps: one kept, one escalated, one kept that holds the answer."""
-    state = happen(database, problem_id, ProblemAdmitted())
-    state = happen(database, problem_id, write(state, "Six sevens are wanted.", score=0.9))
-    state = happen(database, problem_id, write(state, "That makes 41.", score=0.25))
-    state = happen(database, problem_id, write(state, "That makes 42."))
-    state = happen(database, problem_id, write(state, "Hence \\boxed{42}", score=0.75, unscored=0.5))
-    assert state.status == "succeeded"
-
-
-def test_the_record_shows_each_step_with_its_decision(client: TestClient, database: Database) -> None:
-    made = submit(client, reference="42", sampling={"seed": 11})
-    solve(database, made["id"])
-    problem = client.get(made["links"]["self"]).json()
-    assert (problem["status"], problem["stop_reason"]) == ("succeeded", "final_answer")
-    assert (problem["answer"], problem["verdict"]) == ("42", "correct")
-    assert (problem["steps"], problem["escalated_steps"], problem["epoch"]) == (3, 1, 1)
-    assert problem["started_at"] <= problem["finished_at"]
-    assert problem["ledger"] == {
+def test_a_solved_problem_has_its_result_its_counts_and_its_cost(database: Database) -> None:
+    problem_id = submit(database, reference="42")
+    solve(database, problem_id)
+    problem = read(database, problem_id)
+    assert (problem.status, problem.stop_reason) == ("succeeded", "final_answer")
+    assert (problem.answer, problem.verdict) == ("42", "correct")
+    assert (problem.step_count, problem.decision_count, problem.escalation_count, problem.epoch) == (3, 3, 1, 1)
+    assert (problem.started_at, problem.finished_at) == (NOW, NOW + timedelta(seconds=4))
+    assert {name: getattr(problem, name) for name in Ledger.__slots__} == {
         "small_kept": 10,
         "small_discarded": 5,
         "small_wasted": 0,
+        "small_estimated": 0,
         "small_in": 18,
         "large_out": 5,
         "large_wasted": 0,
+        "large_estimated": 0,
         "large_in": 6,
-        "prm": 27,
+        "prm_tokens": 27,
+        "prm_estimated": 0,
         "small_calls": 3,
         "large_calls": 1,
         "prm_calls": 3,
     }
 
-    steps = client.get(made["links"]["steps"]).json()["items"]
-    assert [(each["step"], each["author"], each["text"], each["score"]) for each in steps] == [
+
+def test_a_working_column_raises_instead_of_being_loaded(database: Database) -> None:
+    problem_id = submit(database)
+    with database.session() as session:
+        problem = queries.read_problem(session, DEFAULT_TENANT, problem_id)
+        for column in queries.HIDDEN:
+            with pytest.raises(InvalidRequestError, match=column.key):
+                getattr(problem, column.key)
+
+
+def test_the_steps_are_those_of_the_trajectory(database: Database) -> None:
+    problem_id = submit(database)
+    solve(database, problem_id)
+    found = read_all(database, queries.list_steps, problem_id)
+    assert [(each.step, each.author, each.text, each.score) for each in found] == [
         (0, "small", "Six sevens are wanted.", 0.9),
         (1, "large", "That makes 42.", 0.5),
         (2, "small", "Hence \\boxed{42}", 0.75),
     ]
-    decisions = client.get(made["links"]["decisions"]).json()["items"]
-    assert [
-        (each["step"], each["action"], each["reason"], each["value"], each["compared_with"]) for each in decisions
-    ] == [
-        (0, "accept", "score_at_least_threshold", 0.9, 0.5),
-        (1, "escalate", "score_below_threshold", 0.25, 0.5),
-        (2, "accept", "score_at_least_threshold", 0.75, 0.5),
+
+
+def test_a_decision_records_what_was_seen_what_was_chosen_and_what_chose(database: Database) -> None:
+    problem_id = submit(database)
+    solve(database, problem_id)
+    found = read_all(database, queries.list_decisions, problem_id)
+    assert [(each.number, each.step, each.action, each.reason, each.value, each.compared_with) for each in found] == [
+        (0, 0, "accept", "score_at_least_threshold", 0.9, 0.5),
+        (1, 1, "escalate", "score_below_threshold", 0.25, 0.5),
+        (2, 2, "accept", "score_at_least_threshold", 0.75, 0.5),
     ]
-    assert [each["draft_text"] for each in decisions] == [
-        "Six sevens are wanted.",
-        "That makes 41.",
-        "Hence \\boxed{42}",
-    ]
-    assert [each["previous_scores"] for each in decisions] == [[], [0.9], [0.9, 0.5]]
-    assert [each["is_final"] for each in decisions] == [False, False, True]
-    assert [each["epoch"] for each in decisions] == [0, 0, 1]
-    assert {each["seed"] for each in decisions} == {11}
-    assert {(each["prm_model"], each["prm_worker"], each["prm_tokens"]) for each in decisions} == {
-        ("prm-model", "worker-2", 9)
+    assert {(each.decided_by, each.policy, each.policy_revision) for each in found} == {("policy", "threshold", 1)}
+    assert len({each.policy_digest for each in found}) == 1
+    assert [each.epoch for each in found] == [0, 0, 1]
+    [_, _, last] = found
+    assert last.observation == {
+        "step": 2,
+        "score": 0.75,
+        "previous_scores": [0.9, 0.5],
+        "draft_tokens": 5,
+        "is_final": True,
+        "large_out": 5,
+        "seed": 0,
+        "question_digest": last.observation["question_digest"],
     }
+    assert (last.draft_text, last.draft_finish, last.draft_tokens) == ("Hence \\boxed{42}", "separator", 5)
+    assert (last.draft_prompt_tokens, last.draft_cached_tokens, last.draft_model) == (10, 4, "small-model")
+    assert (last.prm_model, last.prm_worker, last.prm_tokens) == ("prm-model", "worker-2", 9)
 
-    audit = client.get(made["links"]["audit"]).json()["items"]
-    assert {each["problem_id"] for each in audit} == {made["id"]}
-    assert [(each["action"], each["author"], each["draft_text"], each["step_text"]) for each in audit] == [
-        ("accept", "small", "Six sevens are wanted.", "Six sevens are wanted."),
-        ("escalate", "large", "That makes 41.", "That makes 42."),
-        ("accept", "small", "Hence \\boxed{42}", "Hence \\boxed{42}"),
+
+def test_missing_scores_leave_the_others_at_their_steps(database: Database) -> None:
+    problem_id = submit(database)
+    command = start(database)[problem_id]
+    for words, score in (("One.", 0.9), ("Two.", None)):
+        [command] = hear(database, write(command, words, score=score))  # type: ignore[list-item]
+    [command] = hear(database, write(command, "Two, written again."))  # type: ignore[list-item]
+    hear(database, write(command, "Three.", score=0.75, prefix_score=None))
+    found = read_all(database, queries.list_decisions, problem_id)
+    assert [(each.reason, each.decided_by) for each in found] == [
+        ("score_at_least_threshold", "policy"),
+        ("invalid_score", "rule"),
+        ("score_at_least_threshold", "policy"),
     ]
-    assert [(each["draft_score"], each["step_score"]) for each in audit] == [(0.9, 0.9), (0.25, 0.5), (0.75, 0.75)]
-    assert {each["policy"] for each in audit} == {"threshold"}
+    assert [each.observation["score"] for each in found] == [0.9, None, 0.75]
+    assert [each.observation["previous_scores"] for each in found] == [[], [0.9], [0.9, None]]
 
 
-@pytest.mark.parametrize("name", SUBRESOURCES)
-def test_the_record_comes_in_pages(client: TestClient, database: Database, name: str) -> None:
-    made = submit(client)
-    solve(database, made["id"])
-    path = made["links"][name]
+def test_the_audit_shows_each_decision_beside_the_step_that_stands_there(database: Database) -> None:
+    problem_id = submit(database)
+    solve(database, problem_id)
+    found = read_all(database, queries.list_audit, problem_id)
+    assert {(each.problem_id, each.tenant_id, each.status) for each in found} == {
+        (problem_id, DEFAULT_TENANT, "succeeded")
+    }
+    assert [(each.number, each.action, each.step_author, each.draft_text, each.step_text) for each in found] == [
+        (0, "accept", "small", "Six sevens are wanted.", "Six sevens are wanted."),
+        (1, "escalate", "large", "That makes 41.", "That makes 42."),
+        (2, "accept", "small", "Hence \\boxed{42}", "Hence \\boxed{42}"),
+    ]
+    assert [(each.draft_score, each.step_score) for each in found] == [(0.9, 0.9), (0.25, 0.5), (0.75, 0.75)]
+    assert [each.observation["score"] for each in found] == [0.9, 0.25, 0.75]
+    assert [each.policy_parameters for each in found] == [{"threshold": 0.5}] * 3
+    assert len(rows(database, "SELECT * FROM audit")) == 3
 
-    def steps(query: str) -> list[int]:
-        return [each["step"] for each in client.get(f"{path}?{query}").json()["items"]]
 
-    assert steps("limit=2") == [0, 1]
-    assert steps("limit=2&after=1") == [2]
-    assert steps("after=2") == []
-    assert steps("after=-1") == [0, 1, 2]
+def test_a_step_that_was_decided_twice_is_shown_twice(database: Database) -> None:
+    problem_id = submit(database)
+    solve(database, problem_id)
+    names = [each["column_name"] for each in rows(
+        database, "SELECT column_name FROM information_schema.columns WHERE table_name = 'decisions'"
+    )]  # fmt: skip
+    copied = ", ".join("3" if name == "number" else name for name in names)
+    execute(database, f"INSERT INTO decisions ({', '.join(names)}) SELECT {copied} FROM decisions WHERE step = 1")
+    found = read_all(database, queries.list_audit, problem_id)
+    assert [(each.number, each.step) for each in found] == [(0, 0), (1, 1), (2, 2), (3, 1)]
+    assert found[3].step_text == found[1].step_text == "That makes 42."
 
 
-def test_decisions_are_append_only(client: TestClient, database: Database) -> None:
-    made = submit(client)
-    solve(database, made["id"])
-    before = client.get(made["links"]["decisions"]).json()
-    for statement in ("UPDATE decisions SET action = 'accept'", "DELETE FROM decisions", "TRUNCATE decisions"):
-        with pytest.raises(Exception, match="append-only"), database.begin() as connection:
-            connection.execute(text(statement))
+@pytest.mark.parametrize("list_", LISTINGS)
+def test_the_record_is_read_in_pages(database: Database, list_: Callable[..., Page[Any]]) -> None:
+    problem_id = submit(database)
+    solve(database, problem_id)
+    with database.session() as session:
+        first = list_(session, problem_id, limit=2, cursor=None)
+        second = list_(session, problem_id, limit=2, cursor=first.next_cursor)
+        whole = list_(session, problem_id, limit=3, cursor=None)
+    assert [each.step for each in first.items] == [0, 1]
+    assert [each.step for each in second.items] == [2]
+    assert [each.step for each in whole.items] == [0, 1, 2]
+    assert (second.next_cursor, whole.next_cursor) == (None, None)
+
+
+@pytest.mark.parametrize("list_", LISTINGS)
+def test_a_cursor_is_valid_only_for_its_listing(database: Database, list_: Callable[..., Page[Any]]) -> None:
+    one, other = submit(database), submit(database)
+    solve(database, one)
+    with database.session() as session:
+        cursors = [make_cursor("problems", str(one)), "nonsense"]
+        cursors += [each(session, one, limit=1, cursor=None).next_cursor for each in LISTINGS if each is not list_]
+        for cursor in cursors:
+            with pytest.raises(BadCursor):
+                list_(session, one, limit=1, cursor=cursor)
+        own = list_(session, one, limit=1, cursor=None).next_cursor
+        with pytest.raises(BadCursor):
+            list_(session, other, limit=1, cursor=own)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE decisions SET action = 'accept'",
+        "UPDATE decisions SET draft_text = 'Another.'",
+        "UPDATE decisions SET draft_text = NULL",
+        "DELETE FROM decisions",
+        "TRUNCATE decisions",
+        "TRUNCATE problems CASCADE",
+    ],
+)
+def test_decisions_are_append_only(database: Database, statement: str) -> None:
+    problem_id = submit(database)
+    solve(database, problem_id)
+    before = rows(database, "SELECT * FROM decisions")
     with pytest.raises(Exception, match="append-only"), database.begin() as connection:
-        connection.execute(text("TRUNCATE problems CASCADE"))
-    assert client.get(made["links"]["decisions"]).json() == before
-
-
-def test_a_database_that_goes_away_during_a_submission_leaves_nothing_behind(
-    client: TestClient, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    original = problem_endpoints.submit_problem
-
-    def submit_and_die(session: Session, *args: Any, **kwargs: Any) -> Any:
-        original(session, *args, **kwargs)
-        session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
-
-    headers = {"Idempotency-Key": "once"}
-    with monkeypatch.context() as patched:
-        patched.setattr(problem_endpoints, "submit_problem", submit_and_die)
-        response = client.post("/v1/problems", json={"question": "One?"}, headers=headers)
-    refused(response, 503, "database_unavailable")
-    assert int(response.headers["Retry-After"]) > 0
-    assert count(database, "problems") == 0
-    assert client.post("/v1/problems", json={"question": "One?"}, headers=headers).status_code == 201
-    assert count(database, "problems") == 1
+        connection.execute(text(statement))
+    assert rows(database, "SELECT * FROM decisions") == before

@@ -1,4 +1,4 @@
-"""The embedded default, as a user starts it: Postgres from the wheel, pgmq on it, every role a child process."""
+"""The stack as a user starts it: embedded Postgres, pgmq, every role a child process."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ T = TypeVar("T")
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder outside of pytest's: under root, Postgres runs as another user, and pytest closes its own to others."""
+    """A folder outside of pytest's: under root, Postgres runs as another user, who has no access to those of pytest."""
     with tempfile.TemporaryDirectory(prefix="trim-stack-") as made:
         yield Path(made)
 
 
 @pytest.fixture
 def environment() -> dict[str, str]:
-    """The test's own environment without the settings of real servers."""
+    """The environment of the test without settings."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("TRIM_")}
     return {**inherited, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
 
 
 def left_running(folder: Path) -> list[str]:
-    """Find processes that work in a folder, or on a Postgres that lies in it."""
+    """Find processes whose working directory or arguments are in a folder."""
     found = []
     for process in psutil.process_iter(["pid", "cmdline"]):
         try:
@@ -100,7 +100,7 @@ def test_given_models_are_measured_by_the_loop_and_through_the_service_with_the_
     for name in ("small", "large", "prm"):
         shutil.copytree(ROOT / "models" / name, folder / "given" / f"given-{name}")
         (folder / "given" / name).symlink_to(f"given-{name}")
-    # Servers and models that the environment names are none of the measurement's.
+    # The measurement ignores servers and models that the environment names.
     named = {"TRIM_DATABASE_URL": "postgresql://127.0.0.1:1/x", "TRIM_ENGINE": "scripted", "TRIM_SMALL_MODEL": "other"}
     done = subprocess.run(
         evaluating(6, "--models", "given"),
@@ -150,7 +150,7 @@ class Serving:
 
     @property
     def roles(self) -> dict[str, psutil.Process]:
-        """The process of each role that runs now."""
+        """Processes of the running roles."""
         found = {}
         for child in psutil.Process(self.process.pid).children():
             try:
@@ -164,7 +164,7 @@ class Serving:
 
 @contextmanager
 def serving(folder: Path, environment: Mapping[str, str]) -> Iterator[Serving]:
-    """Serve for as long as the block does."""
+    """Run `stack serve` for the duration of the block."""
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "stack", "serve"],
@@ -183,7 +183,7 @@ def serving(folder: Path, environment: Mapping[str, str]) -> Iterator[Serving]:
 
 
 def refused(folder: Path, environment: Mapping[str, str], *command: str) -> str:
-    """Run a command that is to fail with one sentence; return it."""
+    """Run a command that fails with one sentence, and return it."""
     done = subprocess.run(
         [sys.executable, "-m", *command],
         cwd=folder, env=dict(environment), capture_output=True, text=True, timeout=120, check=False,
@@ -194,7 +194,7 @@ def refused(folder: Path, environment: Mapping[str, str], *command: str) -> str:
     return done.stderr
 
 
-def test_ctrl_c_stops_all_of_it(folder: Path, environment: dict[str, str]) -> None:
+def test_ctrl_c_stops_every_process(folder: Path, environment: dict[str, str]) -> None:
     with serving(folder, environment) as served:
         assert len(left_running(folder)) > 5
         served.process.send_signal(signal.SIGINT)
@@ -202,7 +202,7 @@ def test_ctrl_c_stops_all_of_it(folder: Path, environment: dict[str, str]) -> No
         assert left_running(folder) == []
 
 
-def test_roles_end_with_a_stack_that_was_killed_and_the_next_one_takes_its_database_over(
+def test_roles_end_with_a_killed_stack_and_the_next_stack_takes_over_its_database(
     folder: Path, environment: dict[str, str]
 ) -> None:
     with serving(folder, environment) as served:
@@ -217,7 +217,7 @@ def test_roles_end_with_a_stack_that_was_killed_and_the_next_one_takes_its_datab
     assert left_running(folder) == []
 
 
-def test_what_is_in_the_way_is_told_in_one_sentence(folder: Path, environment: dict[str, str]) -> None:
+def test_a_second_stack_and_a_taken_port_are_refused_with_a_sentence(folder: Path, environment: dict[str, str]) -> None:
     with serving(folder, environment) as served:
         assert "Another stack runs in this folder" in refused(folder, environment, "stack", "serve")
         other = folder / "other"
@@ -228,7 +228,7 @@ def test_what_is_in_the_way_is_told_in_one_sentence(folder: Path, environment: d
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "sentence"),
     [
         ({"TRIM_WINDOW": "many"}, "TRIM_WINDOW"),
         ({"TRIM_DATABASE_URL": "mysql://localhost/x"}, "TRIM_DATABASE_URL"),
@@ -237,15 +237,15 @@ def test_what_is_in_the_way_is_told_in_one_sentence(folder: Path, environment: d
         ({"TRIM_API_HOST": "192.0.2.1"}, "TRIM_API_HOST"),
     ],
 )
-def test_a_wrong_setting_is_told_in_one_sentence(
-    folder: Path, environment: dict[str, str], settings: dict[str, str], said: str
+def test_a_wrong_setting_is_reported_in_one_sentence(
+    folder: Path, environment: dict[str, str], settings: dict[str, str], sentence: str
 ) -> None:
-    assert said in refused(folder, {**environment, **settings}, "stack", "serve")
+    assert sentence in refused(folder, {**environment, **settings}, "stack", "serve")
 
 
 @pytest.fixture(params=["embedded", "servers"])
 def transport(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
-    """Settings of either pair of database and broker."""
+    """Settings of the embedded servers, and of real ones."""
     if request.param == "embedded":
         yield {}
         return
@@ -256,7 +256,7 @@ def transport(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
             yield {"TRIM_DATABASE_URL": database_url, "TRIM_BROKER_URL": broker_url, "TRIM_QUEUE_PREFIX": prefix}
 
 
-def test_a_role_killed_under_load_is_started_again_and_nothing_is_lost_or_doubled(
+def test_a_role_killed_under_load_is_restarted_and_nothing_is_lost_or_doubled(
     folder: Path, environment: dict[str, str], transport: dict[str, str]
 ) -> None:
     problems = [json.loads(line) for line in SAMPLE.read_text().splitlines()]
@@ -277,16 +277,16 @@ def test_a_role_killed_under_load_is_started_again_and_nothing_is_lost_or_double
             api.wait_until_ready(lambda: None)  # it may be the api that was killed
             read = ended(batch)
             kept = ("small_kept", "small_discarded", "large_out")
-            assert (read["verdicts"], read["steps"], read["escalated_steps"]) == (
-                undisturbed["verdicts"], undisturbed["steps"], undisturbed["escalated_steps"],
+            assert (read["verdicts"], read["steps"], read["escalations"]) == (
+                undisturbed["verdicts"], undisturbed["steps"], undisturbed["escalations"],
             )  # fmt: skip
             assert [read["ledger"][name] for name in kept] == [undisturbed["ledger"][name] for name in kept]
 
 
 def until(read: Callable[[], T], holds: Callable[[T], object]) -> T:
-    """Read something until it is as wanted; return it."""
+    """Read until the condition holds, and return what was read."""
     deadline = time.monotonic() + PATIENCE_S
     while not holds(found := read()):
-        assert time.monotonic() < deadline, f"It did not come to pass in {PATIENCE_S:.0f} s: {found}"
+        assert time.monotonic() < deadline, f"The condition did not hold within {PATIENCE_S:.0f} s: {found}"
         time.sleep(0.05)
     return found

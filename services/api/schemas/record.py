@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
@@ -12,50 +12,57 @@ from shared.domain.decisions import Action, DecidedBy
 from shared.domain.drafts import Finish
 from shared.domain.roles import Author
 
-
-class _Work(BaseModel):
-    """What a model did, and where."""
-
-    tokens: int = Field(description="Number of tokens that the model decoded or, as a PRM, computed.")
-    model: str = Field(description="Name and version of the model.")
-    worker: str = Field(description="Name of the worker process.")
-    waited_ms: float = Field(
-        description="Milliseconds between the publication of the command and its start; 0 if the call had begun before."
-    )
-    worked_ms: float = Field(description="Milliseconds that the engine worked.")
+StepIndex = Annotated[int, Field(description="Index of the step, from 0.")]
+Model = Annotated[str, Field(description="Name and version of the model.")]
+Worker = Annotated[str, Field(description="Name of the worker process.")]
+WaitedMs = Annotated[
+    float, Field(description="Milliseconds from the command's publication to its start; 0 for later steps of one call.")
+]
+WorkedMs = Annotated[float, Field(description="Milliseconds that the engine worked on it.")]
 
 
-class AcceptedStep(_Work):
-    """A step of the solution."""
+class Step(BaseModel):
+    """A step of the solution, with its place in it."""
 
     model_config = ConfigDict(from_attributes=True)
 
+    step: StepIndex
     author: Author = Field(description="Model that wrote the step.")
     text: str = Field(description="Text of the step; empty after an erasure.")
+    finish: Finish = Field(description="Why the model stopped writing the step.")
+    tokens: int = Field(description="Number of tokens of the step.")
     score: float | None = Field(description="PRM score of the step, from 0 to 1; null if there is none.")
+    model: Model
+    worker: Worker
+    waited_ms: WaitedMs
+    worked_ms: WorkedMs
     accepted_at: AwareDatetime = Field(description="Time at which the step was accepted.")
 
 
-class Step(AcceptedStep):
-    """A step of the solution, at its place."""
-
-    step: int = Field(description="Index of the step, from 0.")
-    finish: Finish = Field(description="Why the model stopped writing the step.")
-
-
-class Draft(_Work):
+class Draft(BaseModel):
     """A step as the small model drafted it."""
 
     id: UUID = Field(description="Id of the draft.")
     prefix_digest: str = Field(description="Digest of the question and the steps that the draft continues.")
     text: str | None = Field(description="Text of the draft; null after an erasure.")
     finish: Finish = Field(description="Why the model stopped writing the draft.")
+    tokens: int = Field(description="Number of tokens of the draft.")
     prompt_tokens: int = Field(description="Number of input tokens of all requests for the draft.")
     cached_tokens: int = Field(description="Number of those input tokens that came from a cache.")
+    model: Model
+    worker: Worker
+    waited_ms: WaitedMs
+    worked_ms: WorkedMs
 
 
-class Scoring(_Work):
+class Scoring(BaseModel):
     """A call of the PRM."""
+
+    tokens: int = Field(description="Number of tokens that the PRM computed.")
+    model: Model
+    worker: Worker
+    waited_ms: WaitedMs
+    worked_ms: WorkedMs
 
 
 class DecidingPolicy(BaseModel):
@@ -69,7 +76,7 @@ class DecidingPolicy(BaseModel):
 class Observation(BaseModel):
     """Everything that the policy saw."""
 
-    step: int = Field(description="Index of the step, from 0.")
+    step: StepIndex
     score: float | None = Field(description="PRM score of the draft; null if the policy reads no scores.")
     previous_scores: list[float | None] = Field(
         description="PRM scores of the accepted steps, one for each step; null where there was no usable score."
@@ -85,7 +92,7 @@ class Decision(BaseModel):
     """A decision: what the policy saw, what was chosen and why, and the draft that was decided on."""
 
     number: int = Field(description="Number of the decision within the problem, from 0.")
-    step: int = Field(description="Index of the step, from 0.")
+    step: StepIndex
     epoch: int = Field(description="Epoch in which the decision was taken.")
     decided_at: AwareDatetime = Field(description="Time of the decision.")
     decided_by: DecidedBy = Field(
@@ -106,7 +113,7 @@ class AuditEntry(BaseModel):
 
     policy_parameters: dict[str, Any] = Field(description="Parameters of the policy that the submitter chose.")
     decision: Decision = Field(description="The decision.")
-    accepted_step: AcceptedStep | None = Field(
+    accepted_step: Step | None = Field(
         description="Step that the solution now has at the decision's index; null if there is none yet."
     )
 

@@ -1,17 +1,18 @@
 """The outcome of a problem does not depend on what the bus, the workers and the clock do meanwhile.
 
-What is asserted, of problems that are dropped on, doubled, reordered, delayed, replayed, redelivered and crashed under:
+Asserted for problems under dropped, doubled, reordered, delayed, replayed and redelivered messages, crashes and faults:
 
 - Status, stop reason, answer, trajectory, decisions, and the tokens kept, discarded and spent on large steps are
   those of an undisturbed run.
-- After every commit the ledger is the sum of what the models reported under the ids that are booked; no id is booked
-  twice; the window is never exceeded; a running problem has a time at which it wakes (all in `Simulation`).
+- After every commit the ledger is the sum of what the engines used, the window is not exceeded, and a running problem
+  has a time at which it wakes (see `simulation.audit`). Workers report all that their engines used.
 - With lookahead 0 and nothing lost the whole ledger is that of the undisturbed run. With lookahead 0 and losses no
   column is less. With lookahead above 0, waste, input, calls and PRM tokens depend on timing and are only audited.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import astuple
 from typing import Any
 
@@ -20,43 +21,39 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from shared.domain.decisions import Action, DecisionRecord
+from shared.bus.topology import EVENTS, QueueRole
+from shared.domain.decisions import Action, DecidedBy, DecisionRecord
 from shared.domain.options import Limits
-from shared.domain.roles import Author
-from shared.domain.status import Status, StopReason
+from shared.domain.roles import Author, WorkerRole
+from shared.domain.status import Status
 from shared.domain.steps import Step
 from shared.domain.text import prefix_digest
+from shared.engines.port import EngineDead, RequestRefused
 from shared.machine.state import State
-from shared.messages import GenerateSteps, ScoreSteps, StepsGenerated, StepsScored, WorkFailed, encode
+from shared.messages import GenerateSteps, ScoreSteps, StepsGenerated, encode
 from shared.policies.policy import Policy
-from shared.policies.registry import build_policy
-from tests.world import QUESTION, Simulation, World, essence, make_options
-
-POLICIES: dict[str, Policy] = {
-    "threshold 0.5": build_policy("threshold", {"threshold": 0.5}),
-    "threshold 0": build_policy("threshold", {"threshold": 0}),
-    "threshold 1": build_policy("threshold", {"threshold": 1}),
-    "small-only": build_policy("small-only", {}),
-    "large-only": build_policy("large-only", {}),
-    "random": build_policy("random", {"p": 0.4}),
-}
-
-worlds = st.builds(
-    World,
-    seed=st.integers(0, 2**32),
-    ends=st.sampled_from([0.0, 0.06]),
-    boxes=st.sampled_from([0.0, 0.06]),
-    says_nothing=st.sampled_from([0.0, 0.06, 0.3]),
-    scores_badly=st.sampled_from([0.0, 0.1]),
+from simulation.world import World
+from tests.unit.machine.worlds import (
+    POLICIES,
+    QUESTION,
+    OneProblem,
+    essence,
+    limits,
+    lookaheads,
+    policies,
+    worlds,
 )
-policies = st.sampled_from(["threshold 0.5", "threshold 0.5", "threshold 0.5", *POLICIES]).map(POLICIES.__getitem__)
-lookaheads = st.sampled_from([0, 1, 4, None])
-limits = st.builds(Limits, max_steps=st.sampled_from([1, 2, 8, 12]), max_tokens=st.sampled_from([1, 30, 80, 10_000]))
+
+COMMANDS = tuple(WorkerRole)
 
 
 def undisturbed(world: World, policy: Policy, **options: Any) -> State:
-    """Run a problem with nothing going wrong."""
-    return Simulation(world, policy, make_options(policy, **options)).settle()
+    return OneProblem(world, policy, **options).end()
+
+
+def places(service: OneProblem, queues: Sequence[QueueRole]) -> list[int]:
+    """Return the places of messages on their way to some queues."""
+    return [place for place, letter in enumerate(service.bus.letters) if letter.queue in queues]
 
 
 class DisturbedProblem(RuleBasedStateMachine):
@@ -64,110 +61,115 @@ class DisturbedProblem(RuleBasedStateMachine):
 
     @initialize(world=worlds, policy=policies, lookahead=lookaheads, limits=limits, seed=st.integers(0, 9))
     def submit(self, world: World, policy: Policy, lookahead: int | None, limits: Limits, seed: int) -> None:
-        options = make_options(policy, lookahead=lookahead, limits=limits, seed=seed)
         self.lookahead = lookahead
-        peaceful = Simulation(world, policy, options)
-        self.reference = peaceful.settle()
-        assert len(peaceful.history) == len({encode(message) for message in peaceful.history}), (
-            "work is asked for twice"
-        )
-        self.simulation = Simulation(world, policy, options)
+        peaceful = OneProblem(world, policy, lookahead=lookahead, limits=limits, seed=seed)
+        self.reference = peaceful.end()
+        published = [encode(message) for message in peaceful.bus.history]
+        assert len(published) == len(set(published)), "work is requested twice"
+        self.service = OneProblem(world, policy, lookahead=lookahead, limits=limits, seed=seed)
         self.has_losses = False
 
-    @precondition(lambda self: self.simulation.bus)
+    @precondition(lambda self: self.service.bus.letters)
     @rule(place=st.integers(0, 99))
     def deliver_any(self, place: int) -> None:
-        """Reordering and delay: which message comes next is nobody's promise."""
-        self.simulation.deliver(place % len(self.simulation.bus))
+        """Reordering and delay: nothing promises which message comes next."""
+        self.service.deliver(place % len(self.service.bus.letters))
 
-    @precondition(lambda self: self.simulation.bus)
+    @precondition(lambda self: self.service.bus.letters)
     @rule(count=st.integers(1, 6))
     def deliver_some_in_order(self, count: int) -> None:
-        for _ in range(min(count, len(self.simulation.bus))):
-            self.simulation.deliver(0)
+        for _ in range(min(count, len(self.service.bus.letters))):
+            self.service.deliver()
 
-    @precondition(lambda self: self.simulation.stretches)
+    @precondition(lambda self: self.service.running)
     @rule(place=st.integers(0, 9), holds=st.lists(st.booleans(), min_size=1, max_size=4))
     def work(self, place: int, holds: list[bool]) -> None:
         """Some steps go out alone, some together with those after them."""
         for each in holds:
-            if self.simulation.stretches:
-                self.simulation.work(place % len(self.simulation.stretches), holds=each)
+            if self.service.running:
+                self.service.work(place % len(self.service.running), holds=each)
 
-    @precondition(lambda self: self.simulation.bus)
+    @precondition(lambda self: self.service.bus.letters)
     @rule(place=st.integers(0, 99))
     def double(self, place: int) -> None:
-        message, _ = self.simulation.bus[place % len(self.simulation.bus)]
-        self.simulation.bus.append((message, False))
+        letters = self.service.bus.letters
+        self.service.bus.resend(letters[place % len(letters)].message)
 
     @rule(place=st.integers(0, 999), is_redelivery=st.booleans())
     def replay(self, place: int, is_redelivery: bool) -> None:
-        """An old message comes again: as a copy, or because the broker never heard that it was handled."""
-        message = self.simulation.history[place % len(self.simulation.history)]
-        self.simulation.bus.append((message, is_redelivery))
+        """An old message comes again: as a copy, or because its acknowledgement was lost."""
+        history = self.service.bus.history
+        self.service.bus.resend(history[place % len(history)], is_redelivery=is_redelivery)
 
-    @precondition(lambda self: any(_is_event(message) for message, _ in self.simulation.bus))
+    @precondition(lambda self: places(self.service, [EVENTS]))
     @rule(place=st.integers(0, 99))
     def crash_orchestrator(self, place: int) -> None:
-        """It commits, publishes nothing, and the broker delivers the event again later."""
-        events = [place for place, (message, _) in enumerate(self.simulation.bus) if _is_event(message)]
-        self.simulation.deliver(events[place % len(events)], crashes=True)
+        """It commits, publishes nothing, and the broker redelivers the event later."""
+        events = places(self.service, [EVENTS])
+        self.service.deliver(events[place % len(events)], crashes=True)
 
-    @precondition(lambda self: self.simulation.stretches)
+    @precondition(lambda self: self.service.running)
     @rule(place=st.integers(0, 9))
     def crash_worker(self, place: int) -> None:
-        self.simulation.crash_worker(place % len(self.simulation.stretches))
+        self.service.crash_worker(place % len(self.service.running))
 
-    @precondition(lambda self: self.simulation.stretches)
+    @precondition(lambda self: self.service.running)
+    @rule(place=st.integers(0, 9))
+    def kill_engine(self, place: int) -> None:
+        """The engine breaks down for good, so the worker requeues its command and ends."""
+        self.service.break_off(place % len(self.service.running), fault=EngineDead())
+
+    @precondition(lambda self: self.service.running)
     @rule(place=st.integers(0, 9))
     def break_off(self, place: int) -> None:
-        self.simulation.break_off(place % len(self.simulation.stretches))
-
-    @precondition(lambda self: self.simulation.bus)
-    @rule(place=st.integers(0, 99))
-    def drop(self, place: int) -> None:
-        del self.simulation.bus[place % len(self.simulation.bus)]
+        self.service.break_off(place % len(self.service.running))
         self.has_losses = True
 
-    @precondition(lambda self: any(_is_command(message) for message, _ in self.simulation.bus))
+    @precondition(lambda self: self.service.bus.letters)
+    @rule(place=st.integers(0, 99))
+    def drop(self, place: int) -> None:
+        self.service.bus.take(place % len(self.service.bus.letters))
+        self.has_losses = True
+
+    @precondition(lambda self: places(self.service, COMMANDS))
     @rule(place=st.integers(0, 99))
     def fail_work(self, place: int) -> None:
-        commands = [place for place, (message, _) in enumerate(self.simulation.bus) if _is_command(message)]
-        self.simulation.fail(commands[place % len(commands)])
+        commands = places(self.service, COMMANDS)
+        self.service.fail(commands[place % len(commands)])
         self.has_losses = True
 
     @rule()
-    def fail_copies(self) -> None:
-        """Work that was done is done again elsewhere, and fails there for good: nobody must mind."""
-        self.simulation.fail_copies()
+    def refuse_copies(self) -> None:
+        """Work that was done is requested again elsewhere, and fails there for good: that must not matter."""
+        state = self.service.problem
+        for command in list(self.service.bus.history):
+            if not isinstance(command, ScoreSteps | GenerateSteps) or command.first_step >= len(state.steps):
+                continue
+            is_newest = state.request is not None and command.request_number >= state.request.number
+            if isinstance(command, ScoreSteps) or not is_newest:
+                self.service.refuse(command, RequestRefused())
 
-    @rule(seconds=st.sampled_from([0.5, 2.0, 59.0, 61.0, 300.0]))
-    def wait(self, seconds: float) -> None:
-        """Time passes: what is out becomes overdue, and commands still under way expire."""
-        self.simulation.wait(seconds)
+    @rule(seconds=st.sampled_from([0.5, 2.0, 59.0, 61.0, 300.0]), crashes=st.booleans())
+    def wait(self, seconds: float, crashes: bool) -> None:
+        """Time passes: requests become overdue, and commands on their way expire."""
+        self.service.clock.advance(seconds)
+        self.service.sweep(crashes=crashes)
         self.has_losses = True
 
     def teardown(self) -> None:
-        if not hasattr(self, "simulation"):
+        if not hasattr(self, "service"):
             return
-        state = self.simulation.settle()
+        state = self.service.end()
         assert essence(state) == essence(self.reference)
         spent, expected = astuple(state.ledger), astuple(self.reference.ledger)
         if self.lookahead == 0 and not self.has_losses:
             assert state.ledger == self.reference.ledger
         if self.lookahead == 0:
             assert all(ours >= theirs for ours, theirs in zip(spent, expected, strict=True))
-        assert state.ledger.large_wasted == 0 or self.has_losses
-        self.simulation.bus.extend((message, False) for message in self.simulation.history)
-        assert essence(self.simulation.settle()) == essence(self.reference)
-
-
-def _is_event(message: object) -> bool:
-    return isinstance(message, StepsGenerated | StepsScored | WorkFailed)
-
-
-def _is_command(message: object) -> bool:
-    return isinstance(message, GenerateSteps | ScoreSteps)
+        assert self.has_losses or state.ledger.large_wasted == self.reference.ledger.large_wasted
+        for message in list(self.service.bus.history):
+            self.service.bus.resend(message)
+        assert essence(self.service.end()) == essence(self.reference)
 
 
 TestDisturbedProblem = DisturbedProblem.TestCase
@@ -198,24 +200,24 @@ def test_a_problem_ends_and_books_right_when_the_same_work_gives_another_text(
     world: World, policy: Policy, lookahead: int | None, limits: Limits, schedule: list[tuple[int, int]]
 ) -> None:
     """Sampling on a GPU repeats nothing exactly: here two drafts with one id, or of one step, differ in text."""
-    simulation = Simulation(world, policy, make_options(policy, lookahead=lookahead, limits=limits), is_salted=True)
+    service = OneProblem(world, policy, lookahead=lookahead, limits=limits, is_salted=True)
+    bus = service.bus
     for action, place in schedule:
-        bus, stretches = simulation.bus, simulation.stretches
         if action == 0:
-            simulation.wait(seconds=1.0 + place)
+            service.wait(seconds=1.0 + place)
         elif action == 1:
-            bus.append((simulation.history[place % len(simulation.history)], bool(place % 2)))
-        elif action == 2 and stretches:
-            simulation.crash_worker(place % len(stretches))
-        elif action == 3 and bus:
-            bus.append((bus[place % len(bus)][0], False))
-        elif action == 4 and bus:
-            simulation.deliver(place % len(bus))
-        elif stretches:
-            simulation.work(place % len(stretches), holds=place % 3 == 0)
-        elif bus:
-            simulation.deliver(0)
-    state = simulation.settle()
+            bus.resend(bus.history[place % len(bus.history)], is_redelivery=bool(place % 2))
+        elif action == 2 and service.running:
+            service.crash_worker(place % len(service.running))
+        elif action == 3 and bus.letters:
+            bus.resend(bus.letters[place % len(bus.letters)].message)
+        elif action == 4 and bus.letters:
+            service.deliver(place % len(bus.letters))
+        elif service.running:
+            service.work(place % len(service.running), holds=place % 3 == 0)
+        elif bus.letters:
+            service.deliver()
+    state = service.end()
     assert state.status in (Status.SUCCEEDED, Status.FAILED)
     assert [step.index for step in state.steps] == list(range(len(state.steps)))
     assert rebuild(state.decisions, {step.index: step for step in state.steps}) == [step.text for step in state.steps]
@@ -251,8 +253,9 @@ def test_replaying_the_decisions_rebuilds_the_trajectory(
     scored: list[float | None] = []
     for record in state.decisions:
         observation = record.observation
-        assert observation.previous_scores == tuple(score for score in scored if score is not None)
-        if record.decision.reason not in ("degenerate_draft", "model_ended", "invalid_score"):
+        assert observation.previous_scores == tuple(scored)
+        assert record.policy == policy.version
+        if record.decided_by is DecidedBy.POLICY:
             assert policy.decide(observation) == record.decision
         accepted = record.decision.action is Action.ACCEPT
         if accepted and record.draft is not None:
@@ -269,52 +272,40 @@ def test_replaying_the_decisions_rebuilds_the_trajectory(
 
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(world=worlds, policy=policies, lookahead=lookaheads, limits=limits)
-def test_the_ledger_of_a_peaceful_run_is_the_trajectory_and_its_rejected_drafts(
+def test_an_undisturbed_run_wastes_nothing_but_what_was_drafted_ahead_or_without_words(
     world: World, policy: Policy, lookahead: int | None, limits: Limits
 ) -> None:
-    simulation = Simulation(world, policy, make_options(policy, lookahead=lookahead, limits=limits))
-    state = simulation.settle()
-    rejected = [
-        record.draft.tokens
-        for record in state.decisions
-        if record.draft is not None and record.decision.action is Action.ESCALATE
-    ]
-    assert state.ledger.small_discarded == sum(rejected)
-    steps = {role: sum(step.tokens for step in state.steps if step.author is role) for role in Author}
-    spoke_last = state.stop_reason is StopReason.DEGENERATE or state.status is Status.FAILED
-    if (
-        not spoke_last
-        and state.decisions[-1].decision.reason != "model_ended"
-        and len(state.steps) == (len(state.decisions))
-    ):
-        assert (state.ledger.small_kept, state.ledger.large_out) == (steps[Author.SMALL], steps[Author.LARGE])
-    else:
-        assert state.ledger.small_kept + state.ledger.large_out > steps[Author.SMALL] + steps[Author.LARGE]
+    service = OneProblem(world, policy, lookahead=lookahead, limits=limits)
+    ledger = service.end().ledger
+    generated = [message for message in service.bus.history if isinstance(message, StepsGenerated)]
+    without_words = {draft.id: draft for each in generated for draft in each.drafts if draft.is_degenerate}
+    lost = {author: sum(each.tokens for each in without_words.values() if each.author is author) for author in Author}
+    assert ledger.large_wasted == lost[Author.LARGE]
     if lookahead == 0:
-        assert state.ledger.small_wasted == state.ledger.large_wasted == 0
+        assert ledger.small_wasted <= lost[Author.SMALL]
+        assert (ledger.small_estimated, ledger.large_estimated, ledger.prm_estimated) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 def test_a_problem_that_nobody_answers_fails_after_its_attempts(policy: Policy) -> None:
-    simulation = Simulation(World(), policy, make_options(policy, max_attempts=3))
+    service = OneProblem(World(), policy, max_attempts=3)
     waits = []
-    while not simulation.state.status.is_final:
-        simulation.bus.clear()
-        assert simulation.state.due_at is not None
-        waits.append((simulation.state.due_at - simulation.now).total_seconds())
-        simulation.wait(waits[-1])
+    while not service.problem.status.is_final:
+        service.bus.take_all()
+        assert service.problem.due_at is not None
+        waits.append((service.problem.due_at - service.clock.now).total_seconds())
+        service.wait(waits[-1])
     assert waits == [60.0, 120.0, 240.0]
-    assert simulation.state.status is Status.FAILED
-    assert simulation.state.failure is not None
-    assert simulation.state.failure.code == "attempts_exhausted"
+    assert service.problem.status is Status.FAILED
+    assert service.problem.failure is not None
+    assert service.problem.failure.code == "attempts_exhausted"
 
 
-def test_a_problem_can_be_asked_for_any_number_of_times() -> None:
-    policy = POLICIES["threshold 0.5"]
-    simulation = Simulation(World(), policy, make_options(policy, max_attempts=200))
-    while not simulation.state.status.is_final:
-        simulation.bus.clear()
-        assert simulation.state.due_at is not None
-        simulation.now = simulation.state.due_at
-        simulation.wait(0)
-    assert simulation.state.attempts == 199
+def test_a_step_can_be_requested_any_number_of_times() -> None:
+    service = OneProblem(World(), POLICIES["threshold 0.5"], max_attempts=200)
+    while not service.problem.status.is_final:
+        service.bus.take_all()
+        assert service.problem.due_at is not None
+        service.clock.advance_to(service.problem.due_at)
+        service.sweep()
+    assert service.problem.attempts == 199

@@ -195,4 +195,3 @@ def test_a_problem_that_cannot_be_read_fails_as_any_other_and_cancels_its_work()
     assert (state.status, state.failure.code, state.finished_at) == (Status.FAILED, "unreadable", LATER)
     assert next_commands(state) == (CancelWork(problem_id=PROBLEM_ID, epoch=1),)
     assert give_up(state, detail="Again.", now=LATER) is state
-

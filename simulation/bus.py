@@ -1,0 +1,93 @@
+"""The bus in memory: messages travel encoded, and arrive in whatever order the caller chooses."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from shared.bus.consumer import Delivery
+from shared.bus.topology import EVENTS, QUEUES, DeadLetter, QueueRole, queue_of
+from shared.messages import CancelWork, GenerateSteps, Message, ScoreSteps, decode, encode
+
+
+@dataclass(slots=True, eq=False)
+class Letter:
+    """A message on its way to a queue, or to every worker process."""
+
+    queue: QueueRole | None
+    """`None` for a broadcast."""
+    body: bytes
+    message: Message
+    """Decoded from the body."""
+    deliveries: int = 0
+    """Number of deliveries so far."""
+
+    def delivered(self) -> Delivery:
+        """Count a delivery, and return it as the orchestrator receives it."""
+        self.deliveries += 1
+        return Delivery(body=self.body, is_redelivered=self.deliveries > 1, deliveries=self.deliveries)
+
+
+class MemoryBus:
+    """All messages on their way, oldest first. Safe to use from many threads."""
+
+    def __init__(self, *, keeps_history: bool = True) -> None:
+        """Create an empty bus.
+
+        Args:
+            keeps_history: Whether to keep every published message, and to check that decoding gives it back unchanged.
+        """
+        self.letters: list[Letter] = []
+        self.history: list[Message] = []
+        """Every message that was ever published."""
+        self.dead_letters: list[DeadLetter] = []
+        self.changed = threading.Condition(threading.RLock())
+        """Notified when messages arrive."""
+        self._keeps_history = keeps_history
+
+    def publish(self, *messages: Message | DeadLetter) -> None:
+        """Publish messages."""
+        letters = [self._letter(message) for message in messages if not isinstance(message, DeadLetter)]
+        with self.changed:
+            self.letters += letters
+            self.dead_letters += [message for message in messages if isinstance(message, DeadLetter)]
+            if self._keeps_history:
+                self.history += [letter.message for letter in letters]
+            self.changed.notify_all()
+
+    def put_back(self, letter: Letter) -> None:
+        """Return a message that was delivered and not acknowledged; the next delivery is a redelivery."""
+        with self.changed:
+            self.letters.append(letter)
+            self.changed.notify_all()
+
+    def resend(self, message: Message, *, is_redelivery: bool = False) -> None:
+        """Send a copy of a message that was published before."""
+        letter = self._letter(message)
+        letter.deliveries = int(is_redelivery)
+        self.put_back(letter)
+
+    def take(self, place: int = 0) -> Letter:
+        """Take one of the messages."""
+        with self.changed:
+            return self.letters.pop(place)
+
+    def take_all(self) -> list[Letter]:
+        """Take all messages that are there."""
+        with self.changed:
+            taken, self.letters = self.letters, []
+            return taken
+
+    def _letter(self, message: Message) -> Letter:
+        body = encode(message)
+        decoded = decode(body)
+        assert not self._keeps_history or decoded == message, "a message changes on its way"
+        queue = _queue(message)
+        assert queue is None or isinstance(message, QUEUES[queue]), "a message is on a queue that does not carry it"
+        return Letter(queue=queue, body=body, message=decoded)
+
+
+def _queue(message: Message) -> QueueRole | None:
+    if isinstance(message, CancelWork):
+        return None
+    return queue_of(message) if isinstance(message, GenerateSteps | ScoreSteps) else EVENTS

@@ -1,0 +1,220 @@
+"""The whole service in memory, step by step under the caller's choice, or run to completion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from uuid import UUID
+
+from services.orchestrator.applying import Outgoing, apply_deliveries
+from services.orchestrator.sweeping import Sweep, admit, attend
+from shared.bus.topology import EVENTS, DeadLetter
+from shared.domain.options import Options, PolicyChoice
+from shared.machine.state import State, new_state
+from shared.messages import CancelWork
+from shared.policies.policy import Policy
+from simulation.bus import Letter, MemoryBus
+from simulation.clock import SettableClock
+from simulation.store import TENANT, MemoryStore
+from simulation.workers import Engines, RunningCommand, Workers
+
+
+class SimulatedService:
+    """The real workers and the real orchestrator on a simulated clock, bus and store.
+
+    Nothing here decides anything: what workers and orchestrator publish goes onto the bus, and what is on the bus goes
+    to them when the caller delivers it.
+    """
+
+    def __init__(
+        self, engines: Engines, *, window: int = 64, store: MemoryStore | None = None, bus: MemoryBus | None = None
+    ) -> None:
+        """Start with no problems.
+
+        Args:
+            engines: The engines of the workers.
+            window: Maximum number of problems that run at the same time.
+            store: The store; by default an empty one.
+            bus: The bus; by default one without history.
+        """
+        self.clock = SettableClock()
+        self.store = store or MemoryStore()
+        self.bus = bus or MemoryBus(keeps_history=False)
+        self.running: list[RunningCommand] = []
+        """Commands that workers are carrying out."""
+        self.accepts_dead_letters = False
+        """Whether a message may be buried; by default that is an error."""
+        self._workers = Workers(engines, self.bus, self.clock.clock)
+        self._window = window
+        self._wake_ups = 0
+        self._submitted = 0
+
+    # --- the submitter ------------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        question: str,
+        policy: Policy,
+        options: Options | None = None,
+        *,
+        reference: str | None = None,
+        tenant: UUID = TENANT,
+    ) -> UUID:
+        """Submit a problem, and return its id; the next sweep admits it."""
+        self._submitted += 1
+        problem_id = UUID(int=self._submitted)
+        state = new_state(
+            problem_id=problem_id,
+            question=question,
+            reference=reference,
+            options=replace(options or Options(), plan=policy.plan),
+        )
+        choice = PolicyChoice(name=policy.name, revision=policy.revision, parameters=policy.model_dump())
+        self.store.submit(state, choice, tenant=tenant)
+        return problem_id
+
+    def cancel(self, problem_id: UUID) -> None:
+        """Request the cancellation of a problem; the next sweep carries it out."""
+        self.store.request_cancel(problem_id, now=self.clock.now)
+
+    def state(self, problem_id: UUID) -> State:
+        """Return a problem as committed, with all its decisions."""
+        return self.store.state(problem_id)
+
+    # --- one thing at a time ------------------------------------------------------------------------------------------
+
+    def deliver(self, place: int = 0, *, crashes: bool = False) -> None:
+        """Deliver one of the messages on their way; a command only begins.
+
+        Args:
+            place: Place among the messages.
+            crashes: Whether the orchestrator that takes the event crashes between commit and publication.
+        """
+        letter = self.bus.take(place)
+        if letter.queue == EVENTS:
+            self._orchestrate([letter], crashes=crashes)
+        elif isinstance(letter.message, CancelWork):
+            self._workers.hear(letter.message)
+        else:
+            self.running.append(self._workers.start(letter))
+
+    def work(self, place: int = 0, *, holds: bool = False) -> None:
+        """Have a worker finish one more step of a command, or end it; see `RunningCommand.work` for `holds`."""
+        command = self.running[place]
+        command.work(holds=holds)
+        if command.is_over:
+            del self.running[place]
+
+    def crash_worker(self, place: int = 0) -> None:
+        """Crash a worker in the middle of a command."""
+        self.running.pop(place).crash()
+
+    def sweep(self, *, crashes: bool = False) -> None:
+        """Admit queued problems, and attend to overdue, expired and cancelled ones.
+
+        Args:
+            crashes: Whether the orchestrator crashes between commit and publication.
+        """
+        self._drain(lambda: admit(self.store, window=self._window, now=self.clock.now), crashes=crashes)
+        self._drain(lambda: attend(self.store, now=self.clock.now), crashes=crashes)
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, and sweep."""
+        self.clock.advance(seconds)
+        self.sweep()
+
+    # --- to the end ---------------------------------------------------------------------------------------------------
+
+    def run(self, *, threads: int = 0) -> None:
+        """Run until all problems have ended and nothing is on its way.
+
+        Args:
+            threads: Number of commands that workers carry out at the same time, each in a thread, for engines that
+                batch concurrent calls; 0 carries them out one after the other, step by step.
+        """
+        self.sweep()
+        if threads:
+            with ThreadPoolExecutor(threads) as pool:
+                self._run_in(pool)
+        while self.turn():
+            pass
+
+    def turn(self) -> bool:
+        """Do the next thing that an undisturbed service would do; return whether anything is left to do."""
+        if self.bus.letters:
+            self.deliver()
+        elif self.running:
+            self.work()
+        elif self.store.open_problems:
+            self._let_time_pass()
+        else:
+            return False
+        self._admit_if_woken()
+        return True
+
+    def _run_in(self, pool: ThreadPoolExecutor) -> None:
+        """Deliver everything at once, and carry out commands in threads."""
+        changed, working = self.bus.changed, list[Future[None]]()
+        while True:
+            with changed:
+                changed.wait_for(lambda: self.bus.letters or all(each.done() for each in working))
+                letters = self.bus.take_all()
+            for each in [each for each in working if each.done()]:
+                working.remove(each)
+                each.result()
+            for letter in letters:
+                if isinstance(letter.message, CancelWork):
+                    self._workers.hear(letter.message)
+                elif letter.queue != EVENTS:
+                    working.append(pool.submit(self._workers.start(letter).finish))
+                    working[-1].add_done_callback(self._notify)
+            if letters:
+                self._orchestrate([letter for letter in letters if letter.queue == EVENTS])
+            elif not working and not self.store.open_problems:
+                return
+            elif not working:
+                self._let_time_pass()
+            self._admit_if_woken()
+
+    def _notify(self, _finished: Future[None]) -> None:
+        with self.bus.changed:
+            self.bus.changed.notify_all()
+
+    def _let_time_pass(self) -> None:
+        """Advance to the moment at which something is due."""
+        due_at = self.store.next_attention_at()
+        if due_at is not None:
+            self.clock.advance_to(due_at)
+        self.sweep()
+
+    # --- the orchestrator ---------------------------------------------------------------------------------------------
+
+    def _orchestrate(self, letters: Sequence[Letter], *, crashes: bool = False) -> None:
+        """Apply events in one transaction, commit, and publish, unless the orchestrator crashes in between."""
+        outgoing = apply_deliveries(self.store, [letter.delivered() for letter in letters], now=self.clock.now)
+        if crashes:
+            for letter in letters:
+                self.bus.put_back(letter)
+        else:
+            self._publish(outgoing)
+
+    def _publish(self, outgoing: Sequence[Outgoing]) -> None:
+        for each in outgoing:
+            if isinstance(each, DeadLetter) and not self.accepts_dead_letters:
+                raise AssertionError(f"a message was buried: {each.reason}")
+        self.bus.publish(*outgoing)
+
+    def _admit_if_woken(self) -> None:
+        if self.store.wake_ups > self._wake_ups:
+            self._wake_ups = self.store.wake_ups
+            self._drain(lambda: admit(self.store, window=self._window, now=self.clock.now))
+
+    def _drain(self, sweep: Callable[[], Sweep], *, crashes: bool = False) -> None:
+        """Sweep until nothing is left to find, publishing after each transaction."""
+        is_full = True
+        while is_full:
+            swept = sweep()
+            is_full = swept.is_full
+            if not crashes:
+                self._publish(swept.outgoing)

@@ -1,0 +1,247 @@
+"""The store in memory: transactions are all-or-nothing and one at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from uuid import UUID
+
+from shared.domain.decisions import DecisionRecord
+from shared.domain.options import PolicyChoice
+from shared.domain.status import Status
+from shared.machine.state import State
+from shared.store.port import Change, Due, LockedProblem, SeenProcess
+
+TENANT = UUID(int=0)
+"""Tenant of a problem whose submitter names none."""
+
+
+class ConstraintViolated(Exception):
+    """A write that the database would refuse."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredProblem:
+    """One problem as committed."""
+
+    state: State
+    """Without `booked` and `decisions`, which the store keeps apart."""
+    policy: PolicyChoice
+    tenant: UUID
+    number: int
+    """Place in the order of submission."""
+    cancel_requested_at: datetime | None = None
+    defect: str | None = None
+    """Why an orchestrator cannot read it, to simulate such a row."""
+
+    @property
+    def due(self) -> Due:
+        """The problem as the sweeper finds it."""
+        return Due(self.state.problem_id, is_cancelling=self.cancel_requested_at is not None)
+
+    @property
+    def needs_attention_at(self) -> datetime | None:
+        """When the sweeper has to look at it; `None` if only an event can move it."""
+        if self.state.status.is_final:
+            return None
+        moments = [self.cancel_requested_at, self.state.options.deadline_at]
+        moments += [self.state.due_at] if self.state.status is Status.RUNNING else []
+        return min((moment for moment in moments if moment is not None), default=None)
+
+
+@dataclass(slots=True)
+class _Contents:
+    problems: dict[UUID, StoredProblem] = field(default_factory=dict)
+    decisions: dict[tuple[UUID, int], DecisionRecord] = field(default_factory=dict)
+    inbox: set[tuple[UUID, UUID]] = field(default_factory=set)
+    processes: dict[str, SeenProcess] = field(default_factory=dict)
+
+    def update(self, other: _Contents) -> None:
+        self.problems.update(other.problems)
+        self.decisions.update(other.decisions)
+        self.inbox |= other.inbox
+        self.processes.update(other.processes)
+
+
+class MemoryStore:
+    """Keeps problems, decisions, the inbox and heartbeats."""
+
+    def __init__(self, *, on_commit: Callable[[Sequence[Change]], None] = lambda _: None) -> None:
+        """Create an empty store.
+
+        Args:
+            on_commit: Called with the changes of each transaction right after its commit.
+        """
+        self._contents = _Contents()
+        self._open: set[UUID] = set()
+        self._lock = threading.RLock()
+        self._on_commit = on_commit
+        self.wake_ups = 0
+        """Number of committed notifications that the window has room."""
+
+    # --- as submitters and readers use it -----------------------------------------------------------------------------
+
+    def submit(self, state: State, policy: PolicyChoice, *, tenant: UUID = TENANT) -> None:
+        """Add a queued problem."""
+        with self._lock:
+            problems = self._contents.problems
+            assert state.problem_id not in problems, "a problem is submitted twice"
+            problems[state.problem_id] = StoredProblem(state=state, policy=policy, tenant=tenant, number=len(problems))
+            self._open.add(state.problem_id)
+
+    def request_cancel(self, problem_id: UUID, *, now: datetime) -> None:
+        """Record that the submitter cancels a problem."""
+        with self._lock:
+            problems = self._contents.problems
+            problems[problem_id] = replace(problems[problem_id], cancel_requested_at=now)
+
+    def damage(self, problem_id: UUID, defect: str) -> None:
+        """Make a problem unreadable to the orchestrator."""
+        with self._lock:
+            problems = self._contents.problems
+            problems[problem_id] = replace(problems[problem_id], defect=defect)
+
+    def state(self, problem_id: UUID) -> State:
+        """Return a problem with all its decisions."""
+        state = self._contents.problems[problem_id].state
+        decisions = (self._contents.decisions[problem_id, number] for number in range(state.decision_count))
+        return replace(state, decisions=tuple(decisions))
+
+    @property
+    def open_problems(self) -> Collection[UUID]:
+        """Problems that have not ended."""
+        return self._open
+
+    @property
+    def processes(self) -> Mapping[str, SeenProcess]:
+        """The newest heartbeat of each process, by name."""
+        return self._contents.processes
+
+    def next_attention_at(self) -> datetime | None:
+        """Return when the sweeper next has something to do."""
+        moments = (self._contents.problems[each].needs_attention_at for each in self._open)
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    # --- as the orchestrator uses it ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def begin(self) -> Iterator[MemoryTransaction]:
+        """Open a transaction: it commits at the end of the block, and rolls back if the block raises."""
+        with self._lock:
+            transaction = MemoryTransaction(self._contents, self._open)
+            yield transaction
+            self._contents.update(transaction.written)
+            self._open -= {
+                problem_id
+                for problem_id, stored in transaction.written.problems.items()
+                if stored.state.status.is_final
+            }
+            self.wake_ups += transaction.has_woken
+            self._on_commit(transaction.changes)
+
+
+class MemoryTransaction:
+    """An open transaction: reads what was committed and what it has written itself."""
+
+    def __init__(self, committed: _Contents, open_problems: Collection[UUID]) -> None:
+        self._committed = committed
+        self._open = open_problems
+        self._locked: set[UUID] = set()
+        self.written = _Contents()
+        self.changes: list[Change] = []
+        self.has_woken = False
+
+    def lock(self, problem_ids: Collection[UUID], *, heard: Collection[UUID] = ()) -> dict[UUID, LockedProblem]:
+        """Lock problems and read their states."""
+        found: dict[UUID, LockedProblem] = {}
+        for problem_id in sorted(problem_ids):
+            stored = self._problem(problem_id)
+            if stored is not None:
+                booked = frozenset(each for each in heard if self._is_booked(problem_id, each))
+                state = stored.state.evolve(booked=booked)
+                found[problem_id] = LockedProblem(state=state, policy=stored.policy, defect=stored.defect)
+        self._locked |= found.keys()
+        return found
+
+    def save(self, changes: Iterable[Change]) -> None:
+        """Write what changed.
+
+        Raises:
+            ConstraintViolated: The database would refuse it.
+        """
+        for change in changes:
+            before, after = change.locked.state, change.after
+            if after is before:
+                continue
+            self._check(change)
+            problem_id = after.problem_id
+            self.written.inbox |= {(problem_id, each) for each in after.booked - before.booked}
+            self.written.decisions |= {(problem_id, record.number): record for record in after.decisions}
+            stored = self._problem(problem_id)
+            assert stored is not None
+            kept = after.evolve(booked=frozenset(), decisions=())
+            self.written.problems[problem_id] = replace(stored, state=kept)
+            self.changes.append(change)
+
+    def wake_orchestrators(self) -> None:
+        """Notify all orchestrators, at commit, that the window has room."""
+        self.has_woken = True
+
+    def record_processes(self, seen: Iterable[SeenProcess]) -> None:
+        """Record heartbeats; an older one never replaces a newer one."""
+        for each in seen:
+            known = self.written.processes.get(each.name) or self._committed.processes.get(each.name)
+            if known is None or known.seen_at < each.seen_at:
+                self.written.processes[each.name] = each
+
+    def next_queued(self, *, window: int, limit: int) -> Sequence[Due]:
+        """Find queued problems that fit into the window, next those of the tenant with the fewest running ones."""
+        known = self._open_problems()
+        running = Counter(each.tenant for each in known if each.state.status is Status.RUNNING)
+        queued = sorted((each for each in known if each.state.status is Status.QUEUED), key=lambda each: each.number)
+        found: list[Due] = []
+        for _ in range(min(window - running.total(), limit, len(queued))):
+            chosen = min(queued, key=lambda each: (running[each.tenant], each.number))
+            queued.remove(chosen)
+            running[chosen.tenant] += 1
+            found.append(chosen.due)
+        return found
+
+    def find_attention(self, *, now: datetime, limit: int) -> Sequence[Due]:
+        """Find problems that are overdue, past their deadline, or to be cancelled; each once, longest due first."""
+        moments = [(each.needs_attention_at, each) for each in self._open_problems()]
+        due = [(moment, each) for moment, each in moments if moment is not None and moment <= now]
+        due.sort(key=lambda pair: (pair[0], pair[1].number))
+        return [each.due for _, each in due[:limit]]
+
+    def _check(self, change: Change) -> None:
+        before, after = change.locked.state, change.after
+        problem_id = after.problem_id
+        if problem_id not in self._locked:
+            raise ConstraintViolated("a problem is written that is not locked")
+        if any(self._is_booked(problem_id, each) for each in after.booked - before.booked):
+            raise ConstraintViolated("an id is booked twice")
+        for record in after.decisions:
+            key = problem_id, record.number
+            if key in self._committed.decisions or key in self.written.decisions:
+                raise ConstraintViolated("a decision is overwritten")
+        for old, new in zip(before.steps, after.steps, strict=False):
+            if old is not new and old != replace(new, score=old.score):
+                raise ConstraintViolated("a step is rewritten")
+        if len(after.steps) < len(before.steps):
+            raise ConstraintViolated("a step is removed")
+
+    def _problem(self, problem_id: UUID) -> StoredProblem | None:
+        return self.written.problems.get(problem_id) or self._committed.problems.get(problem_id)
+
+    def _is_booked(self, problem_id: UUID, identity: UUID) -> bool:
+        key = problem_id, identity
+        return key in self._committed.inbox or key in self.written.inbox
+
+    def _open_problems(self) -> list[StoredProblem]:
+        known = (self._problem(each) for each in self._open)
+        return [each for each in known if each is not None and not each.state.status.is_final]

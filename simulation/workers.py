@@ -1,0 +1,115 @@
+"""Worker processes in memory: each carries out commands with the real `Executor`, one step at a time."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+
+from services.generator.writing import Writing
+from services.prm.scoring import ScoringWork
+from shared.clock import Clock
+from shared.domain.roles import WorkerRole
+from shared.engines.port import EngineDead, Generator, Scorer
+from shared.messages import CancelWork, Command, GenerateSteps, Message, ScoreSteps
+from shared.worker.execution import Begin, Executor
+from shared.worker.running import RunningWork
+from simulation.bus import Letter, MemoryBus
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engines:
+    """The engines of all workers."""
+
+    small: Generator
+    large: Generator
+    prm: Scorer
+
+
+class RunningCommand:
+    """One command in a worker process, from its delivery until its results are confirmed."""
+
+    def __init__(self, letter: Letter, executor: Executor, bus: MemoryBus) -> None:
+        assert isinstance(letter.message, GenerateSteps | ScoreSteps)
+        letter.deliveries += 1
+        self.command: Command = letter.message
+        self.role = executor.role
+        self.published: list[Message] = []
+        self.is_over = False
+        self.was_requeued = False
+        self._letter = letter
+        self._bus = bus
+        self._unconfirmed: list[Future[None]] = []
+        self._has_crashed = False
+        self._steps = executor.carry_out(self.command, publisher=self, settle=self._settle)
+
+    def publish(self, *messages: Message) -> Future[None]:
+        """Publish results; the broker confirms them before the next step, unless that is held back."""
+        confirmed: Future[None] = Future()
+        if not self._has_crashed:
+            self._bus.publish(*messages)
+            self.published += messages
+            self._unconfirmed.append(confirmed)
+        return confirmed
+
+    def work(self, *, holds: bool = False) -> None:
+        """Finish one more step, or end.
+
+        Args:
+            holds: Whether the broker leaves earlier results unconfirmed, so that the worker holds the new draft back.
+        """
+        if not holds:
+            self._confirm()
+        try:
+            next(self._steps)
+        except (StopIteration, EngineDead):
+            self._confirm()
+            self.is_over = True
+
+    def finish(self) -> None:
+        """Work to the end."""
+        while not self.is_over:
+            self.work()
+
+    def crash(self) -> None:
+        """Lose everything that is not published; the broker redelivers the command."""
+        self._has_crashed = True
+        self._steps.close()  # type: ignore[attr-defined]
+        self._settle(requeue=True)
+        self.is_over = True
+
+    def _settle(self, *, requeue: bool) -> None:
+        self.was_requeued = requeue
+        if requeue:
+            self._bus.put_back(self._letter)
+
+    def _confirm(self) -> None:
+        unconfirmed, self._unconfirmed = self._unconfirmed, []
+        for each in unconfirmed:
+            each.set_result(None)
+
+
+class Workers:
+    """One worker process for each role."""
+
+    def __init__(self, engines: Engines, bus: MemoryBus, clock: Clock) -> None:
+        begin: dict[WorkerRole, Begin] = {
+            WorkerRole.SMALL: partial(Writing, engine=engines.small),
+            WorkerRole.LARGE: partial(Writing, engine=engines.large),
+            WorkerRole.PRM: partial(ScoringWork, engine=engines.prm),
+        }
+        self._bus = bus
+        self._executors = {
+            role: Executor(role=role, worker=f"{role}-1", clock=clock, begin=begin[role], running=RunningWork())
+            for role in WorkerRole
+        }
+
+    def start(self, letter: Letter) -> RunningCommand:
+        """Hand a command to the worker of its queue."""
+        assert isinstance(letter.queue, WorkerRole)
+        return RunningCommand(letter, self._executors[letter.queue], self._bus)
+
+    def hear(self, cancel: CancelWork) -> None:
+        """Have every process hear a broadcast cancel."""
+        for executor in self._executors.values():
+            executor.running.cancel(cancel.problem_id, before_epoch=cancel.epoch)

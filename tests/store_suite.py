@@ -1,0 +1,393 @@
+"""The behaviour of every `shared.store.port.Store`, as tests.
+
+A test module runs the suite against its stores:
+
+    from tests.store_suite import *  # noqa: F403
+
+    @pytest.fixture(params=[...])
+    def tested(request) -> TestedStore: ...
+
+The tests take the fixture `tested`: an empty store, with the few operations that the port leaves to the api.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+from uuid import UUID, uuid4
+
+import pytest
+
+from shared.domain.decisions import Action, DecidedBy, Decision, DecisionRecord, Observation, PolicyVersion
+from shared.domain.drafts import Draft, Finish, ScoredDraft, Scoring
+from shared.domain.ledger import Ledger
+from shared.domain.options import Limits, Options, Plan, PolicyChoice, Sampling
+from shared.domain.roles import Author
+from shared.domain.status import Failure, Status, StopReason
+from shared.domain.steps import Step
+from shared.domain.text import prefix_digest
+from shared.domain.verdict import Verdict
+from shared.machine.state import State, StepRequest, new_state
+from shared.store.port import Change, Due, LockedProblem, SeenProcess, Store
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+THRESHOLD = PolicyChoice(name="threshold", revision=1, parameters={"threshold": 0.5})
+TENANTS = tuple(UUID(int=number) for number in range(1, 4))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewProblem:
+    """A problem to queue."""
+
+    question: str = "What is 6 times 7?"
+    reference: str | None = None
+    policy: PolicyChoice = THRESHOLD
+    options: Options = field(default_factory=Options)
+    tenant_id: UUID = TENANTS[0]
+
+
+class TestedStore(Protocol):
+    """An empty store, and what the api does to it."""
+
+    __test__ = False
+
+    @property
+    def store(self) -> Store:
+        """The store."""
+
+    def add(self, problem: NewProblem) -> UUID:
+        """Queue a problem; ids rise from call to call."""
+
+    def request_cancel(self, problem_id: UUID) -> None:
+        """Record that the submitter requested a cancellation."""
+
+    def processes(self) -> Mapping[str, SeenProcess]:
+        """Read the recorded processes by name."""
+
+
+class Refused(Exception):
+    """Raised to break a transaction."""
+
+
+def lock(tested: TestedStore, problem_id: UUID, *, heard: Collection[UUID] = ()) -> LockedProblem:
+    with tested.store.begin() as transaction:
+        return transaction.lock([problem_id], heard=heard)[problem_id]
+
+
+def save(tested: TestedStore, problem_id: UUID, **changes: object) -> State:
+    """Change fields of a problem's state in one transaction; return the state that was saved."""
+    with tested.store.begin() as transaction:
+        locked = transaction.lock([problem_id])[problem_id]
+        after = locked.state.evolve(**changes)
+        transaction.save([Change(locked, after)])
+    return after
+
+
+def run(tested: TestedStore, problem_id: UUID, *, due_at: datetime = NOW) -> None:
+    save(tested, problem_id, status=Status.RUNNING, started_at=NOW, due_at=due_at)
+
+
+def next_queued(tested: TestedStore, *, window: int = 100, limit: int = 100) -> list[UUID]:
+    with tested.store.begin() as transaction:
+        return [each.problem_id for each in transaction.next_queued(window=window, limit=limit)]
+
+
+def find_attention(tested: TestedStore, *, now: datetime = NOW, limit: int = 100) -> list[Due]:
+    with tested.store.begin() as transaction:
+        return list(transaction.find_attention(now=now, limit=limit))
+
+
+def a_draft(index: int, text: str = "A draft.") -> Draft:
+    return Draft(
+        id=uuid4(), author=Author.SMALL, index=index, prefix_digest="0123456789abcdef", text=text, finish=Finish.ENDED,
+        tokens=5, opens_call=True, prompt_tokens=9, cached_tokens=3, model="small-model", worker="small-0",
+        waited_ms=0.25, worked_ms=1.5,
+    )  # fmt: skip
+
+
+def a_scoring() -> Scoring:
+    return Scoring(id=uuid4(), model="prm-model", worker="prm-0", tokens=7, waited_ms=0.5, worked_ms=2.5)
+
+
+def a_step(index: int, author: Author = Author.SMALL, *, score: float | None = 0.75) -> Step:
+    return Step(
+        index=index, author=author, text=f"Step {index}: é \N{ROLLING ON THE FLOOR LAUGHING}", finish=Finish.SEPARATOR,
+        tokens=4, score=score, model="m", worker="w", waited_ms=1.0, worked_ms=2.0, accepted_at=NOW + index * SECOND,
+    )  # fmt: skip
+
+
+def a_decision(number: int, step: int, draft: Draft | None) -> DecisionRecord:
+    return DecisionRecord(
+        number=number,
+        step=step,
+        epoch=0,
+        observation=Observation(step=step, score=None if draft is None else 0.1, previous_scores=(None, 0.5)[:step]),
+        decision=Decision(action=Action.ESCALATE, reason="score_below_threshold", value=0.1, compared_with=0.5),
+        decided_by=DecidedBy.POLICY,
+        policy=PolicyVersion(name="threshold", revision=1, parameters_digest="0123456789abcdef"),
+        draft=draft,
+        scoring=None if draft is None else a_scoring(),
+        decided_at=NOW,
+    )
+
+
+# --- locking and saving ---------------------------------------------------------------------------------------------
+
+
+def test_a_queued_problem_is_locked_in_its_first_state(tested: TestedStore) -> None:
+    options = Options(
+        plan=Plan(escalates=False), lookahead=None, limits=Limits(max_steps=7), sampling=Sampling(seed=2**53),
+        step_timeout_s=1.5, max_attempts=2, deadline_at=NOW + SECOND,
+    )  # fmt: skip
+    problem = NewProblem(reference="42", options=options)
+    problem_id = tested.add(problem)
+    locked = lock(tested, problem_id)
+    state = new_state(problem_id=problem_id, question=problem.question, options=options, reference="42")
+    assert locked == LockedProblem(state=state, policy=THRESHOLD)
+
+
+def test_unknown_problems_are_left_out(tested: TestedStore) -> None:
+    known, unknown = tested.add(NewProblem()), uuid4()
+    with tested.store.begin() as transaction:
+        assert transaction.lock([]) == {}
+        assert list(transaction.lock([unknown, known])) == [known]
+
+
+def test_problems_are_locked_in_the_order_of_their_ids(tested: TestedStore) -> None:
+    ids = [tested.add(NewProblem()) for _ in range(4)]
+    with tested.store.begin() as transaction:
+        assert list(transaction.lock([ids[2], ids[0], ids[3], ids[1]])) == ids
+
+
+def test_every_field_of_a_running_problem_is_read_as_it_was_saved(tested: TestedStore) -> None:
+    problem_id = tested.add(NewProblem(reference="42"))
+    steps = (a_step(0), a_step(1, Author.LARGE, score=None))
+    request = StepRequest(
+        author=Author.LARGE, from_step=2, max_steps=3, number=4, issued_at=NOW, expires_at=NOW + SECOND,
+        unscored_steps=1, failed_at_step=3,
+    )  # fmt: skip
+    saved = save(
+        tested,
+        problem_id,
+        status=Status.RUNNING,
+        epoch=3,
+        steps=steps,
+        digest=prefix_digest("What is 6 times 7?", [step.text for step in steps]),
+        pending=(
+            ScoredDraft(draft=a_draft(2), score=0.5, scoring=a_scoring()),
+            ScoredDraft(draft=a_draft(3), score=None, scoring=a_scoring()),
+            ScoredDraft(draft=a_draft(4, "\\boxed{\u2028}")),
+        ),
+        request=request,
+        request_count=5,
+        oldest_request=2,
+        attempts=1,
+        due_at=NOW + SECOND,
+        decision_count=2,
+        escalation_count=1,
+        ledger=Ledger(
+            **dict(
+                zip(Ledger.__slots__, itertools.count(2**40), strict=False), small_calls=1, large_calls=2, prm_calls=3
+            )
+        ),
+        started_at=NOW,
+    )
+    assert lock(tested, problem_id) == LockedProblem(state=saved, policy=THRESHOLD)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        {"status": Status.SUCCEEDED, "stop_reason": StopReason.SIZE_LIMIT, "answer": "42", "verdict": Verdict.CORRECT},
+        {"status": Status.FAILED, "failure": Failure(code="broken", detail="Broken.")},
+        {"status": Status.CANCELLED},
+        {"status": Status.EXPIRED},
+    ],
+)
+def test_every_field_of_a_problem_that_has_ended_is_read_as_it_was_saved(
+    tested: TestedStore, end: dict[str, object]
+) -> None:
+    problem_id = tested.add(NewProblem(reference="42"))
+    saved = save(tested, problem_id, epoch=1, finished_at=NOW, **end)
+    assert lock(tested, problem_id).state == saved
+
+
+def test_decisions_are_written_and_not_read_again(tested: TestedStore) -> None:
+    problem_id = tested.add(NewProblem())
+    decisions = (a_decision(0, 0, a_draft(0)), a_decision(1, 1, None))
+    saved = save(tested, problem_id, decisions=decisions, decision_count=2)
+    assert lock(tested, problem_id).state == saved.evolve(decisions=())
+
+
+def test_a_step_may_be_decided_twice(tested: TestedStore) -> None:
+    problem_id = tested.add(NewProblem())
+    save(tested, problem_id, decisions=(a_decision(0, 0, a_draft(0)),), decision_count=1)
+    save(tested, problem_id, decisions=(a_decision(1, 0, a_draft(0)),), decision_count=2)
+    assert lock(tested, problem_id).state.decision_count == 2
+
+
+def test_a_score_that_arrives_later_is_saved(tested: TestedStore) -> None:
+    problem_id = tested.add(NewProblem())
+    save(tested, problem_id, steps=(a_step(0), a_step(1, Author.LARGE, score=None)))
+    steps = (a_step(0), a_step(1, Author.LARGE, score=0.5), a_step(2))
+    save(tested, problem_id, steps=steps)
+    assert lock(tested, problem_id).state.steps == steps
+
+
+def test_a_broken_transaction_changes_nothing(tested: TestedStore) -> None:
+    problem_id = tested.add(NewProblem())
+    before = lock(tested, problem_id)
+    after = before.state.evolve(status=Status.RUNNING, steps=(a_step(0),), decisions=(a_decision(0, 0, None),))
+
+    def save_and_break() -> None:
+        with tested.store.begin() as transaction:
+            transaction.save([Change(transaction.lock([problem_id])[problem_id], after)])
+            raise Refused
+
+    with pytest.raises(Refused):
+        save_and_break()
+    assert lock(tested, problem_id) == before
+
+
+def test_many_problems_are_saved_together(tested: TestedStore) -> None:
+    ids = [tested.add(NewProblem()) for _ in range(3)]
+    with tested.store.begin() as transaction:
+        locked = transaction.lock(ids)
+        transaction.save(
+            Change(each, each.state.evolve(steps=(a_step(0),) * (number > 0), epoch=number))
+            for number, each in enumerate(locked.values())
+        )
+    with tested.store.begin() as transaction:
+        states = [each.state for each in transaction.lock(ids).values()]
+    assert [(state.epoch, len(state.steps)) for state in states] == [(0, 0), (1, 1), (2, 1)]
+
+
+# --- the inbox ------------------------------------------------------------------------------------------------------
+
+
+def test_only_ids_that_are_heard_again_are_booked(tested: TestedStore) -> None:
+    problem_id = tested.add(NewProblem())
+    first, second, third = uuid4(), uuid4(), uuid4()
+    save(tested, problem_id, booked=frozenset({first, second}))
+    assert lock(tested, problem_id).state.booked == frozenset()
+    assert lock(tested, problem_id, heard=[second, third]).state.booked == {second}
+
+
+def test_an_id_is_booked_for_its_problem_alone(tested: TestedStore) -> None:
+    one, other = tested.add(NewProblem()), tested.add(NewProblem())
+    booked = uuid4()
+    save(tested, one, booked=frozenset({booked}))
+    with tested.store.begin() as transaction:
+        locked = transaction.lock([one, other], heard=[booked])
+    assert locked[one].state.booked == {booked}
+    assert locked[other].state.booked == frozenset()
+    save(tested, other, booked=frozenset({booked}))
+    assert lock(tested, other, heard=[booked]).state.booked == {booked}
+
+
+# --- admission ------------------------------------------------------------------------------------------------------
+
+
+def test_the_oldest_problems_of_a_tenant_are_admitted_first(tested: TestedStore) -> None:
+    ids = [tested.add(NewProblem()) for _ in range(3)]
+    assert next_queued(tested, limit=2) == ids[:2]
+    assert next_queued(tested) == ids
+
+
+def test_the_window_counts_running_problems(tested: TestedStore) -> None:
+    ids = [tested.add(NewProblem()) for _ in range(5)]
+    run(tested, ids[0])
+    run(tested, ids[1])
+    assert next_queued(tested, window=4) == ids[2:4]
+    assert next_queued(tested, window=2) == []
+    assert next_queued(tested, window=1) == []
+
+
+def test_ended_problems_make_room(tested: TestedStore) -> None:
+    ids = [tested.add(NewProblem()) for _ in range(2)]
+    run(tested, ids[0])
+    assert next_queued(tested, window=1) == []
+    save(tested, ids[0], status=Status.SUCCEEDED, finished_at=NOW)
+    assert next_queued(tested, window=1) == [ids[1]]
+
+
+def test_a_long_queue_does_not_delay_another_tenant(tested: TestedStore) -> None:
+    crowd = [tested.add(NewProblem(tenant_id=TENANTS[0])) for _ in range(5)]
+    second = [tested.add(NewProblem(tenant_id=TENANTS[1])) for _ in range(2)]
+    third = [tested.add(NewProblem(tenant_id=TENANTS[2]))]
+    assert next_queued(tested, limit=3) == [crowd[0], second[0], third[0]]
+    assert next_queued(tested) == [crowd[0], second[0], third[0], crowd[1], second[1], *crowd[2:]]
+
+
+def test_a_tenant_with_running_problems_waits_for_its_turn(tested: TestedStore) -> None:
+    crowd = [tested.add(NewProblem(tenant_id=TENANTS[0])) for _ in range(4)]
+    for each in crowd[:2]:
+        run(tested, each)
+    late = [tested.add(NewProblem(tenant_id=TENANTS[1])) for _ in range(4)]
+    assert next_queued(tested, window=5) == [*late[:2], crowd[2]], "two run, so its next one is its third"
+
+
+def test_a_queued_problem_to_be_cancelled_is_found_as_such(tested: TestedStore) -> None:
+    ids = [tested.add(NewProblem()) for _ in range(2)]
+    tested.request_cancel(ids[1])
+    with tested.store.begin() as transaction:
+        assert list(transaction.next_queued(window=9, limit=9)) == [Due(ids[0], False), Due(ids[1], True)]
+
+
+# --- attention ------------------------------------------------------------------------------------------------------
+
+
+def test_overdue_problems_are_found_longest_due_first(tested: TestedStore) -> None:
+    ids = [tested.add(NewProblem()) for _ in range(4)]
+    for number, each in enumerate(reversed(ids)):
+        run(tested, each, due_at=NOW + number * SECOND)
+    found = find_attention(tested, now=NOW + 2 * SECOND)
+    assert found == [Due(each, False) for each in (ids[3], ids[2], ids[1])]
+    assert find_attention(tested, now=NOW + 2 * SECOND, limit=2) == found[:2]
+    assert find_attention(tested, now=NOW - SECOND) == []
+
+
+def test_open_problems_past_their_deadline_are_found(tested: TestedStore) -> None:
+    options = Options(deadline_at=NOW)
+    queued, running, ended = (tested.add(NewProblem(options=options)) for _ in range(3))
+    later = tested.add(NewProblem(options=replace(options, deadline_at=NOW + SECOND)))
+    run(tested, running, due_at=NOW + SECOND)
+    save(tested, ended, status=Status.SUCCEEDED, finished_at=NOW)
+    assert {each.problem_id for each in find_attention(tested)} == {queued, running}
+    assert later in {each.problem_id for each in find_attention(tested, now=NOW + SECOND)}
+
+
+def test_open_problems_to_be_cancelled_are_found(tested: TestedStore) -> None:
+    queued, running, ended = (tested.add(NewProblem()) for _ in range(3))
+    run(tested, running, due_at=NOW + SECOND)
+    for each in (queued, running, ended):
+        tested.request_cancel(each)
+    save(tested, ended, status=Status.CANCELLED, finished_at=NOW)
+    assert find_attention(tested) == [Due(queued, True), Due(running, True)]
+
+
+def test_a_problem_with_several_reasons_is_found_once(tested: TestedStore) -> None:
+    problem_id = tested.add(NewProblem(options=Options(deadline_at=NOW)))
+    run(tested, problem_id)
+    tested.request_cancel(problem_id)
+    assert find_attention(tested) == [Due(problem_id, True)]
+
+
+# --- processes ------------------------------------------------------------------------------------------------------
+
+
+def test_an_older_heartbeat_replaces_no_newer_one(tested: TestedStore) -> None:
+    new = SeenProcess("small-0", role="small", model="b", seen_at=NOW)
+    old = replace(new, model="a", seen_at=NOW - SECOND)
+    for beat in (old, new, old):
+        with tested.store.begin() as transaction:
+            transaction.record_processes([beat])
+    other = SeenProcess("broker", role="broker", model=None, seen_at=NOW)
+    with tested.store.begin() as transaction:
+        transaction.record_processes([other])
+        transaction.record_processes([])
+    assert tested.processes() == {"small-0": new, "broker": other}
