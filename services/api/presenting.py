@@ -123,14 +123,16 @@ def _show_scoring(row: DecisionRow | AuditRow) -> record.Scoring | None:
     )
 
 
-def _show_accepted_step(row: AuditRow) -> record.AcceptedStep | None:
+def _show_accepted_step(row: AuditRow) -> record.Step | None:
     if row.step_author is None:
         return None
-    return record.AcceptedStep(
+    return record.Step(
+        step=row.step,
         author=row.step_author,
         text=row.step_text,
-        score=row.step_score,
+        finish=row.step_finish,
         tokens=row.step_tokens,
+        score=row.step_score,
         model=row.step_model,
         worker=row.step_worker,
         waited_ms=row.step_waited_ms,

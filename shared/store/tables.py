@@ -288,6 +288,7 @@ class AuditRow(_Decision, _View):
 
     step_author: Mapped[str | None]
     step_text: Mapped[str | None]
+    step_finish: Mapped[str | None]
     step_tokens: Mapped[int | None]
     step_score: Mapped[float | None]
     step_model: Mapped[str | None]

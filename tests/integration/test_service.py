@@ -229,8 +229,8 @@ def test_a_command_on_the_wrong_queue_is_a_dead_letter(deployment: Deployment) -
     now = datetime.now(UTC)
     command = GenerateSteps(
         id=uuid4(), problem_id=uuid4(), epoch=0, issued_at=now, expires_at=now + timedelta(minutes=1),
-        request_number=0, step_timeout_s=1, question="What?", prefix=(), role=Author.SMALL, max_steps=1, max_step_tokens=9,
-        max_tokens=9, results_to="events", sampling=Sampling(),
+        request_number=0, step_timeout_s=1, question="What?", prefix=(), author=Author.SMALL, max_steps=1,
+        max_step_tokens=9, max_tokens=9, results_to="events", sampling=Sampling(),
     )  # fmt: skip
     send_raw(deployment, "prm", encode(command), task=COMMAND, id="1")
     kept, reason = take_dead_letter(deployment, "prm")

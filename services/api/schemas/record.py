@@ -21,20 +21,6 @@ WaitedMs = Annotated[
 WorkedMs = Annotated[float, Field(description="Milliseconds that the engine worked on it.")]
 
 
-class AcceptedStep(BaseModel):
-    """A step of the solution."""
-
-    author: Author = Field(description="Model that wrote the step.")
-    text: str = Field(description="Text of the step; empty after an erasure.")
-    tokens: int = Field(description="Number of tokens of the step.")
-    score: float | None = Field(description="PRM score of the step, from 0 to 1; null if there is none.")
-    model: Model
-    worker: Worker
-    waited_ms: WaitedMs
-    worked_ms: WorkedMs
-    accepted_at: AwareDatetime = Field(description="Time at which the step was accepted.")
-
-
 class Step(BaseModel):
     """A step of the solution, with its place in it."""
 
@@ -127,7 +113,7 @@ class AuditEntry(BaseModel):
 
     policy_parameters: dict[str, Any] = Field(description="Parameters of the policy that the submitter chose.")
     decision: Decision = Field(description="The decision.")
-    accepted_step: AcceptedStep | None = Field(
+    accepted_step: Step | None = Field(
         description="Step that the solution now has at the decision's index; null if there is none yet."
     )
 

@@ -61,7 +61,6 @@ def test_every_operation_and_parameter_has_a_description(name: str, operation: d
         ("Problem", "stop_reason", StopReason),
         ("Step", "author", Author),
         ("Step", "finish", Finish),
-        ("AcceptedStep", "author", Author),
         ("Draft", "finish", Finish),
         ("Decision", "action", Action),
         ("Decision", "decided_by", DecidedBy),
