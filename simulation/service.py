@@ -102,9 +102,11 @@ class SimulatedService:
     def work(self, place: int = 0, *, holds: bool = False) -> None:
         """Have a worker finish one more step of a command, or end it; see `RunningCommand.work` for `holds`."""
         command = self.running[place]
-        command.work(holds=holds)
-        if command.is_over:
-            del self.running[place]
+        try:
+            command.work(holds=holds)
+        finally:
+            if command.is_over:
+                del self.running[place]
 
     def crash_worker(self, place: int = 0) -> None:
         """Crash a worker in the middle of a command."""
@@ -132,6 +134,9 @@ class SimulatedService:
         Args:
             threads: Number of commands that workers carry out at the same time, each in a thread, for engines that
                 batch concurrent calls; 0 carries them out one after the other.
+
+        Raises:
+            EngineDead: An engine broke down.
         """
         while self.running:
             self.work()
