@@ -38,7 +38,7 @@ class Run:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class BareLoop(Generic[SomeStep]):
     """The small model drafts each step, and the large model rewrites those that score below the threshold."""
 

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from uuid import uuid4
 
 from bench.bare_loop import BareLoop, Run
@@ -68,7 +67,9 @@ def solve_bare(problems: Sequence[Problem]) -> Solved:
     async def solve() -> Run:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(IN_FLIGHT))
         bare_loop = BareLoop[ScriptedStep](
-            write=partial(asyncio.to_thread, write), score=partial(asyncio.to_thread, score), max_steps=STEPS
+            write=lambda author, question, steps: asyncio.to_thread(write, author, question, steps),
+            score=lambda question, steps: asyncio.to_thread(score, question, steps),
+            max_steps=STEPS,
         )
         return await bare_loop.run([problem["question"] for problem in problems], in_flight=IN_FLIGHT)
 
