@@ -12,9 +12,9 @@ import asyncio
 import itertools
 import json
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,15 @@ from vllm import PoolingParams, SamplingParams
 from vllm.config import PoolerConfig
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.inputs import tokens_input
-from vllm.outputs import CompletionOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from bench.bare_loop import BareLoop
 from bench.vllm_on_cpu import ARGUMENTS
-from shared.domain.text import SEPARATOR, boxed_answer
+from shared.domain.roles import Author
+from shared.domain.text import SEPARATOR, STEP_TAG
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
-THRESHOLD = 0.5
 MAX_STEPS, MAX_STEP_TOKENS = 16, 96
 
 _WRITE = SamplingParams(
@@ -43,9 +43,21 @@ _WRITE = SamplingParams(
 _SCORE = PoolingParams(task="token_classify", skip_reading_prefix_cache=False)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A step, and its tokens as the models take them."""
+
+    text: str
+    has_ended: bool
+    ids: Sequence[int]
+    """As it was written."""
+    judged_ids: Sequence[int]
+    """As the PRM reads it, with the tag that it scores at."""
+
+
+@dataclass(eq=False)
 class Bare:
-    """Three engines, and the method's loop on them."""
+    """Three engines in one program."""
 
     small: AsyncLLM
     large: AsyncLLM
@@ -61,33 +73,28 @@ class Bare:
         }
         return cls(**{name: _engine(name, pooling if name == "prm" else {}) for name in ("small", "large", "prm")})
 
-    async def solve(self, question: str) -> tuple[int, str | None]:
-        """Solve a problem; return how many steps the solution has, and its answer."""
-        tokenizer = self.prm.get_tokenizer()
-        tag = tokenizer.convert_tokens_to_ids("<extra_0>")
-        written = judged = tokenizer.encode(f"Problem: {question}\n\n")
-        for count in range(1, MAX_STEPS + 1):
-            step = await self._write(self.small, written)
-            judged_ids = [*judged, *tokenizer.encode(step.text.strip()), tag]
-            if await self._score(judged_ids) < THRESHOLD:
-                step = await self._write(self.large, written)
-                judged_ids = [*judged, *tokenizer.encode(step.text.strip()), tag]
-            written, judged = [*written, *step.token_ids], judged_ids
-            answer = boxed_answer(step.text)
-            has_ended = step.finish_reason == "stop" and step.stop_reason != SEPARATOR
-            if has_ended or answer is not None:
-                return count, answer
-        return MAX_STEPS, None
-
-    async def _write(self, engine: AsyncLLM, ids: list[int]) -> CompletionOutput:
+    async def write(self, author: Author, question: str, steps: Sequence[Written]) -> Written:
+        """Write the step after a question and the steps so far."""
+        ids = [*self._question_ids(question), *(token for step in steps for token in step.ids)]
+        engine = self.small if author is Author.SMALL else self.large
         async for output in engine.generate(tokens_input(ids), _WRITE, str(next(self._names))):
             (written,) = output.outputs
-        return written
+        has_ended = written.finish_reason == "stop" and written.stop_reason != SEPARATOR
+        tokenizer = self.prm.get_tokenizer()
+        judged_ids = [*tokenizer.encode(written.text.strip()), tokenizer.convert_tokens_to_ids(STEP_TAG)]
+        return Written(written.text, has_ended, written.token_ids, judged_ids)
 
-    async def _score(self, ids: list[int]) -> float:
+    async def score(self, question: str, steps: Sequence[Written]) -> float:
+        """Score the last of the steps."""
+        ids = [*self._question_ids(question), *(token for step in steps for token in step.judged_ids)]
         async for output in self.prm.encode(tokens_input(ids), _SCORE, str(next(self._names))):
             score = float(output.outputs.data[-1][1])
         return score
+
+    @lru_cache(maxsize=1024)  # noqa: B019 - there is one in a process, and it lives as long
+    def _question_ids(self, question: str) -> Sequence[int]:
+        ids: list[int] = self.prm.get_tokenizer().encode(f"Problem: {question}\n\n")
+        return ids
 
 
 def _engine(name: str, more: dict[str, Any]) -> AsyncLLM:
@@ -98,31 +105,15 @@ def _engine(name: str, more: dict[str, Any]) -> AsyncLLM:
     )
 
 
-async def clock(bare: Bare, questions: Sequence[str], in_flight: int) -> dict[str, object]:
-    """Solve problems, so many at a time; return the steps, the answers and the seconds."""
-    places = asyncio.Semaphore(in_flight)
-
-    async def solve(question: str) -> tuple[int, str | None]:
-        async with places:
-            return await bare.solve(question)
-
-    started = time.perf_counter()
-    solutions = await asyncio.gather(*(solve(question) for question in questions))
-    seconds = time.perf_counter() - started
-    return {
-        "steps": sum(steps for steps, _ in solutions),
-        "answers": [answer for _, answer in solutions],
-        "seconds": seconds,
-    }
-
-
 async def serve(in_flight: int) -> None:
     """Carry out tasks until standard input ends."""
     bare = Bare.start()
+    bare_loop = BareLoop(write=bare.write, score=bare.score, max_steps=MAX_STEPS)
     loop = asyncio.get_running_loop()
     try:
         while line := await loop.run_in_executor(None, sys.stdin.readline):
-            print(json.dumps(await clock(bare, json.loads(line), in_flight)), flush=True)
+            solved = await bare_loop.run(json.loads(line), in_flight=in_flight)
+            print(json.dumps(asdict(solved)), flush=True)
     finally:
         for engine in (bare.small, bare.large, bare.prm):
             engine.shutdown()

@@ -19,28 +19,21 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import psycopg
 
 from bench.arguments import positive
+from bench.scripted import IN_FLIGHT, PROBLEMS, SCRIPT, STEP_TOKENS, TOKEN_MS, solve_bare
 from bench.servers import servers
 from bench.turns import LOOKAHEADS, NotSolved, Problem, Solved, compare, measure
 from bench.vllm_on_cpu import ARGUMENTS, ENVIRONMENT
 from recipe.problems.drawing import Split, draw
-from shared.cancellation import Cancellation
-from shared.domain.options import Sampling
-from shared.domain.roles import Author
-from shared.engines.port import GenerationRequest, ScoringRequest
-from shared.engines.scripted import Script, ScriptedGenerator, ScriptedScorer
 from shared.errors import RetryableError
 from shared.process import run
 from shared.settings import Settings
@@ -54,11 +47,6 @@ from stack.solving import wait_until_ended
 LIMITS = {"max_steps": 16, "max_step_tokens": 96}
 POLICY = {"name": "threshold", "parameters": {"threshold": 0.5}}
 CHOICES = {"policy": POLICY, "limits": LIMITS, "sampling": {"temperature": 0.0}}
-
-STEPS = 8
-STEP_TOKENS, TOKEN_MS = 60, 10.0
-"""A step on a GPU."""
-GPU_PROBLEMS, GPU_IN_FLIGHT = 320, 64
 
 WORKERS = ("small", "prm", "large")
 
@@ -106,12 +94,12 @@ def benchmark(settings: Settings, *, python: Path, problems: int, in_flight: int
     result |= {"prm_prefilled_tokens_step2": computed[1], "prm_prefilled_tokens_step12": computed[11]}
     print(f"The PRM computed {computed} tokens at the steps of one solution.", flush=True)
     shape = f"{STEP_TOKENS} tokens at {TOKEN_MS:g} ms"
-    print(f"Now {GPU_PROBLEMS} problems, {GPU_IN_FLIGHT} at a time, with steps of {shape}.", flush=True)
+    print(f"Now {len(PROBLEMS)} problems, {IN_FLIGHT} at a time, with steps of {shape}.", flush=True)
     with on_script(settings) as service:
         result |= measure(
-            lambda: SCRIPTED_PROBLEMS,
+            lambda: PROBLEMS,
             "bare_gpu_shaped_steps_per_s",
-            bare=solve_script,
+            bare=solve_bare,
             service=service,
             repeats=repeats,
             prefix="gpu_shaped_",
@@ -240,15 +228,6 @@ def on_vllm(settings: Settings, python: Path, in_flight: int) -> Iterator[Servic
         yield service
 
 
-# --- steps as on a GPU ----------------------------------------------------------------------------------------------
-
-_WORDS = " ".join(["word"] * (STEP_TOKENS - 1))  # the engine counts the separator too
-_STEP = {"score": 0.9, "small_ms": STEP_TOKENS * TOKEN_MS, "large_ms": STEP_TOKENS * TOKEN_MS, "prm_ms": TOKEN_MS}
-SCRIPT = {
-    "default": [{"small": _WORDS, **_STEP} for _ in range(STEPS - 1)] + [{"small": f"{_WORDS} \\boxed{{7}}", **_STEP}]
-}
-
-
 @contextmanager
 def on_script(settings: Settings) -> Iterator[Service]:
     """Run the service with the scripted engine."""
@@ -256,44 +235,8 @@ def on_script(settings: Settings) -> Iterator[Service]:
         path = Path(folder) / "script.json"
         path.write_text(json.dumps(SCRIPT))
         environment = {"TRIM_ENGINE": "scripted", "TRIM_SCRIPT": str(path)}
-        with running(settings, environment, in_flight=GPU_IN_FLIGHT, interpreters={}) as service:
+        with running(settings, environment, in_flight=IN_FLIGHT, interpreters={}) as service:
             yield service
-
-
-SCRIPTED_PROBLEMS: Sequence[Problem] = [{"question": f"What is problem {index}?"} for index in range(GPU_PROBLEMS)]
-
-
-def solve_script(problems: Sequence[Problem]) -> Solved:
-    """Solve problems with the scripted engine in a loop."""
-    script = Script.model_validate(SCRIPT)
-    small, prm = ScriptedGenerator(script, Author.SMALL), ScriptedScorer(script)
-
-    def solve(problem: Problem) -> int:
-        question, problem_id = problem["question"], uuid4()
-        steps: tuple[str, ...] = ()
-        for _ in range(STEPS):
-            request = GenerationRequest(
-                problem_id=problem_id,
-                question=question,
-                prefix=steps,
-                max_steps=1,
-                max_step_tokens=LIMITS["max_step_tokens"],
-                max_tokens=4096,
-                step_timeout_s=60,
-                sampling=Sampling(),
-            )
-            (step,) = small.stream(request, Cancellation())
-            steps = (*steps, step.text)
-            prm.score(
-                ScoringRequest(problem_id=problem_id, question=question, steps=steps, newest=1, timeout_s=60),
-                Cancellation(),
-            )
-        return len(steps)
-
-    started = time.perf_counter()
-    with ThreadPoolExecutor(GPU_IN_FLIGHT) as pool:
-        steps = sum(pool.map(solve, problems))
-    return Solved(steps=steps, seconds=time.perf_counter() - started, correct=0)
 
 
 def _output(python: Path, *arguments: str) -> str:

@@ -1,6 +1,6 @@
-"""Compares what the service made of a split with what the offline loop did: arithmetic on results, problem by problem.
+"""Compares the service's results on a split with those of the simulation, problem by problem.
 
-Greedy solutions are the same up to how calls were batched, so differences are to be few, and zero within its interval.
+Greedy solutions are the same up to how calls were batched, so few may differ, and zero must lie within the interval.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from shared.errors import TrimError
 
 
 class ServiceDiffers(TrimError):
-    """The service's figures are not those of the offline loop."""
+    """The service's figures are not those of the simulation."""
 
     code = "service_differs"
 
@@ -35,7 +35,7 @@ class Comparison:
     service: Sequence[Answered]
     offline: Sequence[Answered]
     baselines: Baselines
-    """Of the offline loop: all shares are of the tokens that its large model spends alone, so that the service's large
+    """Of the simulation: all shares are of the tokens that its large model spends alone, so that the service's large
     model has a share too."""
 
     @cached_property
@@ -107,7 +107,7 @@ def summary(*, small: Comparison, large: Comparison, parity: Comparison, prefix:
 
 
 def check(comparisons: Comparisons) -> None:
-    """Check that the service does what the offline loop does.
+    """Check that the service does what the simulation does.
 
     Raises:
         ServiceDiffers: Zero lies outside of an interval; the message names each policy where it does.
@@ -120,6 +120,6 @@ def check(comparisons: Comparisons) -> None:
     ]
     if differing:
         raise ServiceDiffers(
-            f"The service's figures are not the offline loop's within their intervals ({', '.join(differing)});"
+            f"The service's figures are not the simulation's within their intervals ({', '.join(differing)});"
             " look for what the two do differently, and measure again."
         )

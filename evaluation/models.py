@@ -1,8 +1,8 @@
 """Measures models on held-out problems: `python -m evaluation.models [--problems N] [--models FOLDER]`.
 
-Thresholds are chosen on validation problems and reported on test and on transfer problems, all of them solved greedily
-by the method's loop. Then the real service solves the test and transfer problems with the small model alone, the large
-one alone, and the threshold for parity: its figures are to be those of the loop. The last line is one JSON object.
+Thresholds are chosen on validation problems and reported on test and transfer problems, all solved greedily by the
+simulated service. Then the real service solves the test and transfer problems with the small model alone, the large one
+alone, and the threshold for parity; the figures must agree. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -18,24 +19,30 @@ from typing import Any
 
 from rich.console import Console
 
+from evaluation import comparison
 from evaluation.bootstrap import Interval, interval
 from evaluation.comparison import Answered, Comparison, Comparisons
 from evaluation.metrics import Baselines, Result, accuracy, area_recovered, area_under_curve, cost_to_recover
-from evaluation.offline import GREEDY, Models, Solution, Solver, at_once
+from evaluation.offline import IN_FLIGHT, TIMEOUT_S, ExactChecker, Models, problems_of
 from evaluation.service import running_service
-from evaluation import comparison
 from recipe.problems.checker import first_error
 from recipe.problems.drawing import Split, draw
 from recipe.problems.story import Story
-from shared.domain.roles import Author
-from shared.domain.verdict import Verdict, verdict_of
+from shared import log
+from shared.cancellation import Cancellation
+from shared.domain.verdict import Verdict
+from shared.engines.port import Meter, Scorer, ScoringRequest
 from shared.errors import PermanentError
+from shared.machine.state import State
+from shared.policies.baselines import LargeOnly, SmallOnly
+from shared.policies.policy import Policy
+from shared.policies.threshold import Threshold
 from shared.process import reporting_errors
 from shared.settings import Settings
 from stack.interrupts import reporting_interrupts
 from stack.running import state_folder
 
-HERE = Path(__file__).parent
+BUNDLED = Path(__file__).parent.parent / "models"
 
 THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 TARGET = 0.95
@@ -82,41 +89,48 @@ class Measured:
 def measure(models: Models, split: Split, count: int) -> Measured:
     """Solve problems of a split with each model alone, at every threshold, and with the exact checker."""
     stories = list(islice(draw(split), count))
-    solvers = [Solver(models=models, question=story.question, sampling=GREEDY) for story in stories]
+    problems = problems_of(stories)
 
-    def solve(how: Callable[[Solver, Story], Solution]) -> list[Answered]:
-        solutions = at_once(lambda pair: how(*pair), list(zip(solvers, stories, strict=True)))
-        return [
-            Answered(
-                is_solved=verdict_of(solution.answer, str(story.answer)) is Verdict.CORRECT,
-                large_tokens=solution.large_tokens,
-                answer=solution.answer,
-            )
-            for solution, story in zip(solutions, stories, strict=True)
-        ]
+    def solve(policy: Policy, *, scorer: Scorer | None = None) -> list[Answered]:
+        return [answered(state) for state in models.solve(problems, policy, scorer=scorer)]
 
-    def check(solver: Solver, story: Story) -> Solution:
-        return solver.solve(lambda steps: first_error(story.steps, steps) == len(steps) - 1)
-
-    small = solve(lambda solver, _: solver.solve_alone(Author.SMALL))
-    large = solve(lambda solver, _: solver.solve_alone(Author.LARGE))
-    curve = {
-        threshold: solve(partial(lambda solver, _, above: solver.solve_above(above), above=threshold))
-        for threshold in THRESHOLDS
-    }
-    judged = [score for scores in at_once(_judge, list(zip(solvers, stories, strict=True))) for score in scores]
+    small = models.solve(problems, SmallOnly())
+    large = solve(LargeOnly())
+    curve = {threshold: solve(Threshold(threshold=threshold)) for threshold in THRESHOLDS}
+    with ThreadPoolExecutor(IN_FLIGHT) as pool:
+        judged = [pair for pairs in pool.map(partial(_judge, models), stories, small) for pair in pairs]
     auc = area_under_curve(
         [score for score, is_right in judged if is_right], [score for score, is_right in judged if not is_right]
     )
-    return Measured(stories=stories, small=small, large=large, curve=curve, checked=solve(check), auc=auc)
+    return Measured(
+        stories=stories,
+        small=[answered(state) for state in small],
+        large=large,
+        curve=curve,
+        checked=solve(Threshold(threshold=0.5), scorer=ExactChecker()),
+        auc=auc,
+    )
 
 
-def _judge(pair: tuple[Solver, Story]) -> list[tuple[float, bool]]:
-    """Score the small model's steps up to its first error, and tell of each whether it is right."""
-    solver, story = pair
-    steps = solver.solve_alone(Author.SMALL).steps
+def answered(state: State) -> Answered:
+    """Return what became of a problem."""
+    is_solved = state.verdict is Verdict.CORRECT
+    return Answered(is_solved=is_solved, large_tokens=state.ledger.large_out, answer=state.answer)
+
+
+def _judge(models: Models, story: Story, small: State) -> list[tuple[float, bool]]:
+    """Score the small model's steps up to its first error; return each score, and whether the step is right."""
+    assert models.prm is not None
+    steps = tuple(step.text for step in small.steps)
     right = first_error(story.steps, steps)
-    return [(solver.score(steps[:end]), end <= right) for end in range(1, min(right + 1, len(steps)) + 1)]
+    steps = steps[: right + 1]
+    if not steps:
+        return []
+    request = ScoringRequest(
+        problem_id=small.problem_id, question=story.question, steps=steps, newest=len(steps), timeout_s=TIMEOUT_S
+    )
+    scores = models.prm.score(request, Cancellation(), Meter()).values
+    return [(score, end <= right) for end, score in enumerate(scores, start=1)]
 
 
 def cheapest(measured: Measured, is_good: Callable[[Sequence[Result]], bool]) -> float:
@@ -173,15 +187,20 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m evaluation.models", description="Measure models.")
     parser.add_argument("--problems", type=int, default=500, help="problems of each split (default: %(default)s)")
-    parser.add_argument("--models", type=Path, default=HERE, help="folder of small, large and prm (default: bundled)")
+    parser.add_argument(
+        "--models", type=Path, default=BUNDLED, help="folder of small, large and prm (default: bundled)"
+    )
     arguments = parser.parse_args()
-    # What is in the way of the service is told now, not after minutes.
+    # Another stack in this folder is reported now, not after minutes.
     with reporting_interrupts("evaluate-models"), reporting_errors("evaluate-models"), state_folder():
-        evaluate(Settings(), arguments.models, arguments.problems)
+        settings = Settings()
+        # The simulated orchestrator logs the end of each problem.
+        log.configure(settings.model_copy(update={"log_level": "warning"}), role="evaluate-models")
+        evaluate(settings, arguments.models, arguments.problems)
 
 
 def evaluate(settings: Settings, models: Path, count: int) -> None:
-    """Measure with the offline loop, then through the service, and print both.
+    """Measure offline, then through the service, and print both.
 
     Raises:
         TooManyProblems: They are more than the service takes at once.
@@ -219,7 +238,7 @@ def evaluate(settings: Settings, models: Path, count: int) -> None:
 def compare(
     settings: Settings, folders: Mapping[str, Path], reported: Mapping[Split, Measured], parity: float
 ) -> Comparisons:
-    """Have the service solve the problems of splits with three policies; return each beside the offline loop's."""
+    """Have the service solve the problems of splits with three policies; return each beside the offline results."""
     at_parity = f"threshold {parity}"
     policies: dict[str, dict[str, Any]] = {
         "small alone": {"name": "small-only"},

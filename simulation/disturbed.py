@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from uuid import UUID
 
 from shared.domain.drafts import Draft, UnfinishedWork
 from shared.domain.roles import Author, WorkerRole
-from shared.engines.port import EngineFailed
+from shared.engines.port import EngineDead, EngineFailed
 from shared.messages import Command, ScoreSteps
 from simulation.audit import Audit, Item, items_of
 from simulation.bus import Letter, MemoryBus
@@ -62,7 +63,7 @@ class DisturbedService(SimulatedService):
     def break_off(self, place: int = 0, *, fault: Exception | None = None) -> None:
         """Break the engine in the middle of the next step of a command."""
         command = self.running[place]
-        with self._engines[command.role].broken(fault or EngineFailed()):
+        with self._engines[command.role].broken(fault or EngineFailed()), suppress(EngineDead):
             self.work(place)
             if not command.is_over:
                 self.work(place)

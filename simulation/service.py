@@ -102,9 +102,11 @@ class SimulatedService:
     def work(self, place: int = 0, *, holds: bool = False) -> None:
         """Have a worker finish one more step of a command, or end it; see `RunningCommand.work` for `holds`."""
         command = self.running[place]
-        command.work(holds=holds)
-        if command.is_over:
-            del self.running[place]
+        try:
+            command.work(holds=holds)
+        finally:
+            if command.is_over:
+                del self.running[place]
 
     def crash_worker(self, place: int = 0) -> None:
         """Crash a worker in the middle of a command."""
@@ -131,14 +133,19 @@ class SimulatedService:
 
         Args:
             threads: Number of commands that workers carry out at the same time, each in a thread, for engines that
-                batch concurrent calls; 0 carries them out one after the other, step by step.
+                batch concurrent calls; 0 carries them out one after the other.
+
+        Raises:
+            EngineDead: An engine broke down.
         """
+        while self.running:
+            self.work()
         self.sweep()
         if threads:
             with ThreadPoolExecutor(threads) as pool:
-                self._run_in(pool)
-        while self.turn():
-            pass
+                self._run(pool.submit)
+        else:
+            self._run(_run_at_once)
 
     def turn(self) -> bool:
         """Do the next thing that an undisturbed service would do; return whether anything is left to do."""
@@ -153,9 +160,9 @@ class SimulatedService:
         self._admit_if_woken()
         return True
 
-    def _run_in(self, pool: ThreadPoolExecutor) -> None:
-        """Deliver everything at once, and carry out commands in threads."""
-        changed, working = self.bus.changed, list[Future[None]]()
+    def _run(self, submit: Callable[[Callable[[], None]], Future[None]]) -> None:
+        """Deliver whatever is there, and have commands carried out to their ends."""
+        changed, working = self.bus.changed, set[Future[None]]()
         while True:
             with changed:
                 changed.wait_for(lambda: self.bus.letters or all(each.done() for each in working))
@@ -167,8 +174,9 @@ class SimulatedService:
                 if isinstance(letter.message, CancelWork):
                     self._workers.hear(letter.message)
                 elif letter.queue != EVENTS:
-                    working.append(pool.submit(self._workers.start(letter).finish))
-                    working[-1].add_done_callback(self._notify)
+                    carried_out = submit(self._workers.start(letter).finish)
+                    carried_out.add_done_callback(self._notify)
+                    working.add(carried_out)
             if letters:
                 self._orchestrate([letter for letter in letters if letter.queue == EVENTS])
             elif not working and not self.store.open_problems:
@@ -218,3 +226,10 @@ class SimulatedService:
             is_full = swept.is_full
             if not crashes:
                 self._publish(swept.outgoing)
+
+
+def _run_at_once(work: Callable[[], None]) -> Future[None]:
+    work()
+    done: Future[None] = Future()
+    done.set_result(None)
+    return done

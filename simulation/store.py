@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -57,13 +57,15 @@ class StoredProblem:
 class _Contents:
     problems: dict[UUID, StoredProblem] = field(default_factory=dict)
     decisions: dict[tuple[UUID, int], DecisionRecord] = field(default_factory=dict)
-    inbox: set[tuple[UUID, UUID]] = field(default_factory=set)
+    inbox: dict[UUID, set[UUID]] = field(default_factory=lambda: defaultdict(set))
+    """Booked ids by problem."""
     processes: dict[str, SeenProcess] = field(default_factory=dict)
 
     def update(self, other: _Contents) -> None:
         self.problems.update(other.problems)
         self.decisions.update(other.decisions)
-        self.inbox |= other.inbox
+        for problem_id, booked in other.inbox.items():
+            self.inbox[problem_id] |= booked
         self.processes.update(other.processes)
 
 
@@ -158,11 +160,11 @@ class MemoryTransaction:
     def lock(self, problem_ids: Collection[UUID], *, heard: Collection[UUID] = ()) -> dict[UUID, LockedProblem]:
         """Lock problems and read their states."""
         found: dict[UUID, LockedProblem] = {}
+        heard = frozenset(heard)
         for problem_id in sorted(problem_ids):
             stored = self._problem(problem_id)
             if stored is not None:
-                booked = frozenset(each for each in heard if self._is_booked(problem_id, each))
-                state = stored.state.evolve(booked=booked)
+                state = stored.state.evolve(booked=self._booked(problem_id, heard))
                 found[problem_id] = LockedProblem(state=state, policy=stored.policy, defect=stored.defect)
         self._locked |= found.keys()
         return found
@@ -179,7 +181,7 @@ class MemoryTransaction:
                 continue
             self._check(change)
             problem_id = after.problem_id
-            self.written.inbox |= {(problem_id, each) for each in after.booked - before.booked}
+            self.written.inbox[problem_id] |= after.booked - before.booked
             self.written.decisions |= {(problem_id, record.number): record for record in after.decisions}
             stored = self._problem(problem_id)
             assert stored is not None
@@ -223,7 +225,7 @@ class MemoryTransaction:
         problem_id = after.problem_id
         if problem_id not in self._locked:
             raise ConstraintViolated("a problem is written that is not locked")
-        if any(self._is_booked(problem_id, each) for each in after.booked - before.booked):
+        if self._booked(problem_id, after.booked - before.booked):
             raise ConstraintViolated("an id is booked twice")
         for record in after.decisions:
             key = problem_id, record.number
@@ -238,9 +240,9 @@ class MemoryTransaction:
     def _problem(self, problem_id: UUID) -> StoredProblem | None:
         return self.written.problems.get(problem_id) or self._committed.problems.get(problem_id)
 
-    def _is_booked(self, problem_id: UUID, identity: UUID) -> bool:
-        key = problem_id, identity
-        return key in self._committed.inbox or key in self.written.inbox
+    def _booked(self, problem_id: UUID, ids: frozenset[UUID]) -> frozenset[UUID]:
+        """Return those of some ids that are booked for a problem."""
+        return ids & (self._committed.inbox[problem_id] | self.written.inbox[problem_id])
 
     def _open_problems(self) -> list[StoredProblem]:
         known = (self._problem(each) for each in self._open)

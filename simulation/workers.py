@@ -10,7 +10,7 @@ from services.generator.writing import Writing
 from services.prm.scoring import ScoringWork
 from shared.clock import Clock
 from shared.domain.roles import WorkerRole
-from shared.engines.port import EngineDead, Generator, Scorer
+from shared.engines.port import Generator, Scorer
 from shared.messages import CancelWork, Command, GenerateSteps, Message, ScoreSteps
 from shared.worker.execution import Begin, Executor
 from shared.worker.running import RunningWork
@@ -23,7 +23,8 @@ class Engines:
 
     small: Generator
     large: Generator
-    prm: Scorer
+    prm: Scorer | None
+    """`None` if no policy reads scores."""
 
 
 class RunningCommand:
@@ -57,17 +58,21 @@ class RunningCommand:
 
         Args:
             holds: Whether the broker leaves earlier results unconfirmed, so that the worker holds the new draft back.
+
+        Raises:
+            EngineDead: The engine broke down; the command was requeued.
         """
         if not holds:
             self._confirm()
+        self.is_over = True
         try:
             next(self._steps)
-        except (StopIteration, EngineDead):
+            self.is_over = False
+        except StopIteration:
             self._confirm()
-            self.is_over = True
 
     def finish(self) -> None:
-        """Work to the end."""
+        """Work to the end; errors as for `work`."""
         while not self.is_over:
             self.work()
 
@@ -96,12 +101,13 @@ class Workers:
         begin: dict[WorkerRole, Begin] = {
             WorkerRole.SMALL: partial(Writing, engine=engines.small),
             WorkerRole.LARGE: partial(Writing, engine=engines.large),
-            WorkerRole.PRM: partial(ScoringWork, engine=engines.prm),
         }
+        if engines.prm is not None:
+            begin[WorkerRole.PRM] = partial(ScoringWork, engine=engines.prm)
         self._bus = bus
         self._executors = {
             role: Executor(role=role, worker=f"{role}-1", clock=clock, begin=begin[role], running=RunningWork())
-            for role in WorkerRole
+            for role in begin
         }
 
     def start(self, letter: Letter) -> RunningCommand:

@@ -19,14 +19,17 @@ from typing import TypeVar
 import torch
 from tokenizers import Tokenizer
 
-from evaluation.offline import GREEDY, Models, Solver, at_once
+from evaluation.offline import GREEDY, Models, problems_of
 from recipe.problems.drawing import Split, draw
 from recipe.train import folder, language_model, prm, samples
 from recipe.train.loop import Schedule
 from recipe.train.network import Shape, Weights, without_helpers
 from recipe.train.tokenizer import train_tokenizer
+from shared import log
 from shared.domain.options import Sampling
-from shared.domain.roles import Author
+from shared.domain.verdict import Verdict
+from shared.policies.baselines import SmallOnly
+from shared.settings import Settings
 
 STATE = Path(".state/models")
 INTO = STATE / "trained"
@@ -94,6 +97,8 @@ def main() -> None:
     parser.add_argument("--into", type=Path, default=INTO, help=f"folder to write the models to (default: {INTO})")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    # The simulated orchestrator logs the end of each problem.
+    log.configure(Settings(log_level="warning"), role="train")
     state: Path = arguments.state
     state.mkdir(parents=True, exist_ok=True)
 
@@ -153,9 +158,8 @@ def share_solved(path: Path) -> float:
     """Measure the share of validation problems that the model in a folder solves alone."""
     stories = list(islice(draw(Split.VALIDATION), HELD_OUT))
     with Models(path, path) as models:
-        solvers = [Solver(models=models, question=story.question) for story in stories]
-        solutions = at_once(lambda solver: solver.solve_alone(Author.SMALL), solvers)
-    share = sum(s.answer == str(story.answer) for s, story in zip(solutions, stories, strict=True)) / len(stories)
+        solved = models.solve(problems_of(stories), SmallOnly())
+    share = sum(state.verdict is Verdict.CORRECT for state in solved) / len(stories)
     print(f"{path}: solves {share:.1%}", flush=True)
     return share
 

@@ -9,12 +9,14 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
-from evaluation.offline import GREEDY, Models, Solver, at_once
+from evaluation.offline import ExactChecker, Models, problems_of
 from recipe.problems.checker import first_error
 from recipe.problems.drawing import Split, draw
 from recipe.problems.story import Story, parse
 from shared.domain.options import Sampling
-from shared.domain.roles import Author
+from shared.machine.state import State
+from shared.policies.baselines import SmallOnly
+from shared.policies.threshold import Threshold
 
 _CHUNK = 500
 
@@ -34,30 +36,32 @@ class Sample:
             yield index < self.right
 
 
-def trajectories(story: Story, solver: Solver) -> list[Sample]:
-    """Sample one problem: the large model replaces each wrong draft of the small model.
+CHECKED = Threshold(threshold=0.5)
+"""With an exact checker as scorer, the large model rewrites each first wrong step."""
+
+
+def trajectories(story: Story, state: State) -> list[Sample]:
+    """Sample a problem that was solved with an exact checker.
 
     Returns:
-        The steps up to each wrong draft, and the resulting trajectory up to the large model's first error.
+        The steps up to each wrong draft, and the trajectory up to the large model's first error.
     """
-    expected, found = story.steps, list[Sample]()
-
-    def is_wrong(steps: tuple[str, ...]) -> bool:
-        right = first_error(expected, steps)
-        if right == len(steps) - 1:
-            found.append(Sample(story.question, steps, right))
-        return right == len(steps) - 1
-
-    steps = solver.solve(is_wrong).steps
-    right = first_error(expected, steps)
-    return [*found, Sample(story.question, steps[: right + 1], right)]
+    texts = tuple(step.text for step in state.steps)
+    tried = [(*texts[: record.step], record.draft.text) for record in state.decisions if record.draft is not None]
+    wrong = [Sample(story.question, steps, len(steps) - 1) for steps in tried if _is_first_error(story, steps)]
+    right = first_error(story.steps, texts)
+    return [*wrong, Sample(story.question, texts[: right + 1], right)]
 
 
-def small_alone(story: Story, solver: Solver) -> Sample:
-    """Sample one problem as the small model solves it alone, up to its first error."""
-    steps = solver.solve_alone(Author.SMALL).steps
+def small_alone(story: Story, state: State) -> Sample:
+    """Sample a problem as the small model solved it alone, up to its first error."""
+    steps = tuple(step.text for step in state.steps)
     right = first_error(story.steps, steps)
     return Sample(story.question, steps[: right + 1], right)
+
+
+def _is_first_error(story: Story, steps: tuple[str, ...]) -> bool:
+    return first_error(story.steps, steps) == len(steps) - 1
 
 
 def sample_training(models: Models, path: Path, *, seed: int, plan: Sequence[tuple[Sampling, int]]) -> None:
@@ -76,9 +80,9 @@ def sample_training(models: Models, path: Path, *, seed: int, plan: Sequence[tup
             if number < done:
                 continue
             stories = list(islice(draw(Split.TRAIN, seed=seed + number), size))
-            solvers = [Solver(models=models, question=story.question, sampling=sampling) for story in stories]
-            found = at_once(lambda pair: trajectories(*pair), zip(stories, solvers, strict=True))
-            rows = [asdict(sample) for samples in found for sample in samples]
+            solved = models.solve(problems_of(stories), CHECKED, scorer=ExactChecker(), sampling=sampling)
+            pairs = zip(stories, solved, strict=True)
+            rows = [asdict(sample) for story, state in pairs for sample in trajectories(story, state)]
             file.write(json.dumps(rows) + "\n")
             file.flush()
             wrong = sum(row["right"] < len(row["steps"]) for row in rows)
@@ -108,11 +112,8 @@ def read(path: Path) -> list[Sample]:
 def held_out(models: Models, count: int) -> list[Sample]:
     """Sample validation problems as the small model solves them alone, greedily."""
     stories = list(islice(draw(Split.VALIDATION), count))
-    return list(
-        at_once(
-            lambda story: small_alone(story, Solver(models=models, question=story.question, sampling=GREEDY)), stories
-        )
-    )
+    solved = models.solve(problems_of(stories), SmallOnly())
+    return [small_alone(story, state) for story, state in zip(stories, solved, strict=True)]
 
 
 def expected_steps(sample: Sample) -> tuple[str, ...]:

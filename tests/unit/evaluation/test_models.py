@@ -10,21 +10,23 @@ from pathlib import Path
 
 import pytest
 
+import evaluation.models as evaluate
 from evaluation.comparison import Answered, Comparison, Comparisons
 from evaluation.models import Measured
-from models import evaluate
 from recipe.problems.drawing import Split
 from shared.settings import Settings
 from stack.running import state_folder
+from tests.unit.simulation.conftest import quiet  # noqa: F401 - a fixture
 
 BUNDLED = Path(__file__).parents[3] / "models"
 
 
 @pytest.fixture(autouse=True)
 def apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a folder of its own, and with the signals left to the tests' own process."""
+    """Run in an empty folder, and leave signals and logs to the process of the tests."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("stack.__main__.unwind_on_signals", lambda: None)
+    monkeypatch.setattr("stack.interrupts.unwind_on_signals", lambda: None)
+    monkeypatch.setattr("shared.log.configure", lambda *_, **__: None)
 
 
 def ended(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
@@ -61,7 +63,7 @@ def test_a_service_that_differs_is_told_in_one_sentence_after_all_figures(
     assert ended(monkeypatch, "--problems", "3", "--models", str(BUNDLED)) == 1
     printed = capsys.readouterr()
     [said] = printed.err.splitlines()
-    assert said.startswith("evaluate-models: The service's figures are not the offline loop's")
+    assert said.startswith("evaluate-models: The service's figures are not the simulation's")
     assert "(large alone on test problems, large alone on transfer problems)" in said
     figures = json.loads(printed.out.splitlines()[-1])
     assert figures["service_small_accuracy"] == figures["small_accuracy"]

@@ -1,20 +1,28 @@
-"""The method's loop without a service, on the bundled models."""
+"""Policies on the bundled models, without a broker or a database."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
-from evaluation.offline import Models, Solver, at_once
+from evaluation.offline import ExactChecker, Models, problems_of
 from recipe.problems.checker import first_error
 from recipe.problems.drawing import Split, draw
-from shared.domain.roles import Author
+from shared.cancellation import Cancellation
+from shared.domain.status import StopReason
+from shared.engines.port import Meter, ScoringRequest
+from shared.machine.state import State
+from shared.policies.baselines import LargeOnly, SmallOnly
+from shared.policies.threshold import Threshold
+from tests.unit.simulation.conftest import quiet  # noqa: F401 - a fixture
 
 BUNDLED = Path(__file__).parents[3] / "models"
 STORIES = list(islice(draw(Split.TEST), 10))
+PROBLEMS = problems_of(STORIES)
 
 
 @pytest.fixture(scope="module")
@@ -23,39 +31,46 @@ def models() -> Iterator[Models]:
         yield loaded
 
 
-def solvers(models: Models) -> list[Solver]:
-    return [Solver(models=models, question=story.question) for story in STORIES]
+def texts(states: list[State]) -> list[list[str]]:
+    return [[step.text for step in state.steps] for state in states]
 
 
-def test_no_threshold_is_small_only_and_an_unreachable_one_has_every_step_written_by_the_large_model(
-    models: Models,
-) -> None:
-    ours = solvers(models)
-    small = at_once(lambda solver: solver.solve_alone(Author.SMALL), ours)
-    large = at_once(lambda solver: solver.solve_alone(Author.LARGE), ours)
-    assert at_once(lambda solver: solver.solve_above(0.0), ours) == small
-    assert at_once(lambda solver: solver.solve_above(1.1), ours) == large
-    assert all(solution.large_tokens == 0 for solution in small)
-    assert all(solution.escalated == len(solution.steps) for solution in large)
+def test_thresholds_at_the_ends_give_the_solutions_of_each_model_alone(models: Models) -> None:
+    small, large = models.solve(PROBLEMS, SmallOnly()), models.solve(PROBLEMS, LargeOnly())
+    assert texts(models.solve(PROBLEMS, Threshold(threshold=0))) == texts(small)
+    assert texts(models.solve(PROBLEMS, Threshold(threshold=1))) == texts(large)
+    assert all(state.stop_reason is StopReason.FINAL_ANSWER for state in large)
+    assert all(state.ledger.large_out == 0 for state in small)
+    assert all(state.ledger.large_out == sum(step.tokens for step in state.steps) for state in large)
 
 
 def test_what_was_written_and_scored_is_remembered(models: Models) -> None:
-    first = at_once(lambda solver: solver.solve_above(0.5), ours := solvers(models))
-    runs = [engine._model.runs for engine in models._generators.values()]
-    assert at_once(lambda solver: solver.solve_above(0.5), ours) == first
-    assert [engine._model.runs for engine in models._generators.values()] == runs
+    first = models.solve(PROBLEMS, Threshold(threshold=0.5))
+    engines = [models._small._engine, models._large._engine]
+    runs = [engine._model.runs for engine in engines]  # type: ignore[attr-defined]
+    assert texts(models.solve(PROBLEMS, Threshold(threshold=0.5))) == texts(first)
+    assert [engine._model.runs for engine in engines] == runs  # type: ignore[attr-defined]
 
 
-def test_with_the_exact_checker_every_first_error_of_the_small_model_is_written_again(models: Models) -> None:
-    for story, solver in zip(STORIES, solvers(models), strict=True):
-        expected = story.steps
-        solution = solver.solve(lambda steps, expected=expected: first_error(expected, steps) == len(steps) - 1)  # type: ignore[misc]
-        small = solver.solve_alone(Author.SMALL).steps
-        right = first_error(expected, small)
-        assert solution.steps[:right] == small[:right]
-        assert (solution.escalated > 0) is (right < len(small))
+def test_with_the_exact_checker_every_first_error_of_the_small_model_is_rewritten(models: Models) -> None:
+    checked = models.solve(PROBLEMS, Threshold(threshold=0.5), scorer=ExactChecker())
+    for story, state, small in zip(STORIES, texts(checked), texts(models.solve(PROBLEMS, SmallOnly())), strict=True):
+        right = first_error(story.steps, tuple(small))
+        assert state[:right] == small[:right]
+    escalated = [state.escalation_count > 0 for state in checked]
+    assert escalated == [
+        first_error(story.steps, tuple(steps)) < len(steps)
+        for story, steps in zip(STORIES, texts(models.solve(PROBLEMS, SmallOnly())), strict=True)
+    ]
 
 
-def test_models_without_a_prm_score_nothing() -> None:
+def test_the_exact_checker_scores_the_first_wrong_step_alone_as_wrong() -> None:
+    story = STORIES[0]
+    steps = (*story.steps[:1], "No.", "No.")
+    request = ScoringRequest(problem_id=UUID(int=1), question=story.question, steps=steps, newest=3, timeout_s=1.0)
+    assert list(ExactChecker().score(request, Cancellation(), Meter()).values) == [1.0, 0.0, 1.0]
+
+
+def test_models_without_a_prm_run_no_policy_that_reads_scores() -> None:
     with Models(BUNDLED / "small", BUNDLED / "small") as loaded, pytest.raises(RuntimeError, match="without a PRM"):
-        Solver(models=loaded, question="x").solve_above(0.5)
+        loaded.solve(PROBLEMS, Threshold(threshold=0.5))

@@ -15,7 +15,7 @@ from shared.domain.options import Limits, Options
 from shared.domain.roles import Author, WorkerRole
 from shared.domain.status import Status, StopReason
 from shared.domain.text import text_bytes
-from shared.engines.port import RequestRefused
+from shared.engines.port import EngineDead, RequestRefused
 from shared.messages import GenerateSteps, ScoreSteps, StepsGenerated, WorkCancelled, WorkFailed, derive_id
 from shared.policies.registry import build_policy
 from simulation.clock import START
@@ -67,23 +67,16 @@ def test_threads_give_the_solutions_of_a_run_step_by_step(lookahead: int) -> Non
     assert found[0] == found[1]
 
 
-def test_an_error_that_ends_a_worker_ends_a_run_in_threads() -> None:
-    class Broken(WorldGenerator):
-        @property
-        def model_id(self) -> str:
-            raise SystemError
-
-        @model_id.setter
-        def model_id(self, name: str) -> None: ...
-
+@pytest.mark.parametrize("threads", [0, 2])
+def test_an_engine_that_breaks_down_ends_a_run(threads: int) -> None:
     world = World()
-    engines = Engines(small=Broken(world, Author.SMALL), large=Broken(world, Author.LARGE), prm=WorldScorer(world))
-    service = SimulatedService(engines)
-    problem_id = service.submit("What?", SMALL_ONLY, Options(max_attempts=2))
-    service.run(threads=2)
-    failure = service.state(problem_id).failure
-    assert failure is not None
-    assert "The small worker failed (SystemError)." in failure.detail
+    small = WorldGenerator(world, Author.SMALL)
+    service = SimulatedService(Engines(small=small, large=WorldGenerator(world, Author.LARGE), prm=None))
+    service.submit("What?", SMALL_ONLY)
+    with small.broken(EngineDead()), pytest.raises(EngineDead):
+        service.run(threads=threads)
+    service.run()
+    assert not service.store.open_problems, "another worker takes its command"
 
 
 def test_a_command_that_a_worker_takes_too_late_is_dropped_and_the_steps_are_requested_again() -> None:

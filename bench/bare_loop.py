@@ -1,0 +1,75 @@
+"""The method's loop and nothing else: the service is measured against it, so it shares no code with the service."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from shared.domain.roles import Author
+from shared.domain.text import boxed_answer
+
+THRESHOLD = 0.5
+
+
+class Step(Protocol):
+    """A step that an engine wrote."""
+
+    @property
+    def text(self) -> str:
+        """Its text."""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the model ended the solution with it."""
+
+
+SomeStep = TypeVar("SomeStep", bound=Step)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Some problems, solved."""
+
+    steps: int
+    answers: Sequence[str | None]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class BareLoop(Generic[SomeStep]):
+    """The small model drafts each step, and the large model rewrites those that score below the threshold."""
+
+    write: Callable[[Author, str, Sequence[SomeStep]], Awaitable[SomeStep]]
+    """Write the step after a question and the steps so far."""
+    score: Callable[[str, Sequence[SomeStep]], Awaitable[float]]
+    """Score the last of the steps."""
+    max_steps: int
+
+    async def solve(self, question: str) -> tuple[int, str | None]:
+        """Solve a problem; return the number of steps and the answer."""
+        steps: list[SomeStep] = []
+        while len(steps) < self.max_steps:
+            step = await self.write(Author.SMALL, question, steps)
+            if await self.score(question, [*steps, step]) < THRESHOLD:
+                step = await self.write(Author.LARGE, question, steps)
+            steps.append(step)
+            answer = boxed_answer(step.text)
+            if step.has_ended or answer is not None:
+                return len(steps), answer
+        return len(steps), None
+
+    async def run(self, questions: Sequence[str], *, in_flight: int) -> Run:
+        """Solve problems, a limited number of them at the same time, and measure how long it takes."""
+        places = asyncio.Semaphore(in_flight)
+
+        async def solve(question: str) -> tuple[int, str | None]:
+            async with places:
+                return await self.solve(question)
+
+        started = time.perf_counter()
+        solutions = await asyncio.gather(*(solve(question) for question in questions))
+        seconds = time.perf_counter() - started
+        return Run(sum(steps for steps, _ in solutions), [answer for _, answer in solutions], seconds)

@@ -1,0 +1,114 @@
+"""Engines that remember what a model said after a prefix.
+
+A second policy on the same problems pays only for the prefixes at which it goes another way, so that a whole curve of
+policies costs little more than one.
+"""
+
+from __future__ import annotations
+
+from collections import abc
+from contextlib import closing
+from dataclasses import replace
+
+from shared.cancellation import Cancellation
+from shared.domain.drafts import Finish
+from shared.domain.options import Sampling
+from shared.domain.text import boxed_answer, is_degenerate
+from shared.engines.port import (
+    GeneratedStep,
+    GenerationRequest,
+    Generator,
+    Meter,
+    Scorer,
+    Scores,
+    ScoringRequest,
+)
+
+
+class RememberingGenerator:
+    """Writes each step after a prefix once."""
+
+    def __init__(self, engine: Generator) -> None:
+        self._engine = engine
+        self._known: dict[tuple[str, tuple[str, ...], Sampling, int], GeneratedStep] = {}
+
+    @property
+    def model_id(self) -> str:
+        """Name of the model."""
+        return self._engine.model_id
+
+    def stream(
+        self, request: GenerationRequest, cancellation: Cancellation, meter: Meter
+    ) -> abc.Generator[GeneratedStep, None, None]:
+        """Yield known steps, then those that the engine writes after them."""
+        prefix, tokens = request.prefix, 0
+        end = len(prefix) + request.max_steps
+        while len(prefix) < end and (not tokens or tokens < request.max_tokens):
+            cancellation.raise_if_cancelled()
+            step = self._known.get(self._key(request, prefix))
+            if step is None:
+                rest = replace(
+                    request, prefix=prefix, max_steps=end - len(prefix), max_tokens=request.max_tokens - tokens
+                )
+                yield from self._write(rest, cancellation, meter)
+                return
+            yield step
+            prefix, tokens = (*prefix, step.text), tokens + step.tokens
+            if step.finish is Finish.ENDED or boxed_answer(step.text) is not None or is_degenerate(step.text):
+                return
+
+    def check(self) -> None:
+        """Check the engine."""
+        self._engine.check()
+
+    def close(self) -> None:
+        """Close the engine."""
+        self._engine.close()
+
+    def _write(
+        self, request: GenerationRequest, cancellation: Cancellation, meter: Meter
+    ) -> abc.Generator[GeneratedStep, None, None]:
+        prefix = request.prefix
+        with closing(self._engine.stream(request, cancellation, meter)) as steps:
+            for step in steps:
+                self._known[self._key(request, prefix)] = step
+                yield step
+                prefix = (*prefix, step.text)
+
+    def _key(self, request: GenerationRequest, prefix: tuple[str, ...]) -> tuple[str, tuple[str, ...], Sampling, int]:
+        return request.question, prefix, request.sampling, request.max_step_tokens
+
+
+class RememberingScorer:
+    """Scores each step after a prefix once."""
+
+    def __init__(self, engine: Scorer) -> None:
+        self._engine = engine
+        self._known: dict[tuple[str, tuple[str, ...]], float] = {}
+
+    @property
+    def model_id(self) -> str:
+        """Name of the model."""
+        return self._engine.model_id
+
+    def score(self, request: ScoringRequest, cancellation: Cancellation, meter: Meter) -> Scores:
+        """Return known scores, and have the engine score from the first unknown step on."""
+        steps = request.steps
+        keys = [(request.question, steps[:end]) for end in range(len(steps) - request.newest + 1, len(steps) + 1)]
+        known = next((place for place, key in enumerate(keys) if key not in self._known), len(keys))
+        unknown, tokens = keys[known:], 0
+        if unknown:
+            scores = self._engine.score(replace(request, newest=len(unknown)), cancellation, meter)
+            if len(scores.values) != len(unknown):
+                return scores
+            self._known.update(zip(unknown, scores.values, strict=True))
+            tokens = scores.tokens
+        return Scores(values=[self._known[key] for key in keys], tokens=tokens)
+
+    def check(self) -> None:
+        """Check the engine."""
+        self._engine.check()
+
+    def close(self) -> None:
+        """Close the engine."""
+        self._engine.close()
