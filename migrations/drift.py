@@ -24,7 +24,7 @@ WHERE p.pronamespace = (SELECT oid FROM here) AND p.prokind <> 'a' AND NOT EXIST
 UNION ALL
 SELECT 'trigger ' || t.tgname || ' on ' || c.relname, pg_get_triggerdef(t.oid, true) || ', ' || t.tgenabled::text
 FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
-WHERE c.relnamespace = (SELECT oid FROM here) AND NOT t.tgisinternal AND t.tgparentid = 0
+WHERE c.relnamespace = (SELECT oid FROM here) AND NOT t.tgisinternal AND NOT c.relispartition
 UNION ALL
 SELECT 'view ' || c.relname, pg_get_viewdef(c.oid) || coalesce(c.reloptions::text, '')
 FROM pg_class c
@@ -33,7 +33,7 @@ WHERE c.relnamespace = (SELECT oid FROM here) AND c.relkind IN ('v', 'm') AND NO
 UNION ALL
 SELECT 'constraint ' || k.conname || ' on ' || c.relname, pg_get_constraintdef(k.oid)
 FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
-WHERE k.connamespace = (SELECT oid FROM here) AND k.contype = 'c' AND k.conparentid = 0
+WHERE k.connamespace = (SELECT oid FROM here) AND k.contype = 'c' AND NOT c.relispartition
 UNION ALL
 SELECT 'invalid index ' || i.indexrelid::regclass::text, ''
 FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
@@ -44,12 +44,15 @@ WHERE c.relnamespace = (SELECT oid FROM here) AND NOT i.indisvalid
 def find_drift(connection: Connection) -> list[str]:
     """Describe what differs between the database and the tables and objects of the code.
 
-    It creates the wanted objects in a schema and compares the catalog's view of both. The caller rolls back.
+    It creates the wanted objects in a schema and compares the catalog's view of both. The caller rolls back. Partitions
+    are the operator's, so only the table that they belong to is compared.
     """
     revision = read_schema(connection).revision
     if revision != REVISION:
         return [f"its revision is {revision or 'missing'}, not {REVISION}"]
-    context = MigrationContext.configure(connection, opts={"compare_server_default": True})
+    partitions = set(connection.scalars(text("SELECT relname FROM pg_class WHERE relispartition")))
+    options = {"compare_server_default": True, "include_name": lambda name, *_: name not in partitions}
+    context = MigrationContext.configure(connection, opts=options)
     differences = [str(each) for each in compare_metadata(context, Base.metadata)]
     found = _read_definitions(connection)
     connection.execute(text(f"CREATE SCHEMA {_SCRATCH}"))

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from sqlalchemy import text
 
+import migrations
 from services.orchestrator.sweeping import attend
 from shared.messages import GenerateSteps
 from shared.store import queries, submissions
@@ -230,6 +231,15 @@ def test_a_month_begins_with_the_id_that_the_document_computes(database: Databas
     assert str(first) in STEPS[0]
     moment = datetime(2027, 1, 1, tzinfo=UTC).timestamp() * 1000
     assert first.int >> 80 == moment
+
+
+def test_partitions_are_no_drift(database_url: str, database: Database) -> None:
+    for block in (*DECISIONS[:3], *STEPS[:3]):
+        run(database, block)
+    migrations.check(database_url)
+    run(database, DECISIONS[3])
+    with pytest.raises(migrations.Drifted, match="decisions_2027_01"):
+        migrations.check(database_url)
 
 
 def test_an_erasure_reaches_partitions(database: Database) -> None:

@@ -106,10 +106,10 @@ def test_the_api_serves_throughout_an_expand_migration_and_its_downgrade(tmp_pat
         traffic.wait_for_rounds(10)
         assert migrations.upgrade(database_url, "9002", SAMPLES).startswith("9002")
         traffic.wait_for_rounds(10)
-        assert schema_part(http) == (200, f"It is 9002; this version needs {REVISION} or newer.")
+        assert schema_part(http) == (200, f"The schema is 9002; this version needs {REVISION} or newer.")
         migrations.downgrade(database_url, REVISION, SAMPLES)
         traffic.wait_for_rounds(10)
-        assert schema_part(http) == (200, f"It is {REVISION}; this version needs {REVISION} or newer.")
+        assert schema_part(http) == (200, f"The schema is {REVISION}; this version needs {REVISION} or newer.")
     assert traffic.failures == []
 
 
