@@ -16,12 +16,12 @@ from shared.engines.port import GeneratedStep, GenerationRequest, Meter
 class StepAssembler:
     """Assembles the steps of one generation call, and keeps the call's meter.
 
-    Feed it each piece of text as it is decoded; it returns a step when one is finished. It drops a degenerate step once
-    if the step has tokens left, and bills its tokens to the next step: the model continues after the blank text, which
-    is how it is asked again. It returns the second degenerate step in a row, and that one ends the call.
+    Feed it each piece of text as it is decoded; it returns a step when one is finished. A degenerate step is dropped
+    once if it has tokens left: the model continues after the blank text, and the next step carries the tokens of both.
+    A second degenerate step in a row is returned, and ends the call.
 
-    One thread feeds it. Another one, the caller's, may take the steps from `deliver`; the meter then includes what was
-    decoded ahead of the caller. Once the caller has left, nothing more is counted.
+    One thread feeds the assembler. Another one, the caller's, may take the steps from `deliver`; the meter then
+    includes what was decoded ahead of the caller. Once the caller has left, nothing more is counted.
     """
 
     request: GenerationRequest

@@ -17,7 +17,7 @@ Answer = TypeVar("Answer")
 Item = TypeVar("Item")
 
 CANCEL_TIMEOUT_S = 5.0
-"""Seconds that a caller waits for its cancelled coroutine to end."""
+"""Maximum seconds that a caller waits for its cancelled coroutine to end."""
 
 
 class _Call(Generic[Answer]):
@@ -41,9 +41,10 @@ class _Call(Generic[Answer]):
                 self._loop.call_soon_threadsafe(self._cancel)
 
     def cancel_and_wait(self) -> None:
-        """Cancel, and wait until the coroutine has ended."""
-        self.cancel()
-        futures.wait([self.ended], CANCEL_TIMEOUT_S)
+        """Cancel the coroutine unless it has ended, and wait for its end."""
+        if not self.ended.done():
+            self.cancel()
+            futures.wait([self.ended], CANCEL_TIMEOUT_S)
 
     def result(self, cancellation: Cancellation) -> Answer:
         """Wait for the coroutine and return what it returned."""

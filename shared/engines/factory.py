@@ -20,7 +20,7 @@ _log = get_logger(__name__)
 
 
 class _Engine(NamedTuple):
-    make_generator: Callable[[WorkerRole], Generator]
+    make_generator: Callable[[Author], Generator]
     make_scorer: Callable[[], Scorer]
 
 
@@ -37,7 +37,7 @@ def make_generator(settings: Settings, author: Author) -> Generator:
             "The engine vllm does not support TRIM_PROMPT_STYLE=chat-next-step; set it to completions or chat."
         )
     with _loading(settings):
-        return _engine(settings).make_generator(WorkerRole(author))
+        return _engine(settings).make_generator(author)
 
 
 def make_scorer(settings: Settings) -> Scorer:
@@ -77,7 +77,7 @@ def _scripted(settings: Settings) -> _Engine:
 
     script = Script.load(settings.script)
     return _Engine(
-        make_generator=lambda role: ScriptedGenerator(script, Author(role)),
+        make_generator=lambda author: ScriptedGenerator(script, author),
         make_scorer=lambda: ScriptedScorer(script),
     )
 
@@ -97,7 +97,7 @@ def _embedded(settings: Settings) -> _Engine:
         )
 
     return _Engine(
-        make_generator=lambda role: load(EmbeddedGenerator, role),
+        make_generator=lambda author: load(EmbeddedGenerator, WorkerRole(author)),
         make_scorer=lambda: load(EmbeddedScorer, WorkerRole.PRM),
     )
 
@@ -107,8 +107,8 @@ def _vllm(settings: Settings) -> _Engine:
     from shared.engines.vllm.model import Model
     from shared.engines.vllm.scorer import NextTokenScorer, TaggedScorer
 
-    def make_generator(role: WorkerRole) -> Generator:
-        model = Model.of(settings, role, runner="generate")
+    def make_generator(author: Author) -> Generator:
+        model = Model.of(settings, WorkerRole(author), runner="generate")
         style: Literal["chat", "completions"] = "chat" if settings.prompt_style == "chat" else "completions"
         return VllmGenerator(model, style=style, template=settings.prompt)
 
@@ -135,8 +135,8 @@ def _openai(settings: Settings) -> _Engine:
         return Server(Endpoint.of(settings, role), max_requests=settings.concurrency)
 
     return _Engine(
-        make_generator=lambda role: OpenAIGenerator(
-            server(role), style=settings.prompt_style, template=settings.prompt
+        make_generator=lambda author: OpenAIGenerator(
+            server(WorkerRole(author)), style=settings.prompt_style, template=settings.prompt
         ),
         make_scorer=lambda: OpenAIScorer(server(WorkerRole.PRM), FORMATS[settings.prm_format]),
     )

@@ -1,7 +1,7 @@
 """The port that every engine implements: write steps, score steps.
 
-Calls are synchronous and come from many threads at once: an engine owns whatever loop or thread it needs, batches
-the concurrent calls itself, and is shared by all task threads of a worker process.
+Calls are synchronous. All threads of a worker process share one engine and call it concurrently; the engine batches
+these calls, and owns the event loop or thread that it needs for that.
 """
 
 from __future__ import annotations
@@ -38,38 +38,38 @@ class ModelUnusable(PermanentError):
 
 
 class StepTimeout(RetryableError):
-    """The model did not finish a step in time."""
+    """The model did not finish a step in time; check the model, or submit with a longer step_timeout_s."""
 
     code = "step_timeout"
 
     @classmethod
     def after(cls, timeout_s: float) -> Self:
-        """Make the error that says for how long an answer was awaited."""
+        """Return the error for an expired time-out."""
         return cls(
-            f"The model did not answer within {timeout_s:g} s; check it, or submit with a longer step_timeout_s."
+            f"The model did not answer within {timeout_s:g} s; check the model, or submit with a longer step_timeout_s."
         )
 
 
 class EngineStopped(RetryableError):
-    """The engine was stopped while it worked on this call."""
+    """The engine was closed during this call; retry the call on another worker."""
 
     code = "engine_stopped"
 
 
 class RequestRefused(PermanentError):
-    """The engine refuses the request; check that it supports the way in which it is asked."""
+    """The engine refused the request; check that it supports TRIM_PROMPT_STYLE or TRIM_PRM_FORMAT."""
 
     code = "request_refused"
 
 
 class EngineFailed(RetryableError):
-    """The engine could not carry out this call; its log says why."""
+    """The engine could not carry out this call; check the worker's log."""
 
     code = "engine_failed"
 
 
 class EngineDead(RetryableError):
-    """The engine broke down and answers no more; its process ends, so that a new one takes its place."""
+    """The engine broke down, and its process ends; start the worker again unless it is supervised."""
 
     code = "engine_dead"
 
@@ -86,7 +86,7 @@ class Meter:
     tokens: int = 0
     """Tokens decoded (generators) or computed (PRM)."""
     prompt_tokens: int = 0
-    """Tokens of the input of requests, once the engine reports that it computed them."""
+    """Input tokens of requests, from when the engine reports that it computed them."""
     cached_tokens: int = 0
     """Those of `prompt_tokens` that were not computed again."""
     is_estimated: bool = False
@@ -100,19 +100,19 @@ class Meter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """Asks for the steps that follow a prefix."""
+    """A request for the steps that follow a prefix."""
 
     problem_id: UUID
-    """Names the sequence, so that an engine can find what it has cached for it. Never changes the result."""
+    """Key under which an engine may cache what it computes; it never changes the result."""
     question: str
     prefix: tuple[str, ...]
     """Texts of the steps so far, without separators."""
     max_steps: int
-    """How many steps to write at most, at least 1."""
+    """Maximum number of steps to write, at least 1."""
     max_step_tokens: int
-    """A step that reaches this many tokens is closed there (`Finish.LENGTH`)."""
+    """Number of tokens at which a step is cut (`Finish.LENGTH`)."""
     max_tokens: int
-    """No further step is begun once the call has written this many tokens."""
+    """Number of tokens of the call after which no further step begins."""
     step_timeout_s: float
     """Seconds that a single step may take before the call raises `StepTimeout`."""
     sampling: Sampling
@@ -123,13 +123,13 @@ class GeneratedStep:
     """One finished step, as an engine wrote it."""
 
     text: str
-    """Stripped; empty or without any letter or digit if the model had nothing to say, asked twice as far as its tokens
-    reached (degenerate)."""
+    """Stripped text. It has no letter or digit (it is degenerate) if the model wrote none at a second attempt, or had
+    no tokens left for one."""
     finish: Finish
     tokens: int
-    """Tokens decoded for it, those of a dropped degenerate attempt and of the separator included."""
+    """Tokens decoded for the step, including a dropped degenerate attempt and the separator."""
     prompt_tokens: int
-    """Tokens of the input of all requests that were made for it; 0 where the model just went on writing."""
+    """Input tokens of all requests made for the step; 0 if the model continued within an earlier request."""
     cached_tokens: int
     """Those of `prompt_tokens` that were not computed again."""
 
@@ -139,7 +139,7 @@ class Generator(Protocol):
 
     @property
     def model_id(self) -> str:
-        """Name of the model, as the decision record shows it."""
+        """Name of the model in the decision record."""
 
     def stream(
         self, request: GenerationRequest, cancellation: Cancellation, meter: Meter
@@ -147,11 +147,11 @@ class Generator(Protocol):
         """Yield steps as they finish.
 
         Ends after `max_steps` steps, after `max_tokens` tokens, after a step that finishes the solution (the model
-        ended by itself, or the step holds a balanced boxed answer), or after a step that stays degenerate.
-        Closing the iterator frees what the call holds in the engine.
+        ended by itself, or the step contains a balanced boxed answer), or after a degenerate step. Closing the iterator
+        frees what the call holds in the engine.
 
         Raises:
-            Cancelled: Cancellation was asked for.
+            Cancelled: The cancellation was set.
             InputTooLong: Question and prefix do not fit the model's context.
             StepTimeout: A step took longer than `step_timeout_s`.
             EngineStopped: The engine was closed meanwhile.
@@ -159,38 +159,38 @@ class Generator(Protocol):
         """
 
     def check(self) -> None:
-        """Find out, between calls, whether the engine still lives.
+        """Check, between calls, that the engine still works.
 
         Raises:
-            EngineDead: It has broken down.
+            EngineDead: The engine broke down.
         """
 
     def close(self) -> None:
-        """Free all that the engine holds; calls that still run raise `EngineStopped`."""
+        """Free the engine's resources; running calls raise `EngineStopped`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoringRequest:
-    """Asks for the scores of the newest steps of a solution."""
+    """A request for the scores of the newest steps of a solution."""
 
     problem_id: UUID
-    """As in `GenerationRequest`."""
+    """Key of the cache, as in `GenerationRequest`."""
     question: str
     steps: tuple[str, ...]
     """Texts of all steps, the newest last."""
     newest: int
-    """How many of the last steps to score, at least 1."""
+    """Number of steps to score, counted from the end; at least 1."""
     timeout_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """What a PRM said of the newest steps."""
+    """A PRM's scores of the newest steps."""
 
     values: Sequence[float]
-    """One number a step asked for, oldest first, as the model gave it: the caller checks count and range."""
+    """One number per requested step, oldest first, as the model gave it; the caller checks count and range."""
     tokens: int
-    """Tokens that were computed for it (cached ones left out)."""
+    """Tokens that were computed, without cached ones."""
 
 
 class Scorer(Protocol):
@@ -198,24 +198,25 @@ class Scorer(Protocol):
 
     @property
     def model_id(self) -> str:
-        """Name of the model, as the decision record shows it."""
+        """Name of the model in the decision record."""
 
     def score(self, request: ScoringRequest, cancellation: Cancellation, meter: Meter) -> Scores:
         """Score the newest steps of a solution.
 
         Raises:
-            Cancelled: Cancellation was asked for.
-            InputTooLong: Question and steps do not fit the model's context; nothing is ever cut in silence.
+            Cancelled: The cancellation was set.
+            InputTooLong: Question and steps do not fit the model's context; engines never truncate them.
             StepTimeout: The call took longer than `timeout_s`.
             EngineStopped: The engine was closed meanwhile.
+            EngineDead: The engine broke down.
         """
 
     def check(self) -> None:
-        """Find out, between calls, whether the engine still lives.
+        """Check, between calls, that the engine still works.
 
         Raises:
-            EngineDead: It has broken down.
+            EngineDead: The engine broke down.
         """
 
     def close(self) -> None:
-        """Free all that the engine holds; calls that still run raise `EngineStopped`."""
+        """Free the engine's resources; running calls raise `EngineStopped`."""

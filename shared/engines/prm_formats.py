@@ -1,12 +1,12 @@
-r"""How each family of process reward models is asked, and how its answer is read.
+r"""The input and the output format of each family of process reward models.
 
-There are two ways. A *tagged* family reads the whole solution at once, and a token classifier says at each step's tag
-what it thinks of the step. A *next-token* family is a language model that would write its verdict of the newest step
-next: nothing is written, the probabilities of the two verdicts are read.
+There are two kinds of families. A *tagged* family is a token classifier: it reads the whole solution at once, and its
+output at the tag of each step is the score. A *next-token* family is a language model whose next token would be its
+verdict on the newest step; it writes nothing, and the score comes from the probabilities of the two verdicts.
 
-An input grows at its end only: the one for more steps begins with the one for fewer, so that prefix caches hit. It has
-no beginning-of-sequence token where the tokenizer adds one by itself, as servers let it do; it would come twice.
-Questions and steps become plain text first, and what a family uses as its mark cannot be spelled by either.
+The input for more steps begins with the input for fewer steps, so prefix caches hit. If the tokenizer adds a
+beginning-of-sequence token, as it does on servers, the input does not contain one. Questions and steps are made plain
+first: neither can spell a special token or the mark that a family puts after a step.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ _ROW = TypeAdapter(tuple[float | None, ...])
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tagged:
-    """A family whose model is asked once and answers with one row a tag."""
+    """A family whose model scores all steps in one request, with one row of numbers per tag."""
 
     name: str
     before: str
-    """What the question follows."""
+    """Text before the question."""
     after: str
-    """What stands between the question and the first step."""
+    """Text between the question and the first step."""
     tag: str
-    """Closes a step: the token at which its row is read."""
+    """Token after each step, at which the step's row is read."""
     width: int
-    """Numbers of a row, after the server's softmax or sigmoid. The last one is the probability that the step is right:
-    of two, the first is that it is wrong."""
+    """Numbers per row, after softmax or sigmoid. The last one is the probability that the step is right; of two, the
+    first is the probability that it is wrong."""
     plain: Callable[[str], str] = as_plain_text
-    """Makes a question or a step harmless."""
+    """Makes a question or a step plain text."""
 
     @property
     def tags_before(self) -> int:
-        """How many tags stand before the first step: a row comes back for each, and says nothing."""
+        """Number of tags before the first step; the model returns a meaningless row for each."""
         return (self.before + self.after).count(self.tag)
 
     def head(self, question: str) -> str:
-        """Write what precedes the first step."""
+        """Write the input before the first step."""
         return self.before + self.plain(question) + self.after
 
     def prompt(self, question: str, steps: Sequence[str]) -> str:
@@ -56,24 +56,24 @@ class Tagged:
         return self.head(question) + "".join(self.plain(step) + self.tag for step in steps)
 
     def scores(self, rows: Sequence[object], steps: int) -> tuple[float, ...]:
-        """Read the scores of all steps from the rows that came back; a number that is missing is NaN.
+        """Read the scores of all steps from the model's rows; a missing number gives NaN.
 
         Raises:
-            BadScores: There is not one row of the right width for each tag.
+            BadScores: The rows are not one for each tag, or have the wrong width.
         """
         expected = self.tags_before + steps
         if len(rows) != expected:
             raise BadScores(
-                f"The PRM answered with {len(rows)} rows where the format {self.name} has {expected} tags; check that"
+                f"The PRM returned {len(rows)} rows where the format {self.name} has {expected} tags; check that"
                 " TRIM_PRM_FORMAT is the format of TRIM_PRM_MODEL, and that it is served with step pooling."
             )
         return tuple(self.score(row) for row in rows[self.tags_before :])
 
     def score(self, row: object) -> float:
-        """Read the score of one step from its row; a number that is missing is NaN.
+        """Read the score of one step from its row; a missing number gives NaN.
 
         Raises:
-            BadScores: It is no row of the right width.
+            BadScores: The row has the wrong width.
         """
         try:
             numbers = _ROW.validate_python(row)
@@ -81,7 +81,7 @@ class Tagged:
             numbers = ()
         if len(numbers) != self.width:
             raise BadScores(
-                f"The PRM's rows are not those of the format {self.name}, which are {self.width} wide; check that"
+                f"The PRM's rows do not have the {self.width} numbers of the format {self.name}; check that"
                 " TRIM_PRM_FORMAT is the format of TRIM_PRM_MODEL, and that it is served with step pooling."
             )
         right = numbers[-1]
@@ -89,48 +89,48 @@ class Tagged:
 
 
 LIKELIEST = 20
-"""Next tokens of a model that are looked at for a verdict: as many as vLLM tells unless it is asked for more."""
+"""Number of likeliest next tokens among which the verdicts must be: vLLM's default maximum."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NextToken:
-    """A family whose model is asked once for each step to score, with an input that ends where its verdict would begin.
+    """A family whose model scores one step per request, with an input that ends where its verdict would begin.
 
-    Verdicts are told by their ids, not by their text: Mistral's vocabulary has two tokens that are both read as `+`.
+    Verdicts are compared by token id, because Mistral's vocabulary has two tokens with the text `+`.
     """
 
     name: str
     good: int
-    """Id of the token that says that a step is right."""
+    """Id of the token for a right step."""
     bad: int
-    """Id of the token that says that a step is wrong."""
+    """Id of the token for a wrong step."""
     write: Callable[[str, Sequence[str]], str]
-    """Writes the input for a question and steps that are harmless."""
+    """Writes the input for a question and steps that are plain text."""
     plain: Callable[[str], str] = as_plain_text
-    """Makes a question or a step harmless."""
+    """Makes a question or a step plain text."""
 
     def prompt(self, question: str, steps: Sequence[str]) -> str:
-        """Write the input that asks about the last of the steps, of which there is at least one."""
+        """Write the input for the verdict on the last step; at least one step is needed."""
         return self.write(self.plain(question), [self.plain(step) for step in steps])
 
     def score(self, logprobs: Mapping[int, float | None]) -> float:
-        """Read the score of the last step from the log-probabilities of the likeliest next tokens, by their ids.
+        """Compute the score of the last step from the log-probabilities of the likeliest next tokens, by their ids.
 
-        It is the probability of the good verdict among the two. A verdict that is not among the likeliest tokens counts
-        as impossible; a number that is missing gives NaN.
+        The score is the probability of the good verdict, given that the verdict is one of the two. A verdict that is
+        not among the likeliest tokens counts as impossible; a missing number gives NaN.
 
         Raises:
-            BadScores: Neither verdict is among them.
+            BadScores: Neither verdict is among the likeliest tokens.
         """
         if self.good not in logprobs and self.bad not in logprobs:
             raise BadScores(
-                f"The PRM expects no verdict where the format {self.name} has one; check that TRIM_PRM_FORMAT is the"
-                " format of TRIM_PRM_MODEL."
+                f"The PRM does not expect a verdict where the format {self.name} has one; check that TRIM_PRM_FORMAT is"
+                " the format of TRIM_PRM_MODEL."
             )
         good, bad = logprobs.get(self.good, -math.inf), logprobs.get(self.bad, -math.inf)
         if good is None or bad is None:
             return math.nan
-        return 1 / (1 + math.exp(min(bad - good, 700)))  # beyond 700 it is nothing, and exp would overflow
+        return 1 / (1 + math.exp(min(bad - good, 700)))  # exp would overflow past 709.
 
 
 PrmFormat = Tagged | NextToken
@@ -139,7 +139,7 @@ PrmFormat = Tagged | NextToken
 # --- Qwen -----------------------------------------------------------------------------------------------------------
 
 BUNDLED = Tagged(name="bundled", before="Problem: ", after="\n\n", tag=STEP_TAG, width=2)
-"""The bundled models, see `models/README.md`."""
+"""The format of the bundled models; see `models/README.md`."""
 
 QWEN = Tagged(
     name="qwen",
@@ -151,7 +151,7 @@ QWEN = Tagged(
 )
 """Qwen2.5-Math-PRM: https://huggingface.co/Qwen/Qwen2.5-Math-PRM-7B.
 
-The assistant's turn stays open: what follows a tag changes nothing of what is read there.
+The assistant's turn stays open, because text after a tag does not change the output at the tag.
 """
 
 
@@ -161,16 +161,16 @@ _SPACES = re.compile(r"\s+")
 
 
 def _on_one_line(text: str) -> str:
-    """Make text plain, and each run of white space with a line break in it a single space."""
+    """Make text plain, and replace each run of white space that contains a line break with a single space."""
     return _SPACES.sub(lambda run: " " if "\n" in run[0] or "\r" in run[0] else run[0], as_plain_text(text))
 
 
 SKYWORK = Tagged(name="skywork", before="<|endoftext|>", after="\n", tag="\n", width=1, plain=_on_one_line)
 """Skywork-o1-Open-PRM: https://github.com/SkyworkAI/skywork-o1-prm-inference, `prepare_input` and `PRM_MODEL`.
 
-The authors put the beginning-of-sequence token first; the tokenizer does not by itself. The newline after a step must
-be a token of its own: they tokenize it apart from the step, while Qwen's rule joins a full stop and a newline. The
-question and its newline they tokenize together.
+The input begins with the beginning-of-sequence token, which the tokenizer does not add. The newline after a step must
+be a separate token: the authors tokenize it separately from the step, because Qwen's tokenizer joins a full stop and a
+newline. They tokenize the question and its newline together.
 """
 
 
@@ -181,9 +181,9 @@ _NUMBERED = re.compile(r"step \d", re.I)
 
 
 def _without_ki(text: str) -> str:
-    """Make text plain, and put a zero-width space into a lone `ки`, which would close a step.
+    """Make text plain, and insert a zero-width space into the word `ки`, which would close a step.
 
-    Words that begin or end in it stay as they are.
+    Longer words that contain it stay unchanged.
     """
     return _KI.sub("\\g<0>\N{ZERO WIDTH SPACE}", as_plain_text(text))
 
@@ -198,7 +198,7 @@ def _math_shepherd(question: str, steps: Sequence[str]) -> str:
 MATH_SHEPHERD = NextToken(name="math-shepherd", good=648, bad=387, write=_math_shepherd, plain=_without_ki)
 """Math-Shepherd's PRM: https://huggingface.co/peiyi9979/math-shepherd-mistral-7b-prm.
 
-Its verdicts are `+` and `-` with a space before them. A step that has its number already gets no other, as in
+Its verdicts are `+` and `-` after a space. A step that already has a number gets no other one, as in
 https://github.com/ssmisya/PRMBench (`mr_eval/models/math_shepherd.py`).
 """
 
@@ -221,10 +221,10 @@ def _rlhflow(question: str, steps: Sequence[str]) -> str:
 RLHFLOW = NextToken(name="rlhflow", good=10, bad=12, write=_rlhflow)
 """RLHFlow's PRMs: https://github.com/RLHFlow/RLHF-Reward-Modeling, `math-rm/prm_evaluate.py`.
 
-The authors ask with the chat template of Llama 3.1, which begins with a system turn about dates and trims each turn.
-Earlier steps are answered with `+`, whatever was thought of them.
+The authors use the chat template of Llama 3.1, which begins with a system turn about dates and trims each turn. The
+answer to each earlier step is `+`, whatever its score was.
 """
 
 
 FORMATS: Mapping[str, PrmFormat] = {each.name: each for each in (BUNDLED, QWEN, SKYWORK, MATH_SHEPHERD, RLHFLOW)}
-"""All families by the names that TRIM_PRM_FORMAT has for them."""
+"""All families, by their names in TRIM_PRM_FORMAT."""

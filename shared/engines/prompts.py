@@ -1,4 +1,4 @@
-"""What models are asked with, by any engine that is given a text or messages."""
+"""Prompts for the engines that take a text or messages."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ _SOLVE = (
 
 
 def fill(template: str, question: str) -> str:
-    """Put a question into a prompt's template."""
+    """Insert a question into the template of a prompt."""
     return template.replace("{question}", as_plain_text(question))
 
 
 def solving(question: str) -> list[dict[str, str]]:
-    """Make the messages that a chat model's solution follows."""
+    """Return the messages before the solution, for chat models."""
     return [{"role": "system", "content": _SOLVE}, {"role": "user", "content": as_plain_text(question)}]
 
 
 def request_seed(seed: int, position: int) -> int:
-    """Derive the seed of one request, 0 to 2^31 - 1, from the problem's and from where in the solution it goes on.
+    """Derive the seed of one request, 0 to 2^31 - 1, from the problem's seed and the request's place in the solution.
 
-    Servers and engines begin their random numbers anew with each request: with the same seed, every step would be
-    drawn by the same ones.
+    Servers and engines restart their random numbers at each request; with one seed for all requests, they would draw
+    each step with the same numbers.
     """
     digest = hashlib.blake2b(f"{seed}/{position}".encode(), digest_size=4).digest()
     return int.from_bytes(digest) >> 1

@@ -1,4 +1,4 @@
-"""Keeps text that spells a special token from becoming one in a model's tokenizer."""
+"""Prevents text that spells a special token from becoming that token in a model's tokenizer."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 
 _SPECIAL = re.compile(
     r"<(?="
-    r"[|｜][^|｜<>\s]{1,64}[|｜]>"  # <|im_end|> and its kin, with DeepSeek's full-width bars too
+    r"[|｜][^|｜<>\s]{1,64}[|｜]>"  # <|im_end|> and similar ones, also with DeepSeek's full-width bars
     r"|extra_\d+>"
     r"|/?s>|(?:bos|eos|pad|unk)>|(?:start|end)_of_turn>"
     r")"
-    r"|\[(?=/?(?:"  # Mistral's, by name: brackets are common in mathematics
+    r"|\[(?=/?(?:"  # Mistral's, by name, because brackets are common in mathematics
     r"INST|SYSTEM_PROMPT|THINK|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|ARGS|CALL_ID"
     r"|PREFIX|MIDDLE|SUFFIX|IMG|IMG_BREAK|IMG_END|AUDIO|BEGIN_AUDIO"
     r")\])"
@@ -18,10 +18,10 @@ _SPECIAL = re.compile(
 
 
 def as_plain_text(text: str) -> str:
-    """Put a zero-width space into whatever spells a special token.
+    """Insert a zero-width space into each special token that the text spells; other text stays unchanged.
 
-    Questions come from strangers, steps from models: neither may close a turn of a template or forge a step's tag. The
-    embedded engine tells its tokenizer so; a server's cannot be told, so that here the text itself is changed, in a
-    way that nobody sees. All other text stays as it is.
+    Questions come from strangers and steps from models, and neither may close a turn of a template or forge the tag of
+    a step. The embedded engine configures its tokenizer to encode them as text. The tokenizers of servers cannot be
+    configured, so we change the text, invisibly.
     """
     return _SPECIAL.sub("\\g<0>\N{ZERO WIDTH SPACE}", text)

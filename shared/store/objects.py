@@ -64,7 +64,8 @@ SELECT
     d.draft_cached_tokens, d.draft_model, d.draft_worker, d.draft_waited_ms, d.draft_worked_ms,
     d.prm_model, d.prm_worker, d.prm_tokens, d.prm_waited_ms, d.prm_worked_ms,
     s.author AS step_author, s.text AS step_text, s.finish AS step_finish, s.tokens AS step_tokens,
-    s.score AS step_score, s.model AS step_model, s.worker AS step_worker, s.waited_ms AS step_waited_ms, s.worked_ms AS step_worked_ms,
+    s.score AS step_score, s.model AS step_model, s.worker AS step_worker, s.waited_ms AS step_waited_ms,
+    s.worked_ms AS step_worked_ms,
     s.accepted_at AS step_accepted_at
 FROM decisions d
 JOIN problems p ON p.id = d.problem_id

@@ -157,16 +157,13 @@ def _salvage(row: Mapping[str, Any], rows_of_steps: Sequence[Sequence[Any]]) -> 
         status = Status(row["status"])
     except ValueError:
         status = Status.RUNNING  # A status of a newer version, so the problem is still to be ended.
-    try:
-        steps = _read_steps(rows_of_steps)
-    except ValueError:
-        steps = ()
     return State(
         problem_id=row["id"],
         question=row["question"],
         reference=row["reference"],
         status=status,
-        steps=steps,
+        # As stored: nothing looks into them, but they are counted.
+        steps=tuple(Step(**dict(zip(_STEP_FIELDS, each, strict=True))) for each in rows_of_steps),
         finished_at=row["finished_at"],
         **_read_counts(row),
     )

@@ -240,7 +240,7 @@ def engine_processes() -> set[int]:
 
 @pytest.fixture
 def lone() -> Iterator[VllmGenerator]:
-    """A generator with an engine of its own, to be broken."""
+    """A generator whose engine the test may break."""
     with closing(make_generator(settings(), Author.SMALL)) as generator:
         assert isinstance(generator, VllmGenerator)
         yield generator
@@ -377,7 +377,7 @@ def test_what_vllm_does_not_take_is_reported_with_the_setting(changes: dict[str,
 
 @pytest.mark.parametrize("name", ["model", "runner", "pooler_config"])
 def test_arguments_that_other_settings_decide_are_refused(name: str) -> None:
-    with pytest.raises(UnusableSetting, match=f"TRIM_VLLM_ARGS may not set {name}"):
+    with pytest.raises(UnusableSetting, match=f"TRIM_VLLM_ARGS may not contain {name}"):
         make_scorer(settings(vllm_args={**ARGUMENTS, name: "other"}))
 
 
@@ -418,7 +418,7 @@ def test_a_model_that_expects_no_verdict_is_reported_with_the_setting() -> None:
     model = Model.of(settings(prm_model=str(MODELS / "large")), WorkerRole.PRM, runner="generate")
     (pid,) = _newest()
     (unlikely,) = model.encode("<extra_0>")
-    with pytest.raises(BadScores, match=r"expects no verdict.*rlhflow.*TRIM_PRM_FORMAT.*TRIM_PRM_MODEL"):
+    with pytest.raises(BadScores, match=r"does not expect a verdict.*rlhflow.*TRIM_PRM_FORMAT.*TRIM_PRM_MODEL"):
         NextTokenScorer(model, replace(RLHFLOW, good=unlikely, bad=unlikely))
     until(lambda: not psutil.pid_exists(pid))
 

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Iterator
 from typing import cast
 
 from shared.cancellation import Cancellation
+from shared.domain.roles import WorkerRole
 from shared.engines.port import EngineDead, Generator
 from shared.messages import GenerateSteps
 from shared.process import run
 from shared.settings import Settings
-from shared.worker.command_worker import CommandWorker, Publish
+from shared.worker.command_worker import CommandWorker
+from shared.worker.execution import Context
 
 
 class BrokenEngine:
-    """Takes one command."""
+    """Breaks down after it has taken one command."""
 
     model_id = "broken"
 
@@ -26,13 +29,16 @@ class BrokenEngine:
         self._breaks_in = breaks_in
         self._has_command = threading.Event()
 
-    def handle(self, _command: GenerateSteps, cancellation: Cancellation, _publish: Publish) -> None:
+    def begin(self, _command: GenerateSteps, context: Context) -> BrokenWork:
+        return BrokenWork(self, context.cancellation)
+
+    def work(self, cancellation: Cancellation) -> None:
         self._has_command.set()
         if self._breaks_in == "call":
             raise EngineDead
-        given_up = threading.Event()
-        cancellation.when_cancelled(given_up.set)
-        given_up.wait()
+        cancelled = threading.Event()
+        cancellation.when_cancelled(cancelled.set)
+        cancelled.wait()
         cancellation.raise_if_cancelled()
 
     def check(self) -> None:
@@ -40,9 +46,24 @@ class BrokenEngine:
             raise EngineDead
 
 
+class BrokenWork:
+    """Work that finishes no step."""
+
+    finished_steps = 0
+    unfinished = None
+
+    def __init__(self, engine: BrokenEngine, cancellation: Cancellation) -> None:
+        self._engine = engine
+        self._cancellation = cancellation
+
+    def run(self) -> Iterator[None]:
+        self._engine.work(self._cancellation)
+        yield
+
+
 def serve(settings: Settings) -> None:
     engine = BrokenEngine(sys.argv[1])
-    CommandWorker(settings, "small", engine=cast("Generator", engine), handle=engine.handle).run()
+    CommandWorker(settings, WorkerRole.SMALL, engine=cast("Generator", engine), begin=engine.begin).run()
 
 
 if __name__ == "__main__":

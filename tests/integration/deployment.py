@@ -90,7 +90,7 @@ class Deployment:
         deadline = time.monotonic() + PATIENCE_S
         while not holds():
             if time.monotonic() > deadline:
-                query = "SELECT id, status, epoch, ask, attempts, due_at FROM problems WHERE finished_at IS NULL"
+                query = "SELECT id, status, epoch, request, attempts, due_at FROM problems WHERE finished_at IS NULL"
                 stuck = self.rows(query)
                 raise AssertionError(f"It did not come to pass in {PATIENCE_S:.0f} s. Open problems: {stuck[:3]}")
             time.sleep(0.05)

@@ -407,7 +407,10 @@ STRAY_TRIGGER = "CREATE TRIGGER stray AFTER INSERT ON steps FOR EACH ROW EXECUTE
     [
         ("ALTER TABLE problems ADD COLUMN stray integer", "'stray'"),
         ("DROP TRIGGER decisions_append_only ON decisions", "trigger decisions_append_only on decisions is missing"),
-        ("ALTER TABLE decisions DISABLE TRIGGER ALL", "trigger decisions_append_only on decisions differs"),
+        (
+            "ALTER TABLE decisions DISABLE TRIGGER decisions_append_only",
+            "trigger decisions_append_only on decisions differs",
+        ),
         (REFUSE_NOTHING, "function refuse_change() differs"),
         ("DROP VIEW audit; CREATE VIEW audit AS SELECT 1 AS problem_id", "view audit differs"),
         ("DROP VIEW audit", "view audit is missing"),

@@ -83,7 +83,7 @@ def test_drafting_ahead_changes_no_decision(deployment: Deployment, lookahead: i
     assert (row["status"], row["stop_reason"], row["verdict"]) == ("succeeded", "final_answer", "correct")
     authors = [author for _, author, _ in deployment.trajectory(problem_id)]
     assert authors == ["large" if index == BAD_STEP else "small" for index in range(STEPS + 1)]
-    decided = deployment.rows("SELECT action FROM decisions WHERE problem_id = %s ORDER BY step", problem_id)
+    decided = deployment.rows("SELECT action FROM decisions WHERE problem_id = %s ORDER BY number", problem_id)
     assert [each["action"] for each in decided] == ["escalate" if i == BAD_STEP else "accept" for i in range(STEPS + 1)]
 
 
@@ -121,9 +121,9 @@ def test_a_large_step_has_its_score_and_its_record(deployment: Deployment) -> No
 def test_what_is_no_score_goes_to_the_large_model(deployment: Deployment) -> None:
     row = ask(deployment, "No score?")
     assert row["status"] == "succeeded"
-    decided = deployment.rows("SELECT reason, score FROM decisions WHERE problem_id = %s ORDER BY step", row["id"])
+    decided = deployment.rows("SELECT reason, draft_score FROM audit WHERE problem_id = %s ORDER BY number", row["id"])
     assert [each["reason"] for each in decided] == ["invalid_score", "invalid_score", "score_at_least_threshold"]
-    assert [each["score"] for each in decided] == [None, None, 0.9]
+    assert [each["draft_score"] for each in decided] == [None, None, 0.9]
 
 
 def test_a_model_that_returns_nothing_fails_the_problem_with_a_reason(deployment: Deployment) -> None:

@@ -1,1 +1,1 @@
-"""The embedded engine: small models on ONNX Runtime, in this process, with batching and a cache of its own."""
+"""The embedded engine: small models on ONNX Runtime, in this process, with batching and a prefix cache."""

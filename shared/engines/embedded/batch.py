@@ -1,4 +1,4 @@
-"""Sequences that are computed together, with their keys and values in one array that the graph reads in place."""
+"""Computes sequences together; their keys and values are in one array that the graph reads in place."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from shared.engines.embedded.cache import PrefixCache
 from shared.engines.embedded.runtime import Floats, Model
 
 _BUCKET = 64
-"""Tokens by which the array's capacity grows: what is never filled is computed all the same, and masked."""
+"""Tokens by which the array's capacity grows; unused capacity costs computation too, and is masked."""
 
 _MAX_BLOCK = 2048
-"""Tokens, padding included, past which no row is added to a run; bounds the memory of the attention scores."""
+"""Tokens of a run, padding included, after which no row is added to it; bounds the memory of the attention scores."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -26,29 +26,29 @@ class Row:
     problem_id: UUID
     ids: list[int]
     outputs_at: Sequence[int] = (-1,)
-    """Places in `ids` that outputs are wanted for when it joins a batch; negative ones count from the end."""
+    """Places in `ids` whose outputs `join` returns; negative ones count from the end."""
     computed: int = 0
-    """How many of the first ids the batch holds keys and values of."""
+    """Number of first ids whose keys and values are in the batch."""
     cached: int = 0
-    """How many of them came from the cache when the row joined."""
+    """Number of those that came from the cache when the row joined."""
 
     @property
     def pending(self) -> int:
-        """How many ids are still to be computed."""
+        """Number of ids that are not yet computed."""
         return len(self.ids) - self.computed
 
     def on_join(self) -> None:
-        """React to having joined: `cached` is known, and what is pending is computed next."""
+        """React to joining a batch: `cached` is set, and the pending ids are computed next."""
 
 
 SomeRow = TypeVar("SomeRow", bound=Row)
 
 
 class Batch(Generic[SomeRow]):
-    """Sequences that join, are computed together, and leave at any time.
+    """A batch of sequences, which join and leave at any time.
 
-    Row i of the array is that of `rows[i]`. Rows stay gapless, so that any run of them is a view that goes to the
-    graph without a copy; places past a row's end hold what is left of others, or zeros, and are masked there.
+    Row i of the array belongs to `rows[i]`. There are no gaps, so any range of rows is a view that the graph reads
+    without a copy. Places past a row's end contain remains of other rows, or zeros, and are masked.
     """
 
     def __init__(self, model: Model, *, cache_tokens: int) -> None:
@@ -58,7 +58,7 @@ class Batch(Generic[SomeRow]):
         self._kv = self._empty(0, 0)
 
     def join(self, rows: Sequence[SomeRow]) -> list[tuple[SomeRow, Floats]]:
-        """Take rows in and compute what the cache does not hold of them; return each with its outputs."""
+        """Add rows and compute what the cache does not have of them; return each row with its outputs."""
         first, found = len(self.rows), {}
         for row in rows:
             needed = min(place % len(row.ids) for place in row.outputs_at)
@@ -82,9 +82,9 @@ class Batch(Generic[SomeRow]):
         return joined
 
     def _group_end(self, first: int) -> int:
-        """Find the end of the rows, sorted by what is pending, that are well computed together with the first one.
+        """Find the end of the rows to compute together with the first one; rows are sorted by pending ids, most first.
 
-        The first pads all others: those with less than half as much to compute are better off in a run of their own.
+        All rows are padded to the first one, so rows with less than half as many pending ids go into a later run.
         """
         width, end = self.rows[first].pending, first + 1
         while end < len(self.rows) and 2 * self.rows[end].pending > width and (end - first) * width < _MAX_BLOCK:
@@ -92,12 +92,12 @@ class Batch(Generic[SomeRow]):
         return end
 
     def decode(self) -> Floats:
-        """Compute the one id that each row has gained since it was computed last; return the outputs, a line a row."""
+        """Compute the one id that each row has gained since the last run; return one line of outputs per row."""
         self._reserve(keep=len(self.rows))
         return self._advance(0, len(self.rows))
 
     def leave(self, row: SomeRow) -> None:
-        """Let a row go, and remember in the cache what was computed of it."""
+        """Remove a row, and store in the cache what was computed of it."""
         index, last = self.rows.index(row), self.rows.pop()
         self._cache.store(row.problem_id, row.ids[: row.computed], self._kv[:, :, index, :, : row.computed])
         if last is not row:
@@ -105,7 +105,7 @@ class Batch(Generic[SomeRow]):
             self.rows[index] = last
 
     def _advance(self, first: int, end: int) -> Floats:
-        """Compute what is pending of a run of rows."""
+        """Compute the pending ids of a range of rows."""
         rows = self.rows[first:end]
         lengths = np.array([row.computed for row in rows])
         width = max(row.pending for row in rows)
@@ -116,7 +116,7 @@ class Batch(Generic[SomeRow]):
             wanted += [index * width + place % len(row.ids) - row.computed for place in row.outputs_at]
         past = self._kv[:, :, first:end]
         if width > 1:
-            # A wide block computes width x capacity scores: a narrower copy of the past is cheaper than masked work.
+            # A wide block computes width x capacity scores; copying a narrower past costs less than masked scores.
             past = past[..., : lengths.max(), :]
         outputs, new_kv = self._model.compute(
             ids=block,
@@ -134,9 +134,10 @@ class Batch(Generic[SomeRow]):
         return outputs
 
     def _reserve(self, *, keep: int) -> None:
-        """Make the array fit its rows, of which the first `keep` hold something.
+        """Make the array fit its rows, and keep the contents of the first `keep`.
 
-        It shrinks too, once it is more than twice too wide: what a long row needed, all others would pay for.
+        The array also shrinks once it has more than twice the capacity needed: otherwise all rows would pay for the
+        length of a long one that has left.
         """
         slots, capacity = self._kv.shape[2], self._kv.shape[4]
         needed = -(-max(len(row.ids) for row in self.rows) // _BUCKET) * _BUCKET
@@ -148,6 +149,6 @@ class Batch(Generic[SomeRow]):
         self._kv = fitting
 
     def _empty(self, slots: int, capacity: int) -> Floats:
-        """Make an array (layers, 2, slots, heads, capacity, head size); zeros, since a mask cannot hide a NaN."""
+        """Make an array (layers, 2, slots, heads, capacity, head size) of zeros, because a mask cannot hide a NaN."""
         model = self._model
         return np.zeros((model.layers, 2, slots, model.kv_heads, capacity, model.head_size), np.float32)

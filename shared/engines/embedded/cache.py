@@ -1,4 +1,4 @@
-"""What was computed for a problem, kept for the next call that begins the same way."""
+"""Keeps the keys and values that a call computed, for the next call with the same beginning."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class _Entry:
 
 
 class PrefixCache:
-    """Keys and values of one sequence a problem; the problem unused for longest goes first. Not for several threads."""
+    """Keys and values of one sequence per problem; evicts the least recently used problem. Not thread-safe."""
 
     def __init__(self, max_tokens: int) -> None:
         self._max_tokens = max_tokens
@@ -26,7 +26,7 @@ class PrefixCache:
         self._entries: OrderedDict[UUID, _Entry] = OrderedDict()
 
     def longest_prefix(self, problem_id: UUID, ids: Sequence[int]) -> Floats | None:
-        """Return the keys and values of the tokens that ids have in common with the problem's entry, if any."""
+        """Return the keys and values of the prefix that `ids` share with the problem's entry, if there is one."""
         entry = self._entries.get(problem_id)
         if entry is None:
             return None
@@ -36,7 +36,7 @@ class PrefixCache:
         return entry.kv[..., :common, :]
 
     def store(self, problem_id: UUID, ids: list[int], kv: Floats) -> None:
-        """Keep a copy of a sequence's keys and values in place of the problem's earlier entry."""
+        """Store a copy of a sequence's keys and values; replaces the problem's earlier entry."""
         if (old := self._entries.pop(problem_id, None)) is not None:
             self._tokens -= len(old.ids)
         if len(ids) > self._max_tokens:

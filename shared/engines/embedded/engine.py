@@ -1,4 +1,4 @@
-"""What writing and scoring on ONNX Runtime have in common: one model, one batch, and the thread that they belong to."""
+"""The base of generator and scorer on ONNX Runtime: a model, a batch, and the thread that owns both."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ SomeMember = TypeVar("SomeMember", bound="Member[Any]")
 
 @dataclass(kw_only=True, eq=False)
 class Member(Row, Call[Answer]):
-    """A call that is a row of the batch."""
+    """A call that is also a row of the batch."""
 
 
 class EmbeddedEngine(ABC, Generic[SomeMember]):
-    """A model of the Qwen2 family from a folder that `recipe.export` has prepared.
+    """Runs a model of the Qwen2 family from a folder that `recipe.export` has prepared.
 
-    All state belongs to the loop's thread; callers only encode their input and wait.
+    All state belongs to the loop's thread; callers encode their input and wait.
     """
 
     architecture: ClassVar[str]
-    """What kind of model it needs, as in the folder's `config.json`."""
+    """Architecture that the folder's `config.json` must name."""
 
     def __init__(
         self,
@@ -42,13 +42,13 @@ class EmbeddedEngine(ABC, Generic[SomeMember]):
 
         Args:
             folder: The model folder.
-            setting: Which setting names it, for messages.
-            threads: Cores that one computation may use.
-            max_batch: Sequences that are computed together at most; further calls wait for their turn.
-            cache_tokens: Tokens whose keys and values are kept for later calls.
+            setting: Name of the setting that chose the folder, for error messages.
+            threads: Number of cores that one run of the graph may use.
+            max_batch: Maximum number of sequences computed together; further calls wait.
+            cache_tokens: Number of tokens whose keys and values are kept for later calls.
 
         Raises:
-            ModelUnusable: The folder's files are missing or damaged, or hold no such model.
+            ModelUnusable: The folder's files are missing or damaged, or belong to another kind of model.
         """
         self._model = Model(folder, setting=setting, architecture=self.architecture, threads=threads)
         self._prepare(folder, setting)
@@ -59,24 +59,24 @@ class EmbeddedEngine(ABC, Generic[SomeMember]):
 
     @property
     def model_id(self) -> str:
-        """Name of the model with the first digits of its weights' digest."""
+        """Name of the model, with the first digits of the digest of its weights."""
         return self._model.model_id
 
     def check(self) -> None:
-        """Raise `EngineDead` if the thread has broken down."""
+        """Raise `EngineDead` if the thread broke down."""
         self._loop.check()
 
     def close(self) -> None:
-        """Stop the thread; calls that still run raise `EngineStopped`."""
+        """Stop the thread; running calls raise `EngineStopped`."""
         self._loop.close()
 
     def _prepare(self, folder: Path, setting: str) -> None:
-        """Look up, before the thread starts, what the engine needs to know of its model.
+        """Read from the model what the engine needs; called before the thread starts.
 
         Raises:
-            ModelUnusable: The model lacks it.
+            ModelUnusable: The model lacks something that the engine needs.
         """
 
     @abstractmethod
     def _turn(self, arrived: list[SomeMember]) -> bool:
-        """Take calls that have arrived and work for a moment on all there are; tell whether there is more to do."""
+        """Add the calls that have arrived and run the model once; return whether there is more to do."""

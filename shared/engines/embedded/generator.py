@@ -1,4 +1,4 @@
-"""Writes steps with a model on ONNX Runtime: one thread, sequences join and leave between decode steps."""
+"""Writes steps with a model on ONNX Runtime; sequences join and leave the batch between two tokens."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from shared.engines.port import GeneratedStep, GenerationRequest, Meter
 
 @dataclass(kw_only=True, eq=False)
 class _Writing(Member[GeneratedStep | None]):
-    """A call of `stream`; its last answer is `None`."""
+    """A call of `stream`; its last result is `None`."""
 
     request: GenerationRequest
     assembler: StepAssembler
     settled: list[int]
-    """The ids of the question and all finished steps, as a later call will encode them."""
+    """Ids of the question and all finished steps, as a later call will encode them."""
     has_joined: bool = False
     decoder: codecs.IncrementalDecoder = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
 
     def on_join(self) -> None:
-        """Count the input. A call that joins again goes on from its own text, which is no input."""
+        """Count the input at the first time; a call that joins again continues its own text."""
         if not self.has_joined:
             self.has_joined = True
             self.assembler.count_input(len(self.ids), self.cached)
@@ -68,7 +68,7 @@ class EmbeddedGenerator(EmbeddedEngine[_Writing]):
                 yield step
 
     def _turn(self, arrived: list[_Writing]) -> bool:
-        """Let waiting calls join, or write one token of each that has joined."""
+        """Let waiting calls join, or decode one token for each call that has joined."""
         self._waiting = [call for call in self._waiting + arrived if not call.has_left()]
         for call in [call for call in self._batch.rows if call.has_left()]:
             self._batch.leave(call)
@@ -82,7 +82,7 @@ class EmbeddedGenerator(EmbeddedEngine[_Writing]):
         return bool(self._batch.rows or self._waiting)
 
     def _take_tokens(self, calls: Sequence[_Writing], logits: Floats) -> None:
-        """Draw the next token of each call from its line of logits."""
+        """Draw the next token for each call from its line of logits."""
         tokens = draw(logits, [call.request.sampling for call in calls], [len(call.ids) for call in calls])
         for call, token in zip(calls, tokens, strict=True):
             if (step := self._step_with(call, token)) is not None:
@@ -93,17 +93,17 @@ class EmbeddedGenerator(EmbeddedEngine[_Writing]):
         if token in self._model.end_ids:
             return call.assembler.end()
         call.ids.append(token)
-        step = call.assembler.feed(call.decoder.decode(self._model.pieces[token]))
+        step = call.assembler.feed(call.decoder.decode(self._model.token_bytes[token]))
         if step is None and len(call.ids) >= self._model.max_tokens:
             return replace(call.assembler.end(tokens=0), finish=Finish.LENGTH)
         return step
 
     def _hand_over(self, call: _Writing, step: GeneratedStep) -> None:
-        """Give the caller a step and go on from the text as a later call would encode it.
+        """Hand a step to the caller, and continue from the ids with which a later call would begin.
 
-        That is what was written, as a rule. It differs where a step was cut off, began with blank text, or was
-        spelled with other tokens than the tokenizer's: then the call joins again, so that where a solution is cut
-        into calls never shows in it.
+        These normally are the ids that the model wrote. They differ if the step was cut, began with blank text, or was
+        written with other tokens than the tokenizer chooses. Then the call joins again, so that one call of many steps
+        writes the same as many calls of one step.
         """
         call.answer(step)
         call.decoder.reset()

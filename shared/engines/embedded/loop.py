@@ -1,4 +1,4 @@
-"""The background thread of an engine, and the calls that it answers."""
+"""The thread of an engine, and the calls that it serves."""
 
 from __future__ import annotations
 
@@ -22,41 +22,41 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(kw_only=True, eq=False)
 class Call(Generic[Result]):
-    """One caller's wish, and the way back to the thread that waits for it."""
+    """A call, and the queue through which its results reach the thread that waits for them."""
 
     cancellation: Cancellation
     is_over: bool = False
-    """Whether nobody listens any more, or all was said."""
-    _answers: queue.SimpleQueue[Result | Exception] = field(default_factory=queue.SimpleQueue)
+    """Whether the caller has left, or has got all results."""
+    _results: queue.SimpleQueue[Result | Exception] = field(default_factory=queue.SimpleQueue)
 
     def answer(self, result: Result) -> None:
         """Hand a result to the caller."""
-        self._answers.put(result)
+        self._results.put(result)
 
     def fail(self, error: Exception) -> None:
         """Make the caller raise an error."""
-        self._answers.put(error)
+        self._results.put(error)
 
     def wait(self, timeout_s: float) -> Result:
         """Wait for the next result.
 
         Raises:
-            StepTimeout: None came in time.
-            Cancelled: Cancellation was asked for.
+            StepTimeout: There was no result in time.
+            Cancelled: The cancellation was set.
             EngineStopped: The engine was closed meanwhile.
             EngineDead: The engine broke down.
         """
         self.cancellation.raise_if_cancelled()
         try:
-            answer = self._answers.get(timeout=timeout_s)
+            result = self._results.get(timeout=timeout_s)
         except queue.Empty:
             raise StepTimeout.after(timeout_s) from None
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        if isinstance(result, Exception):
+            raise result
+        return result
 
     def has_left(self) -> bool:
-        """Tell whether the caller is gone; one that cancelled is woken up first."""
+        """Return whether the caller has left; wakes up a caller that was cancelled."""
         if not self.is_over and self.cancellation.is_cancelled:
             self.is_over = True
             self.fail(Cancelled())
@@ -64,19 +64,18 @@ class Call(Generic[Result]):
 
 
 class Loop(Generic[SomeCall]):
-    """A background thread that takes turns for as long as there is something to do, and sleeps otherwise.
+    """A thread that takes turns while there is something to do, and sleeps otherwise.
 
-    However the thread ends, nobody is left waiting: open calls and later ones raise `EngineStopped` if it was closed,
-    `EngineDead` if a turn failed.
+    However the thread ends, no caller waits for ever: open and later calls raise `EngineStopped` if the loop was
+    closed, and `EngineDead` if a turn failed.
     """
 
     def __init__(self, turn: Callable[[list[SomeCall]], bool], *, name: str) -> None:
         """Start the thread.
 
         Args:
-            turn: Takes the calls that have arrived and works on all it holds for a moment; tells whether it holds
-                more to do.
-            name: Of the thread.
+            turn: Takes the calls that have arrived and works for a short time; returns whether there is more to do.
+            name: Name of the thread.
         """
         self._turn = turn
         self._changed = threading.Condition()
@@ -89,7 +88,7 @@ class Loop(Generic[SomeCall]):
 
     @contextmanager
     def submitted(self, call: SomeCall) -> Iterator[SomeCall]:
-        """Have a call worked on for as long as the context lasts.
+        """Serve a call until the context ends.
 
         Raises:
             EngineStopped: The loop was closed.
@@ -115,7 +114,7 @@ class Loop(Generic[SomeCall]):
             raise EngineDead
 
     def close(self) -> None:
-        """End the thread after its present turn; open calls raise `EngineStopped`."""
+        """End the thread after its current turn; open calls raise `EngineStopped`."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
@@ -126,7 +125,7 @@ class Loop(Generic[SomeCall]):
             is_busy = False
             while (arrived := self._next_calls(is_busy=is_busy)) is not None:
                 is_busy = self._turn(arrived)
-        except Exception:  # noqa: BLE001 - whatever it is, callers must not be left to wait; it is logged, not hidden
+        except Exception:  # noqa: BLE001 - whatever failed, callers must not wait for ever; it is logged
             _log.exception("engine_broke_down", thread=self._thread.name)
             self._ending = EngineDead
         finally:
@@ -136,7 +135,7 @@ class Loop(Generic[SomeCall]):
                     call.fail(self._ending())
 
     def _next_calls(self, *, is_busy: bool) -> list[SomeCall] | None:
-        """Take what has arrived, after a sleep if there is nothing to do; `None` once the loop is closed."""
+        """Return the calls that have arrived, after sleeping while there is nothing to do; `None` once closed."""
         with self._changed:
             self._changed.wait_for(lambda: is_busy or self._arrived or self._is_closed)
             if self._is_closed:

@@ -1,4 +1,4 @@
-"""Drawing tokens, so that the same prefix and seed give the same token whatever else is computed beside it."""
+"""Draws tokens; the same prefix and seed give the same token, whatever else is in the batch."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ Doubles = NDArray[np.float64]
 def uniform(seed: int, position: int) -> float:
     """Draw the number in [0, 1) that decides the token at a position of a sequence.
 
-    It hangs on nothing else: neither on how the sequence was cut into calls, nor on what was drawn before.
+    It depends on nothing else: neither on the calls that wrote the sequence, nor on earlier draws.
     """
     digest = hashlib.blake2b(f"{seed}:{position}".encode(), digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 11) * 2.0**-53
 
 
 def draw(logits: Floats, samplings: Sequence[Sampling], positions: Sequence[int]) -> list[int]:
-    """Draw one token a row: the likeliest at temperature 0, else by temperature, top-k and top-p, in that order.
+    """Draw one token per row: the likeliest at temperature 0, else by temperature, top-k and top-p, in that order.
 
     Args:
         logits: (rows, vocabulary).
-        samplings: How to draw, one a row.
-        positions: Where in its sequence each token will stand.
+        samplings: Sampling of each row.
+        positions: Position of each row's token in its sequence.
     """
     tokens = logits.argmax(axis=1)
     warm = [index for index, sampling in enumerate(samplings) if sampling.temperature > 0]
@@ -53,7 +53,7 @@ def _draw_warm(logits: Doubles, samplings: Sequence[Sampling], uniforms: Doubles
     share = np.exp(scaled - scaled[:, :1])
     share[np.arange(candidates) >= top_k] = 0
     share /= share.sum(axis=1, keepdims=True)
-    # A candidate is kept while those before it have not reached top_p; the first one always is.
+    # A candidate is kept if those before it have not reached top_p; the first one is always kept.
     before = np.cumsum(share, axis=1) - share
     share[:, 1:][before[:, 1:] >= top_p] = 0
     reached = np.cumsum(share, axis=1)

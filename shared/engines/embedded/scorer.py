@@ -1,4 +1,4 @@
-"""Scores steps with a process reward model on ONNX Runtime: what waits is computed together."""
+"""Scores steps with a process reward model on ONNX Runtime; waiting calls are computed together."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Scoring(Member[Scores]):
     meter: Meter
 
     def on_join(self) -> None:
-        """Count what is computed."""
+        """Count the tokens that are computed next."""
         self.meter.tokens = self.pending
 
 
@@ -56,12 +56,12 @@ class EmbeddedScorer(EmbeddedEngine[_Scoring]):
         tag: int | None = self._model.tokenizer.token_to_id(STEP_TAG)
         if tag is None:
             raise ModelUnusable(
-                f"the tokenizer of the model in {folder} has no token {STEP_TAG}; restore it, or change {setting}"
+                f"The tokenizer of the model in {folder} has no token {STEP_TAG}; restore it, or change {setting}."
             )
         self._tag = tag
 
     def _turn(self, arrived: list[_Scoring]) -> bool:
-        """Score the calls that have waited longest."""
+        """Score the calls that have waited for the longest time."""
         waiting = [call for call in self._waiting + arrived if not call.has_left()]
         joining, self._waiting = waiting[: self._max_batch], waiting[self._max_batch :]
         for call, logits in self._batch.join(joining):
@@ -71,6 +71,6 @@ class EmbeddedScorer(EmbeddedEngine[_Scoring]):
 
 
 def _right(logits: Floats) -> tuple[float, ...]:
-    """Turn each pair of logits (step is wrong, step is right) into the probability that the step is right."""
+    """Convert each pair of logits (step is wrong, step is right) to the probability that the step is right."""
     wrong_by = logits[:, 0].astype(np.float64) - logits[:, 1]
     return tuple((1 / (1 + np.exp(np.minimum(wrong_by, 700)))).tolist())

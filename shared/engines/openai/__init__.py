@@ -1,1 +1,1 @@
-"""The openai engine: models behind servers that speak OpenAI's HTTP API, such as vLLM."""
+"""The openai engine: models on servers with OpenAI's HTTP API, such as vLLM's."""

@@ -63,7 +63,7 @@ class OpenAIGenerator:
         """Do nothing: a server that is away may come back."""
 
     def close(self) -> None:
-        """Close the connections; calls that still run raise `EngineStopped`."""
+        """Close the connections; running calls raise `EngineStopped`."""
         self._server.close()
 
 

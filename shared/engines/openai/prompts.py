@@ -1,14 +1,14 @@
-r"""What is asked of a server in each style.
+r"""The bodies of requests, for each prompt style.
 
-`completions` sends raw text, for any model that goes on with it. `chat` has the server put the solution so far into its
-chat template as a last message to be continued: vLLM and SGLang can; the template must keep the blank line at its end.
-`chat-next-step` asks for one step in words, for servers that can do neither.
+`completions` sends raw text that the model continues. `chat` sends the solution so far as a last message that the model
+continues; vLLM and SGLang support this, if the model's chat template keeps the blank line at the end of the message.
+`chat-next-step` asks for one step in words, for servers that support neither.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 from shared.domain.text import SEPARATOR
 from shared.engines.port import GenerationRequest
@@ -31,18 +31,18 @@ _NEXT_STEP = (
 
 
 def body(style: Style, request: GenerationRequest, *, template: str, so_far: str, max_tokens: int) -> dict[str, Any]:
-    """Make the request for what follows.
+    """Make the body of the request that continues a solution.
 
     Args:
-        style: The way to ask.
-        request: The call; its prefix is not looked at.
-        template: Of the prompt, for `completions`.
-        so_far: The solution up to now, separators included.
-        max_tokens: Tokens to write at most.
+        style: Prompt style.
+        request: The call; its prefix is ignored.
+        template: Template of the prompt, for `completions`.
+        so_far: The solution so far, separators included.
+        max_tokens: Maximum number of tokens to write.
     """
     sampling = request.sampling
     so_far = as_plain_text(so_far)
-    asked: dict[str, Any] = {
+    common: dict[str, Any] = {
         "max_tokens": max_tokens,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
@@ -50,25 +50,35 @@ def body(style: Style, request: GenerationRequest, *, template: str, so_far: str
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    if style == "chat-next-step":
-        # No stop string here: it would also cut where a blank line ends no step.
-        problem = (
-            f"Problem:\n{as_plain_text(request.question)}\n\nSolution so far:\n{so_far.strip() or '(nothing yet)'}"
-        )
-        return asked | {"messages": [_message("system", _NEXT_STEP), _message("user", problem)]}
-    asked |= {
-        "top_k": sampling.top_k or -1,  # No limit; without it, servers take the model's own default.
+    continuing = common | {
+        "top_k": sampling.top_k or -1,  # -1 is no limit; without the field, servers use the model's default.
         "stop": [SEPARATOR],
-        # Of vLLM and SGLang: they merge tokens into one chunk under load, so that chunks alone say too little.
+        # vLLM and SGLang then report exact counts in each chunk; under load, a chunk contains several tokens.
         "stream_options": {"include_usage": True, "continuous_usage_stats": True},
     }
-    if style == "completions":
-        return asked | {"prompt": fill(template, request.question) + so_far}
-    messages = solving(request.question)
+    match style:
+        case "completions":
+            return continuing | {"prompt": fill(template, request.question) + so_far}
+        case "chat":
+            return continuing | _continued_message(request.question, so_far)
+        case "chat-next-step":
+            # No stop string: it would also stop at a blank line that does not end a step.
+            return common | {"messages": _next_step(request.question, so_far)}
+        case _:
+            assert_never(style)
+
+
+def _continued_message(question: str, so_far: str) -> dict[str, Any]:
+    messages = solving(question)
     if not so_far.strip():
-        return asked | {"messages": messages}
+        return {"messages": messages}
     messages.append(_message("assistant", so_far))
-    return asked | {"messages": messages, "continue_final_message": True, "add_generation_prompt": False}
+    return {"messages": messages, "continue_final_message": True, "add_generation_prompt": False}
+
+
+def _next_step(question: str, so_far: str) -> list[dict[str, str]]:
+    problem = f"Problem:\n{as_plain_text(question)}\n\nSolution so far:\n{so_far.strip() or '(nothing yet)'}"
+    return [_message("system", _NEXT_STEP), _message("user", problem)]
 
 
 def _message(role: str, content: str) -> dict[str, str]:

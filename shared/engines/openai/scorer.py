@@ -1,4 +1,4 @@
-"""Scores steps with a process reward model behind vLLM."""
+"""Scores steps with a process reward model on a server of vLLM."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class OpenAIScorer:
         """Do nothing: a server that is away may come back."""
 
     def close(self) -> None:
-        """Close the connections; calls that still run raise `EngineStopped`."""
+        """Close the connections; running calls raise `EngineStopped`."""
         self._server.close()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Generator, Iterator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, assert_never
 
 from tokenizers.decoders import DecodeStream
 from vllm import SamplingParams
@@ -28,15 +28,15 @@ class _Writing:
     model: Model
     assembler: StepAssembler
     settled: list[int]
-    """The ids of the question and all finished steps, as a later call will encode them: each step by itself, so that
-    they only ever grow, and what the engine has computed of them serves every later call."""
+    """Ids of the question and all finished steps, as a later call will encode them. Each step is encoded by itself, so
+    they only grow, and what the engine computed of them is in its cache for each later call."""
     ids: list[int] = field(default_factory=list)
-    """What the engine has in its context."""
+    """Ids in the engine's context."""
     decoder: DecodeStream = field(default_factory=lambda: DecodeStream(skip_special_tokens=True))
     is_cut: bool = False
-    """Whether nothing more is taken from the engine's request: all is written, or it went on from something else than
-    a later call would. So it does where a step was cut off, began with blank text, or was spelled with other tokens
-    than the tokenizer's."""
+    """Whether nothing more is taken from the current request: the call is over, or the request continues other ids than
+    those with which a later call would begin, because a step was cut, began with blank text, or was written with other
+    tokens than the tokenizer chooses."""
     has_input: bool = False
     """Whether the input of the call was counted."""
 
@@ -49,19 +49,19 @@ class _Writing:
 
     @property
     def is_single(self) -> bool:
-        """Whether one step is asked for, which a request may end."""
+        """Whether the call writes a single step, with requests that stop at a separator."""
         return self.assembler.request.max_steps == 1
 
     @property
     def room(self) -> int:
-        """How many tokens a request may write: what is left of the context and, of a single step, of its own limit."""
+        """Number of tokens that a request may write: the rest of the context and, for a single step, of its limit."""
         left = self.model.max_tokens - len(self.ids)
         if self.is_single:
             left = min(left, self.assembler.request.max_step_tokens - self.assembler.step_tokens)
         return left
 
     def begin_request(self) -> list[int]:
-        """Return what the next request goes on from."""
+        """Return the ids that the next request continues."""
         if self.is_cut:
             self.ids = list(self.settled)
             self.decoder = DecodeStream(skip_special_tokens=True)
@@ -92,7 +92,7 @@ class _Writing:
         if has_ended:
             yield self._settle(self.assembler.end())
         elif written.finish_reason in ("length", "stop"):
-            if self.room <= 0:  # to go on in, or to ask again in where nothing was said
+            if self.room <= 0:  # None for the rest of the step, or for a second attempt.
                 yield self._settle(replace(self.assembler.end(tokens=0), finish=Finish.LENGTH))
         elif written.finish_reason is not None:
             raise EngineStopped if written.finish_reason == "abort" else EngineFailed
@@ -105,7 +105,7 @@ class _Writing:
     def _decode(self, token: int) -> str:
         try:
             return self.decoder.step(self.model.tokenizer, token) or ""
-        except Exception:  # noqa: BLE001 - the library's own, where tokens together are no prolongation of the text so far
+        except Exception:  # noqa: BLE001 - the library's own, for tokens that change the text before them
             self.decoder = DecodeStream(skip_special_tokens=True)
             return self.decoder.step(self.model.tokenizer, token) or ""
 
@@ -116,18 +116,18 @@ class _Writing:
 
 
 class VllmGenerator(OnModel):
-    """Writes steps: one request to the engine for all steps of a call, cut into steps as it streams."""
+    """Writes steps: all steps of a call are one request to the engine, cut into steps as it streams."""
 
     def __init__(self, model: Model, *, style: Literal["completions", "chat"], template: str) -> None:
         """Take a model.
 
         Args:
-            model: Closed with the generator.
-            style: Whether the steps follow the template, or a message in the model's own chat template.
-            template: Of the prompt in the style `completions`, with `{question}` in it.
+            model: The model; the generator closes it.
+            style: Whether the steps follow the template, or a message in the model's chat template.
+            template: Template of the prompt in the style `completions`, with `{question}` in it.
 
         Raises:
-            ModelUnusable: The style is `chat` and the model has no chat template that can be used.
+            ModelUnusable: The style is `chat`, and the model has no usable chat template.
         """
         super().__init__(model)
         self._style = style
@@ -159,9 +159,13 @@ class VllmGenerator(OnModel):
 
     def _encode_question(self, question: str) -> list[int]:
         question = self._model.plain(question)
-        if self._style == "chat":
-            return self._model.encode_chat(solving(question))
-        return self._model.encode(fill(self._template, question), is_beginning=True)
+        match self._style:
+            case "completions":
+                return self._model.encode(fill(self._template, question), is_beginning=True)
+            case "chat":
+                return self._model.encode_chat(solving(question))
+            case _:
+                assert_never(self._style)
 
     async def _write(self, writing: _Writing) -> AsyncGenerator[GeneratedStep, None]:
         while not writing.is_over:
@@ -182,11 +186,11 @@ class VllmGenerator(OnModel):
     def _sampling(self, writing: _Writing) -> SamplingParams:
         sampling = writing.assembler.request.sampling
         if writing.is_single:
-            # A single step is handed over whole, which spares a switch between tasks for every token. Where a blank
-            # line ends no step, another request goes on.
+            # A single step is returned in one piece, which saves a switch between tasks per token. If the blank line
+            # does not end the step, another request continues.
             delivery = {"stop": [SEPARATOR], "output_kind": RequestOutputKind.FINAL_ONLY}
         else:
-            # Nobody reads the engine's text: it is decoded here, token by token, so that steps are cut to the token.
+            # We decode token by token, and not with the engine, so that steps end at the right token.
             delivery = {"detokenize": False, "output_kind": RequestOutputKind.DELTA}
         return SamplingParams(
             temperature=sampling.temperature,

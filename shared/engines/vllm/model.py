@@ -1,4 +1,4 @@
-"""A model in an engine of vLLM: how it is started, asked, and ended."""
+"""Starts, calls and ends a model in an engine of vLLM."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import re
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, assert_never
 
 import safetensors
 from tokenizers import Tokenizer
@@ -22,7 +22,7 @@ from shared.engines.port import EngineDead, EngineFailed, InputTooLong, ModelUnu
 from shared.engines.role_settings import model_of, model_variable
 from shared.settings import Settings, UnusableSetting
 
-os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # read when vLLM is imported
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # Read when vLLM is imported.
 
 from vllm import PoolingParams, SamplingParams
 from vllm.config import PoolerConfig
@@ -37,24 +37,24 @@ Answer = TypeVar("Answer")
 Item = TypeVar("Item")
 
 Runner = Literal["generate", "pooling"]
-"""Whether a model writes, or is read at its tokens."""
+"""What vLLM does with a model: let it write, or return its output at each token of the input."""
 
 
 class Model:
-    """One model, ready to be asked from any thread."""
+    """A model in its engine; its methods may be called from any thread."""
 
     def __init__(self, name: str, *, setting: str, runner: Runner, arguments: Mapping[str, Any]) -> None:
         """Start the engine, and wait until it has answered once.
 
         Args:
-            name: A folder, or a name on the model hub.
-            setting: Which setting names the model, for messages.
-            runner: What the model is there for.
-            arguments: For the engine, by the names of vLLM's `AsyncEngineArgs`.
+            name: Folder of the model, or its name on the model hub.
+            setting: Name of the setting that chose the model, for error messages.
+            runner: What vLLM does with the model.
+            arguments: Arguments of the engine, by the names of vLLM's `AsyncEngineArgs`.
 
         Raises:
-            ModelUnusable: The model's files are missing or damaged, it is no model for the runner, or vLLM does not
-                take the arguments.
+            ModelUnusable: The model's files are missing or damaged, the model does not suit the runner, or vLLM rejects
+                the arguments.
         """
         self.name, self.setting = name, setting
         _check_folder(Path(name), setting)
@@ -74,15 +74,16 @@ class Model:
 
     @classmethod
     def of(cls, settings: Settings, role: WorkerRole, *, runner: Runner) -> Self:
-        """Start the engine of a role as the settings say; errors as for the class.
+        """Start the engine of a role with its settings.
 
         Raises:
-            UnusableSetting: The arguments hold what other settings decide.
+            UnusableSetting: The arguments contain one that follows from other settings.
+            ModelUnusable: As for the class.
         """
         if decided := sorted(settings.vllm_args.keys() & {"model", "runner", "pooler_config"}):
             raise UnusableSetting(
-                f"TRIM_VLLM_ARGS may not set {', '.join(decided)}: the model and what it is asked for follow from"
-                " TRIM_SMALL_MODEL, TRIM_LARGE_MODEL, TRIM_PRM_MODEL and TRIM_PRM_FORMAT."
+                f"TRIM_VLLM_ARGS may not contain {', '.join(decided)}; set TRIM_SMALL_MODEL, TRIM_LARGE_MODEL,"
+                " TRIM_PRM_MODEL and TRIM_PRM_FORMAT instead."
             )
         arguments = {"max_num_seqs": settings.concurrency, **settings.vllm_args}
         return cls(model_of(settings, role), setting=model_variable(role), runner=runner, arguments=arguments)
@@ -93,32 +94,32 @@ class Model:
         return f"vllm/{Path(self.name).name}"
 
     def plain(self, text: str) -> str:
-        """Keep text that spells one of the tokenizer's special tokens from becoming it, as `as_plain_text` does."""
+        """Insert a zero-width space into each of the tokenizer's special tokens, as `as_plain_text` does."""
         return self._special.sub(lambda found: f"{found[0][0]}\N{ZERO WIDTH SPACE}{found[0][1:]}", text)
 
     def encode(self, text: str, *, is_beginning: bool = False) -> list[int]:
-        """Turn text into token ids, in which special tokens are recognised.
+        """Encode text; text that spells a special token becomes that token.
 
         Args:
-            text: What is to be encoded.
-            is_beginning: Whether a model's input begins with it: some tokenizers mark that with a token.
+            text: Text to encode.
+            is_beginning: Whether the model's input begins with the text; some tokenizers add a token there.
         """
         return list(self.tokenizer.encode(text, add_special_tokens=is_beginning).ids)
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Turn messages into the ids that the model's next message follows, by its chat template.
+        """Encode messages and the beginning of the model's reply, with its chat template.
 
         Raises:
-            ModelUnusable: It has none, or none for such messages.
+            ModelUnusable: The model has no chat template, or none for such messages.
         """
         try:
             text: str = self._engine.get_tokenizer().apply_chat_template(
                 messages, add_generation_prompt=True, tokenize=False
             )
-        except Exception as error:  # whatever a template raises that does not take a system message, say
+        except Exception as error:  # A template that rejects a system message may raise anything.
             raise ModelUnusable(
-                f"the model {self.name} has no chat template for a system message and a question; set"
-                " TRIM_PROMPT_STYLE to completions and TRIM_PROMPT to what it was trained on"
+                f"The model {self.name} has no chat template for a system message and a question; set"
+                " TRIM_PROMPT_STYLE to completions and TRIM_PROMPT to the prompt that it was trained on."
             ) from error
         return self.encode(text)
 
@@ -126,8 +127,8 @@ class Model:
         """Raise `InputTooLong` if there are more ids than the limit."""
         if len(ids) > limit:
             raise InputTooLong(
-                f"question and steps are {len(ids)} tokens long, but {self.model_id} takes {limit} at most; submit a"
-                " shorter question, lower max_steps, or raise max_model_len in TRIM_VLLM_ARGS"
+                f"Question and steps are {len(ids)} tokens long, but {self.model_id} takes {limit} at most; submit a"
+                " shorter question, lower max_steps, or raise max_model_len in TRIM_VLLM_ARGS."
             )
 
     def run(self, coroutine: Coroutine[Any, Any, Answer], cancellation: Cancellation) -> Answer:
@@ -146,9 +147,9 @@ class Model:
         Tokens that the engine decoded and has not delivered by then are lost: normally those of one run of the model.
 
         Raises:
-            EngineDead: The engine has broken down.
-            EngineFailed: It could not carry out this request.
-            RequestRefused: It takes no such request.
+            EngineDead: The engine broke down.
+            EngineFailed: The engine could not carry out the request.
+            RequestRefused: The engine rejected the request.
         """
         with _named_errors():
             async with aclosing(self._engine.generate(tokens_input([*ids]), sampling, self._next_name())) as outputs:
@@ -172,19 +173,17 @@ class Model:
         with _named_errors():
             name = self._next_name()
             outputs = self._engine.generate(tokens_input([*ids]), sampling, name)
-            # A task, because the engine drops the output of a request whose own task is cancelled.
-            completing = asyncio.create_task(anext(outputs))
+            # A separate task, because the engine drops the output of a request whose task is cancelled.
+            completing = asyncio.create_task(_last(outputs))
             try:
                 return await asyncio.shield(completing)
             except asyncio.CancelledError:
                 await self._engine.abort(name)
                 aborted(await completing)
                 raise
-            finally:
-                await outputs.aclose()
 
     async def pool(self, ids: Sequence[int], pooling: PoolingParams) -> PoolingRequestOutput[Any]:
-        """Return what the model makes of each of some ids; errors as for `generate`."""
+        """Return the model's output at each of some ids; raises what `generate` raises."""
         with _named_errors():
             async with aclosing(self._engine.encode(tokens_input([*ids]), pooling, self._next_name())) as outputs:
                 async for output in outputs:
@@ -193,12 +192,12 @@ class Model:
         raise EngineFailed
 
     def check(self) -> None:
-        """Raise `EngineDead` if the engine has broken down."""
+        """Raise `EngineDead` if the engine broke down."""
         if self._engine.errored:
             raise EngineDead
 
     def close(self) -> None:
-        """End the engine's processes; calls that still run raise `EngineStopped`."""
+        """End the engine's processes; running calls raise `EngineStopped`."""
         self._loop.close(self._end)
 
     async def _end(self) -> None:
@@ -206,29 +205,32 @@ class Model:
             engine.shutdown()
 
     def _copy_tokenizer(self) -> Tokenizer:
-        """Copy the engine's tokenizer, so that no options are shared with it."""
+        """Copy the engine's tokenizer, because the options below must not change the engine's."""
         backend = getattr(self._engine.get_tokenizer(), "backend_tokenizer", None)
         if backend is None:
-            raise ModelUnusable(f"the model {self.name} has no tokenizer.json; set {self.setting} to one that has")
+            raise ModelUnusable(f"The model {self.name} has no tokenizer.json; set {self.setting} to one that has.")
         tokenizer = Tokenizer.from_str(backend.to_str())
         tokenizer.no_truncation()
         tokenizer.no_padding()
         return tokenizer
 
     async def _warm_up(self, runner: Runner) -> None:
-        """Ask once, so that what is compiled or allocated at the first request is not part of anybody's deadline."""
+        """Send a request, so that no call's time-out includes what vLLM compiles and allocates at the first one."""
         ids = self.encode("1", is_beginning=True)
         try:
-            if runner == "pooling":
-                await self.pool(ids, PoolingParams(task="token_classify"))
-            else:
-                async for _ in self.generate(ids, SamplingParams(max_tokens=1)):
-                    pass
+            match runner:
+                case "pooling":
+                    await self.pool(ids, PoolingParams(task="token_classify"))
+                case "generate":
+                    async for _ in self.generate(ids, SamplingParams(max_tokens=1)):
+                        pass
+                case _:
+                    assert_never(runner)
         except (EngineFailed, RequestRefused) as error:
-            kind = "a process reward model" if runner == "pooling" else "a model that writes"
             raise ModelUnusable(
-                f"the model {self.name} did not answer a first request; check that {self.setting} is {kind}, and"
-                f" {_other_settings(runner)}"
+                f"The model {self.name} did not answer a first request; check that {self.setting} is"
+                f" {'a process reward model' if runner == 'pooling' else 'a language model'}, and"
+                f" {_other_settings(runner)}."
             ) from error.__cause__
 
     def _next_name(self) -> str:
@@ -236,7 +238,7 @@ class Model:
 
 
 class OnModel:
-    """An engine that is one model, and closed with it."""
+    """An engine that consists of one model."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
@@ -247,64 +249,74 @@ class OnModel:
         return self._model.model_id
 
     def check(self) -> None:
-        """Raise `EngineDead` if the engine has broken down."""
+        """Raise `EngineDead` if the engine broke down."""
         self._model.check()
 
     def close(self) -> None:
-        """End the engine; calls that still run raise `EngineStopped`."""
+        """End the engine; running calls raise `EngineStopped`."""
         self._model.close()
 
 
+async def _last(outputs: AsyncGenerator[RequestOutput, None]) -> RequestOutput:
+    last = None
+    async with aclosing(outputs):
+        async for output in outputs:
+            last = output
+    if last is None:
+        raise EngineFailed
+    return last
+
+
 def _check_folder(folder: Path, setting: str) -> None:
-    """Look for what is missing or cut short, which an engine's process reports by dying."""
+    """Raise `ModelUnusable` for missing or truncated files; vLLM's process would die without naming them."""
     if not folder.is_dir():
-        return  # a name on the hub, or nothing at all: vLLM says which
+        return  # It may be a name on the model hub; vLLM raises an error if it is not.
     weights = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
     needed = ["config.json", "tokenizer.json", *_shards(folder / "model.safetensors.index.json", setting)]
     missing = [name for name in needed if not (folder / name).is_file()]
     if missing or not weights:
         raise ModelUnusable(
-            f"the model folder {folder} lacks {', '.join(missing) or 'weights'}; restore it, or change {setting}"
+            f"The model folder {folder} lacks {', '.join(missing) or 'weights'}; restore it, or change {setting}."
         )
     for file in folder.glob("*.safetensors"):
         try:
             with safetensors.safe_open(file, "np"):
                 pass
         except (safetensors.SafetensorError, OSError) as error:
-            raise ModelUnusable(f"{file} is damaged; restore it, or change {setting}") from error
+            raise ModelUnusable(f"{file} is damaged; restore it, or change {setting}.") from error
 
 
 def _shards(index: Path, setting: str) -> list[str]:
-    """List the weight files that an index names, if there is one."""
+    """List the weight files that an index names; none if there is no index."""
     if not index.is_file():
         return []
     try:
         return sorted(set(json.loads(index.read_text())["weight_map"].values()))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ModelUnusable(f"{index} is damaged; restore it, or change {setting}") from error
+        raise ModelUnusable(f"{index} is damaged; restore it, or change {setting}.") from error
 
 
 async def _start(name: str, setting: str, runner: Runner, arguments: Mapping[str, Any]) -> AsyncLLM:
     chosen: dict[str, Any] = {"enable_prefix_caching": True, "disable_log_stats": True, **arguments}
     if runner == "pooling":
-        # Rows of all tokens, not of the steps' tags alone: which of them come back depends on what the cache held.
+        # Rows of all tokens, and not only of the tags: the cache decides which tokens have rows, so we count them.
         chosen["pooler_config"] = PoolerConfig(task="token_classify", tok_pooling_type="ALL")
     try:
         return AsyncLLM.from_engine_args(AsyncEngineArgs(model=name, runner=runner, **chosen))
-    except Exception as error:  # vLLM raises whatever the library raises that stumbles over a file or an argument
+    except Exception as error:  # vLLM passes on any error that a library raises over a file or an argument.
         raise ModelUnusable(
-            f"vLLM cannot serve the model {name}; what it has logged says why: check {setting} and"
-            f" {_other_settings(runner)}"
+            f"vLLM cannot serve the model {name}; check {setting}, {_other_settings(runner)} and the log of vLLM."
         ) from error
 
 
 def _other_settings(runner: Runner) -> str:
-    """Name what decides, beside the model, whether it can be served."""
+    """Name the other settings that decide whether vLLM can serve a model."""
     return "TRIM_PRM_FORMAT and TRIM_VLLM_ARGS" if runner == "pooling" else "TRIM_VLLM_ARGS"
 
 
 @contextmanager
 def _named_errors() -> Iterator[None]:
+    """Turn vLLM's errors into ours."""
     try:
         yield
     except EngineDeadError:
@@ -312,4 +324,4 @@ def _named_errors() -> Iterator[None]:
     except VLLMClientError as error:
         raise RequestRefused from error
     except VLLMError as error:
-        raise EngineFailed from error.__cause__ or error  # vLLM's own says nothing of its cause
+        raise EngineFailed from error.__cause__ or error  # The message of vLLM's own error has no details.

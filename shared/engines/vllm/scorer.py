@@ -1,4 +1,4 @@
-"""Scores steps with a process reward model in vLLM, computing only what an earlier call has not."""
+"""Scores steps with a process reward model in vLLM, and computes only what an earlier call has not."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ Answer = TypeVar("Answer")
 
 
 class TaggedScorer(OnModel):
-    """Scores with a token classifier that says at each step's tag what it thinks of the step."""
+    """Scores with a token classifier, whose output at the tag of each step is the step's score."""
 
     def __init__(self, model: Model, prm_format: Tagged) -> None:
         """Take a model.
 
         Args:
-            model: Of the runner `pooling`; closed with the scorer.
-            prm_format: How it is asked.
+            model: The model, with the runner `pooling`; the scorer closes it.
+            prm_format: Format of its input and output.
 
         Raises:
-            ModelUnusable: Its tokenizer does not know the format's tag.
-            BadScores: It is no process reward model of that format.
+            ModelUnusable: The model's tokenizer does not have the format's tag.
+            BadScores: The model is not a process reward model of that format.
         """
         super().__init__(model)
         self._format = prm_format
@@ -38,8 +38,8 @@ class TaggedScorer(OnModel):
         try:
             if len(self._tag) != 1:
                 raise ModelUnusable(
-                    f"the tokenizer of {model.name} has no token {prm_format.tag!r}; set TRIM_PRM_FORMAT to the format"
-                    f" of {model.setting}, or that to a process reward model"
+                    f"The tokenizer of {model.name} has no token {prm_format.tag!r}; set TRIM_PRM_FORMAT to the format"
+                    f" of the model, or {model.setting} to a process reward model."
                 )
             ids = [*model.encode("1", is_beginning=True), *self._tag]
             model.run(self._score(ids, [len(ids) - 1], Meter()), Cancellation())
@@ -51,12 +51,12 @@ class TaggedScorer(OnModel):
         """Score the newest steps of a solution; see `Scorer.score`.
 
         Raises:
-            BadScores: The model answered with another number of rows than it was given tokens to compute.
+            BadScores: The model did not return one row per computed token.
             EngineFailed: The engine could not carry out the request.
         """
         if not request.steps:
             return Scores(values=(), tokens=0)
-        # Piece by piece, so that the ids for more steps begin with those for fewer whatever the tokenizer would join.
+        # Each step is encoded by itself, so that the ids for more steps begin with the ids for fewer.
         ids = self._model.encode(self._format.head(self._model.plain(request.question)), is_beginning=True)
         tags = []
         for step in request.steps:
@@ -70,7 +70,7 @@ class TaggedScorer(OnModel):
         return scores
 
     async def _score(self, ids: list[int], wanted: list[int], meter: Meter) -> Scores:
-        # A token that the cache holds is not computed, and has no row. That hits a wanted one where a call is repeated.
+        # Cached tokens have no rows. A repeated call lacks the row of a wanted token, and must compute all again.
         for reads_cache in (True, False):
             pooled = await self._model.pool(
                 ids, PoolingParams(task="token_classify", skip_reading_prefix_cache=not reads_cache)
@@ -79,7 +79,7 @@ class TaggedScorer(OnModel):
             meter.tokens += computed
             if len(rows) != computed:
                 raise BadScores(
-                    f"{self._model.name} answered with {len(rows)} rows for {computed} tokens; check that"
+                    f"{self._model.name} returned {len(rows)} rows for {computed} tokens; check that"
                     f" {self._model.setting} is a process reward model."
                 )
             if (first := len(ids) - computed) <= wanted[0]:
@@ -89,24 +89,24 @@ class TaggedScorer(OnModel):
 
 
 class NextTokenScorer(OnModel):
-    """Scores with a language model that would write its verdict of the newest step next."""
+    """Scores with a language model whose next token would be its verdict on the newest step."""
 
     def __init__(self, model: Model, prm_format: NextToken) -> None:
         """Take a model.
 
         Args:
-            model: Of the runner `generate`; closed with the scorer.
-            prm_format: How it is asked.
+            model: The model, with the runner `generate`; the scorer closes it.
+            prm_format: Format of its input and output.
 
         Raises:
-            ModelUnusable: Its vocabulary does not hold the format's verdicts.
-            BadScores: It has something else to say where the format has a verdict.
+            ModelUnusable: The model's vocabulary does not have the format's verdicts.
+            BadScores: The model does not expect a verdict where the format has one.
         """
         if max(prm_format.good, prm_format.bad) >= model.vocabulary:
             model.close()
             raise ModelUnusable(
-                f"the vocabulary of {model.name} has no verdicts of the format {prm_format.name}; set TRIM_PRM_FORMAT"
-                f" to the format of {model.setting}, or that to a process reward model"
+                f"The vocabulary of {model.name} has no verdicts of the format {prm_format.name}; set TRIM_PRM_FORMAT"
+                f" to the format of the model, or {model.setting} to a process reward model."
             )
         super().__init__(model)
         self._format = prm_format
@@ -140,7 +140,7 @@ class NextTokenScorer(OnModel):
 
     async def _score(self, inputs: list[list[int]], meter: Meter) -> Scores:
         values = []
-        for ids in inputs:  # one after the other: each finds in the cache what the one before it has computed
+        for ids in inputs:  # One after the other, because each finds the tokens of the one before it in the cache.
             async for output in self._model.generate(ids, self._sampling):
                 meter.tokens += len(ids) - (output.num_cached_tokens or 0)  # The verdict itself is not computed on.
                 (verdict,) = output.outputs

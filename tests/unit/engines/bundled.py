@@ -60,7 +60,7 @@ def score(
 
 
 class Gate:
-    """Lets an engine's model compute only as often as it is told to."""
+    """Lets an engine's model run only as often as the test allows."""
 
     def __init__(self, engine: EmbeddedGenerator | EmbeddedScorer, monkeypatch: pytest.MonkeyPatch) -> None:
         self._permits = threading.Semaphore(0)
@@ -77,7 +77,7 @@ class Gate:
         monkeypatch.setattr(engine._model, "compute", gated)
 
     def let_pass(self, times: int) -> None:
-        """Let the model compute, and come back once it stands before the next time."""
+        """Let the model run some times, and return once it waits for its next run."""
         self._permits.release(times)
         for _ in range(times):
             self._reached.acquire()

@@ -19,9 +19,9 @@ from shared.domain.roles import Author
 from shared.domain.text import boxed_answer
 from shared.engines.embedded.cache import PrefixCache
 from shared.engines.embedded.generator import EmbeddedGenerator
-from shared.engines.embedded.pieces import pieces_of
 from shared.engines.embedded.sampling import draw, uniform
 from shared.engines.embedded.scorer import EmbeddedScorer
+from shared.engines.embedded.token_bytes import token_bytes
 from shared.engines.factory import make_generator
 from shared.engines.port import (
     EngineDead,
@@ -330,11 +330,11 @@ def test_text_that_spells_a_special_token_stays_text(
     assert len(score(prm, [f"1) {special}", "2) x"], newest=2).values) == 2
 
 
-def test_pieces_of_a_token_join_to_its_text(small: EmbeddedGenerator) -> None:
+def test_the_bytes_of_tokens_join_to_their_text(small: EmbeddedGenerator) -> None:
     text = "Zoë has ½ of 3 pies – \t“x” 🥧.\n\n"
-    pieces = small._model.pieces
-    assert b"".join(pieces[index] for index in small._model.encode(text)).decode() == text
-    assert [pieces[index] for index in range(4)] == [b""] * 4
+    by_id = small._model.token_bytes
+    assert b"".join(by_id[index] for index in small._model.encode(text)).decode() == text
+    assert [by_id[index] for index in range(4)] == [b""] * 4
 
 
 def test_an_id_that_stands_for_no_token_has_an_empty_piece_and_a_token_without_an_id_is_refused(
@@ -342,9 +342,9 @@ def test_an_id_that_stands_for_no_token_has_an_empty_piece_and_a_token_without_a
 ) -> None:
     tokenizer = small._model.tokenizer
     known = tokenizer.get_vocab_size()
-    assert pieces_of(tokenizer, known + 62)[known:] == [b""] * 62
+    assert token_bytes(tokenizer, known + 62)[known:] == [b""] * 62
     with pytest.raises(ValueError, match=f"the model has {known - 1}"):
-        pieces_of(tokenizer, known - 1)
+        token_bytes(tokenizer, known - 1)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "model.onnx"])
@@ -368,7 +368,7 @@ def test_a_missing_or_damaged_file_is_reported_with_the_folder(tmp_path: Path, n
 
 
 def test_a_process_reward_model_writes_nothing() -> None:
-    with pytest.raises(ModelUnusable, match="no Qwen2ForCausalLM; set TRIM_LARGE_MODEL"):
+    with pytest.raises(ModelUnusable, match="not a Qwen2ForCausalLM; set TRIM_LARGE_MODEL"):
         make_generator(Settings(large_model=str(MODELS / "prm")), Author.LARGE)
 
 

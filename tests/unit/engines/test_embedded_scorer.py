@@ -105,5 +105,5 @@ def test_a_tokenizer_without_the_step_tag_is_reported_with_the_setting(tmp_path:
 
 
 def test_a_language_model_is_no_scorer() -> None:
-    with pytest.raises(ModelUnusable, match="no Qwen2ForProcessRewardModel; set TRIM_PRM_MODEL"):
+    with pytest.raises(ModelUnusable, match="not a Qwen2ForProcessRewardModel; set TRIM_PRM_MODEL"):
         make_scorer(Settings(prm_model=str(MODELS / "large")))

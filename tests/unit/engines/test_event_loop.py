@@ -1,4 +1,4 @@
-"""The event loop that callers wait for in threads of their own."""
+"""The event loop whose callers wait in other threads."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Call = Callable[[EventLoop, "Work", Cancellation], None]
 
 
 class Work:
-    """Coroutines that wait for ever, and tell when they have begun and when they were given up."""
+    """Coroutines that wait for ever, and report their start and their cancellation."""
 
     def __init__(self) -> None:
-        self.begun, self.given_up = threading.Event(), threading.Event()
+        self.begun, self.cancelled = threading.Event(), threading.Event()
 
     async def answer(self) -> None:
         self.begun.set()
         try:
             await asyncio.Event().wait()
         finally:
-            self.given_up.set()
+            self.cancelled.set()
 
     async def items(self) -> AsyncGenerator[int, None]:
         yield 1
@@ -84,7 +84,7 @@ def test_it_raises_what_coroutines_do(loop: EventLoop) -> None:
 
 
 @pytest.mark.parametrize("call", [run, iterate])
-def test_a_call_that_is_cancelled_while_it_waits_is_given_up(loop: EventLoop, work: Work, call: Call) -> None:
+def test_a_call_that_is_cancelled_while_it_waits_is_cancelled(loop: EventLoop, work: Work, call: Call) -> None:
     cancellation = Cancellation()
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(call, loop, work, cancellation)
@@ -92,7 +92,7 @@ def test_a_call_that_is_cancelled_while_it_waits_is_given_up(loop: EventLoop, wo
         cancellation.cancel()
         with pytest.raises(Cancelled):
             waiting.result(PATIENCE_S)
-        assert work.given_up.is_set(), "the caller may still have read what the coroutine was writing"
+        assert work.cancelled.is_set(), "the caller may still have read what the coroutine was writing"
 
 
 @pytest.mark.parametrize("call", [run, iterate])
@@ -103,10 +103,10 @@ def test_a_call_that_was_cancelled_before_does_not_wait(loop: EventLoop, work: W
         call(loop, work, cancellation)
 
 
-def test_an_item_that_takes_too_long_is_given_up(loop: EventLoop, work: Work) -> None:
+def test_an_item_that_takes_too_long_is_cancelled(loop: EventLoop, work: Work) -> None:
     with pytest.raises(StepTimeout):
         iterate(loop, work, Cancellation(), timeout_s=0.05)
-    assert work.begun.is_set() is work.given_up.is_set()
+    assert work.begun.is_set() is work.cancelled.is_set()
 
 
 def test_closing_the_iterator_closes_the_generator(loop: EventLoop, work: Work) -> None:
@@ -114,7 +114,7 @@ def test_closing_the_iterator_closes_the_generator(loop: EventLoop, work: Work) 
     assert next(items) == 1
     assert work.begun.wait(PATIENCE_S)
     items.close()
-    assert work.given_up.is_set()
+    assert work.cancelled.is_set()
 
 
 @pytest.mark.parametrize("call", [run, iterate])
@@ -122,7 +122,7 @@ def test_closing_stops_calls_that_wait_before_it_awaits_the_end(loop: EventLoop,
     order: list[bool] = []
 
     async def end() -> None:
-        order.append(work.given_up.is_set())
+        order.append(work.cancelled.is_set())
 
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(call, loop, work, Cancellation())

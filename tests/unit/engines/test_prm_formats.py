@@ -211,9 +211,9 @@ def test_a_row_of_another_kind_is_no_score(each: Tagged, row: Any) -> None:
 
 
 def test_rows_of_another_width_are_no_scores() -> None:
-    with pytest.raises(BadScores, match="not those of the format qwen, which are 2 wide"):
+    with pytest.raises(BadScores, match="not have the 2 numbers of the format qwen"):
         tagged("qwen").score([0.5])
-    with pytest.raises(BadScores, match="not those of the format skywork, which are 1 wide"):
+    with pytest.raises(BadScores, match="not have the 1 numbers of the format skywork"):
         tagged("skywork").score([0.5, 0.5])
 
 
