@@ -75,7 +75,7 @@ def test_scores_have_their_golden_ids() -> None:
 
 
 def test_a_scoring_gets_as_much_time_as_its_command_had_from_the_moment_it_is_requested() -> None:
-    command = golden(GenerateSteps)
+    command = golden(GenerateSteps, step_timeout_s=20.0)
     first, *_ = carry_out(command, Scripted("One."), late_s=50.0)
     assert isinstance(first, ScoreSteps)
     assert first.issued_at == command.issued_at + timedelta(seconds=50)
