@@ -104,7 +104,7 @@ models: $(VENV)/.train ## Train models into .state/models/trained, or resume tra
 	@mkdir -p .state/models && set -o pipefail && $(BIN)/python -u -m recipe.train 2>&1 | tee -a .state/models/log
 
 evaluate-models: $(VENV)/.stack ## Measure the bundled models, or those in MODELS, on held-out problems, offline and through the service
-	@$(BIN)/python -m evaluation.models --models $(MODELS)
+	@$(BIN)/python -m recipe.evaluate --models $(MODELS)
 
 clean: ## Remove the virtual environments and the embedded state
 	@rm -rf $(VENV) $(VLLM_VENV) .state

@@ -1,6 +1,7 @@
 """Solves problems with models in one process: the simulated service on the embedded engine.
 
-What a model says after a prefix is remembered, so that a whole curve of thresholds costs little more than one of them.
+The engines remember what a model wrote after a prefix, so a whole curve of thresholds costs little more than one
+point.
 """
 
 from __future__ import annotations
@@ -10,13 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from recipe.problems.checker import first_error
-from recipe.problems.story import Story, parse
-from shared.cancellation import Cancellation
 from shared.domain.options import Limits, Options, Sampling
 from shared.engines.embedded.generator import EmbeddedGenerator
 from shared.engines.embedded.scorer import EmbeddedScorer
-from shared.engines.port import Meter, Scorer, Scores, ScoringRequest
+from shared.engines.port import Scorer
 from shared.machine.state import State
 from shared.policies.policy import Policy
 from simulation.remembering import RememberingGenerator, RememberingScorer
@@ -80,27 +78,3 @@ class Models:
         ids = [service.submit(question, policy, options, reference=reference) for question, reference in problems]
         service.run(threads=IN_FLIGHT)
         return [service.state(problem_id) for problem_id in ids]
-
-
-def problems_of(stories: Sequence[Story]) -> list[tuple[str, str]]:
-    """Return the question and the reference of each story."""
-    return [(story.question, str(story.answer)) for story in stories]
-
-
-class ExactChecker:
-    """A scorer that knows the solution: 0 for the first wrong step, 1 for every other one."""
-
-    model_id = "exact-checker"
-
-    def score(self, request: ScoringRequest, cancellation: Cancellation, meter: Meter) -> Scores:  # noqa: ARG002 - it uses nothing
-        """Compare the newest steps with the solution."""
-        cancellation.raise_if_cancelled()
-        expected, steps = parse(request.question).steps, request.steps
-        ends = range(len(steps) - request.newest + 1, len(steps) + 1)
-        return Scores(values=[float(first_error(expected, steps[:end]) != end - 1) for end in ends], tokens=0)
-
-    def check(self) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""

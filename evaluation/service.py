@@ -1,4 +1,4 @@
-"""Solves problems by the real service: API, queues and every role a process, on a database of its own."""
+"""Solves problems through the real service: every role is a process, on a separate database."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from rich.console import Console
 
 from evaluation.comparison import Answered
 from evaluation.offline import GREEDY, LIMITS, TIMEOUT_S
-from recipe.problems.story import Story
 from shared.domain.verdict import Verdict
 from shared.settings import Settings
 from stack.client import Api
@@ -23,7 +22,7 @@ from stack.scratch import scratch_database
 from stack.solving import solve_with
 
 CHOICES = {"limits": asdict(LIMITS), "sampling": asdict(GREEDY), "step_timeout_s": TIMEOUT_S}
-"""As the offline loop has it."""
+"""Options of the offline evaluation, as the API takes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +33,19 @@ class Service:
     roles: Roles
 
     def solve(
-        self, stories: Sequence[Story], policies: Mapping[str, Mapping[str, Any]], console: Console
+        self, problems: Sequence[tuple[str, str]], policies: Mapping[str, Mapping[str, Any]], console: Console
     ) -> dict[str, list[Answered]]:
-        """Solve stories with each policy, and read what became of them, by the policy's name.
+        """Solve problems with each policy; return the results in their order, by the policy's name.
 
-        Whatever ended without a solution counts as unsolved. Large tokens are those that the ledger has in solutions.
+        A problem that ended without a solution counts as unsolved.
+
+        Args:
+            problems: Question and reference of each.
+            policies: As the API takes them, by name.
+            console: Where progress is shown.
         """
-        problems = [{"question": story.question, "reference": str(story.answer)} for story in stories]
-        ended = solve_with(policies, problems, CHOICES, api=self.api, roles=self.roles, console=console)
+        submitted = [{"question": question, "reference": reference} for question, reference in problems]
+        ended = solve_with(policies, submitted, CHOICES, api=self.api, roles=self.roles, console=console)
         for name, batch in ended.items():
             if unsolved := batch["size"] - batch["statuses"].get("succeeded", 0):
                 said = f"{name}: {unsolved} problems ended without a solution; the logs under {STATE}/logs say why."
@@ -61,14 +65,14 @@ class Service:
 
 @contextmanager
 def running_service(settings: Settings, folders: Mapping[str, Path]) -> Iterator[Service]:
-    """Run the service with some models for as long as the block does; the caller has the state folder.
+    """Run the service with given models for as long as the block runs; the caller holds the state folder.
 
-    Its database, queues included, is a new one on the embedded Postgres, gone afterwards: what waits in the one that
-    `make serve` uses is not to be solved by these models. Servers that the environment names are left alone.
+    It uses a temporary database on the embedded Postgres, queues included: these models must not solve what is queued
+    in the database of `make serve`. Servers that the environment names are not used.
 
     Args:
-        settings: Those of this process.
-        folders: Of `small`, `large` and `prm`.
+        settings: Settings of this process.
+        folders: Model folders of `small`, `large` and `prm`.
     """
     with EmbeddedPostgres(STATE.resolve() / "postgres") as server_url, scratch_database(server_url) as database_url:
         environment = {

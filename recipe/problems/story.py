@@ -119,6 +119,11 @@ def _told(kind: Kind, value: int, fields: Fields) -> tuple[str, ...]:
             return part, f"That leaves {arithmetic.subtract(value, value // divisor)}"
 
 
+def problems_of(stories: Sequence[Story]) -> list[tuple[str, str]]:
+    """Return the question and the reference of each story."""
+    return [(story.question, str(story.answer)) for story in stories]
+
+
 def parse(question: str) -> Story:
     """Parse a question.
 

@@ -19,8 +19,9 @@ from typing import TypeVar
 import torch
 from tokenizers import Tokenizer
 
-from evaluation.offline import GREEDY, Models, problems_of
+from evaluation.offline import GREEDY, Models
 from recipe.problems.drawing import Split, draw
+from recipe.problems.story import problems_of
 from recipe.train import folder, language_model, prm, samples
 from recipe.train.loop import Schedule
 from recipe.train.network import Shape, Weights, without_helpers

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
-from evaluation.offline import ExactChecker, Models, problems_of
+from evaluation.offline import Models
+from recipe.exact_checker import ExactChecker
 from recipe.problems.checker import first_error
 from recipe.problems.drawing import Split, draw
-from recipe.problems.story import Story, parse
+from recipe.problems.story import Story, parse, problems_of
 from shared.domain.options import Sampling
 from shared.machine.state import State
 from shared.policies.baselines import SmallOnly

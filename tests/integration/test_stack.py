@@ -91,7 +91,7 @@ def test_the_sample_is_solved_twice_with_the_same_figures_and_nothing_is_left_ru
 
 
 def evaluating(problems: int, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "evaluation.models", "--problems", str(problems), *arguments]
+    return [sys.executable, "-m", "recipe.evaluate", "--problems", str(problems), *arguments]
 
 
 def test_given_models_are_measured_by_the_loop_and_through_the_service_with_the_same_figures(

@@ -9,9 +9,11 @@ from uuid import UUID
 
 import pytest
 
-from evaluation.offline import ExactChecker, Models, problems_of
+from evaluation.offline import Models
+from recipe.exact_checker import ExactChecker
 from recipe.problems.checker import first_error
 from recipe.problems.drawing import Split, draw
+from recipe.problems.story import problems_of
 from shared.cancellation import Cancellation
 from shared.domain.status import StopReason
 from shared.engines.port import Meter, ScoringRequest

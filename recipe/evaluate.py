@@ -1,4 +1,4 @@
-"""Measures models on held-out problems: `python -m evaluation.models [--problems N] [--models FOLDER]`.
+"""Measures models on held-out problems: `python -m recipe.evaluate [--problems N] [--models FOLDER]`.
 
 Thresholds are chosen on validation problems and reported on test and transfer problems, all solved greedily by the
 simulated service. Then the real service solves the test and transfer problems with the small model alone, the large one
@@ -23,11 +23,12 @@ from evaluation import comparison
 from evaluation.bootstrap import Interval, interval
 from evaluation.comparison import Answered, Comparison, Comparisons
 from evaluation.metrics import Baselines, Result, accuracy, area_recovered, area_under_curve, cost_to_recover
-from evaluation.offline import IN_FLIGHT, TIMEOUT_S, ExactChecker, Models, problems_of
+from evaluation.offline import IN_FLIGHT, TIMEOUT_S, Models
 from evaluation.service import running_service
+from recipe.exact_checker import ExactChecker
 from recipe.problems.checker import first_error
 from recipe.problems.drawing import Split, draw
-from recipe.problems.story import Story
+from recipe.problems.story import Story, problems_of
 from shared import log
 from shared.cancellation import Cancellation
 from shared.domain.verdict import Verdict
@@ -185,7 +186,7 @@ def summary(measured: Measured, parity: float, prefix: str = "") -> dict[str, An
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m evaluation.models", description="Measure models.")
+    parser = argparse.ArgumentParser(prog="python -m recipe.evaluate", description="Measure models.")
     parser.add_argument("--problems", type=int, default=500, help="problems of each split (default: %(default)s)")
     parser.add_argument(
         "--models", type=Path, default=BUNDLED, help="folder of small, large and prm (default: bundled)"
@@ -250,7 +251,7 @@ def compare(
     with running_service(settings, folders) as service:
         for split, measured in reported.items():
             console.print(f"Solving {len(measured.stories)} {split} problems through {service.api.address}")
-            solved = service.solve(measured.stories, policies, console)
+            solved = service.solve(problems_of(measured.stories), policies, console)
             offline = {"small alone": measured.small, "large alone": measured.large, at_parity: measured.curve[parity]}
             compared[split] = {
                 name: Comparison(service=solved[name], offline=offline[name], baselines=measured.baselines)

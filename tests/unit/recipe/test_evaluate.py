@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-import evaluation.models as evaluate
 from evaluation.comparison import Answered, Comparison, Comparisons
-from evaluation.models import Measured
+from recipe import evaluate
+from recipe.evaluate import Measured
 from recipe.problems.drawing import Split
 from shared.settings import Settings
 from stack.running import state_folder
