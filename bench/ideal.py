@@ -9,7 +9,7 @@ from bench.design import STEPS
 from bench.service import POLICY, SCRIPT
 from shared.domain.roles import Author
 from shared.engines.scripted import Script, ScriptedGenerator, ScriptedScorer
-from simulation.service import SimulatedService
+from simulation.simulated_service import SimulatedService
 from simulation.workers import Engines
 
 

@@ -18,7 +18,7 @@ from shared.engines.port import Scorer
 from shared.machine.state import State
 from shared.policies.policy import Policy
 from simulation.remembering import RememberingGenerator, RememberingScorer
-from simulation.service import SimulatedService
+from simulation.simulated_service import SimulatedService
 from simulation.workers import Engines
 
 IN_FLIGHT = 64

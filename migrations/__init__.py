@@ -18,8 +18,8 @@ from migrations import session
 from migrations.drift import find_drift
 from migrations.phases import Phase
 from shared.errors import PermanentError, RetryableError
+from shared.store.compatibility import read_schema
 from shared.store.database import Database, DatabaseBusy
-from shared.store.schema import read_schema
 
 HERE = Path(__file__).parent
 VERSIONS = HERE / "versions"

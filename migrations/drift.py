@@ -8,9 +8,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 
-from shared.store.objects import OBJECTS
-from shared.store.schema import REVISION, read_schema
+from shared.store.compatibility import REVISION, read_schema
 from shared.store.tables import Base
+from shared.store.views_and_triggers import OBJECTS
 
 _SCRATCH = "trim_wanted_objects"
 

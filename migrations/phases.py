@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from alembic import op
 
-from shared.store.schema import schema_compatibility
+from shared.store.compatibility import schema_compatibility
 
 
 class Phase(StrEnum):

@@ -24,7 +24,7 @@ from evaluation.bootstrap import Interval, interval
 from evaluation.comparison import Answered, Comparison, Comparisons
 from evaluation.metrics import Baselines, Result, accuracy, area_recovered, area_under_curve, cost_to_recover
 from evaluation.offline import IN_FLIGHT, TIMEOUT_S, Models
-from evaluation.service import running_service
+from evaluation.online import running_service
 from recipe.exact_checker import ExactChecker
 from recipe.problems.checker import first_error
 from recipe.problems.drawing import Split, draw

@@ -12,7 +12,7 @@ from shared.engines.port import EngineDead, EngineFailed
 from shared.messages import Command, ScoreSteps
 from simulation.audit import Audit, Item, items_of
 from simulation.bus import Letter, MemoryBus
-from simulation.service import SimulatedService
+from simulation.simulated_service import SimulatedService
 from simulation.store import MemoryStore
 from simulation.workers import Engines, RunningCommand
 from simulation.world import World, WorldGenerator, WorldScorer

@@ -13,7 +13,7 @@ from shared.domain.roles import WorkerRole
 from shared.engines.port import Generator, Scorer
 from shared.messages import CancelWork, Command, GenerateSteps, Message, ScoreSteps
 from shared.worker.execution import Begin, Executor
-from shared.worker.running import RunningWork
+from shared.worker.running_work import RunningWork
 from simulation.bus import Letter, MemoryBus
 
 

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from services.api import errors
 from services.api.middleware import BodyLimit, RequestIds
-from services.api.native import batches, problems, service
+from services.api.native import batches, health, policies, problems
 from shared.settings import Settings
 from shared.store.database import Database
 
@@ -43,6 +43,6 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     errors.install(app)
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(RequestIds)
-    for part in (problems, batches, service):
+    for part in (problems, batches, policies, health):
         app.include_router(part.router)
     return app

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from shared.errors import PermanentError, RetryableError, TrimError
 from shared.log import get_logger
-from shared.store.schema import SchemaOutdated
+from shared.store.compatibility import SchemaOutdated
 
 RETRY_AFTER_S = 5
 """Seconds after which a client may retry a request that failed for a passing reason."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from services.api.schemas.service import Part, PartName, Readiness
+from services.api.schemas.health import Part, PartName, Readiness
 from shared.domain.roles import WorkerRole
 from shared.store import queries
+from shared.store.compatibility import REVISION, Fit, read_schema
 from shared.store.database import Database, DatabaseUnavailable
-from shared.store.schema import REVISION, Fit, read_schema
 
 HEARTBEATS: Final[tuple[PartName, ...]] = ("orchestrator", "broker", *WorkerRole)
 """Parts that are up while their heartbeats arrive. Orchestrators report the broker, and forward those of workers."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from services.orchestrator.policies import policy_of
+from services.orchestrator.policy_cache import policy_of
 from shared.bus.consumer import Delivery
 from shared.bus.topology import DELIVERY_LIMIT, EVENTS, QUEUES, DeadLetter
 from shared.errors import PermanentError, RetryableError

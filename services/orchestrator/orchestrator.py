@@ -23,9 +23,9 @@ from shared.clock import SYSTEM_CLOCK
 from shared.errors import RetryableError, explain
 from shared.log import get_logger
 from shared.settings import Settings
+from shared.store.compatibility import check_schema
 from shared.store.database import Database, DatabaseUnavailable, WakeUp
-from shared.store.reasoning import PostgresStore
-from shared.store.schema import check_schema
+from shared.store.reasoning_state import PostgresStore
 
 LINGER_S = 0.003
 """Seconds that a batch waits for more events while the service is busy; a single event never waits."""

@@ -61,7 +61,7 @@ class Base(DeclarativeBase):
 
 
 class _View(DeclarativeBase):
-    """Base class of views. Their metadata is separate because `shared/store/objects.py` creates them."""
+    """Base class of views. Their metadata is separate because `shared/store/views_and_triggers.py` creates them."""
 
     type_annotation_map = _TYPES
 

@@ -29,7 +29,7 @@ from shared.settings import Settings
 from shared.worker.celery_app import make_app, make_consumer_class
 from shared.worker.execution import Begin, Executor
 from shared.worker.results import Settle
-from shared.worker.running import RunningWork
+from shared.worker.running_work import RunningWork
 
 _log = get_logger(__name__)
 

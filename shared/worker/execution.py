@@ -15,7 +15,7 @@ from shared.errors import RetryableError, TrimError, explain
 from shared.log import get_logger
 from shared.messages import Command, GenerateSteps, ScoreSteps, WorkCancelled, WorkFailed, derive_id
 from shared.worker.results import Publisher, Results, Settle
-from shared.worker.running import RunningWork
+from shared.worker.running_work import RunningWork
 
 _log = get_logger(__name__)
 

@@ -17,7 +17,7 @@ from shared.domain.options import Options, PolicyChoice
 from shared.domain.text import prefix_digest
 from shared.messages import GenerateSteps, ProblemEvent, StepsGenerated, StepsScored, WorkFailed, derive_id, encode
 from shared.store.database import Database
-from shared.store.reasoning import PostgresStore
+from shared.store.reasoning_state import PostgresStore
 from shared.store.submissions import Submission, submit_problem
 from shared.store.tables import DEFAULT_TENANT
 

@@ -21,8 +21,8 @@ import migrations
 from migrations import session
 from migrations.phases import FILE_NAME, Phase
 from shared.errors import explain
+from shared.store.compatibility import REVISION, CodeOutdated, Fit, Schema, SchemaOutdated, check_schema, read_schema
 from shared.store.database import Database
-from shared.store.schema import REVISION, CodeOutdated, Fit, Schema, SchemaOutdated, check_schema, read_schema
 
 pytestmark = pytest.mark.servers
 

@@ -24,7 +24,7 @@ from shared.store.admission import record_processes
 from shared.store.database import Database, DatabaseBusy
 from shared.store.port import SeenProcess
 from shared.store.pruning import prune_inbox
-from shared.store.reasoning import PostgresStore
+from shared.store.reasoning_state import PostgresStore
 from stack.scratch import scratch_database
 from tests.integration.solving import (
     NOW,

@@ -20,7 +20,7 @@ from shared.store.database import Database
 from shared.store.port import SeenProcess
 from shared.store.pruning import prune_idempotency_keys, prune_inbox
 from shared.store.queries import ProblemFilter
-from shared.store.reasoning import PostgresStore
+from shared.store.reasoning_state import PostgresStore
 from shared.store.submissions import Idempotency, request_cancel, submit_batch, submit_problem
 from stack.scratch import scratch_database
 from tests.integration.plans import Plan, explain_everything

@@ -19,7 +19,7 @@ from services.orchestrator.sweeping import attend
 from shared.messages import GenerateSteps
 from shared.store import queries, submissions
 from shared.store.database import Database
-from shared.store.reasoning import PostgresStore
+from shared.store.reasoning_state import PostgresStore
 from shared.store.tables import DEFAULT_TENANT
 from tests.integration.solving import NOW, follow, hear, report, rows, solve, start, submit, write
 

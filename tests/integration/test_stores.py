@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from shared.store.database import Database
 from shared.store.port import SeenProcess, Store
-from shared.store.reasoning import PostgresStore
+from shared.store.reasoning_state import PostgresStore
 from shared.store.submissions import Submission, request_cancel, submit_problem
 from shared.store.tables import Problem, Process
 from stack.scratch import scratch_database

@@ -19,7 +19,7 @@ import psycopg
 import pytest
 
 import migrations
-from shared.store.schema import REVISION
+from shared.store.compatibility import REVISION
 
 pytestmark = pytest.mark.servers
 

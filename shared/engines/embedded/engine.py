@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from shared.engines.embedded.batch import Batch, Row
-from shared.engines.embedded.loop import Call, Loop
+from shared.engines.embedded.batch_loop import Call, Loop
 from shared.engines.embedded.runtime import Model
 
 Answer = TypeVar("Answer")

@@ -11,11 +11,11 @@ import numpy as np
 from shared.cancellation import Cancellation
 from shared.domain.drafts import Finish
 from shared.domain.text import SEPARATOR
-from shared.engines.assembly import StepAssembler
 from shared.engines.embedded.engine import EmbeddedEngine, Member
 from shared.engines.embedded.runtime import Floats
 from shared.engines.embedded.sampling import draw
 from shared.engines.port import GeneratedStep, GenerationRequest, Meter
+from shared.engines.step_assembly import StepAssembler
 
 
 @dataclass(kw_only=True, eq=False)

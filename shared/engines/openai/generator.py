@@ -10,11 +10,11 @@ from functools import partial
 from shared.cancellation import Cancellation
 from shared.domain.drafts import Finish
 from shared.domain.text import SEPARATOR, join_steps, split_step
-from shared.engines.assembly import StepAssembler
 from shared.engines.openai.completions import Completion, read_completion
 from shared.engines.openai.prompts import PATHS, Style, body
 from shared.engines.openai.server import Server
 from shared.engines.port import GeneratedStep, GenerationRequest, Meter, RequestRefused
+from shared.engines.step_assembly import StepAssembler
 
 
 class OpenAIGenerator:

@@ -15,9 +15,9 @@ from vllm.sampling_params import RequestOutputKind
 from shared.cancellation import Cancellation
 from shared.domain.drafts import Finish
 from shared.domain.text import SEPARATOR
-from shared.engines.assembly import StepAssembler
 from shared.engines.port import EngineFailed, EngineStopped, GeneratedStep, GenerationRequest, Meter, ModelUnusable
 from shared.engines.prompts import fill, request_seed, solving
+from shared.engines.step_assembly import StepAssembler
 from shared.engines.vllm.model import Model, OnModel
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from shared.store.schema import REVISION
+from shared.store.compatibility import REVISION
 
 revision = "9001"
 down_revision = REVISION

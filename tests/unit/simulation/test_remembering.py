@@ -14,7 +14,7 @@ from shared.domain.roles import Author
 from shared.engines.port import GeneratedStep, GenerationRequest, Meter, Scores, ScoringRequest
 from shared.policies.registry import build_policy
 from simulation.remembering import RememberingGenerator, RememberingScorer
-from simulation.service import SimulatedService
+from simulation.simulated_service import SimulatedService
 from simulation.workers import Engines
 from simulation.world import World, WorldGenerator, WorldScorer
 

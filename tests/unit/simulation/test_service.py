@@ -20,7 +20,7 @@ from shared.messages import GenerateSteps, ScoreSteps, StepsGenerated, WorkCance
 from shared.policies.registry import build_policy
 from simulation.clock import START
 from simulation.disturbed import DisturbedService
-from simulation.service import SimulatedService
+from simulation.simulated_service import SimulatedService
 from simulation.workers import Engines
 from simulation.world import World, WorldGenerator, WorldScorer
 

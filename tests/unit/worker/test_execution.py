@@ -16,7 +16,7 @@ from shared.domain.roles import WorkerRole
 from shared.engines.port import EngineDead, EngineFailed, RequestRefused
 from shared.messages import GenerateSteps, ScoreSteps, StepsScored, WorkCancelled, WorkFailed
 from shared.worker.execution import Executor
-from shared.worker.running import RunningWork
+from shared.worker.running_work import RunningWork
 from tests.unit.worker.working import Outbox, Scripted, carry_out, golden
 
 COMMAND = golden(GenerateSteps, reports_stretch=False)

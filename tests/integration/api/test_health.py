@@ -13,9 +13,9 @@ from starlette.testclient import TestClient
 from services.api.app import create_app
 from shared.policies.registry import POLICIES
 from shared.store.admission import record_processes
+from shared.store.compatibility import REVISION
 from shared.store.database import Database
 from shared.store.port import SeenProcess
-from shared.store.schema import REVISION
 from shared.store.tables import Process
 from stack.scratch import scratch_database
 from tests.integration.api.calls import QUESTION, SETTINGS, is_refusal, submit

@@ -1,32 +1,15 @@
-"""Endpoints about the service itself: its policies and its health."""
+"""Endpoints of the service's health."""
 
 from __future__ import annotations
-
-import inspect
 
 from fastapi import APIRouter, Response, status
 
 from services.api.dependencies import WithDatabase, WithSettings
 from services.api.errors import RESPONSES
 from services.api.readiness import read_readiness
-from services.api.schemas.service import Liveness, PolicyDescription, Readiness
-from shared.policies.registry import POLICIES
+from services.api.schemas.health import Liveness, Readiness
 
 router = APIRouter(tags=["service"], responses=RESPONSES)
-
-
-@router.get("/v1/policies")
-def policies() -> list[PolicyDescription]:
-    """List the policies that a submission can name."""
-    return [
-        PolicyDescription(
-            name=name,
-            revision=kind.revision,
-            description=(inspect.getdoc(kind) or "").split("\n\n")[0].replace("\n", " "),
-            parameters=kind.model_json_schema(),
-        )
-        for name, kind in sorted(POLICIES.items())
-    ]
 
 
 @router.get("/health/live")

@@ -1,23 +1,14 @@
-"""The service itself as the API describes it."""
+"""The health of the service as the API describes it."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, Field
 
 from shared.domain.roles import WorkerRole
 
 PartName = Literal["database", "schema", "orchestrator", "broker"] | WorkerRole
-
-
-class PolicyDescription(BaseModel):
-    """A policy that a submission can name."""
-
-    name: str = Field(description="Name of the policy.")
-    revision: int = Field(description="Revision of the policy's code.")
-    description: str = Field(description="Summary of what the policy decides.")
-    parameters: dict[str, Any] = Field(description="JSON schema of the policy's parameters.")
 
 
 class Liveness(BaseModel):

@@ -8,8 +8,8 @@ import pytest
 
 from shared.domain.drafts import Finish
 from shared.domain.options import Sampling
-from shared.engines.assembly import StepAssembler
 from shared.engines.port import GeneratedStep, GenerationRequest, Meter
+from shared.engines.step_assembly import StepAssembler
 
 
 def assembler(**changes: Any) -> StepAssembler:
