@@ -23,7 +23,7 @@ from stack.scratch import scratch_database
 from stack.solving import solve_with
 
 CHOICES = {"limits": asdict(LIMITS), "sampling": asdict(GREEDY), "step_timeout_s": TIMEOUT_S}
-"""As the offline loop has it."""
+"""As in the simulation."""
 
 
 @dataclass(frozen=True, slots=True)
