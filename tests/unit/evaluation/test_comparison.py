@@ -1,4 +1,4 @@
-"""What the service made of problems beside what the offline loop did: the arithmetic, on results made up."""
+"""Comparing the results of the service with those of the simulation."""
 
 from __future__ import annotations
 

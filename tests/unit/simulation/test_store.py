@@ -80,7 +80,7 @@ def test_a_problem_is_written_only_while_it_is_locked(tested: TestedStore) -> No
         transaction.save([Change(locked, locked.state.evolve(epoch=1))])
 
 
-def test_changes_are_told_once_they_are_committed() -> None:
+def test_changes_are_passed_on_after_their_commit() -> None:
     committed: list[Change] = []
     store = MemoryStore(on_commit=committed.extend)
     tested = InMemory()
