@@ -22,11 +22,7 @@ from stack.scratch import scratch_database
 from stack.solving import solve_with
 
 CHOICES = {"limits": asdict(LIMITS), "sampling": asdict(GREEDY), "step_timeout_s": TIMEOUT_S}
-<<<<<<< HEAD:evaluation/online.py
 """Options of the offline evaluation, as the API takes them."""
-=======
-"""As in the simulation."""
->>>>>>> simulation:evaluation/service.py
 
 
 @dataclass(frozen=True, slots=True)
