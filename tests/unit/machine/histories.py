@@ -1,4 +1,4 @@
-"""Short ways to write down what happens to a problem, for tests of the state machine by example."""
+"""Builders of states and events for tests of the state machine by example."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VERSION = PolicyVersion(name="test", revision=3, parameters_digest="0123456789ab
 
 @dataclass(frozen=True)
 class Deciding:
-    """A policy made of a function."""
+    """A policy that calls a function."""
 
     decide: Callable[[Observation], Decision]
     version: PolicyVersion = VERSION
@@ -41,7 +41,7 @@ def _by_score(observation: Observation) -> Decision:
 
 
 BY_SCORE = Deciding(_by_score)
-"""Escalates below a half, and without a score."""
+"""Escalates if the score is below 0.5 or missing."""
 
 KEEP = Deciding(lambda _: Decision(action=Action.ACCEPT, reason="kept"))
 """Accepts everything."""
@@ -76,7 +76,7 @@ def make_draft(
 
 
 def feed(state: State, *events: ProblemEvent | ControlEvent, now: datetime = START) -> State:
-    """Apply events one after another, as a store would: with the whole inbox at hand."""
+    """Apply events one after another, with the whole inbox loaded."""
     policy = KEEP if state.options.plan == DRAFTS_ONLY else BY_SCORE
     for event in events:
         state = apply(state, event, policy=policy, now=now)
@@ -166,7 +166,7 @@ def failed(
 
 
 def answer(state: State, text: str, *, score: float | None = None, finish: Finish = Finish.SEPARATOR) -> State:
-    """Answer a state's request with one step, scored if it is to be scored."""
+    """Answer a state's request with one step, scored if the command requires it."""
     command = command_of(state)
     (draft,) = drafts_of(command, text, finish=finish)
     if command.results_to == "prm":

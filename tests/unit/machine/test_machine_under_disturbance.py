@@ -1,6 +1,6 @@
-"""The outcome of a problem does not depend on what the bus, the workers and the clock do meanwhile.
+"""The outcome of a problem does not depend on what the bus, the workers and the clock do.
 
-Asserted for problems under dropped, doubled, reordered, delayed, replayed and redelivered messages, crashes and faults:
+Asserted under dropped, duplicated, reordered, delayed, replayed and redelivered messages, crashes and failures:
 
 - Status, stop reason, answer, trajectory, decisions, and the tokens kept, discarded and spent on large steps are
   those of an undisturbed run.
@@ -63,14 +63,14 @@ def crashable(service: OneProblem) -> list[int]:
 
 
 class DisturbedProblem(RuleBasedStateMachine):
-    """Everything that can go wrong, in any order; then peace, and a comparison."""
+    """Applies disturbances in any order, then runs without any and compares the outcome with an undisturbed run."""
 
     @initialize(world=worlds, policy=policies, lookahead=lookaheads, limits=limits, seed=st.integers(0, 9))
     def submit(self, world: World, policy: Policy, lookahead: int | None, limits: Limits, seed: int) -> None:
         self.lookahead = lookahead
-        peaceful = OneProblem(world, policy, lookahead=lookahead, limits=limits, seed=seed)
-        self.reference = peaceful.end()
-        published = [encode(message) for message in peaceful.bus.history]
+        expected = OneProblem(world, policy, lookahead=lookahead, limits=limits, seed=seed)
+        self.reference = expected.end()
+        published = [encode(message) for message in expected.bus.history]
         assert len(published) == len(set(published)), "work is requested twice"
         self.service = OneProblem(world, policy, lookahead=lookahead, limits=limits, seed=seed)
         self.has_losses = False
@@ -78,7 +78,7 @@ class DisturbedProblem(RuleBasedStateMachine):
     @precondition(lambda self: self.service.bus.letters)
     @rule(place=st.integers(0, 99))
     def deliver_any(self, place: int) -> None:
-        """Reordering and delay: nothing promises which message comes next."""
+        """Reordering and delay: messages may arrive in any order."""
         self.service.deliver(place % len(self.service.bus.letters))
 
     @precondition(lambda self: self.service.bus.letters)
@@ -90,7 +90,7 @@ class DisturbedProblem(RuleBasedStateMachine):
     @precondition(lambda self: self.service.running)
     @rule(place=st.integers(0, 9), holds=st.lists(st.booleans(), min_size=1, max_size=4))
     def work(self, place: int, holds: list[bool]) -> None:
-        """Some steps go out alone, some together with those after them."""
+        """Some steps are published alone, some together with later ones."""
         for each in holds:
             if self.service.running:
                 self.service.work(place % len(self.service.running), holds=each)
@@ -103,7 +103,7 @@ class DisturbedProblem(RuleBasedStateMachine):
 
     @rule(place=st.integers(0, 999), is_redelivery=st.booleans())
     def replay(self, place: int, is_redelivery: bool) -> None:
-        """An old message comes again: as a copy, or because its acknowledgement was lost."""
+        """An old message arrives again: as a duplicate, or because its acknowledgement was lost."""
         history = self.service.bus.history
         self.service.bus.resend(history[place % len(history)], is_redelivery=is_redelivery)
 
@@ -122,7 +122,7 @@ class DisturbedProblem(RuleBasedStateMachine):
     @precondition(lambda self: self.service.running)
     @rule(place=st.integers(0, 9))
     def kill_engine(self, place: int) -> None:
-        """The engine breaks down for good, so the worker requeues its command and ends."""
+        """The engine crashes, so the worker requeues its command and exits."""
         self.service.break_off(place % len(self.service.running), fault=EngineDead())
 
     @precondition(lambda self: self.service.running)
@@ -146,7 +146,7 @@ class DisturbedProblem(RuleBasedStateMachine):
 
     @rule()
     def refuse_copies(self) -> None:
-        """Work that was done is requested again elsewhere, and fails there for good: that must not matter."""
+        """Duplicates of finished work fail permanently; that must not matter."""
         state = self.service.problem
         for command in list(self.service.bus.history):
             if not isinstance(command, ScoreSteps | GenerateSteps) or command.first_step >= len(state.steps):
@@ -202,7 +202,7 @@ def test_drafting_ahead_gives_the_decisions_of_drafting_step_by_step(
     limits=limits,
     schedule=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 99)), max_size=120),
 )
-def test_a_problem_ends_and_books_right_when_the_same_work_gives_another_text(
+def test_a_problem_ends_with_a_correct_ledger_although_the_same_work_gives_another_text(
     world: World, policy: Policy, lookahead: int | None, limits: Limits, schedule: list[tuple[int, int]]
 ) -> None:
     """Sampling on a GPU repeats nothing exactly: here two drafts with one id, or of one step, differ in text."""
@@ -235,7 +235,9 @@ def rebuild(decisions: tuple[DecisionRecord, ...], large: dict[int, Step]) -> li
     for record in decisions:
         assert record.step == len(texts), "the audit skips a step"
         if record.draft is not None:
-            assert record.draft.prefix_digest == prefix_digest(QUESTION, texts), "a draft of another prefix was decided"
+            assert record.draft.prefix_digest == prefix_digest(QUESTION, texts), (
+                "the decided draft continues another prefix"
+            )
         if record.decision.action is Action.ACCEPT:
             assert record.draft is not None
             if record.draft.is_degenerate:
@@ -293,7 +295,7 @@ def test_an_undisturbed_run_wastes_nothing_but_what_was_drafted_ahead_or_without
 
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-def test_a_problem_that_nobody_answers_fails_after_its_attempts(policy: Policy) -> None:
+def test_a_problem_without_any_event_fails_after_its_attempts(policy: Policy) -> None:
     service = OneProblem(World(), policy, max_attempts=3)
     waits = []
     while not service.problem.status.is_final:

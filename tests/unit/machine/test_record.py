@@ -1,4 +1,4 @@
-"""The record that the state machine keeps is true: ledger, verdict, and what took each decision."""
+"""The record that the state machine keeps: ledger, verdict, and what took each decision."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def cancelled(work: UnfinishedWork, *, name: str = "cancelled", epoch: int = 0) 
 
 
 @pytest.mark.parametrize("plan", [DRAFTS_ONLY, LARGE_ONLY])
-def test_an_end_without_words_is_wasted_since_it_becomes_no_step(plan: object) -> None:
+def test_an_end_without_words_is_wasted_because_it_becomes_no_step(plan: object) -> None:
     state = running(plan=plan)
     if plan == LARGE_ONLY:
         state = feed(state, generated(*drafts_of(command_of(state), "one", "...", finish=Finish.ENDED)))
@@ -79,7 +79,9 @@ def test_a_first_draft_without_words_is_wasted_too() -> None:
         (unfinished(WorkerRole.PRM, is_estimated=True), Ledger(prm_estimated=11)),
     ],
 )
-def test_unfinished_work_is_booked_once_and_estimates_in_columns_apart(work: UnfinishedWork, expected: Ledger) -> None:
+def test_unfinished_work_is_booked_once_and_estimates_in_separate_columns(
+    work: UnfinishedWork, expected: Ledger
+) -> None:
     event = cancelled(work)
     state = feed(running(), event)
     assert state.ledger == expected
@@ -150,7 +152,7 @@ def test_each_decision_names_its_policy_and_whether_a_rule_took_it() -> None:
     assert (state.decision_count, state.escalation_count) == (2, 1)
 
 
-def test_numbers_of_decisions_go_on_where_a_store_left_out_earlier_ones() -> None:
+def test_decisions_are_numbered_on_although_the_store_loads_no_earlier_ones() -> None:
     state = replace(answer(running(), "one", score=1.0), decisions=())
     state = answer(state, "two", score=0.0)
     assert [each.number for each in state.decisions] == [1]
@@ -174,7 +176,7 @@ def test_a_policy_sees_the_question_and_scores_aligned_with_steps() -> None:
 
 
 @pytest.mark.parametrize("lookahead", [0, 2])
-def test_a_solution_as_large_as_a_message_may_be_ends_with_the_steps_that_it_has(
+def test_a_solution_that_fills_a_message_ends_with_the_steps_that_it_has(
     monkeypatch: pytest.MonkeyPatch, lookahead: int
 ) -> None:
     monkeypatch.setattr(requesting, "MAX_PREFIX_BYTES", len(QUESTION) + len("one") + len("zwei"))
@@ -189,7 +191,7 @@ def test_a_solution_as_large_as_a_message_may_be_ends_with_the_steps_that_it_has
     assert (state.status, state.stop_reason, len(state.steps)) == (Status.SUCCEEDED, StopReason.SIZE_LIMIT, 2)
 
 
-def test_a_problem_that_cannot_be_read_fails_as_any_other_and_cancels_its_work() -> None:
+def test_an_unreadable_problem_fails_and_cancels_its_work() -> None:
     state = give_up(running(), detail="Its row cannot be read.", now=LATER)
     assert state.failure is not None
     assert (state.status, state.failure.code, state.finished_at) == (Status.FAILED, "unreadable", LATER)

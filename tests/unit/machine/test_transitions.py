@@ -1,4 +1,4 @@
-"""Each branch of the state machine by example, as long as all goes well."""
+"""Each branch of the state machine by example, without disturbances."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ from tests.unit.machine.histories import (
 # --- beginning ------------------------------------------------------------------------------------------------------
 
 
-def test_a_queued_problem_asks_for_nothing() -> None:
+def test_a_queued_problem_has_no_commands() -> None:
     state = new_state(problem_id=PROBLEM_ID, question=QUESTION, options=Options())
     assert next_commands(state) == ()
     assert feed(state, RequestOverdue(), DeadlinePassed()) is state
 
 
-def test_an_admitted_problem_asks_for_its_first_step_and_is_admitted_once() -> None:
+def test_an_admitted_problem_requests_its_first_step_and_is_admitted_once() -> None:
     state = running()
     assert (state.status, state.started_at) == (Status.RUNNING, START)
     assert state.due_at == START + timedelta(seconds=60)
@@ -85,7 +85,7 @@ def test_commands_are_the_same_for_the_same_state_and_leave_it_alone() -> None:
 # --- deciding -------------------------------------------------------------------------------------------------------
 
 
-def test_a_good_draft_becomes_a_step_and_the_next_one_is_asked_for() -> None:
+def test_a_good_draft_becomes_a_step_and_the_next_one_is_requested() -> None:
     state = answer(running(), "one", score=0.5)
     assert [(step.text, step.author, step.score) for step in state.steps] == [("one", Author.SMALL, 0.5)]
     assert command_of(state).prefix == ("one",)
@@ -128,13 +128,13 @@ def test_large_steps_in_a_row_are_scored_together_and_only_those_without_a_score
     assert [step.score for step in state.steps] == [0.5, 0.25, 0.125, 1.0], "a score never changes"
 
 
-def test_an_invalid_score_is_accepted_where_nobody_can_escalate() -> None:
+def test_a_draft_with_an_invalid_score_is_accepted_if_the_plan_never_escalates() -> None:
     state = answer(running(plan=Plan(escalates=False)), "one", score=None)
     assert state.decisions[0].decision == Decision(action=Action.ACCEPT, reason="invalid_score")
     assert len(state.steps) == 1
 
 
-def test_scores_that_do_not_match_the_drafts_are_no_scores() -> None:
+def test_scores_that_do_not_match_the_drafts_are_invalid() -> None:
     state = running()
     (draft,) = drafts_of(command_of(state), "one")
     state = feed(state, scored(draft, scores=(0.9, 0.9)))
@@ -143,12 +143,12 @@ def test_scores_that_do_not_match_the_drafts_are_no_scores() -> None:
     assert state.is_escalating
 
 
-def test_every_large_step_has_its_decision_where_nothing_is_drafted() -> None:
+def test_every_large_step_has_a_decision_if_the_plan_drafts_nothing() -> None:
     state = running(plan=LARGE_ONLY)
     command = command_of(state)
     drafts = drafts_of(command, "one", "so \\boxed{42}")
     state = feed(state, generated(drafts[0]))
-    assert command_of(state) == command, "the stretch goes on"
+    assert command_of(state) == command, "the stretch continues"
     state = feed(state, generated(drafts[1]), now=LATER)
     assert [(each.draft, each.decision.action) for each in state.decisions] == [(None, Action.ESCALATE)] * 2
     digest = prefix_digest(QUESTION, ())
@@ -157,7 +157,7 @@ def test_every_large_step_has_its_decision_where_nothing_is_drafted() -> None:
     assert (state.epoch, state.ledger.large_out, state.ledger.large_calls) == (0, 10, 1)
 
 
-# --- ending by itself -----------------------------------------------------------------------------------------------
+# --- the end of a solution -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_a_boxed_answer_or_an_end_of_the_text_ends_the_problem(text: str, finish
     assert (state.request, state.due_at, next_commands(state)) == (None, None, ())
 
 
-def test_the_limit_of_steps_ends_the_problem() -> None:
+def test_max_steps_ends_the_problem() -> None:
     state = answer(running(limits=Limits(max_steps=2)), "one", score=1.0)
     assert command_of(state).max_steps == 1
     state = answer(state, "two", score=1.0)
@@ -178,7 +178,7 @@ def test_the_limit_of_steps_ends_the_problem() -> None:
     assert [each.observation.is_final for each in state.decisions] == [False, True]
 
 
-def test_the_limit_of_tokens_ends_the_problem() -> None:
+def test_max_tokens_ends_the_problem() -> None:
     state = answer(running(limits=Limits(max_tokens=10)), "one", score=1.0)
     assert command_of(state).max_tokens == 5
     state = answer(state, "two", score=1.0)
@@ -197,7 +197,7 @@ def test_a_degenerate_first_draft_is_escalated_and_a_degenerate_first_large_step
     assert (state.epoch, next_commands(state)) == (2, (CancelWork(problem_id=PROBLEM_ID, epoch=2),))
 
 
-def test_a_degenerate_first_draft_is_a_failure_where_nobody_can_escalate() -> None:
+def test_a_degenerate_first_draft_is_a_failure_if_the_plan_never_escalates() -> None:
     state = answer(running(plan=DRAFTS_ONLY), "...")
     assert state.status is Status.FAILED
     assert state.decisions[0].decision.action is Action.ACCEPT
@@ -211,13 +211,13 @@ def test_a_degenerate_later_draft_is_escalated_and_a_degenerate_large_step_ends_
     assert [step.text for step in state.steps] == ["one"]
 
 
-def test_a_degenerate_later_draft_ends_the_problem_where_nobody_can_escalate() -> None:
+def test_a_degenerate_later_draft_ends_the_problem_if_the_plan_never_escalates() -> None:
     state = answer(answer(running(plan=DRAFTS_ONLY), "one"), "...")
     assert state.stop_reason is StopReason.DEGENERATE
 
 
 @pytest.mark.parametrize("plan", [Plan(), DRAFTS_ONLY])
-def test_a_model_that_ends_with_nothing_more_to_say_has_finished(plan: Plan) -> None:
+def test_a_model_that_ends_without_another_step_has_finished_the_solution(plan: Plan) -> None:
     state = answer(running(plan=plan), "It is \\boxed{", score=1.0)
     (draft,) = drafts_of(command_of(state), ".", finish=Finish.ENDED)
     state = feed(state, generated(draft))
@@ -229,7 +229,7 @@ def test_a_model_that_ends_with_nothing_more_to_say_has_finished(plan: Plan) -> 
 # --- drafting ahead -------------------------------------------------------------------------------------------------
 
 
-def test_announced_drafts_make_room_for_their_continuation_while_scores_are_on_their_way() -> None:
+def test_a_reported_stretch_is_continued_before_all_its_scores_have_arrived() -> None:
     state = running(lookahead=2, limits=Limits(max_steps=4, max_tokens=100))
     command = command_of(state)
     drafts = drafts_of(command, "a", "b", "c")
@@ -239,10 +239,10 @@ def test_announced_drafts_make_room_for_their_continuation_while_scores_are_on_t
     ahead = command_of(state)
     assert (ahead.prefix, ahead.max_steps, ahead.max_tokens) == (("a", "b", "c"), 1, 85)
     state = feed(state, scored(drafts[1], scores=(1.0,)))
-    assert command_of(state) == ahead, "what is out stays the same"
+    assert command_of(state) == ahead, "the pending command stays the same"
     (last,) = drafts_of(ahead, "d")
     state = feed(state, generated(last), scored(drafts[2], scores=(1.0,)))
-    assert (state.request, state.status) == (None, Status.RUNNING), "there is no fifth step to ask for"
+    assert (state.request, state.status) == (None, Status.RUNNING), "there is no fifth step to request"
     state = feed(state, scored(last, scores=(1.0,)))
     assert state.stop_reason is StopReason.MAX_STEPS
 
@@ -260,7 +260,7 @@ def test_a_command_stays_the_same_while_its_steps_are_decided() -> None:
     assert next_commands(state) == (command,)
 
 
-def test_scores_out_of_order_wait_for_their_turn() -> None:
+def test_scores_that_arrive_out_of_order_wait_for_their_turn() -> None:
     state = running(lookahead=2)
     drafts = drafts_of(command_of(state), "a", "b", "c")
     for place in (2, 1):
@@ -271,7 +271,7 @@ def test_scores_out_of_order_wait_for_their_turn() -> None:
     assert state.pending == ()
 
 
-def test_an_escalation_wastes_what_was_drafted_past_it_and_cancels_the_rest() -> None:
+def test_an_escalation_wastes_later_drafts_and_cancels_unfinished_work() -> None:
     state = running(lookahead=2)
     drafts = drafts_of(command_of(state), "a", "b", "c")
     state = feed(state, generated(*drafts[:2]), scored(drafts[0], scores=(0.0,)))
@@ -286,7 +286,7 @@ def test_an_escalation_wastes_what_was_drafted_past_it_and_cancels_the_rest() ->
 
 @pytest.mark.parametrize("text", ["\\boxed{1}", "..."])
 @pytest.mark.parametrize("lookahead", [1, 4])
-def test_nothing_is_asked_for_past_a_draft_after_which_nothing_can_come(text: str, lookahead: int) -> None:
+def test_nothing_is_requested_past_a_draft_that_ends_the_solution(text: str, lookahead: int) -> None:
     state = running(lookahead=lookahead)
     command = command_of(state)
     state = feed(state, generated(*drafts_of(command, "a", text)))

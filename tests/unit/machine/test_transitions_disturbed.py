@@ -1,4 +1,4 @@
-"""Each branch of the state machine by example: messages that come twice or late, faults, deadlines, cancelling."""
+"""Each branch of the state machine by example: duplicate and late messages, failures, deadlines, cancellation."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ from tests.unit.machine.histories import (
 
 OVERDUE = START + timedelta(minutes=10)
 
-# --- messages that come twice, late, or for another prefix ------------------------------------------------------------
+# --- duplicate and late messages, and those for another prefix --------------------------------------------------------
 
 
-def test_a_copy_changes_nothing() -> None:
+def test_a_duplicate_event_changes_nothing() -> None:
     state = running()
     (draft,) = drafts_of(command_of(state), "one")
     event = scored(draft, scores=(1.0,))
@@ -108,7 +108,7 @@ def test_a_draft_of_another_prefix_is_never_applied_and_booked_once() -> None:
     assert state.ledger.small_wasted == 5
 
 
-def test_of_two_drafts_of_a_place_a_score_belongs_to_its_text() -> None:
+def test_of_two_drafts_at_one_index_a_score_applies_to_the_one_with_its_text() -> None:
     state = running(lookahead=1)
     command = command_of(state)
     (first,) = drafts_of(command, "a")
@@ -124,7 +124,7 @@ def test_of_two_drafts_of_a_place_a_score_belongs_to_its_text() -> None:
 
 
 @pytest.mark.parametrize("has_other_prefix", [False, True])
-def test_a_draft_whose_worker_did_it_again_with_another_text_is_booked_once(has_other_prefix: bool) -> None:
+def test_a_draft_that_was_written_again_with_another_text_is_booked_once(has_other_prefix: bool) -> None:
     state = running(lookahead=2)
     drafts = drafts_of(command_of(state), "a", "b")
     again = replace(
@@ -139,10 +139,10 @@ def test_a_draft_whose_worker_did_it_again_with_another_text_is_booked_once(has_
     assert (state.ledger.small_kept, state.ledger.small_wasted) == (5, 5)
 
 
-# --- time, faults and cancelling ------------------------------------------------------------------------------------
+# --- time, failures and cancellation --------------------------------------------------------------------------------
 
 
-def test_what_is_overdue_is_asked_for_again_with_twice_the_time_until_the_attempts_are_used_up() -> None:
+def test_an_overdue_request_is_repeated_with_twice_the_time_until_the_attempts_are_exhausted() -> None:
     state = running(max_attempts=3, step_timeout_s=8.0)
     first = command_of(state)
     assert feed(state, RequestOverdue(), now=START + timedelta(seconds=7)) is state
@@ -160,7 +160,7 @@ def test_what_is_overdue_is_asked_for_again_with_twice_the_time_until_the_attemp
     assert isinstance(next_commands(state)[0], CancelWork)
 
 
-def test_a_fault_at_the_last_attempt_ends_the_problem_with_its_cause() -> None:
+def test_a_failure_at_the_last_attempt_ends_the_problem_with_its_cause() -> None:
     state = feed(running(max_attempts=2), failed(retryable=True))
     assert state.due_at is not None
     state = feed(state, RequestOverdue(), now=state.due_at)
@@ -170,7 +170,7 @@ def test_a_fault_at_the_last_attempt_ends_the_problem_with_its_cause() -> None:
     assert state.failure.detail == "Step 0 failed in 2 attempts, the last time because: The engine was busy."
 
 
-def test_progress_gives_the_next_step_all_its_attempts() -> None:
+def test_the_next_step_has_all_its_attempts() -> None:
     state = running()
     assert state.due_at is not None
     state = feed(state, RequestOverdue(), now=state.due_at)
@@ -179,7 +179,7 @@ def test_progress_gives_the_next_step_all_its_attempts() -> None:
     assert (state.attempts, state.due_at) == (0, START + timedelta(seconds=60))
 
 
-def test_an_overdue_large_step_is_asked_of_the_large_model_again() -> None:
+def test_an_overdue_large_step_is_requested_from_the_large_model_again() -> None:
     state = answer(running(max_attempts=2), "bad", score=0.0)
     assert state.due_at is not None
     again = feed(state, RequestOverdue(), now=state.due_at)
@@ -190,7 +190,7 @@ def test_an_overdue_large_step_is_asked_of_the_large_model_again() -> None:
     assert "large model" in over.failure.detail
 
 
-def test_a_passing_fault_is_waited_out_and_a_lasting_one_ends_the_problem() -> None:
+def test_a_retryable_failure_is_retried_after_a_delay_and_a_permanent_one_ends_the_problem() -> None:
     state = running()
     waiting = feed(state, failed(retryable=True), now=LATER)
     assert waiting.due_at == LATER + timedelta(seconds=RETRY_DELAY_S)
@@ -205,19 +205,19 @@ def test_a_passing_fault_is_waited_out_and_a_lasting_one_ends_the_problem() -> N
     assert (over.status, over.failure.code, over.epoch) == (Status.FAILED, "engine_busy", 1)
 
 
-def test_a_fault_in_work_that_is_wanted_no_more_changes_nothing() -> None:
+def test_a_failure_of_an_older_epoch_changes_nothing() -> None:
     state = answer(running(), "bad", score=0.0)
     assert feed(state, failed(retryable=False, epoch=0)) is state
 
 
 @pytest.mark.parametrize("retryable", [True, False])
-def test_a_fault_of_an_ask_that_was_given_up_is_not_held_against_its_successor(retryable: bool) -> None:
+def test_a_late_failure_of_an_abandoned_request_is_not_charged_to_its_replacement(retryable: bool) -> None:
     again = feed(running(), RequestOverdue(), now=START + timedelta(seconds=60))
     after = feed(again, failed(retryable=retryable, request_number=0), now=LATER)
     assert (after.status, after.due_at, after.request) == (Status.RUNNING, again.due_at, again.request)
 
 
-def test_a_step_that_is_asked_for_again_may_take_twice_as_long() -> None:
+def test_a_repeated_request_doubles_the_step_timeout() -> None:
     state = running(step_timeout_s=10.0)
     assert command_of(state).step_timeout_s == 10.0
     assert command_of(feed(state, RequestOverdue(), now=LATER)).step_timeout_s == 20.0
@@ -230,7 +230,7 @@ def test_a_solution_that_outgrows_a_model_ends_with_the_steps_that_it_has() -> N
     assert (ended.request, ended.pending, ended.due_at) == (None, (), None)
 
 
-def test_a_question_that_no_model_can_take_is_a_failure() -> None:
+def test_a_question_that_exceeds_the_context_is_a_failure() -> None:
     ended = feed(running(), failed(retryable=False, code=CONTEXT_FULL))
     assert ended.failure is not None
     assert (ended.status, ended.failure.code) == (Status.FAILED, CONTEXT_FULL)
@@ -241,11 +241,11 @@ def test_waits_stop_doubling() -> None:
     longest = 2**MAX_DOUBLINGS
     waiting = feed(state, failed(retryable=True))
     assert waiting.due_at == START + timedelta(seconds=longest)
-    asked = feed(state, RequestOverdue(), now=START + timedelta(seconds=60))
-    assert asked.due_at == START + timedelta(seconds=60 + 60 * longest)
+    repeated = feed(state, RequestOverdue(), now=START + timedelta(seconds=60))
+    assert repeated.due_at == START + timedelta(seconds=60 + 60 * longest)
 
 
-def test_a_deadline_ends_a_problem_that_is_not_solved_by_then() -> None:
+def test_a_deadline_ends_an_unsolved_problem() -> None:
     state = running(deadline_at=LATER)
     assert feed(state, DeadlinePassed(), now=START) is state
     state = feed(state, DeadlinePassed(), now=LATER)
@@ -338,14 +338,14 @@ def test_a_store_may_leave_out_ids_that_are_not_in_the_event() -> None:
 
 
 @pytest.mark.parametrize("retryable", [True, False])
-def test_a_fault_in_mid_stretch_waits_for_the_drafts_before_it_and_is_asked_about_again(retryable: bool) -> None:
+def test_a_failure_within_a_stretch_waits_for_the_drafts_before_it_and_is_then_retried(retryable: bool) -> None:
     state = running(lookahead=4)
     first, second = drafts_of(command_of(state), "One", "Two")
     state = feed(state, generated(first, second), failed(retryable=retryable, step=2))
     assert state.status is Status.RUNNING
     assert not next_commands(state)
     after = feed(state, scored(first, scores=(0.9,)))
-    assert command_of(after).prefix == ("One", "Two"), "the rest is asked for again at once"
+    assert command_of(after).prefix == ("One", "Two"), "the rest is requested again at once"
     again = failed(retryable=retryable, name="again", request_number=1, step=2)
     assert not next_commands(feed(after, again)), "one draft is still undecided"
     turn = feed(after, scored(second, scores=(0.9,)), again, now=LATER)
@@ -357,7 +357,7 @@ def test_a_fault_in_mid_stretch_waits_for_the_drafts_before_it_and_is_asked_abou
 
 @pytest.mark.parametrize("code", ["engine_busy", CONTEXT_FULL])
 @pytest.mark.parametrize("retryable", [True, False])
-def test_a_fault_that_overtakes_the_scores_of_drafts_before_it_waits_for_them(code: str, retryable: bool) -> None:
+def test_a_failure_that_overtakes_the_scores_of_earlier_drafts_waits_for_them(code: str, retryable: bool) -> None:
     state = running(lookahead=None, max_attempts=1)
     first, second = drafts_of(command_of(state), "One", "Two")
     state = feed(state, failed(retryable=retryable, code=code, step=2), scored(first, scores=(0.9,)))
@@ -368,7 +368,7 @@ def test_a_fault_that_overtakes_the_scores_of_drafts_before_it_waits_for_them(co
 
 
 @pytest.mark.parametrize("retryable", [True, False])
-def test_a_fault_of_the_prm_waits_for_the_scores_before_it(retryable: bool) -> None:
+def test_a_failure_of_the_prm_waits_for_earlier_scores(retryable: bool) -> None:
     state = running(lookahead=2)
     first, second = drafts_of(command_of(state), "One", "Two")
     state = feed(state, failed(retryable=retryable, step=1, lost=(second,)))
@@ -379,7 +379,7 @@ def test_a_fault_of_the_prm_waits_for_the_scores_before_it(retryable: bool) -> N
     assert command_of(accepted).prefix == ("One",)
 
 
-def test_what_the_prm_had_no_time_for_does_not_stand_in_the_way_of_what_was_written_since() -> None:
+def test_a_draft_that_the_prm_scored_too_late_does_not_block_its_replacement() -> None:
     state = running()
     (late,) = drafts_of(command_of(state), "One")
     again = feed(state, RequestOverdue(), now=OVERDUE)
@@ -389,7 +389,7 @@ def test_what_the_prm_had_no_time_for_does_not_stand_in_the_way_of_what_was_writ
     assert after.ledger.small_wasted == late.tokens
 
 
-def test_what_was_asked_for_after_a_lost_draft_is_given_up() -> None:
+def test_a_request_that_continues_a_lost_draft_is_abandoned() -> None:
     state = running(lookahead=2)
     first, second, third = drafts_of(command_of(state), "One", "Two", "Three")
     state = feed(state, generated(first, second, third), scored(first, scores=(0.9,)))
@@ -401,7 +401,7 @@ def test_what_was_asked_for_after_a_lost_draft_is_given_up() -> None:
 
 
 @pytest.mark.parametrize("code", ["bad_scores", CONTEXT_FULL, "step_timeout"])
-def test_a_copy_of_answered_work_may_fail_as_it_likes(code: str) -> None:
+def test_a_failure_of_a_duplicate_of_finished_work_changes_nothing(code: str) -> None:
     state = answer(running(), "One", score=0.9)
     for retryable in (True, False):
         assert feed(state, failed(retryable=retryable, code=code)) is state
@@ -409,7 +409,7 @@ def test_a_copy_of_answered_work_may_fail_as_it_likes(code: str) -> None:
         assert feed(state, failed(retryable=retryable, code=code, lost=(draft,))) is state, "it was booked as kept"
 
 
-def test_drafts_that_nobody_could_score_are_booked_and_written_again() -> None:
+def test_unscored_drafts_of_a_failure_are_booked_and_written_again() -> None:
     state = running()
     (draft,) = drafts_of(command_of(state), "One", tokens=7)
     waiting = feed(state, failed(retryable=True, lost=(draft,)), now=LATER)
@@ -419,7 +419,7 @@ def test_drafts_that_nobody_could_score_are_booked_and_written_again() -> None:
     assert command_of(again).first_step == 0
 
 
-def test_drafts_ahead_that_nobody_could_score_are_written_again_without_delay() -> None:
+def test_later_unscored_drafts_of_a_failure_are_written_again_without_delay() -> None:
     state = running(lookahead=2)
     first, second, third = drafts_of(command_of(state), "One", "Two", "Three")
     state = feed(state, generated(first, second, third), failed(retryable=True, step=1, lost=(second, third)))
@@ -428,7 +428,7 @@ def test_drafts_ahead_that_nobody_could_score_are_written_again_without_delay() 
     assert command_of(after).prefix == ("One",)
 
 
-def test_a_draft_that_was_scored_all_the_same_is_not_lost() -> None:
+def test_a_draft_that_was_scored_despite_the_failure_is_not_lost() -> None:
     state = running(lookahead=2)
     first, second = drafts_of(command_of(state), "One", "Two")
     state = feed(state, scored(second, scores=(0.8,)), failed(retryable=True, lost=(second,), step=1))

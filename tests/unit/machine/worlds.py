@@ -1,4 +1,4 @@
-"""Worlds, policies and limits that a problem may meet, and what must not depend on how it came to its end."""
+"""Worlds, policies and limits for tests under disturbance, and the outcome that must not depend on it."""
 
 from __future__ import annotations
 
