@@ -1,4 +1,4 @@
-"""What every engine's generator does alike."""
+"""Behaviour that all engines' generators share."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from shared.domain.options import Sampling
 from shared.domain.text import boxed_answer
 from shared.engines.port import GeneratedStep, InputTooLong, Meter, StepTimeout
 from tests.engines.deployed import BLANK_QUESTION, SLOW_STORY, STORIES, Engine, until
-from tests.unit.engines.bundled import ask, texts, write
+from tests.unit.engines.bundled import make_request, texts, write
 
 QUESTION = STORIES[0].question
 
 
-def test_it_solves_problems_and_says_how_steps_end(engine: Engine) -> None:
+def test_it_solves_problems_and_reports_how_steps_end(engine: Engine) -> None:
     with ThreadPoolExecutor(len(STORIES)) as pool:
-        solutions = list(pool.map(lambda story: write(engine.large, ask(story.question)), STORIES))
+        solutions = list(pool.map(lambda story: write(engine.large, make_request(story.question)), STORIES))
     solved = 0
     for story, steps in zip(STORIES, solutions, strict=True):
         assert [step.finish for step in steps] == [Finish.SEPARATOR] * (len(steps) - 1) + [Finish.ENDED]
@@ -36,67 +36,67 @@ def test_it_solves_problems_and_says_how_steps_end(engine: Engine) -> None:
 
 def test_many_calls_of_one_step_write_what_one_call_of_many_steps_writes(engine: Engine) -> None:
     for story in STORIES[:3]:
-        at_once = write(engine.large, ask(story.question))
+        at_once = write(engine.large, make_request(story.question))
         one_by_one: list[GeneratedStep] = []
         for _ in at_once:
-            one_by_one += write(engine.large, ask(story.question, texts(one_by_one), max_steps=1))
+            one_by_one += write(engine.large, make_request(story.question, texts(one_by_one), max_steps=1))
         assert [(step.text, step.finish, step.tokens) for step in one_by_one] == [
             (step.text, step.finish, step.tokens) for step in at_once
         ]
 
 
-def test_it_goes_on_after_a_step_that_it_would_not_write(engine: Engine) -> None:
+def test_it_continues_after_a_step_that_it_would_not_write(engine: Engine) -> None:
     story = STORIES[0]
     other = "1) That is 2*2=4 pens."
     assert other not in story.steps
-    (step,) = write(engine.large, ask(story.question, [other], max_steps=1))
+    (step,) = write(engine.large, make_request(story.question, [other], max_steps=1))
     assert step.text
     assert step.text not in (other, story.steps[0])
 
 
 def test_a_call_ends_after_its_last_step(engine: Engine) -> None:
-    assert len(write(engine.large, ask(QUESTION, max_steps=2))) == 2
+    assert len(write(engine.large, make_request(QUESTION, max_steps=2))) == 2
 
 
 def test_a_call_begins_no_step_once_it_has_its_tokens(engine: Engine) -> None:
-    assert len(write(engine.large, ask(QUESTION, max_tokens=1))) == 1
+    assert len(write(engine.large, make_request(QUESTION, max_tokens=1))) == 1
 
 
 def test_a_step_is_closed_at_its_token_limit(engine: Engine) -> None:
-    first, second = write(engine.large, ask(QUESTION, max_step_tokens=5, max_steps=2))
+    first, second = write(engine.large, make_request(QUESTION, max_step_tokens=5, max_steps=2))
     assert (first.finish, second.finish) == (Finish.LENGTH, Finish.LENGTH)
     assert first.tokens <= 6
     assert first.text != second.text
 
 
-def test_a_model_that_has_nothing_to_say_ends_the_call(engine: Engine) -> None:
-    (step,) = write(engine.blank, ask(BLANK_QUESTION, max_steps=5))
+def test_a_model_that_writes_nothing_ends_the_call(engine: Engine) -> None:
+    (step,) = write(engine.blank, make_request(BLANK_QUESTION, max_steps=5))
     assert step.text.strip("- ") == ""
     assert step.tokens >= 2
 
 
 @pytest.mark.parametrize("max_steps", [1, 2])
 def test_a_step_without_words_ends_at_its_token_limit(engine: Engine, max_steps: int) -> None:
-    (step,) = write(engine.blank, ask(BLANK_QUESTION, max_steps=max_steps, max_step_tokens=1))
+    (step,) = write(engine.blank, make_request(BLANK_QUESTION, max_steps=max_steps, max_step_tokens=1))
     assert step.text.strip("- ") == ""
     assert step.tokens == (1 if engine.is_real else 2), "a script counts the separator as well"
 
 
-def test_a_cancelled_call_raises_and_others_go_on(engine: Engine) -> None:
+def test_a_cancelled_call_raises_and_others_continue(engine: Engine) -> None:
     cancellation = Cancellation()
-    begun, is_asked_for = threading.Event(), threading.Event()
+    begun, is_requested = threading.Event(), threading.Event()
 
     def cancelled() -> None:
-        for _ in engine.large.stream(ask(QUESTION), cancellation, Meter()):
+        for _ in engine.large.stream(make_request(QUESTION), cancellation, Meter()):
             begun.set()
-            assert is_asked_for.wait(60)  # or a fast engine has written all by then
+            assert is_requested.wait(60)  # or a fast engine has written all by then
 
     with ThreadPoolExecutor(2) as pool:
         call = pool.submit(cancelled)
         assert begun.wait(60)
-        other = pool.submit(write, engine.large, ask(STORIES[1].question))
+        other = pool.submit(write, engine.large, make_request(STORIES[1].question))
         cancellation.cancel()
-        is_asked_for.set()
+        is_requested.set()
         with pytest.raises(Cancelled):
             call.result()
         assert other.result()
@@ -106,27 +106,27 @@ def test_a_call_that_was_cancelled_before_raises_at_once(engine: Engine) -> None
     cancellation, meter = Cancellation(), Meter()
     cancellation.cancel()
     with pytest.raises(Cancelled):
-        list(engine.large.stream(ask(QUESTION), cancellation, meter))
+        list(engine.large.stream(make_request(QUESTION), cancellation, meter))
     assert meter == Meter()
 
 
-def test_a_closed_iterator_leaves_the_engine_to_others(engine: Engine) -> None:
-    stream = engine.large.stream(ask(QUESTION), Cancellation(), Meter())
+def test_a_closed_iterator_frees_the_engine_for_others(engine: Engine) -> None:
+    stream = engine.large.stream(make_request(QUESTION), Cancellation(), Meter())
     first = next(stream)
     stream.close()
-    assert write(engine.large, ask(QUESTION, max_steps=1))[0].text == first.text
+    assert write(engine.large, make_request(QUESTION, max_steps=1))[0].text == first.text
 
 
 def test_a_step_that_takes_too_long_raises(engine: Engine) -> None:
     with pytest.raises(StepTimeout):
-        write(engine.large, ask(QUESTION, step_timeout_s=0.0001))
-    assert write(engine.large, ask(QUESTION, max_steps=1))
+        write(engine.large, make_request(QUESTION, step_timeout_s=0.0001))
+    assert write(engine.large, make_request(QUESTION, max_steps=1))
 
 
 def test_the_same_seed_draws_the_same_steps(engine: Engine) -> None:
     def drawn(seed: int) -> list[str]:
         return texts(
-            write(engine.large, ask(QUESTION, sampling=Sampling(temperature=1.5, top_p=1, top_k=0, seed=seed)))
+            write(engine.large, make_request(QUESTION, sampling=Sampling(temperature=1.5, top_p=1, top_k=0, seed=seed)))
         )
 
     assert drawn(3) == drawn(3)
@@ -138,14 +138,14 @@ def test_a_question_longer_than_the_context_is_refused(engine: Engine) -> None:
     if not engine.is_real:
         pytest.skip("a script has no context")
     with pytest.raises(InputTooLong):
-        write(engine.large, ask("7" * 2000))
+        write(engine.large, make_request("7" * 2000))
 
 
 def test_a_solution_that_fills_the_context_ends_there(engine: Engine) -> None:
     if not engine.is_real:
         pytest.skip("a script has no context")
     question = "7" * 1000
-    steps = write(engine.large, ask(question))
+    steps = write(engine.large, make_request(question))
     assert steps[-1].finish is Finish.LENGTH
     assert steps[0].prompt_tokens + sum(step.tokens for step in steps) == 1024
 
@@ -153,7 +153,7 @@ def test_a_solution_that_fills_the_context_ends_there(engine: Engine) -> None:
 def test_a_completed_call_leaves_the_meter_at_zero(engine: Engine) -> None:
     for max_steps in (1, 30):
         meter = Meter()
-        assert list(engine.large.stream(ask(QUESTION, max_steps=max_steps), Cancellation(), meter))
+        assert list(engine.large.stream(make_request(QUESTION, max_steps=max_steps), Cancellation(), meter))
         assert meter == Meter()
 
 
@@ -174,12 +174,12 @@ class WatchedMeter(Meter):
 def test_a_call_that_is_cancelled_within_a_step_meters_what_it_decoded(engine: Engine) -> None:
     cancellation = Cancellation()
     meter = WatchedMeter(cancellation.cancel)
-    (step,) = write(engine.large, ask(SLOW_STORY.question, max_steps=1))
+    (step,) = write(engine.large, make_request(SLOW_STORY.question, max_steps=1))
     if not engine.is_real:  # Only the end of its wait tells what a script has written.
         cancelling = threading.Timer(0.5, cancellation.cancel)
         cancelling.start()
     with pytest.raises(Cancelled):
-        list(engine.large.stream(ask(SLOW_STORY.question, max_steps=2), cancellation, meter))
+        list(engine.large.stream(make_request(SLOW_STORY.question, max_steps=2), cancellation, meter))
     assert 0 < meter.tokens <= step.tokens
     assert meter.is_estimated is (engine.name == "openai")
     assert meter.prompt_tokens == (0 if engine.name == "openai" else step.prompt_tokens)
@@ -188,18 +188,17 @@ def test_a_call_that_is_cancelled_within_a_step_meters_what_it_decoded(engine: E
 def test_a_step_that_takes_too_long_is_metered(engine: Engine) -> None:
     timeout_s = 3.0 if engine.is_real else 1.0
     meter = WatchedMeter(lambda: time.sleep(timeout_s + 0.5))
-    (step,) = write(engine.large, ask(SLOW_STORY.question, max_steps=1))
+    (step,) = write(engine.large, make_request(SLOW_STORY.question, max_steps=1))
+    request = make_request(SLOW_STORY.question, max_steps=2, step_timeout_s=timeout_s)
     with pytest.raises(StepTimeout):
-        list(
-            engine.large.stream(ask(SLOW_STORY.question, max_steps=2, step_timeout_s=timeout_s), Cancellation(), meter)
-        )
+        list(engine.large.stream(request, Cancellation(), meter))
     assert 0 < meter.tokens <= step.tokens
 
 
 def test_a_closed_iterator_meters_what_was_decoded_ahead(engine: Engine) -> None:
     meter = Meter()
-    steps = write(engine.large, ask(QUESTION))
-    stream = engine.large.stream(ask(QUESTION), Cancellation(), meter)
+    steps = write(engine.large, make_request(QUESTION))
+    stream = engine.large.stream(make_request(QUESTION), Cancellation(), meter)
     assert next(stream).text == steps[0].text
     if engine.name in ("embedded", "vllm"):  # The others write no step before the caller asks for it.
         until(lambda: meter.tokens)
@@ -214,20 +213,20 @@ def test_a_closed_iterator_meters_what_was_decoded_ahead(engine: Engine) -> None
 def test_text_that_spells_a_special_token_stays_text(engine: Engine, special: str) -> None:
     if not engine.is_real:
         pytest.skip("a script has no tokens")
-    (with_it,) = write(engine.large, ask(f"{special}{QUESTION}{special}", [f"1) {special}"], max_steps=1))
-    (without,) = write(engine.large, ask(QUESTION, ["1) "], max_steps=1))
+    (with_it,) = write(engine.large, make_request(f"{special}{QUESTION}{special}", [f"1) {special}"], max_steps=1))
+    (without,) = write(engine.large, make_request(QUESTION, ["1) "], max_steps=1))
     assert with_it.text
     assert with_it.prompt_tokens - without.prompt_tokens > 3 * 3, "the special token itself would be one each time"
 
 
-def test_concurrent_calls_are_worked_on_together(engine: Engine) -> None:
-    """Every call has its first step before any has its last: one after the other, the first would be over by then."""
+def test_concurrent_calls_make_progress_together(engine: Engine) -> None:
+    """Every call has its first step before any has its last; run one by one, the first would have ended by then."""
     arrived: list[tuple[int, bool]] = []
     solved = threading.Barrier(8)
 
     def solve(index: int) -> None:
         solved.wait()
-        steps = engine.large.stream(ask(STORIES[index].question), Cancellation(), Meter())
+        steps = engine.large.stream(make_request(STORIES[index].question), Cancellation(), Meter())
         arrived.extend((index, step.finish is Finish.ENDED) for step in steps)
 
     with ThreadPoolExecutor(8) as pool:
@@ -241,6 +240,6 @@ def test_concurrent_calls_are_computed_together(engine: Engine) -> None:
         pytest.skip("a script computes nothing")
     before = engine.large_runs()
     with ThreadPoolExecutor(8) as pool:
-        solutions = list(pool.map(lambda story: write(engine.large, ask(story.question)), STORIES[:8]))
+        solutions = list(pool.map(lambda story: write(engine.large, make_request(story.question)), STORIES[:8]))
     tokens = sum(step.tokens for steps in solutions for step in steps)
     assert 0 < engine.large_runs() - before < tokens / 2, "a run for each token if each call were computed alone"

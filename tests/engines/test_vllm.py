@@ -37,7 +37,7 @@ from shared.engines.port import (
 from shared.engines.prm_formats import RLHFLOW, NextToken
 from shared.settings import Settings, UnusableSetting
 from tests.engines.deployed import PATIENCE_S, STORIES, Engine, until
-from tests.unit.engines.bundled import MODELS, ask, folder_copy, score, texts, write
+from tests.unit.engines.bundled import MODELS, folder_copy, make_request, score, texts, write
 
 pytest.importorskip("vllm", reason="needs vLLM; run make test-vllm")
 
@@ -63,7 +63,7 @@ def test_a_cancelled_call_frees_its_place_in_the_engine(engine: Engine) -> None:
     assert isinstance(engine.large, VllmGenerator)
     output = engine.large._model._engine.output_processor
     cancellation = Cancellation()
-    stream = engine.large.stream(ask(STORIES[0].question), cancellation, Meter())
+    stream = engine.large.stream(make_request(STORIES[0].question), cancellation, Meter())
     next(stream)
     assert output.get_num_unfinished_requests() == 1
     cancellation.cancel()
@@ -95,11 +95,11 @@ def count_delivered(engine: Engine, monkeypatch: pytest.MonkeyPatch, third: Call
 def test_a_cancelled_call_meters_what_the_engine_has_delivered(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, max_steps: int
 ) -> None:
-    (step,) = write(engine.large, ask(STORIES[0].question, max_steps=1))  # type: ignore[arg-type]
+    (step,) = write(engine.large, make_request(STORIES[0].question, max_steps=1))  # type: ignore[arg-type]
     cancellation, meter = Cancellation(), Meter()
     delivered = count_delivered(engine, monkeypatch, cancellation.cancel)
     with pytest.raises(Cancelled):
-        list(engine.large.stream(ask(STORIES[0].question, max_steps=max_steps), cancellation, meter))
+        list(engine.large.stream(make_request(STORIES[0].question, max_steps=max_steps), cancellation, meter))
     assert delivered() >= 3
     # In a stream, the third token is on its way to the call when that is cancelled.
     assert delivered() - (max_steps > 1) <= meter.tokens <= delivered()
@@ -108,10 +108,10 @@ def test_a_cancelled_call_meters_what_the_engine_has_delivered(
 
 @on_vllm
 def test_an_answer_of_the_prm_that_cannot_be_used_is_metered(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
+    requested: list[int] = []
 
     async def pool(ids: list[int], _pooling: object) -> object:
-        asked.extend(ids)
+        requested.extend(ids)
         return SimpleNamespace(outputs=SimpleNamespace(data=[]), num_cached_tokens=1)
 
     monkeypatch.setattr(engine.prm._model, "pool", pool)  # type: ignore[attr-defined]
@@ -119,14 +119,14 @@ def test_an_answer_of_the_prm_that_cannot_be_used_is_metered(engine: Engine, mon
     request = ScoringRequest(problem_id=uuid4(), question="?", steps=("a",), newest=1, timeout_s=60)
     with pytest.raises(BadScores):
         engine.prm.score(request, Cancellation(), meter)
-    assert meter == Meter(tokens=len(asked) - 1)
+    assert meter == Meter(tokens=len(requested) - 1)
 
 
 @on_vllm
 def test_finished_steps_are_computed_again_for_the_last_block_at_most(engine: Engine) -> None:
     problem_id, prefix = uuid4(), list[str]()
     for text in STORIES[1].steps:
-        (step,) = write(engine.large, ask(STORIES[1].question, prefix, max_steps=1, problem_id=problem_id))
+        (step,) = write(engine.large, make_request(STORIES[1].question, prefix, max_steps=1, problem_id=problem_id))
         if prefix:
             assert step.prompt_tokens - step.cached_tokens <= 2 * BLOCK
         prefix.append(text)
@@ -134,10 +134,10 @@ def test_finished_steps_are_computed_again_for_the_last_block_at_most(engine: En
 
 @on_vllm
 @pytest.mark.parametrize("max_steps", [1, 2])
-def test_a_model_that_says_nothing_up_to_the_end_of_its_context_ends_there(engine: Engine, max_steps: int) -> None:
-    (step,) = write(engine.blank, ask("7" * 1000, max_steps=max_steps))  # type: ignore[arg-type]
+def test_a_model_that_writes_no_words_up_to_the_end_of_its_context_ends_there(engine: Engine, max_steps: int) -> None:
+    (step,) = write(engine.blank, make_request("7" * 1000, max_steps=max_steps))  # type: ignore[arg-type]
     question = "7" * (1000 + engine.blank._model.max_tokens - 1 - step.prompt_tokens)  # type: ignore[attr-defined]
-    (step,) = write(engine.blank, ask(question, max_steps=max_steps))  # type: ignore[arg-type]
+    (step,) = write(engine.blank, make_request(question, max_steps=max_steps))  # type: ignore[arg-type]
     assert (step.text, step.finish, step.tokens) == ("", Finish.LENGTH, 1)
 
 
@@ -202,7 +202,7 @@ def play(engine: Engine, monkeypatch: pytest.MonkeyPatch, *texts: str, **changes
     playing = Playing(model, *texts)
     with monkeypatch.context() as patched:
         patched.setattr(model._engine, "generate", playing.generate)
-        (step,) = engine.large.stream(ask("Q", max_steps=1, **changes), Cancellation(), Meter())
+        (step,) = engine.large.stream(make_request("Q", max_steps=1, **changes), Cancellation(), Meter())
     assert not playing._texts
     return step, playing
 
@@ -216,7 +216,7 @@ def test_a_blank_line_in_a_fence_ends_no_step(engine: Engine, monkeypatch: pytes
 
 
 @on_vllm
-def test_a_model_that_said_nothing_is_asked_once_more(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_without_words_is_requested_once_more(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     step, playing = play(engine, monkeypatch, "...\n\n", "1+1=2.\n\n")
     assert step.text == "1+1=2."
     assert playing.prompts[1].endswith("...\n\n")
@@ -250,13 +250,13 @@ def test_an_engine_that_dies_leaves_nobody_waiting(lone: VllmGenerator) -> None:
     process = psutil.Process(*_newest())
     process.suspend()  # or a fast engine has answered before it dies
     with ThreadPoolExecutor(1) as pool:
-        call = pool.submit(write, lone, ask(STORIES[0].question))  # type: ignore[arg-type]
+        call = pool.submit(write, lone, make_request(STORIES[0].question))  # type: ignore[arg-type]
         until(lone._model._engine.output_processor.get_num_unfinished_requests)
         process.kill()
         with pytest.raises(EngineDead):
             call.result(PATIENCE_S)
     with pytest.raises(EngineDead):
-        write(lone, ask(STORIES[0].question))  # type: ignore[arg-type]
+        write(lone, make_request(STORIES[0].question))  # type: ignore[arg-type]
 
 
 def test_an_engine_that_died_between_calls_is_noticed(lone: VllmGenerator) -> None:
@@ -294,13 +294,13 @@ def _newest() -> set[int]:
 def test_a_closed_engine_stops_calls_and_ends_its_process() -> None:
     generator = make_generator(settings(), Author.SMALL)
     (pid,) = _newest()
-    stream = generator.stream(ask(STORIES[0].question), Cancellation(), Meter())
+    stream = generator.stream(make_request(STORIES[0].question), Cancellation(), Meter())
     next(stream)
     generator.close()
     with pytest.raises(EngineStopped):
         list(stream)
     with pytest.raises(EngineStopped):
-        write(generator, ask())  # type: ignore[arg-type]
+        write(generator, make_request())  # type: ignore[arg-type]
     until(lambda: not psutil.pid_exists(pid))
     generator.close()
 
@@ -370,7 +370,7 @@ def test_weights_that_are_cut_short_are_reported_with_the_setting(tmp_path: Path
         ({"vllm_args": {**ARGUMENTS, "max_model_len": 10**6}}, "TRIM_VLLM_ARGS"),
     ],
 )
-def test_what_vllm_does_not_take_is_reported_with_the_setting(changes: dict[str, object], says: str) -> None:
+def test_arguments_that_vllm_rejects_are_reported_with_the_setting(changes: dict[str, object], says: str) -> None:
     with pytest.raises(ModelUnusable, match=says):
         make_generator(settings(**changes), Author.SMALL)
 
@@ -382,7 +382,7 @@ def test_arguments_that_other_settings_decide_are_refused(name: str) -> None:
 
 
 @on_vllm
-def test_what_vllm_refuses_is_not_tried_again(engine: Engine) -> None:
+def test_a_refusal_by_vllm_is_not_retried(engine: Engine) -> None:
     assert isinstance(engine.large, VllmGenerator)
     model = engine.large._model
 
@@ -444,4 +444,4 @@ def test_a_chat_template_that_takes_no_system_message_cannot_be_used(tmp_path: P
 
 def test_a_chat_template_puts_the_question_where_it_belongs() -> None:
     with closing(make_generator(settings(prompt_style="chat"), Author.LARGE)) as generator:
-        assert texts(write(generator, ask(STORIES[0].question))) == list(STORIES[0].steps)  # type: ignore[arg-type]
+        assert texts(write(generator, make_request(STORIES[0].question))) == list(STORIES[0].steps)  # type: ignore[arg-type]

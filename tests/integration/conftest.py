@@ -1,4 +1,4 @@
-"""Servers for integration tests: each test gets a database and queues of its own, gone afterwards.
+"""Servers for integration tests: each test gets a separate database and separate queues, removed afterwards.
 
 With CI set, a server that does not answer is a failure; elsewhere the tests that need it are skipped with the reason.
 """

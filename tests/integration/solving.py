@@ -48,7 +48,7 @@ def start(database: Database, *, now: datetime = NOW) -> dict[UUID, GenerateStep
 def write(
     command: GenerateSteps, *texts: str, score: float | None = 0.9, prefix_score: float | None = 0.5
 ) -> ProblemEvent:
-    """Carry out a command as a worker does: write steps, and have them scored if the command wants it."""
+    """Carry out a command as a worker does: write steps, and score them if the command requires it."""
     if command.results_to == "events":
         return report(command, *texts)
     return StepsScored(
@@ -76,7 +76,7 @@ def report(command: GenerateSteps, *texts: str) -> StepsGenerated:
 
 
 def fail(problem_id: UUID) -> WorkFailed:
-    """Report that a command of a problem's first request failed for good."""
+    """Report that a command of a problem's first request failed permanently."""
     return WorkFailed(
         id=derive_id(problem_id), problem_id=problem_id, epoch=0, request_number=0, role="small", code="broken",
         detail="Broken.", retryable=False, worker="w",

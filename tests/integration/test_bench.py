@@ -1,4 +1,4 @@
-"""The benchmark, run very small: what it prints, what it counts, and that it leaves nothing behind."""
+"""A very small run of the benchmark: what it prints, what it counts, and that it leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kombu.connection import Connection
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "bench.overhead", "--problems", "4", "--sequential", "1", "--repeats", "1"]
 ENDLESS = [*COMMAND[:-1], "100000"]
-"""Goes on until it is interrupted, however slow the machine is."""
+"""Enough work to run until it is interrupted, on any machine."""
 NOBODY = "127.0.0.1:9"
 
 pytestmark = pytest.mark.servers
@@ -39,11 +39,11 @@ def databases(server: str) -> set[str]:
 
 
 def queues(broker_url: str, names: set[str]) -> set[str]:
-    """Find which of the queues are there."""
+    """Find which of the queues exist."""
     found = set()
     with Connection(broker_url) as connection:
         for name in names:
-            channel = connection.channel()  # RabbitMQ closes one that asked for a queue that is not there.
+            channel = connection.channel()  # RabbitMQ closes a channel that names a missing queue.
             with suppress(connection.channel_errors):
                 channel.queue_declare(queue=name, passive=True)
                 found.add(name)
@@ -52,7 +52,7 @@ def queues(broker_url: str, names: set[str]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def result(postgres_server: str, rabbitmq_server: str) -> dict[str, Any]:
-    """What one run printed as its last line."""
+    """Return the last line that one run printed."""
     done = subprocess.run(
         COMMAND,
         cwd=ROOT, env=environment(postgres_server, rabbitmq_server), capture_output=True, text=True, timeout=120,
@@ -64,7 +64,7 @@ def result(postgres_server: str, rabbitmq_server: str) -> dict[str, Any]:
     return last
 
 
-def test_the_last_line_says_how_fast_each_design_is(result: dict[str, Any]) -> None:
+def test_the_last_line_has_the_speed_of_each_design(result: dict[str, Any]) -> None:
     for name in (
         "sequential_ms_per_step", "steps_per_s", "steps_per_s_lookahead4", "plain_sequential_ms_per_step",
         "plain_steps_per_s", "ideal_steps_per_s", "ratio_to_plain",
@@ -78,12 +78,12 @@ def test_the_last_line_says_how_fast_each_design_is(result: dict[str, Any]) -> N
 
 def test_messages_and_transactions_are_those_of_the_designs(result: dict[str, Any]) -> None:
     assert result["plain_messages_per_step"] == 3, "a hop each to the small model, the PRM and the decision"
-    assert 1 <= result["plain_transactions_per_step"] < 1.5, "one an event, and what a session reports late"
-    assert 3 <= result["messages_per_step"] < 4, "as many, and signs of life"
-    assert 0 < result["transactions_per_step"] < 3, "events of a moment share one; with so few, the sweeper's weigh"
+    assert 1 <= result["plain_transactions_per_step"] < 1.5, "one per event, and late reports of sessions"
+    assert 3 <= result["messages_per_step"] < 4, "the same, and heartbeats"
+    assert 0 < result["transactions_per_step"] < 3, "concurrent events share one; in a short run the sweeper's count"
 
 
-def test_processor_time_is_told_by_role_and_never_negative(result: dict[str, Any]) -> None:
+def test_cpu_time_is_reported_by_role_and_never_negative(result: dict[str, Any]) -> None:
     assert {"orchestrator", "small", "prm", "large"} <= set(result["cpu_ms_per_step"])
     assert {"small", "prm", "decide"} <= set(result["plain_cpu_ms_per_step"])
     for name in ("cpu_ms_per_step", "plain_cpu_ms_per_step"):
@@ -91,13 +91,13 @@ def test_processor_time_is_told_by_role_and_never_negative(result: dict[str, Any
 
 
 def settings_of(processes: list[psutil.Process]) -> list[dict[str, str]]:
-    """Read the settings of those that have begun to run: between fork and exec, a child still shows its parent's."""
+    """Read the settings of processes after exec; between fork and exec, a child still shows its parent's."""
     return [settings for each in processes if "TRIM_QUEUE_PREFIX" in (settings := each.environ())]
 
 
 @dataclass(frozen=True)
 class Running:
-    """A benchmark in the middle of its work, and what it has made."""
+    """A running benchmark, and the databases and queues that it has created."""
 
     process: subprocess.Popen[str]
     children: list[psutil.Process]
@@ -133,17 +133,17 @@ def test_ctrl_c_leaves_nothing_behind(running: Running, postgres_server: str, ra
     assert len(running.databases & databases(postgres_server)) == 2
     assert len(running.queues) == 2
     running.process.send_signal(signal.SIGINT)
-    running.process.send_signal(signal.SIGINT)  # Somebody is impatient.
-    _, told = running.process.communicate(timeout=60)
+    running.process.send_signal(signal.SIGINT)  # A second Ctrl-C changes nothing.
+    _, errors = running.process.communicate(timeout=60)
     assert running.process.returncode == 130
-    assert told.count("\n") == 1, told
+    assert errors.count("\n") == 1, errors
     assert not any(child.is_running() for child in running.children)
     assert not running.databases & databases(postgres_server)
     assert queues(rabbitmq_server, running.queues) == set()
 
 
 @pytest.mark.parametrize("gone", ["database", "broker"])
-def test_a_server_that_is_not_there_is_told_in_one_sentence(
+def test_an_unreachable_server_is_reported_in_one_sentence(
     gone: str, postgres_server: str, rabbitmq_server: str
 ) -> None:
     database_url = f"postgresql://postgres@{NOBODY}/postgres" if gone == "database" else postgres_server

@@ -1,4 +1,4 @@
-"""The bus on both brokers: what is confirmed is there, what has no queue is told, what is not settled comes again."""
+"""The bus on both brokers: confirms, returned messages, redelivery, lost connections."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def consumer(settings: Settings, *, batch: int = 10) -> BatchConsumer:
 
 
 def take(source: BatchConsumer, count: int) -> list[bytes]:
-    """Take so many messages and settle them."""
+    """Take a number of messages and settle them."""
     taken: list[bytes] = []
     for _ in range(100):
         deliveries = source.take(0.2)
@@ -58,7 +58,7 @@ def take(source: BatchConsumer, count: int) -> list[bytes]:
     return taken
 
 
-def test_what_is_published_is_taken_once_and_in_whole(settings: Settings) -> None:
+def test_a_published_message_is_delivered_once_and_complete(settings: Settings) -> None:
     messages = [seen(f"w{index}") for index in range(25)]
     with closing(Publisher(settings)) as publisher, closing(consumer(settings)) as source:
         publisher.publish(messages)
@@ -66,7 +66,7 @@ def test_what_is_published_is_taken_once_and_in_whole(settings: Settings) -> Non
         assert source.take(0.2) == []
 
 
-def test_a_message_without_a_queue_is_an_error_and_the_next_attempt_mends_it(settings: Settings) -> None:
+def test_a_message_without_a_queue_raises_and_the_next_attempt_succeeds(settings: Settings) -> None:
     with closing(Publisher(settings)) as publisher:
         publisher.publish([seen("before")])
         connection = connect(settings)
@@ -83,7 +83,7 @@ def test_a_message_without_a_queue_is_an_error_and_the_next_attempt_mends_it(set
             assert take(source, 1) == [encode(seen("after"))]
 
 
-def test_what_was_taken_and_not_settled_comes_again_and_says_so(settings: Settings) -> None:
+def test_an_unsettled_message_is_redelivered_and_marked_as_such(settings: Settings) -> None:
     event = WorkFailed(
         id=derive_id("x"),
         problem_id=uuid4(),
@@ -106,7 +106,7 @@ def test_what_was_taken_and_not_settled_comes_again_and_says_so(settings: Settin
         second.settle(again)
 
 
-def test_a_consumer_that_closes_gives_back_what_it_took_and_did_not_settle(broker_url: str) -> None:
+def test_a_consumer_that_closes_requeues_its_unsettled_messages(broker_url: str) -> None:
     patient = Settings(broker_url=broker_url, queue_prefix=scratch_prefix(), visibility_timeout_s=600)
     with scratch_queues(patient):
         with closing(Publisher(patient)) as publisher:
@@ -117,7 +117,7 @@ def test_a_consumer_that_closes_gives_back_what_it_took_and_did_not_settle(broke
             assert take(second, 1) == [encode(seen("w"))], "long before it would be visible again by itself"
 
 
-def test_giving_back_counts_as_one_delivery(rabbitmq_server: str) -> None:
+def test_requeueing_counts_as_one_delivery(rabbitmq_server: str) -> None:
     patient = Settings(broker_url=rabbitmq_server, queue_prefix=scratch_prefix())
     with scratch_queues(patient):
         with closing(Publisher(patient)) as publisher:
@@ -128,7 +128,9 @@ def test_giving_back_counts_as_one_delivery(rabbitmq_server: str) -> None:
                 assert delivery.message.headers.get("x-delivery-count", 0) == times
 
 
-def test_what_is_held_for_long_is_not_taken_away(rabbitmq_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_message_that_is_held_for_long_is_not_redelivered(
+    rabbitmq_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("shared.bus.consumer.HEARTBEAT_S", 1)
     patient = Settings(broker_url=rabbitmq_server, queue_prefix=scratch_prefix())
     with scratch_queues(patient), closing(Publisher(patient)) as publisher:
@@ -143,7 +145,7 @@ def test_what_is_held_for_long_is_not_taken_away(rabbitmq_server: str, monkeypat
             assert source.take(0.5) == []
 
 
-def test_a_silent_broker_is_given_up_and_left_without_a_good_bye(
+def test_a_silent_broker_times_out_and_is_closed_without_a_handshake(
     rabbitmq_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shared.bus.publisher.CONFIRM_TIMEOUT_S", 0.5)
@@ -161,7 +163,7 @@ def test_a_silent_broker_is_given_up_and_left_without_a_good_bye(
             assert time.monotonic() - began < 30, "it would wait for as long as the broker is silent"
 
 
-def test_what_a_worker_that_is_gone_left_at_the_broker_is_removed(database_url: str) -> None:
+def test_the_queues_of_a_worker_that_has_gone_are_removed(database_url: str) -> None:
     settings = Settings(broker_url=database_url.replace("postgresql", "pgmq", 1), queue_prefix=scratch_prefix())
     topology = Topology(settings.queue_prefix)
     connection = connect(settings)
@@ -189,9 +191,9 @@ def test_many_threads_share_a_publisher(settings: Settings) -> None:
         publisher.publish(seen("too late")).result(5)
 
 
-def test_dead_letters_keep_bytes_that_are_no_text(settings: Settings) -> None:
+def test_dead_letters_keep_bytes_that_are_not_text(settings: Settings) -> None:
     with closing(Publisher(settings)) as publisher:
-        publisher.publish([DeadLetter("prm", b"\x00\xff{", "it is no JSON")])
+        publisher.publish([DeadLetter("prm", b"\x00\xff{", "not JSON")])
     connection = connect(settings)
     try:
         topology = Topology(settings.queue_prefix)
@@ -204,19 +206,19 @@ def test_dead_letters_keep_bytes_that_are_no_text(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("url", ["redis://localhost", "localhost:5672", "pgmq://%zz", "pgmq://postgres@localhost:5432"])
-def test_a_url_of_no_known_broker_is_refused(url: str) -> None:
+def test_a_url_of_an_unknown_broker_is_refused(url: str) -> None:
     with pytest.raises(BadBrokerUrl):
         connect(Settings(broker_url=url))
 
 
 @pytest.mark.parametrize("url", ["amqp://guest:guest@127.0.0.1:1//", "pgmq://postgres@127.0.0.1:1/postgres"])
-def test_a_broker_that_is_not_there_is_told(url: str) -> None:
+def test_an_unreachable_broker_raises(url: str) -> None:
     with pytest.raises(BrokerUnavailable):
         connect(Settings(broker_url=url))
 
 
 @pytest.mark.parametrize("role", [["services.orchestrator"], ["services.generator", "small"], ["services.prm"]])
-def test_a_role_waits_for_servers_that_are_not_there_and_stops_when_told(role: list[str], tmp_path: Path) -> None:
+def test_a_role_waits_for_unreachable_servers_and_stops_on_sigterm(role: list[str], tmp_path: Path) -> None:
     script = tmp_path / "script.json"
     script.write_text("{}")
     environment = {

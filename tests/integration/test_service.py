@@ -39,7 +39,7 @@ SCRIPT = {
         "Slow?": [step(index, small_ms=400) for index in range(STEPS)],
         "No score?": [step(0, score=float("nan")), step(1, score=1.5), SOLUTION[-1]],
         "Nothing?": [{"small": ""}],
-        "Small says nothing?": [{"small": "", "large": "So it is \\boxed{7}."}],
+        "Small writes nothing?": [{"small": "", "large": "So it is \\boxed{7}."}],
     },
 }
 
@@ -60,7 +60,7 @@ def deployment(
 pytestmark = pytest.mark.servers
 
 
-def ask(deployment: Deployment, question: str, **choices: object) -> dict[str, object]:
+def solve(deployment: Deployment, question: str, **choices: object) -> dict[str, object]:
     """Submit one problem and wait for its end."""
     [row] = deployment.finish(deployment.submit_all([{"question": question, "reference": "7"}], **choices))
     return row
@@ -118,29 +118,29 @@ def test_a_large_step_has_its_score_and_its_record(deployment: Deployment) -> No
     assert (row["reason"], row["value"], row["compared_with"]) == ("score_below_threshold", 0.2, 0.5)
 
 
-def test_what_is_no_score_goes_to_the_large_model(deployment: Deployment) -> None:
-    row = ask(deployment, "No score?")
+def test_a_draft_with_an_invalid_score_goes_to_the_large_model(deployment: Deployment) -> None:
+    row = solve(deployment, "No score?")
     assert row["status"] == "succeeded"
     decided = deployment.rows("SELECT reason, draft_score FROM audit WHERE problem_id = %s ORDER BY number", row["id"])
     assert [each["reason"] for each in decided] == ["invalid_score", "invalid_score", "score_at_least_threshold"]
     assert [each["draft_score"] for each in decided] == [None, None, 0.9]
 
 
-def test_a_model_that_returns_nothing_fails_the_problem_with_a_reason(deployment: Deployment) -> None:
-    row = ask(deployment, "Nothing?")
+def test_a_model_that_writes_nothing_fails_the_problem_with_a_reason(deployment: Deployment) -> None:
+    row = solve(deployment, "Nothing?")
     assert (row["status"], row["failure_code"]) == ("failed", "no_output")
 
 
-def test_a_draft_that_says_nothing_goes_to_the_large_model(deployment: Deployment) -> None:
-    row = ask(deployment, "Small says nothing?")
+def test_a_draft_without_words_goes_to_the_large_model(deployment: Deployment) -> None:
+    row = solve(deployment, "Small writes nothing?")
     assert (row["status"], row["answer"]) == ("succeeded", "7")
     [decided] = deployment.rows("SELECT reason FROM decisions WHERE problem_id = %s", row["id"])
     assert decided["reason"] == "degenerate_draft"
 
 
 def test_a_limit_ends_a_solution_with_its_reason(deployment: Deployment) -> None:
-    assert ask(deployment, "What?", limits={"max_steps": 2})["stop_reason"] == "max_steps"
-    assert ask(deployment, "What?", limits={"max_tokens": 12})["stop_reason"] == "token_limit"
+    assert solve(deployment, "What?", limits={"max_steps": 2})["stop_reason"] == "max_steps"
+    assert solve(deployment, "What?", limits={"max_tokens": 12})["stop_reason"] == "token_limit"
 
 
 def test_a_cancelled_problem_ends_with_what_it_has(deployment: Deployment) -> None:
@@ -159,7 +159,7 @@ def test_a_problem_past_its_deadline_expires(deployment: Deployment) -> None:
 
 
 def test_a_step_that_takes_too_long_fails_the_problem_in_the_end(deployment: Deployment) -> None:
-    row = ask(deployment, "Slow?", step_timeout_s=0.1, max_attempts=2)
+    row = solve(deployment, "Slow?", step_timeout_s=0.1, max_attempts=2)
     assert (row["status"], row["failure_code"]) == ("failed", "attempts_exhausted")
 
 
@@ -222,7 +222,7 @@ def test_an_undecodable_message_is_kept_with_its_reason_and_stops_nothing(
     kept, reason = take_dead_letter(deployment, role)
     assert kept == body
     assert reason
-    assert ask(deployment, "Still there?")["status"] == "succeeded"
+    assert solve(deployment, "Still there?")["status"] == "succeeded"
 
 
 def test_a_command_on_the_wrong_queue_is_a_dead_letter(deployment: Deployment) -> None:
@@ -256,10 +256,10 @@ def test_an_event_of_an_unknown_problem_is_a_dead_letter(deployment: Deployment)
     assert reason.startswith("there is no such problem")
 
 
-def test_a_prm_that_gives_too_few_scores_fails_the_problem_with_a_reason(
+def test_a_prm_that_returns_too_few_scores_fails_the_problem_with_a_reason(
     tmp_path: Path, database_url: str, broker_url: str
 ) -> None:
     script = {**SCRIPT, "missing_scores": 1}
     with deployed(tmp_path, database_url=database_url, broker_url=broker_url, script=script) as deployment:
-        row = ask(deployment, "What?")
+        row = solve(deployment, "What?")
     assert (row["status"], row["failure_code"]) == ("failed", "bad_scores")

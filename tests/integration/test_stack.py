@@ -86,7 +86,7 @@ def test_the_sample_is_solved_twice_with_the_same_figures_and_nothing_is_left_ru
         assert left_running(folder) == []
     assert tables[0] == tables[1]
     routed, small, large = ([float(figure) for figure in row[1:]] for row in tables[0])
-    assert small[0] < routed[0] >= large[0] - 2, "the large model's accuracy, or nearly"
+    assert small[0] < routed[0] >= large[0] - 2, "nearly the large model's accuracy"
     assert routed[3] < large[3] / 4, "for a fraction of its tokens"
 
 
@@ -124,7 +124,7 @@ def test_a_measurement_that_is_stopped_leaves_nothing_behind(folder: Path, envir
         evaluating(6), cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
-    assert any(line.startswith("Solving") for line in process.stdout), "it ended before the service was asked"
+    assert any(line.startswith("Solving") for line in process.stdout), "it ended before it used the service"
     process.terminate()
     _, said = process.communicate(timeout=60)
     assert (process.returncode, said) == (130, "evaluate-models: Stopped before the end; nothing is left behind.\n")
@@ -155,7 +155,7 @@ class Serving:
         for child in psutil.Process(self.process.pid).children():
             try:
                 command = child.cmdline()
-            except psutil.Error:  # it ended a moment ago
+            except psutil.Error:  # It has just ended.
                 continue
             if "-m" in command and (module := command[command.index("-m") + 1 :])[0].startswith("services."):
                 found[module[-1].removeprefix("services.")] = child

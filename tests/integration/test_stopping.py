@@ -1,4 +1,4 @@
-"""A worker that is told to stop, or must: it finishes what it holds, gives back the rest, and takes nothing new."""
+"""A worker that stops finishes what it can, requeues the rest, and takes no new commands."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ FOREVER_MS = 3_600_000
 
 
 def begin_stretch(deployment: Deployment) -> str:
-    """Have the small worker write a whole solution at a stretch; return the problem once it is in the middle of it."""
+    """Have the small worker write a whole solution in one stretch; return the problem while it is being written."""
     [problem_id] = deployment.submit(1, lookahead="unlimited", policy={"name": "small-only"})
     deployment.until(lambda: deployment.trajectory(problem_id))
     assert len(deployment.trajectory(problem_id)) < STEPS, "too late"
     return problem_id
 
 
-def test_a_worker_finishes_what_it_holds(tmp_path: Path, database_url: str, broker_url: str) -> None:
+def test_a_stopping_worker_finishes_its_commands(tmp_path: Path, database_url: str, broker_url: str) -> None:
     with deployed(
         tmp_path, database_url=database_url, broker_url=broker_url, script=SLOW, stop_grace_s="30"
     ) as deployment:
@@ -39,7 +39,9 @@ def test_a_worker_finishes_what_it_holds(tmp_path: Path, database_url: str, brok
     assert (row["status"], row["small_calls"], row["attempts"]) == ("succeeded", 1, 0)
 
 
-def test_a_worker_gives_back_what_it_cannot_finish_in_time(tmp_path: Path, database_url: str, broker_url: str) -> None:
+def test_a_stopping_worker_requeues_what_it_cannot_finish_in_time(
+    tmp_path: Path, database_url: str, broker_url: str
+) -> None:
     with deployed(
         tmp_path, database_url=database_url, broker_url=broker_url, script=SLOW, stop_grace_s="0"
     ) as deployment:
@@ -48,17 +50,17 @@ def test_a_worker_gives_back_what_it_cannot_finish_in_time(tmp_path: Path, datab
         assert len(deployment.trajectory(problem_id)) < STEPS
         deployment.roles.start("small")
         [row] = deployment.finish([problem_id])
-    assert (row["status"], row["small_calls"]) == ("succeeded", 1), "the same command went on elsewhere"
-    assert row["request_count"] == 1, "nobody had to miss it first"
+    assert (row["status"], row["small_calls"]) == ("succeeded", 1), "another worker carried out the same command"
+    assert row["request_count"] == 1, "the request was never overdue"
 
 
-def test_a_stopping_worker_leaves_a_backlog_alone(tmp_path: Path, database_url: str, broker_url: str) -> None:
+def test_a_stopping_worker_takes_no_command_of_the_backlog(tmp_path: Path, database_url: str, broker_url: str) -> None:
     quick = [{"small": f"Step {index}.", "small_ms": 100} for index in range(3)]
     script = {"default": quick, "problems": {"Long?": SLOW["default"]}}
     with deployed(
         tmp_path, database_url=database_url, broker_url=broker_url, script=script, stop_grace_s="30", concurrency="2"
     ) as deployment:
-        # One command keeps the worker busy while it stops; beside it there is room, and others wait to fill it.
+        # One command keeps the worker busy while it stops; it has room for others, which wait in the queue.
         questions = [{"question": "Long?"}, *({"question": f"Quick {index}?"} for index in range(40))]
         ids = deployment.submit_all(questions, lookahead="unlimited", policy={"name": "small-only"})
         deployment.until(lambda: deployment.trajectory(ids[0]))
@@ -90,7 +92,7 @@ def test_a_worker_stops_while_its_broker_is_away(tmp_path: Path, database_url: s
 
 
 @pytest.mark.parametrize("breaks_in", ["call", "check"])
-def test_a_worker_without_an_engine_gives_its_commands_back_and_ends(
+def test_a_worker_without_an_engine_requeues_its_commands_and_exits(
     tmp_path: Path, database_url: str, broker_url: str, breaks_in: str
 ) -> None:
     script = {"default": [{"small": "So it is \\boxed{7}."}]}

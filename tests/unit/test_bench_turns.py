@@ -1,4 +1,4 @@
-"""How the benchmark of the engines sums up its turns, and what it does not take for a comparison."""
+"""How the benchmark of the engines sums up its turns, and which turns it refuses to compare."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ PROBLEMS: Sequence[Problem] = [{"question": f"{index}?", "reference": "1"} for i
 
 
 class Service:
-    """Stands for a service; solves as it is told."""
+    """A service that returns given results."""
 
     def __init__(self, *runs: Solved) -> None:
         self._runs: Iterator[Solved] = iter(runs)
-        self.asked: list[int] = []
+        self.lookaheads: list[int] = []
 
     def solve(self, _problems: Sequence[Problem], *, lookahead: int) -> Solved:
-        self.asked.append(lookahead)
+        self.lookaheads.append(lookahead)
         return next(self._runs)
 
 
@@ -31,7 +31,7 @@ def test_shares_are_those_of_each_turn_and_their_medians() -> None:
     service = Service(*(run(seconds, wasted=0.1) for seconds in (2, 1, 4, 2, 5, 4)))
     bare = iter([run(1), run(1), run(2), run(1), run(1), run(1)])
     result = measure(lambda: PROBLEMS, "bare", bare=lambda _: next(bare), service=service, repeats=3, prefix="p_")
-    assert service.asked == [0, 4, 0, 4, 0, 4]
+    assert service.lookaheads == [0, 4, 0, 4, 0, 4]
     assert result == {
         "bare": 100.0,
         "p_steps_per_s": 25.0,
@@ -45,7 +45,7 @@ def test_shares_are_those_of_each_turn_and_their_medians() -> None:
 
 
 @pytest.mark.parametrize("other", [run(1, steps=90), run(1, steps=110), run(1, correct=18)])
-def test_other_work_is_no_comparison(other: Solved) -> None:
+def test_different_work_is_not_compared(other: Solved) -> None:
     for theirs, ours in ((run(1), other), (other, run(1))):
         with pytest.raises(NotSolved, match="cannot be compared"):
             compare(PROBLEMS, bare=lambda _, theirs=theirs: theirs, service=Service(ours), lookahead=0)  # type: ignore[misc]

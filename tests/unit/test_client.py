@@ -37,7 +37,7 @@ def address() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "ALL_PROXY"])
-def test_a_proxy_in_the_environment_is_not_asked_for_the_local_api(
+def test_requests_to_the_local_api_ignore_a_proxy_of_the_environment(
     address: str, variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("no_proxy", "NO_PROXY"):

@@ -1,4 +1,4 @@
-"""The contract between the services: what was once sent must decode for ever."""
+"""The contract between the services: every message that was ever sent must still decode."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ UNDECODABLE = {
 
 
 @pytest.mark.parametrize("raw", UNDECODABLE.values(), ids=UNDECODABLE)
-def test_what_is_not_of_the_contract_is_refused_with_its_bytes_and_without_its_content(raw: bytes) -> None:
+def test_a_message_outside_the_contract_is_refused_with_its_bytes_and_without_its_content(raw: bytes) -> None:
     with pytest.raises(UndecodableMessage) as caught:
         decode(raw)
     assert caught.value.raw == raw
@@ -158,7 +158,7 @@ def test_what_is_not_of_the_contract_is_refused_with_its_bytes_and_without_its_c
     assert len(caught.value.reason) < 200
 
 
-def test_text_is_kept_as_bytes_even_if_it_is_no_text() -> None:
+def test_undecodable_bytes_are_kept_unchanged() -> None:
     with pytest.raises(UndecodableMessage) as caught:
         decode("\ud800")
     assert caught.value.raw == b"\xed\xa0\x80"
@@ -166,7 +166,7 @@ def test_text_is_kept_as_bytes_even_if_it_is_no_text() -> None:
 
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")))
-def test_noise_raises_nothing_but_undecodable(raw: bytes) -> None:
+def test_random_bytes_raise_only_undecodable(raw: bytes) -> None:
     with pytest.raises(UndecodableMessage) as caught:
         decode(raw)
     assert caught.value.raw == raw

@@ -94,12 +94,12 @@ def test_a_request_without_a_body_needs_no_content_type(api: TestClient) -> None
         assert api.post(made["links"]["cancel"], headers=headers).status_code == 202
 
 
-def test_a_body_over_the_limit_is_refused_if_its_length_is_announced(api: TestClient) -> None:
+def test_a_body_over_the_limit_is_refused_by_its_content_length(api: TestClient) -> None:
     body = json.dumps({"question": "x" * SETTINGS.max_body_bytes})
     is_refusal(api.post("/v1/problems", content=body, headers=JSON), 413, "body_too_large")
 
 
-def test_a_body_over_the_limit_is_refused_without_an_announced_length(api: TestClient) -> None:
+def test_a_body_over_the_limit_is_refused_without_a_content_length(api: TestClient) -> None:
     def pieces() -> Iterator[bytes]:
         for _ in range(20):
             yield b" " * 10_000

@@ -40,7 +40,7 @@ def test_without_the_databases_address_the_process_ends_with_one_sentence() -> N
     assert len(err.splitlines()) == 1
 
 
-def test_the_process_serves_at_a_free_port_and_stops_when_told_even_while_somebody_waits(database: Database) -> None:
+def test_the_process_serves_at_a_free_port_and_stops_on_sigterm_even_while_a_client_waits(database: Database) -> None:
     url = database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
     with run_api(TRIM_DATABASE_URL=url, TRIM_API_PORT="0", TRIM_LOG_FORMAT="json") as process:
         try:

@@ -1,4 +1,4 @@
-"""One problem: its result, its record, waiting for its end, its cancellation."""
+"""Reading one problem: its result, its record, waiting for its end; and its cancellation."""
 
 from __future__ import annotations
 
@@ -164,9 +164,7 @@ def test_a_decision_without_a_draft_or_a_score_shows_neither(api: TestClient, da
     assert (shown["draft"], shown["scoring"], shown["decided_by"]) == (None, None, "rule")
 
 
-def test_the_audit_shows_each_decision_beside_the_step_that_stands_there_now(
-    api: TestClient, database: Database
-) -> None:
+def test_the_audit_shows_each_decision_beside_the_step_now_at_its_index(api: TestClient, database: Database) -> None:
     made = submit(api)
     add_step(database, made["id"], 0, author="large")
     add_decision(database, made["id"], number=1, step=1)

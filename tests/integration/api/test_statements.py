@@ -1,4 +1,4 @@
-"""What the API asks of its database: how many statements, for which columns, for which tenant.
+"""The API's database queries: how many statements, for which columns, for which tenant.
 
 Which indexes they use is tested with the store's own queries, in tests/integration/test_plans.py.
 """

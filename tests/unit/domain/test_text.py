@@ -31,7 +31,7 @@ def test_joined_steps_are_each_closed_by_the_separator() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"), [("", True), (" .\n-", True), ("a", False), ("…7…", False), ("é", False)]
 )
-def test_a_step_without_a_letter_or_digit_says_nothing(text: str, expected: bool) -> None:
+def test_a_step_without_a_letter_or_digit_is_degenerate(text: str, expected: bool) -> None:
     assert is_degenerate(text) is expected
 
 

@@ -25,7 +25,7 @@ GREEDY = Sampling(temperature=0)
 WARM = Sampling(temperature=1.5, top_p=0.95, top_k=40, seed=5)
 
 
-def ask(question: str = QUESTION, prefix: Sequence[str] = (), **changes: Any) -> GenerationRequest:
+def make_request(question: str = QUESTION, prefix: Sequence[str] = (), **changes: Any) -> GenerationRequest:
     values: dict[str, Any] = {
         "problem_id": uuid4(),
         "max_steps": 30,

@@ -1,4 +1,4 @@
-"""A small HTTP server on loopback that answers as told, for the tests of the openai engine."""
+"""A small HTTP server on loopback that sends given responses, for the tests of the openai engine."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ KEY = "sk-very-secret"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request as it came."""
+class ReceivedRequest:
+    """A request that the server received."""
 
     path: str
     headers: dict[str, str]
@@ -37,10 +37,10 @@ Reply = Callable[["FakeServer", BaseHTTPRequestHandler], None]
 
 
 class FakeServer:
-    """Answers each request with the next of its replies; the last one answers all that follow."""
+    """Responds to each request with the next reply; the last reply is repeated."""
 
     def __init__(self) -> None:
-        self.asked: list[Asked] = []
+        self.requests: list[ReceivedRequest] = []
         self.arrived = threading.Semaphore(0)
         self.left = threading.Semaphore(0)
         """Released when a client hangs up on a silent reply."""
@@ -52,14 +52,14 @@ class FakeServer:
             protocol_version = "HTTP/1.1"
 
             def handle(self) -> None:
-                with suppress(ConnectionError):  # clients hang up whenever they like
+                with suppress(ConnectionError):  # Clients may hang up at any time.
                     super().handle()
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 with fake._lock:
-                    fake.asked.append(Asked(self.path, headers, body, time.monotonic()))
+                    fake.requests.append(ReceivedRequest(self.path, headers, body, time.monotonic()))
                     reply = fake._replies[0] if len(fake._replies) == 1 else fake._replies.pop(0)
                 fake.arrived.release()
                 reply(fake, self)
@@ -100,7 +100,7 @@ def server_at(url: str, *, role: str = "SMALL", max_requests: int = 8, breaker: 
     return Server(endpoint, max_requests=max_requests, breaker=breaker)
 
 
-def ask(prefix: Sequence[str] = (), *, question: str = QUESTION, **changes: Any) -> GenerationRequest:
+def make_request(prefix: Sequence[str] = (), *, question: str = QUESTION, **changes: Any) -> GenerationRequest:
     values: dict[str, Any] = {
         "problem_id": uuid4(),
         "max_steps": 1,
@@ -114,7 +114,7 @@ def ask(prefix: Sequence[str] = (), *, question: str = QUESTION, **changes: Any)
 
 
 def unused_url() -> str:
-    """A URL where nothing listens."""
+    """Return a URL at which nothing listens."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{taken.getsockname()[1]}/v1"

@@ -40,8 +40,8 @@ from tests.unit.engines.bundled import (
     QUESTION,
     WARM,
     Gate,
-    ask,
     folder_copy,
+    make_request,
     score,
     texts,
     wait_for_calls,
@@ -51,7 +51,7 @@ from tests.unit.engines.bundled import (
 
 def test_the_large_model_solves_problems(large: EmbeddedGenerator) -> None:
     with ThreadPoolExecutor(12) as pool:
-        solutions = list(pool.map(lambda problem: write(large, ask(problem["question"])), PROBLEMS[:12]))
+        solutions = list(pool.map(lambda problem: write(large, make_request(problem["question"])), PROBLEMS[:12]))
     answers = [boxed_answer(steps[-1].text) for steps in solutions]
     assert sum(answer == problem["reference"] for answer, problem in zip(answers, PROBLEMS, strict=False)) >= 11
 
@@ -67,11 +67,11 @@ def test_one_call_of_many_steps_writes_what_many_calls_of_one_step_write(
     small: EmbeddedGenerator, sampling: Sampling, max_step_tokens: int
 ) -> None:
     for problem in PROBLEMS[:6]:
-        request = ask(problem["question"], max_steps=6, sampling=sampling, max_step_tokens=max_step_tokens)
+        request = make_request(problem["question"], max_steps=6, sampling=sampling, max_step_tokens=max_step_tokens)
         at_once = write(small, request)
         one_by_one: list[GeneratedStep] = []
         for _ in at_once:
-            single = ask(
+            single = make_request(
                 problem["question"], texts(one_by_one), max_steps=1, sampling=sampling, max_step_tokens=max_step_tokens
             )
             one_by_one += write(small, single)
@@ -82,7 +82,8 @@ def test_one_call_of_many_steps_writes_what_many_calls_of_one_step_write(
 
 def test_another_seed_writes_something_else(small: EmbeddedGenerator) -> None:
     written = {
-        tuple(texts(write(small, ask(sampling=Sampling(temperature=1.5, top_p=1, seed=seed))))) for seed in range(5)
+        tuple(texts(write(small, make_request(sampling=Sampling(temperature=1.5, top_p=1, seed=seed)))))
+        for seed in range(5)
     }
     assert len(written) > 1
 
@@ -90,9 +91,11 @@ def test_another_seed_writes_something_else(small: EmbeddedGenerator) -> None:
 @pytest.mark.parametrize("sampling", [GREEDY, WARM])
 def test_a_call_writes_the_same_alone_and_among_others(small: EmbeddedGenerator, sampling: Sampling) -> None:
     questions = [problem["question"] for problem in PROBLEMS[:16]]
-    alone = [texts(write(small, ask(question, sampling=sampling))) for question in questions]
+    alone = [texts(write(small, make_request(question, sampling=sampling))) for question in questions]
     with ThreadPoolExecutor(16) as pool:
-        together = list(pool.map(lambda question: texts(write(small, ask(question, sampling=sampling))), questions))
+        together = list(
+            pool.map(lambda question: texts(write(small, make_request(question, sampling=sampling))), questions)
+        )
     assert together == alone
 
 
@@ -100,9 +103,9 @@ def test_concurrent_calls_are_computed_together(monkeypatch: pytest.MonkeyPatch)
     engine = EmbeddedGenerator(MODELS / "small")
     gate = Gate(engine, monkeypatch)
     with ThreadPoolExecutor(16) as pool:
-        first = pool.submit(write, engine, ask())
+        first = pool.submit(write, engine, make_request())
         gate.wait_until_reached()
-        others = [pool.submit(write, engine, ask(problem["question"])) for problem in PROBLEMS[1:16]]
+        others = [pool.submit(write, engine, make_request(problem["question"])) for problem in PROBLEMS[1:16]]
         wait_for_calls(engine, 16)
         gate.open()
         solutions = [call.result() for call in (first, *others)]
@@ -115,7 +118,7 @@ def test_concurrent_calls_are_computed_together(monkeypatch: pytest.MonkeyPatch)
 def test_a_batch_that_is_full_lets_calls_wait_their_turn() -> None:
     engine = EmbeddedGenerator(MODELS / "small", max_batch=2)
     with ThreadPoolExecutor(6) as pool:
-        solutions = list(pool.map(lambda problem: write(engine, ask(problem["question"])), PROBLEMS[:6]))
+        solutions = list(pool.map(lambda problem: write(engine, make_request(problem["question"])), PROBLEMS[:6]))
     engine.close()
     assert all(solutions)
 
@@ -140,18 +143,18 @@ def test_a_cancelled_call_raises_and_frees_its_place_within_one_decode_step(
 def check_that_leaving_frees_the_place(
     engine: EmbeddedGenerator, monkeypatch: pytest.MonkeyPatch, leave: Callable[[Any, Cancellation], None]
 ) -> None:
-    (step,) = write(engine, ask(max_steps=1))
+    (step,) = write(engine, make_request(max_steps=1))
     runs = engine._model.runs
     gate = Gate(engine, monkeypatch)
     cancellation = Cancellation()
-    stream = engine.stream(ask(), cancellation, Meter())
+    stream = engine.stream(make_request(), cancellation, Meter())
     with ThreadPoolExecutor(2) as pool:
         begun = pool.submit(next, stream)
         gate.wait_until_reached()
         gate.let_pass(step.tokens)
         assert begun.result() == step
         leave(stream, cancellation)
-        other = pool.submit(write, engine, ask(PROBLEMS[1]["question"], max_steps=1))
+        other = pool.submit(write, engine, make_request(PROBLEMS[1]["question"], max_steps=1))
         wait_for_calls(engine, 1)
         gate.open()
         (other_step,) = other.result()
@@ -165,9 +168,9 @@ def test_a_call_that_waits_for_its_turn_is_cancelled_without_a_turn(
     gate = Gate(lone, monkeypatch)
     cancellation = Cancellation()
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(write, lone, ask())
+        first = pool.submit(write, lone, make_request())
         gate.wait_until_reached()
-        waiting = pool.submit(lambda: list(lone.stream(ask(), cancellation, Meter())))
+        waiting = pool.submit(lambda: list(lone.stream(make_request(), cancellation, Meter())))
         wait_for_calls(lone, 2)
         cancellation.cancel()
         gate.let_pass(1)
@@ -181,9 +184,9 @@ def test_a_call_that_waits_for_its_turn_is_cancelled_without_a_turn(
 def test_a_call_that_is_closed_meters_each_token_that_was_drawn_for_it(
     lone: EmbeddedGenerator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = write(lone, ask(max_steps=2))
+    first, second = write(lone, make_request(max_steps=2))
     gate, meter = Gate(lone, monkeypatch), Meter()
-    stream = lone.stream(ask(), Cancellation(), meter)
+    stream = lone.stream(make_request(), Cancellation(), meter)
     with ThreadPoolExecutor(1) as pool:
         begun = pool.submit(next, stream)
         gate.wait_until_reached()
@@ -195,17 +198,17 @@ def test_a_call_that_is_closed_meters_each_token_that_was_drawn_for_it(
     # One token for each run that has ended; the second step was finished but not delivered.
     assert meter == Meter(tokens=second.tokens + 2)
     wait_for_calls(lone, 0)
-    assert write(lone, ask(max_steps=1))[0].text == first.text
+    assert write(lone, make_request(max_steps=1))[0].text == first.text
     assert meter == Meter(tokens=second.tokens + 2), "the run that was under way gave the call no token"
 
 
 def test_a_call_that_never_had_its_turn_used_nothing(lone: EmbeddedGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
     gate, meter = Gate(lone, monkeypatch), Meter()
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(write, lone, ask())
+        first = pool.submit(write, lone, make_request())
         gate.wait_until_reached()
         with pytest.raises(StepTimeout):
-            list(lone.stream(ask(step_timeout_s=0.01), Cancellation(), meter))
+            list(lone.stream(make_request(step_timeout_s=0.01), Cancellation(), meter))
         gate.open()
         assert first.result()
     assert meter == Meter()
@@ -214,16 +217,16 @@ def test_a_call_that_never_had_its_turn_used_nothing(lone: EmbeddedGenerator, mo
 def test_a_step_that_takes_too_long_raises(lone: EmbeddedGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(lone, monkeypatch)
     with pytest.raises(StepTimeout, match=r"within 0.01 s"):
-        write(lone, ask(step_timeout_s=0.01))
+        write(lone, make_request(step_timeout_s=0.01))
     gate.open()
     monkeypatch.undo()
-    assert write(lone, ask())
+    assert write(lone, make_request())
 
 
 def test_closing_the_engine_stops_calls_that_run(lone: EmbeddedGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(lone, monkeypatch)
     with ThreadPoolExecutor(3) as pool:
-        running, waiting = pool.submit(write, lone, ask()), pool.submit(write, lone, ask())
+        running, waiting = pool.submit(write, lone, make_request()), pool.submit(write, lone, make_request())
         gate.wait_until_reached()
         wait_for_calls(lone, 2)
         closing = pool.submit(lone.close)
@@ -235,7 +238,7 @@ def test_closing_the_engine_stops_calls_that_run(lone: EmbeddedGenerator, monkey
             with pytest.raises(EngineStopped):
                 call.result()
     with pytest.raises(EngineStopped):
-        write(lone, ask())
+        write(lone, make_request())
     lone.close()
 
 
@@ -249,7 +252,7 @@ def test_an_engine_that_breaks_down_leaves_nobody_waiting(
     lone.check()
     for _ in range(2):
         with pytest.raises(EngineDead):
-            write(lone, ask())
+            write(lone, make_request())
     with pytest.raises(EngineDead):
         lone.check()
 
@@ -257,7 +260,7 @@ def test_an_engine_that_breaks_down_leaves_nobody_waiting(
 def test_finished_steps_are_never_computed_again(small: EmbeddedGenerator) -> None:
     problem_id, prefix = uuid4(), list[str]()
     while not prefix or boxed_answer(prefix[-1]) is None:
-        (step,) = write(small, ask(prefix=prefix, max_steps=1, problem_id=problem_id))
+        (step,) = write(small, make_request(prefix=prefix, max_steps=1, problem_id=problem_id))
         # The last token of a step is written, not read: its keys are computed when the next step begins.
         assert step.cached_tokens == (step.prompt_tokens - 1 if prefix else 0)
         prefix.append(step.text)
@@ -265,9 +268,9 @@ def test_finished_steps_are_never_computed_again(small: EmbeddedGenerator) -> No
 
 def test_a_step_written_by_another_model_is_all_that_is_computed(small: EmbeddedGenerator) -> None:
     problem_id = uuid4()
-    first, second = texts(write(small, ask(problem_id=problem_id, max_steps=2)))
+    first, second = texts(write(small, make_request(problem_id=problem_id, max_steps=2)))
     other = "2) 9+9: 9+9=18, 0+0+1=1, so 18."
-    (step,) = write(small, ask(prefix=[first, other], max_steps=1, problem_id=problem_id))
+    (step,) = write(small, make_request(prefix=[first, other], max_steps=1, problem_id=problem_id))
     shared = len(small._model.encode_question(QUESTION) + small._model.encode(first + "\n\n"))
     assert second != other
     assert shared <= step.cached_tokens < shared + len(small._model.encode(other))
@@ -276,8 +279,8 @@ def test_a_step_written_by_another_model_is_all_that_is_computed(small: Embedded
 def test_a_cache_without_room_changes_nothing_but_the_count() -> None:
     engine = EmbeddedGenerator(MODELS / "small", cache_tokens=0)
     problem_id = uuid4()
-    first, second = write(engine, ask(problem_id=problem_id, max_steps=2))
-    (again,) = write(engine, ask(prefix=[first.text], problem_id=problem_id, max_steps=1))
+    first, second = write(engine, make_request(problem_id=problem_id, max_steps=2))
+    (again,) = write(engine, make_request(prefix=[first.text], problem_id=problem_id, max_steps=1))
     engine.close()
     assert (again.text, again.cached_tokens) == (second.text, 0)
 
@@ -303,18 +306,18 @@ def test_the_cache_gives_what_two_sequences_have_in_common() -> None:
 
 def test_a_question_longer_than_the_context_is_refused_with_numbers(small: EmbeddedGenerator) -> None:
     with pytest.raises(InputTooLong, match=r"2\d\d\d tokens long, but embedded/small@\w+ takes 1023 at most"):
-        write(small, ask("7" * 2000))
+        write(small, make_request("7" * 2000))
 
 
 def test_a_sequence_that_fills_the_context_ends_with_a_step_of_finish_length(small: EmbeddedGenerator) -> None:
     question = "7" * (1024 - 10 - len(small._model.encode_question("")))
-    steps = write(small, ask(question))
+    steps = write(small, make_request(question))
     assert steps[-1].finish is Finish.LENGTH
     assert steps[0].prompt_tokens + sum(step.tokens for step in steps) == 1024
 
 
 def test_a_step_is_closed_at_its_token_limit(small: EmbeddedGenerator) -> None:
-    (step,) = write(small, ask(max_step_tokens=5, max_steps=1))
+    (step,) = write(small, make_request(max_step_tokens=5, max_steps=1))
     assert (step.finish, step.tokens) == (Finish.LENGTH, 5)
 
 
@@ -326,7 +329,7 @@ def test_text_that_spells_a_special_token_stays_text(
         reserved = engine._model.tokenizer.token_to_id(special)
         assert reserved not in engine._model.encode_question(f"What is {special}?")
         assert small._model.tokenizer.decode(engine._model.encode(special)) == special
-    assert write(small, ask(f"{special} has 3 pens. {special}", prefix=[f"1) {special}"], max_steps=1))
+    assert write(small, make_request(f"{special} has 3 pens. {special}", prefix=[f"1) {special}"], max_steps=1))
     assert len(score(prm, [f"1) {special}", "2) x"], newest=2).values) == 2
 
 
@@ -372,7 +375,7 @@ def test_a_process_reward_model_writes_nothing() -> None:
         make_generator(Settings(large_model=str(MODELS / "prm")), Author.LARGE)
 
 
-def test_a_tokenizer_file_that_asks_for_cutting_cuts_nothing(tmp_path: Path) -> None:
+def test_a_tokenizer_file_that_requires_truncation_truncates_nothing(tmp_path: Path) -> None:
     file = folder_copy(MODELS / "small", tmp_path) / "tokenizer.json"
     tokenizer = Tokenizer.from_file(str(file))
     tokenizer.enable_truncation(5)

@@ -15,11 +15,21 @@ from shared.engines.embedded.scorer import EmbeddedScorer
 from shared.engines.factory import make_scorer
 from shared.engines.port import InputTooLong, Meter, ModelUnusable, ScoringRequest, StepTimeout
 from shared.settings import Settings
-from tests.unit.engines.bundled import MODELS, QUESTION, Gate, ask, folder_copy, score, texts, wait_for_calls, write
+from tests.unit.engines.bundled import (
+    MODELS,
+    QUESTION,
+    Gate,
+    folder_copy,
+    make_request,
+    score,
+    texts,
+    wait_for_calls,
+    write,
+)
 
 
 def test_a_wrong_step_scores_lower(large: EmbeddedGenerator, prm: EmbeddedScorer) -> None:
-    steps = texts(write(large, ask()))
+    steps = texts(write(large, make_request()))
     right = score(prm, steps, newest=len(steps)).values
     assert all(0.5 < value <= 1 for value in right)
     head, _, result = steps[1].rpartition("so ")
@@ -29,7 +39,7 @@ def test_a_wrong_step_scores_lower(large: EmbeddedGenerator, prm: EmbeddedScorer
 
 
 def test_steps_scored_one_by_one_score_as_at_once(large: EmbeddedGenerator, prm: EmbeddedScorer) -> None:
-    steps = texts(write(large, ask()))
+    steps = texts(write(large, make_request()))
     at_once = score(prm, steps, newest=len(steps))
     problem_id = uuid4()
     one_by_one = [score(prm, steps[: count + 1], problem_id=problem_id) for count in range(len(steps))]

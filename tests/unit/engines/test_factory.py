@@ -1,4 +1,4 @@
-"""What the settings ask of an engine, before any engine is loaded."""
+"""Checks of the settings before any engine is loaded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from shared.settings import Settings, UnusableSetting
 
 
 @pytest.mark.parametrize("engine", ["embedded", "vllm", "openai"])
-def test_an_engine_that_is_not_installed_is_told_with_what_to_do(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_engine_is_reported_with_the_extra_to_install(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith(("shared.engines.embedded", "shared.engines.openai"))]:
         monkeypatch.delitem(sys.modules, name)
     for name in ("numpy", "tokenizers", "safetensors", "httpx2"):

@@ -1,4 +1,4 @@
-"""The openai engine's generator, against a small server."""
+"""The openai engine's generator against a fake server."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from tests.unit.engines.fake_server import (
     QUESTION,
     FakeServer,
     answer,
-    ask,
     begins,
     chunks_of,
     events,
+    make_request,
     server_at,
     serving,
     step,
@@ -47,12 +47,12 @@ def write(fake: FakeServer, request: GenerationRequest, style: Style = "completi
 
 
 def prompts(fake: FakeServer) -> list[str]:
-    return [asked.body["prompt"] for asked in fake.asked]
+    return [request.body["prompt"] for request in fake.requests]
 
 
-def test_each_step_is_a_request_that_goes_on_from_the_steps_before(fake: FakeServer) -> None:
+def test_each_step_is_one_request_that_continues_the_steps_before(fake: FakeServer) -> None:
     fake.replies(step("Two ", tokens=3), step("three", tokens=4), writes("four", tokens=6, stop_reason=None))
-    steps = write(fake, ask(["One"], max_steps=9))
+    steps = write(fake, make_request(["One"], max_steps=9))
     assert steps == [
         GeneratedStep(text="Two", finish=Finish.SEPARATOR, tokens=3, prompt_tokens=40, cached_tokens=32),
         GeneratedStep(text="three", finish=Finish.SEPARATOR, tokens=4, prompt_tokens=40, cached_tokens=32),
@@ -65,23 +65,23 @@ def test_each_step_is_a_request_that_goes_on_from_the_steps_before(fake: FakeSer
     ]
 
 
-def test_the_request_says_how_to_draw_and_where_to_stop(fake: FakeServer) -> None:
+def test_the_request_has_the_sampling_and_the_stop_sequence(fake: FakeServer) -> None:
     fake.replies(step("One"))
-    write(fake, ask(sampling=Sampling(temperature=0.3, top_p=0.9, top_k=7, seed=11)))
-    [asked] = fake.asked
-    assert asked.path == "/v1/completions"
-    assert asked.headers["authorization"] == f"Bearer {KEY}"
-    assert asked.body == {
+    write(fake, make_request(sampling=Sampling(temperature=0.3, top_p=0.9, top_k=7, seed=11)))
+    [request] = fake.requests
+    assert request.path == "/v1/completions"
+    assert request.headers["authorization"] == f"Bearer {KEY}"
+    assert request.body == {
         "model": "tiny", "prompt": PROMPT, "stop": ["\n\n"], "max_tokens": 100,
         "temperature": 0.3, "top_p": 0.9, "top_k": 7, "seed": request_seed(11, 0),
         "stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True},
     }  # fmt: skip
 
 
-def test_an_unlimited_top_k_is_said_so(fake: FakeServer) -> None:
+def test_an_unlimited_top_k_is_sent_as_minus_one(fake: FakeServer) -> None:
     fake.replies(step("One"))
-    write(fake, ask(sampling=Sampling(top_k=0)))
-    assert fake.asked[0].body["top_k"] == -1
+    write(fake, make_request(sampling=Sampling(top_k=0)))
+    assert fake.requests[0].body["top_k"] == -1
 
 
 @pytest.mark.parametrize(
@@ -98,125 +98,125 @@ def test_an_unlimited_top_k_is_said_so(fake: FakeServer) -> None:
 )
 def test_why_a_step_ends(fake: FakeServer, choice: dict[str, Any], finish: Finish) -> None:
     fake.replies(writes("One", **choice))
-    assert [each.finish for each in write(fake, ask())] == [finish]
+    assert [each.finish for each in write(fake, make_request())] == [finish]
 
 
 def test_a_model_that_ends_at_once_writes_an_empty_step(fake: FakeServer) -> None:
     fake.replies(writes("", tokens=1, stop_reason=None))
-    [ended] = write(fake, ask(["One"], max_steps=5))
+    [ended] = write(fake, make_request(["One"], max_steps=5))
     assert (ended.text, ended.finish, ended.tokens) == ("", Finish.ENDED, 1)
 
 
-def test_where_a_server_names_no_reason_nothing_more_is_the_end(fake: FakeServer) -> None:
+def test_an_empty_response_without_a_finish_reason_is_the_end(fake: FakeServer) -> None:
     fake.replies(writes("One"), writes("", tokens=1))
-    assert [(each.text, each.finish) for each in write(fake, ask(max_steps=5))] == [
+    assert [(each.text, each.finish) for each in write(fake, make_request(max_steps=5))] == [
         ("One", Finish.SEPARATOR),
         ("", Finish.ENDED),
     ]
 
 
-def test_a_full_context_without_a_word_more_is_no_end_of_the_solution(fake: FakeServer) -> None:
+def test_a_full_context_without_another_word_does_not_end_the_solution(fake: FakeServer) -> None:
     fake.replies(writes("", finish="length", tokens=1))
-    [cut] = write(fake, ask(["One"], max_steps=5))
+    [cut] = write(fake, make_request(["One"], max_steps=5))
     assert (cut.text, cut.finish) == ("", Finish.LENGTH)
 
 
-def test_a_first_step_without_words_is_asked_for_again_even_there(fake: FakeServer) -> None:
+def test_a_first_step_without_words_is_requested_again_even_there(fake: FakeServer) -> None:
     fake.replies(writes("", tokens=1), writes("One"))
-    assert write(fake, ask())[0].text == "One"
+    assert write(fake, make_request())[0].text == "One"
 
 
 def test_a_chat_template_that_cuts_off_the_blank_line_is_refused(fake: FakeServer) -> None:
     fake.replies(step("One", chat=True), step("", chat=True))
     with pytest.raises(RequestRefused, match=r"tiny.*set TRIM_PROMPT_STYLE to completions"):
-        write(fake, ask(max_steps=5), "chat")
-    assert len(fake.asked) == 3
+        write(fake, make_request(max_steps=5), "chat")
+    assert len(fake.requests) == 3
 
 
-def test_what_the_servers_filter_ends_is_not_asked_for_again(fake: FakeServer) -> None:
+def test_a_step_that_the_servers_filter_ends_is_not_requested_again(fake: FakeServer) -> None:
     fake.replies(writes("Sorry", chat=True, finish="content_filter"))
     with pytest.raises(AnswerWithheld) as caught:
-        write(fake, ask(), "chat-next-step")
+        write(fake, make_request(), "chat-next-step")
     assert not caught.value.retryable
 
 
 def test_a_full_context_ends_the_call_as_length(fake: FakeServer) -> None:
     fake.replies(writes("One and", finish="length", tokens=60))
-    [cut] = write(fake, ask(max_steps=5))
+    [cut] = write(fake, make_request(max_steps=5))
     assert (cut.text, cut.finish, cut.tokens) == ("One and", Finish.LENGTH, 60)
 
 
 def test_a_step_that_was_cut_is_followed_by_the_next(fake: FakeServer) -> None:
     fake.replies(writes("One and", finish="length", tokens=100), step("Two"))
-    steps = write(fake, ask(max_steps=2))
+    steps = write(fake, make_request(max_steps=2))
     assert [each.finish for each in steps] == [Finish.LENGTH, Finish.SEPARATOR]
     assert prompts(fake)[1] == PROMPT + "One and\n\n"
 
 
 def test_a_boxed_answer_ends_the_call(fake: FakeServer) -> None:
     fake.replies(step(r"It is \boxed{2}."))
-    assert len(write(fake, ask(max_steps=5))) == 1
-    assert len(fake.asked) == 1
+    assert len(write(fake, make_request(max_steps=5))) == 1
+    assert len(fake.requests) == 1
 
 
 def test_no_step_is_begun_past_the_limit_of_tokens(fake: FakeServer) -> None:
     fake.replies(step("One", tokens=6))
-    assert len(write(fake, ask(max_steps=5, max_tokens=12))) == 2
+    assert len(write(fake, make_request(max_steps=5, max_tokens=12))) == 2
 
 
 def test_a_blank_line_in_a_fence_ends_no_step(fake: FakeServer) -> None:
     fake.replies(step("```\na = 1", tokens=30), step("b = 2\n```", tokens=8))
-    [whole] = write(fake, ask())
+    [whole] = write(fake, make_request())
     assert (whole.text, whole.tokens, whole.prompt_tokens) == ("```\na = 1\n\nb = 2\n```", 38, 80)
     assert prompts(fake)[1] == PROMPT + "```\na = 1\n\n"
-    assert fake.asked[1].body["max_tokens"] == 70
+    assert fake.requests[1].body["max_tokens"] == 70
 
 
-def test_a_step_that_says_nothing_is_asked_for_again(fake: FakeServer) -> None:
+def test_a_step_without_words_is_requested_again(fake: FakeServer) -> None:
     fake.replies(step("", tokens=1), step("One", tokens=4))
-    [said] = write(fake, ask())
+    [said] = write(fake, make_request())
     assert (said.text, said.tokens, said.prompt_tokens) == ("One", 5, 80)
     assert prompts(fake)[1] == PROMPT + "\n\n"
 
 
 @pytest.mark.parametrize("style", ["completions", "chat", "chat-next-step"])
-def test_the_second_step_that_says_nothing_ends_the_call(fake: FakeServer, style: Style) -> None:
+def test_the_second_step_without_words_ends_the_call(fake: FakeServer, style: Style) -> None:
     fake.replies(step("---", tokens=2, chat=style != "completions"))
-    [silent] = write(fake, ask(max_steps=5), style)
+    [silent] = write(fake, make_request(max_steps=5), style)
     assert (silent.text, silent.tokens) == ("---", 4)
-    assert len(fake.asked) == 2
+    assert len(fake.requests) == 2
 
 
-def test_nothing_is_asked_for_again_without_tokens_left(fake: FakeServer) -> None:
+def test_nothing_is_requested_again_without_tokens_left(fake: FakeServer) -> None:
     fake.replies(writes("......", finish="length", tokens=100))
-    [silent] = write(fake, ask(max_steps=5))
+    [silent] = write(fake, make_request(max_steps=5))
     assert (silent.text, silent.finish, silent.tokens) == ("......", Finish.LENGTH, 100)
 
 
 def test_what_a_server_writes_past_the_separator_is_dropped(fake: FakeServer) -> None:
     fake.replies(writes("One\n\nTwo\n\nThree", stop_reason=None), step("Zwei"))
-    steps = write(fake, ask(max_steps=2))
+    steps = write(fake, make_request(max_steps=2))
     assert [(each.text, each.finish) for each in steps] == [("One", Finish.SEPARATOR), ("Zwei", Finish.SEPARATOR)]
     assert prompts(fake)[1] == PROMPT + "One\n\n"
 
 
 def test_special_tokens_in_questions_and_steps_stay_text(fake: FakeServer) -> None:
     fake.replies(step("One"))
-    write(fake, ask(["<|im_end|>"], question="<|endoftext|>{x}"))
+    write(fake, make_request(["<|im_end|>"], question="<|endoftext|>{x}"))
     assert prompts(fake) == ["Problem: <\u200b|endoftext|>{x}\n\n<\u200b|im_end|>\n\n"]
 
 
 def test_line_separators_in_json_break_no_event(fake: FakeServer) -> None:
     fake.replies(step("One\u2028and\x85two"))
-    assert write(fake, ask())[0].text == "One\u2028and\x85two"
+    assert write(fake, make_request())[0].text == "One\u2028and\x85two"
 
 
-def test_chat_has_the_solution_continued(fake: FakeServer) -> None:
+def test_chat_continues_the_assistant_message(fake: FakeServer) -> None:
     fake.replies(step("One", chat=True), step("Two", chat=True))
-    steps = write(fake, ask(max_steps=2), "chat")
+    steps = write(fake, make_request(max_steps=2), "chat")
     assert [each.text for each in steps] == ["One", "Two"]
-    first, second = (asked.body for asked in fake.asked)
-    assert fake.asked[0].path == "/v1/chat/completions"
+    first, second = (request.body for request in fake.requests)
+    assert fake.requests[0].path == "/v1/chat/completions"
     assert [message["role"] for message in first["messages"]] == ["system", "user"]
     assert "continue_final_message" not in first
     assert second["messages"][1:] == [
@@ -227,27 +227,27 @@ def test_chat_has_the_solution_continued(fake: FakeServer) -> None:
     assert (second["stop"], second["top_k"]) == (["\n\n"], 20)
 
 
-def test_chat_next_step_asks_in_words_and_takes_the_first_step(fake: FakeServer) -> None:
+def test_chat_next_step_requests_in_words_and_takes_the_first_step(fake: FakeServer) -> None:
     fake.replies(
         writes("\n\nTwo\n\nThree", chat=True, stop_reason=None),
         writes(r"So \boxed{2}", chat=True),
     )
-    steps = write(fake, ask(["One"], max_steps=5), "chat-next-step")
+    steps = write(fake, make_request(["One"], max_steps=5), "chat-next-step")
     assert [(each.text, each.finish) for each in steps] == [
         ("Two", Finish.SEPARATOR),
         (r"So \boxed{2}", Finish.SEPARATOR),
     ]
-    first, second = (asked.body for asked in fake.asked)
+    first, second = (request.body for request in fake.requests)
     assert first["messages"][1]["content"] == f"Problem:\n{QUESTION}\n\nSolution so far:\nOne"
     assert second["messages"][1]["content"].endswith("\nOne\n\nTwo")
     assert not {"top_k", "stop", "continue_final_message"} & first.keys()
     assert "boxed" in first["messages"][0]["content"]
 
 
-def test_chat_next_step_says_that_there_is_no_step_yet(fake: FakeServer) -> None:
+def test_chat_next_step_mentions_that_no_step_exists_yet(fake: FakeServer) -> None:
     fake.replies(writes("One", chat=True))
-    write(fake, ask(), "chat-next-step")
-    assert fake.asked[0].body["messages"][1]["content"].endswith("(nothing yet)")
+    write(fake, make_request(), "chat-next-step")
+    assert fake.requests[0].body["messages"][1]["content"].endswith("(nothing yet)")
 
 
 def test_the_model_id_names_the_served_model(fake: FakeServer) -> None:
@@ -259,10 +259,10 @@ def test_the_model_id_names_the_served_model(fake: FakeServer) -> None:
 
 
 def meter_after(fake: FakeServer, error: type[Exception], style: Style = "completions", **changes: Any) -> Meter:
-    """Write until an error, and return what the meter holds then."""
+    """Write until an error; return the meter."""
     engine, meter = OpenAIGenerator(server_at(fake.url), style=style, template="Problem: {question}\n\n"), Meter()
     with closing(engine), pytest.raises(error):
-        list(engine.stream(ask(**{"max_steps": 5, "step_timeout_s": 1, **changes}), Cancellation(), meter))
+        list(engine.stream(make_request(**{"max_steps": 5, "step_timeout_s": 1, **changes}), Cancellation(), meter))
     return meter
 
 
@@ -281,7 +281,7 @@ def test_an_unfinished_answer_is_metered_by_the_servers_own_count(fake: FakeServ
     assert meter_after(fake, StepTimeout) == Meter(tokens=8, is_estimated=True)
 
 
-def test_chunks_without_text_are_no_tokens(fake: FakeServer) -> None:
+def test_chunks_without_text_count_as_no_tokens(fake: FakeServer) -> None:
     fake.replies(begins({"choices": [{"delta": {"role": "assistant", "content": ""}}]}))
     assert meter_after(fake, StepTimeout, "chat").tokens == 0
 
@@ -301,7 +301,7 @@ def test_a_request_that_the_server_does_not_accept_used_nothing(fake: FakeServer
     assert meter_after(fake, RequestRefused) == Meter(tokens=3, prompt_tokens=40, cached_tokens=32)
 
 
-def test_a_template_that_is_refused_is_paid_for(fake: FakeServer) -> None:
+def test_a_refused_chat_template_is_metered(fake: FakeServer) -> None:
     fake.replies(step("One", chat=True), step("", chat=True, tokens=2))
     assert meter_after(fake, RequestRefused, "chat") == Meter(tokens=4, prompt_tokens=80, cached_tokens=64)
 
@@ -310,13 +310,13 @@ def test_a_call_that_is_closed_between_two_steps_used_nothing_more(fake: FakeSer
     fake.replies(step("One"))
     engine, meter = OpenAIGenerator(server_at(fake.url), style="completions", template="{question}"), Meter()
     with closing(engine):
-        stream = engine.stream(ask(max_steps=5), Cancellation(), meter)
+        stream = engine.stream(make_request(max_steps=5), Cancellation(), meter)
         next(stream)
         stream.close()
     assert meter == Meter()
 
 
-def test_chat_next_step_asks_for_no_usage_that_hosted_servers_refuse(fake: FakeServer) -> None:
+def test_chat_next_step_requests_no_usage_because_hosted_servers_refuse_it(fake: FakeServer) -> None:
     fake.replies(writes("One", chat=True))
-    write(fake, ask(), "chat-next-step")
-    assert fake.asked[0].body["stream_options"] == {"include_usage": True}
+    write(fake, make_request(), "chat-next-step")
+    assert fake.requests[0].body["stream_options"] == {"include_usage": True}

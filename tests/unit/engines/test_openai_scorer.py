@@ -1,4 +1,4 @@
-"""The openai engine's scorer, against a small server: PRMs that are read at tags, and PRMs that would speak next."""
+"""The openai engine's scorer against a fake server: PRMs read at tags, and PRMs read at the next token."""
 
 from __future__ import annotations
 
@@ -66,27 +66,27 @@ def test_the_newest_steps_are_scored(fake: FakeServer) -> None:
 def test_each_step_has_its_tag(fake: FakeServer) -> None:
     fake.replies(pools([0.9, 0.1], [0.5, 0.5]))
     assert score(fake, ["One", "Two"]).tokens == 30
-    [asked] = fake.asked
-    assert asked.path == "/pooling"
-    assert asked.body == {"model": "tiny", "input": f"Problem: {QUESTION}\n\nOne<extra_0>Two<extra_0>"}
+    [request] = fake.requests
+    assert request.path == "/pooling"
+    assert request.body == {"model": "tiny", "input": f"Problem: {QUESTION}\n\nOne<extra_0>Two<extra_0>"}
 
 
 def test_no_step_can_forge_a_tag_or_end_a_turn(fake: FakeServer) -> None:
     fake.replies(pools([0.9, 0.1]))
     score(fake, ["One<extra_0>Two"], question="Why<|im_end|>?")
-    assert fake.asked[0].body["input"] == "Problem: Why<\u200b|im_end|>?\n\nOne<\u200bextra_0>Two<extra_0>"
+    assert fake.requests[0].body["input"] == "Problem: Why<\u200b|im_end|>?\n\nOne<\u200bextra_0>Two<extra_0>"
 
 
 def test_rows_that_belong_to_no_step_are_left_out(fake: FakeServer) -> None:
     fake.replies(pools([0.9], [0.25], [0.75]))
     assert list(score(fake, ["One", "Two"], newest=2, prm_format="skywork").values) == [0.25, 0.75]
-    assert fake.asked[0].body["input"] == f"<|endoftext|>{QUESTION}\nOne\nTwo\n"
+    assert fake.requests[0].body["input"] == f"<|endoftext|>{QUESTION}\nOne\nTwo\n"
 
 
 @pytest.mark.parametrize("prm_format", FORMATS)
-def test_nothing_is_asked_about_no_steps(fake: FakeServer, prm_format: str) -> None:
+def test_no_request_is_sent_without_steps(fake: FakeServer, prm_format: str) -> None:
     assert score(fake, [], prm_format=prm_format) == Scores(values=(), tokens=0)
-    assert not fake.asked
+    assert not fake.requests
 
 
 def test_a_number_that_is_none_is_left_to_the_caller(fake: FakeServer) -> None:
@@ -95,7 +95,7 @@ def test_a_number_that_is_none_is_left_to_the_caller(fake: FakeServer) -> None:
 
 
 @pytest.mark.parametrize("rows", [[], [[0.1, 0.9]], [[0.1, 0.9]] * 3, [0.5, 0.5], [[0.1], [0.2]], [["a", "b"]] * 2])
-def test_an_answer_without_a_row_a_step_is_no_score(fake: FakeServer, rows: list[Any]) -> None:
+def test_a_response_without_one_row_per_step_is_refused(fake: FakeServer, rows: list[Any]) -> None:
     fake.replies(pools(*rows))
     with pytest.raises(BadScores, match=r"TRIM_PRM_FORMAT is the format of TRIM_PRM_MODEL, and .* step pooling"):
         score(fake, ["One", "Two"])
@@ -108,35 +108,35 @@ def test_an_answer_without_a_row_a_step_is_no_score(fake: FakeServer, rows: list
         b'{"data": [{"da', b"<html>",
     ],
 )  # fmt: skip
-def test_an_answer_that_is_no_pooling_says_which_setting_to_check(fake: FakeServer, body: Any) -> None:
+def test_a_response_that_is_not_a_pooling_names_the_setting_to_check(fake: FakeServer, body: Any) -> None:
     fake.replies(answer(200, body))
     with pytest.raises(UnreadableAnswer, match="check TRIM_PRM_URL") as caught:
         score(fake, ["One"])
     assert caught.value.retryable
-    assert len(fake.asked) == 1
+    assert len(fake.requests) == 1
 
 
-# --- read before it speaks ------------------------------------------------------------------------------------------
+# --- read at the next token -----------------------------------------------------------------------------------------
 
 SURE = {"token_id:10": -0.1, "token_id:12": -40.0}
 TORN = {"token_id:10": -0.7, "token_id:12": -0.7, "token_id:11": -9.0}
 
 
-def test_each_of_the_newest_steps_is_asked_about_in_turn(fake: FakeServer) -> None:
+def test_each_of_the_newest_steps_is_one_request(fake: FakeServer) -> None:
     fake.replies(expects(SURE, cached=16), expects(TORN, cached=32))
     scores = score(fake, ["One", "Two", "Three"], newest=2, prm_format="rlhflow")
     assert (list(scores.values), scores.tokens) == (pytest.approx([1, 0.5]), 34 + 18)
-    assert [asked.path for asked in fake.asked] == ["/v1/completions"] * 2
-    assert [asked.body["prompt"] for asked in fake.asked] == [
+    assert [request.path for request in fake.requests] == ["/v1/completions"] * 2
+    assert [request.body["prompt"] for request in fake.requests] == [
         FORMATS["rlhflow"].prompt(QUESTION, ["One", "Two"]),
         FORMATS["rlhflow"].prompt(QUESTION, ["One", "Two", "Three"]),
     ]
 
 
-def test_only_what_would_be_said_next_is_asked_for(fake: FakeServer) -> None:
+def test_only_the_next_token_is_requested(fake: FakeServer) -> None:
     fake.replies(expects({"token_id:648": -1.0, "token_id:387": -1.0}))
     assert score(fake, ["One"], prm_format="math-shepherd").tokens == 50
-    assert fake.asked[0].body == {
+    assert fake.requests[0].body == {
         "model": "tiny",
         "prompt": f"{QUESTION} Step 1: One ки",
         "max_tokens": 1,
@@ -146,7 +146,7 @@ def test_only_what_would_be_said_next_is_asked_for(fake: FakeServer) -> None:
     }
 
 
-def test_no_more_steps_are_scored_than_there_are(fake: FakeServer) -> None:
+def test_no_more_steps_are_scored_than_given(fake: FakeServer) -> None:
     fake.replies(expects(SURE))
     assert len(score(fake, ["One"], newest=2, prm_format="rlhflow").values) == 1
 
@@ -156,11 +156,11 @@ def test_a_probability_that_is_none_is_left_to_the_caller(fake: FakeServer) -> N
     assert math.isnan(score(fake, ["One"], prm_format="rlhflow").values[0])
 
 
-def test_a_model_that_would_say_something_else_is_no_prm(fake: FakeServer) -> None:
+def test_a_model_that_expects_another_next_token_is_refused(fake: FakeServer) -> None:
     fake.replies(expects(SURE), expects({"token_id:11": -0.1}))
     with pytest.raises(BadScores, match=r"rlhflow .* TRIM_PRM_FORMAT is the format of TRIM_PRM_MODEL"):
         score(fake, ["One", "Two", "Three"], newest=3, prm_format="rlhflow")
-    assert len(fake.asked) == 2
+    assert len(fake.requests) == 2
 
 
 @pytest.mark.parametrize(
@@ -175,19 +175,19 @@ def test_a_model_that_would_say_something_else_is_no_prm(fake: FakeServer) -> No
         b"<html>",
     ],
 )
-def test_an_answer_without_tokens_and_their_chances_says_which_setting_to_check(fake: FakeServer, body: Any) -> None:
+def test_a_response_without_logprobs_names_the_setting_to_check(fake: FakeServer, body: Any) -> None:
     fake.replies(answer(200, body))
     with pytest.raises(UnreadableAnswer, match="check TRIM_PRM_URL"):
         score(fake, ["One"], prm_format="rlhflow")
-    assert len(fake.asked) == 1
+    assert len(fake.requests) == 1
 
 
 def test_all_steps_have_one_deadline(fake: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    deadlines, ask = [], Server.request
+    deadlines, send = [], Server.request
 
-    def recording(server: Server, *asked: Any, deadline: float, **more: Any) -> Any:
+    def recording(server: Server, *arguments: Any, deadline: float, **more: Any) -> Any:
         deadlines.append(deadline)
-        return ask(server, *asked, deadline=deadline, **more)
+        return send(server, *arguments, deadline=deadline, **more)
 
     monkeypatch.setattr(Server, "request", recording)
     fake.replies(expects(SURE))
@@ -200,20 +200,20 @@ def test_all_steps_have_one_deadline(fake: FakeServer, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("prm_format", FORMATS)
-def test_a_server_that_is_asked_the_wrong_way_says_which_settings_to_check(fake: FakeServer, prm_format: str) -> None:
+def test_a_refused_request_names_the_settings_to_check(fake: FakeServer, prm_format: str) -> None:
     fake.replies(answer(404))
     with pytest.raises(ModelNotServed, match="check TRIM_PRM_MODEL, TRIM_PRM_URL and TRIM_PRM_FORMAT"):
         score(fake, ["One"], prm_format=prm_format)
 
 
-def test_a_silent_server_is_given_up_in_time(fake: FakeServer) -> None:
+def test_a_silent_server_times_out(fake: FakeServer) -> None:
     fake.replies(stays_silent)
     with pytest.raises(StepTimeout, match="TRIM_PRM_URL"):
         score(fake, ["One"], timeout_s=0.2)
     assert fake.left.acquire(timeout=30)
 
 
-def test_what_the_server_quotes_is_not_passed_on(fake: FakeServer) -> None:
+def test_text_that_the_server_quotes_is_not_passed_on(fake: FakeServer) -> None:
     fake.replies(answer(400, {"error": {"message": f"bad input: {QUESTION} A secret step"}}))
     with pytest.raises(TrimError) as caught:
         score(fake, ["A secret step"])
@@ -232,7 +232,7 @@ def meter_after(fake: FakeServer, error: type[Exception], steps: Sequence[str], 
     return meter
 
 
-def test_an_answer_that_is_no_score_is_metered(fake: FakeServer) -> None:
+def test_a_response_without_scores_is_metered(fake: FakeServer) -> None:
     fake.replies(pools([0.9, 0.1], cached=20))
     assert meter_after(fake, BadScores, ["One", "Two"], "bundled") == Meter(tokens=10)
 

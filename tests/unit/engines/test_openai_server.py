@@ -1,4 +1,4 @@
-"""What the openai engine does when its server is busy, broken, silent, gone, or not what the settings say."""
+"""The openai engine when its server is busy, broken, silent, unreachable, or not as configured."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ from tests.unit.engines.fake_server import (
     FakeServer,
     Reply,
     answer,
-    ask,
     breaks_off,
     chunks_of,
     events,
     falls_silent,
     hangs_up,
+    make_request,
     server_at,
     serving,
     stays_silent,
@@ -77,63 +77,63 @@ def engine_at(url: str, **changes: Any) -> Iterator[OpenAIGenerator]:
 def write(
     engine: OpenAIGenerator, request: GenerationRequest | None = None, cancellation: Cancellation | None = None
 ) -> list[GeneratedStep]:
-    return list(engine.stream(request or ask(), cancellation or Cancellation(), Meter()))
+    return list(engine.stream(request or make_request(), cancellation or Cancellation(), Meter()))
 
 
-# --- again ----------------------------------------------------------------------------------------------------------
+# --- retries --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("trouble", [answer(429), answer(500), answer(503, b"<html>")])
-def test_what_may_pass_is_tried_again(fake: FakeServer, trouble: Reply) -> None:
+def test_a_transient_error_is_retried(fake: FakeServer, trouble: Reply) -> None:
     fake.replies(trouble, trouble, step("One"))
     with engine_at(fake.url) as engine:
         assert write(engine)[0].text == "One"
-    assert len(fake.asked) == 3
+    assert len(fake.requests) == 3
 
 
-def test_a_server_says_when_to_come_again(fake: FakeServer) -> None:
+def test_a_retry_waits_as_long_as_the_server_demands(fake: FakeServer) -> None:
     fake.replies(answer(429, retry_after="1"), step("One"))
     with engine_at(fake.url) as engine:
         write(engine)
-    assert fake.asked[1].at - fake.asked[0].at >= 1
+    assert fake.requests[1].at - fake.requests[0].at >= 1
 
 
 @pytest.mark.parametrize("when", ["61", "Fri, 31 Dec 2100 23:59:59 GMT"])
-def test_nobody_waits_past_the_deadline_for_a_busy_server(fake: FakeServer, when: str) -> None:
+def test_no_retry_waits_past_the_deadline(fake: FakeServer, when: str) -> None:
     fake.replies(answer(429, retry_after=when))
     with engine_at(fake.url) as engine, pytest.raises(ServerBusy, match="lower TRIM_CONCURRENCY"):
         write(engine)
-    assert len(fake.asked) == 1
+    assert len(fake.requests) == 1
 
 
 @pytest.mark.parametrize("when", ["soon", "Fri, 31 Dec 1999 23:59:59 GMT", "0"])
-def test_other_dates_keep_nobody_waiting(fake: FakeServer, when: str) -> None:
+def test_unusable_retry_dates_are_ignored(fake: FakeServer, when: str) -> None:
     fake.replies(answer(429, retry_after=when), step("One"))
     with engine_at(fake.url) as engine:
         assert len(write(engine)) == 1
 
 
-def test_a_server_that_goes_on_failing_is_given_up(fake: FakeServer) -> None:
+def test_a_server_that_keeps_failing_is_abandoned(fake: FakeServer) -> None:
     fake.replies(answer(502))
     with engine_at(fake.url) as engine, pytest.raises(ServerUnavailable, match="TRIM_SMALL_URL failed with status 502"):
         write(engine)
-    assert len(fake.asked) == 5
+    assert len(fake.requests) == 5
 
 
-def test_a_server_that_is_not_there_is_given_up() -> None:
+def test_an_unreachable_server_is_abandoned() -> None:
     with engine_at(unused_url()) as engine, pytest.raises(ServerUnavailable, match="TRIM_SMALL_URL cannot be reached"):
         write(engine)
 
 
-# --- not again ------------------------------------------------------------------------------------------------------
+# --- no retries -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("trouble", [hangs_up, breaks_off, answer(200, events({"error": 1}))])
-def test_what_a_server_took_is_not_asked_for_again(fake: FakeServer, trouble: Reply) -> None:
+def test_a_request_that_a_server_accepted_is_not_retried(fake: FakeServer, trouble: Reply) -> None:
     fake.replies(trouble, step("One"))
     with engine_at(fake.url) as engine, pytest.raises(IncompleteAnswer):
         write(engine)
-    assert len(fake.asked) == 1
+    assert len(fake.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -155,14 +155,14 @@ def test_what_a_server_took_is_not_asked_for_again(fake: FakeServer, trouble: Re
         (400, "The context length is 8, but 9 input tokens exceed it without any output tokens.", InputTooLong, "tiny"),
     ],
 )
-def test_a_refusal_says_what_to_change(
+def test_a_refusal_names_what_to_change(
     fake: FakeServer, status: int, said: str, error: type[TrimError], sentence: str
 ) -> None:
     fake.replies(answer(status, {"error": {"message": f"{said} {KEY} {QUESTION}"}}))
     with engine_at(fake.url) as engine, pytest.raises(error, match=sentence) as caught:
         write(engine)
     assert not caught.value.retryable
-    assert len(fake.asked) == 1
+    assert len(fake.requests) == 1
     assert KEY not in repr(caught.value)
     assert QUESTION not in repr(caught.value)
 
@@ -185,13 +185,13 @@ def test_a_code_for_a_short_context_is_enough(fake: FakeServer) -> None:
         events(*chunks_of("One", finish="tool_calls")),
     ],
 )
-def test_an_answer_that_makes_no_sense_is_not_asked_for_again(fake: FakeServer, body: bytes) -> None:
+def test_an_unreadable_response_is_not_retried(fake: FakeServer, body: bytes) -> None:
     fake.replies(answer(200, body))
     with engine_at(fake.url) as engine, pytest.raises(UnreadableAnswer, match="check TRIM_SMALL_URL") as caught:
         write(engine)
     assert caught.value.retryable
     assert caught.value.__cause__ is None
-    assert len(fake.asked) == 1
+    assert len(fake.requests) == 1
 
 
 def test_nothing_private_is_logged(fake: FakeServer, caplog: pytest.LogCaptureFixture) -> None:
@@ -208,11 +208,11 @@ silences = pytest.mark.parametrize("silence", [stays_silent, falls_silent])
 
 
 @silences
-def test_a_silent_server_is_given_up_in_time(fake: FakeServer, silence: Reply) -> None:
+def test_a_silent_server_times_out(fake: FakeServer, silence: Reply) -> None:
     fake.replies(silence)
     with engine_at(fake.url) as engine:
         with pytest.raises(StepTimeout, match="TRIM_SMALL_URL"):
-            write(engine, ask(step_timeout_s=1))
+            write(engine, make_request(step_timeout_s=1))
         assert fake.left.acquire(timeout=PATIENCE_S)
 
 
@@ -234,12 +234,12 @@ def test_a_cancelled_call_leaves_a_silent_server(fake: FakeServer, silence: Repl
         cancellation.cancel()
 
     with engine_at(fake.url) as engine:
-        ends_with(Cancelled, lambda: write(engine, ask(step_timeout_s=600), cancellation), cancel)
+        ends_with(Cancelled, lambda: write(engine, make_request(step_timeout_s=600), cancellation), cancel)
         assert fake.left.acquire(timeout=PATIENCE_S)
 
 
 @silences
-def test_closing_ends_what_runs_and_what_comes(fake: FakeServer, silence: Reply) -> None:
+def test_closing_ends_running_and_later_calls(fake: FakeServer, silence: Reply) -> None:
     fake.replies(silence)
     with engine_at(fake.url) as engine:
 
@@ -247,29 +247,29 @@ def test_closing_ends_what_runs_and_what_comes(fake: FakeServer, silence: Reply)
             assert fake.arrived.acquire(timeout=PATIENCE_S)
             engine.close()
 
-        ends_with(EngineStopped, lambda: write(engine, ask(step_timeout_s=600)), close)
+        ends_with(EngineStopped, lambda: write(engine, make_request(step_timeout_s=600)), close)
         assert fake.left.acquire(timeout=PATIENCE_S)
         with pytest.raises(EngineStopped):
             write(engine)
 
 
-def test_a_cancelled_call_asks_nothing(fake: FakeServer) -> None:
+def test_a_cancelled_call_sends_no_request(fake: FakeServer) -> None:
     cancellation = Cancellation()
     cancellation.cancel()
     with engine_at(fake.url) as engine, pytest.raises(Cancelled):
         write(engine, cancellation=cancellation)
-    assert not fake.asked
+    assert not fake.requests
 
 
-def test_a_call_that_waits_for_its_turn_may_wait_in_vain(fake: FakeServer) -> None:
+def test_a_call_that_waits_for_a_connection_times_out(fake: FakeServer) -> None:
     fake.replies(stays_silent, step("One"))
     cancellation = Cancellation()
     with engine_at(fake.url, max_requests=1) as engine, ThreadPoolExecutor(1) as pool:
-        first = pool.submit(write, engine, ask(step_timeout_s=600), cancellation)
+        first = pool.submit(write, engine, make_request(step_timeout_s=600), cancellation)
         assert fake.arrived.acquire(timeout=PATIENCE_S)
         with pytest.raises(StepTimeout):
-            write(engine, ask(step_timeout_s=1))
-        assert len(fake.asked) == 1
+            write(engine, make_request(step_timeout_s=1))
+        assert len(fake.requests) == 1
         cancellation.cancel()
         assert isinstance(first.exception(timeout=PATIENCE_S), Cancelled)
         assert write(engine)[0].text == "One"
@@ -291,7 +291,7 @@ def test_a_server_that_fails_is_left_alone(fake: FakeServer) -> None:
             with pytest.raises(CircuitOpen, match="TRIM_SMALL_URL") as caught:
                 write(engine)
             assert caught.value.retryable
-    assert len(fake.asked) == 3
+    assert len(fake.requests) == 3
 
 
 def test_a_probe_finds_that_the_server_is_back(fake: FakeServer) -> None:
@@ -309,11 +309,11 @@ def test_a_server_that_refuses_is_not_down(fake: FakeServer, reply: Reply) -> No
                 write(engine)
 
 
-def test_a_server_that_says_nothing_is_down(fake: FakeServer) -> None:
+def test_a_silent_server_is_down(fake: FakeServer) -> None:
     fake.replies(stays_silent)
     with engine_at(fake.url, breaker=Breaker(failures=1, rest_s=1000)) as engine:
         with pytest.raises(StepTimeout):
-            write(engine, ask(step_timeout_s=1))
+            write(engine, make_request(step_timeout_s=1))
         assert fake.left.acquire(timeout=PATIENCE_S)
         with pytest.raises(CircuitOpen):
             write(engine)
@@ -347,10 +347,10 @@ def test_the_settings_make_engines_of_each_role(fake: FakeServer) -> None:
         closing(make_scorer(settings)) as prm,
     ):
         assert [small.model_id, large.model_id, prm.model_id] == ["openai/s", "openai/l", "openai/p"]
-        assert len(list(small.stream(ask(), Cancellation(), Meter()))) == 1
-    assert fake.asked[0].path == "/v1/completions"
-    assert fake.asked[0].body["prompt"] == f"Q: {QUESTION}\nA: "
-    assert "authorization" not in fake.asked[0].headers
+        assert len(list(small.stream(make_request(), Cancellation(), Meter()))) == 1
+    assert fake.requests[0].path == "/v1/completions"
+    assert fake.requests[0].body["prompt"] == f"Q: {QUESTION}\nA: "
+    assert "authorization" not in fake.requests[0].headers
     assert not {"s", "l", "p"} & {thread.name for thread in threading.enumerate()}
 
 

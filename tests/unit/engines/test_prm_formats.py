@@ -1,4 +1,4 @@
-"""How each family of PRMs is asked and read: inputs written out in full, which no question and no step can break."""
+"""The input and output of each family of PRMs: inputs in full, which no question and no step can break."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from shared.cancellation import Cancellation, Cancelled
 from shared.domain.roles import Author
 from shared.engines.port import EngineStopped, Meter, ScoringRequest, StepTimeout
 from shared.engines.scripted import Script, ScriptedGenerator, ScriptedScorer
-from tests.unit.engines.bundled import QUESTION, ask
+from tests.unit.engines.bundled import QUESTION, make_request
 
 TEN_WORDS = "one two three four five six seven eight nine ten"
 """Eleven tokens with the separator."""
@@ -27,7 +27,7 @@ def script(*steps: object) -> Script:
 
 def request_of(*steps: str, timeout_s: float = 60) -> ScoringRequest:
     return ScoringRequest(
-        problem_id=ask().problem_id, question=QUESTION, steps=steps, newest=len(steps), timeout_s=timeout_s
+        problem_id=make_request().problem_id, question=QUESTION, steps=steps, newest=len(steps), timeout_s=timeout_s
     )
 
 
@@ -47,11 +47,11 @@ def test_a_step_that_times_out_is_metered_by_the_share_of_its_delay() -> None:
     meter = Meter()
     slow = ScriptedGenerator(script({"small": TEN_WORDS, "small_ms": 11 * 60_000}), Author.SMALL)
     with pytest.raises(StepTimeout):
-        list(slow.stream(ask(step_timeout_s=0.001), Cancellation(), meter))
+        list(slow.stream(make_request(step_timeout_s=0.001), Cancellation(), meter))
     assert (meter.tokens, meter.prompt_tokens) == (0, len(QUESTION.split()))
     fast = ScriptedGenerator(script(*STEPS), Author.SMALL)
     with pytest.raises(StepTimeout):
-        list(fast.stream(ask(step_timeout_s=0.06), Cancellation(), meter := Meter()))
+        list(fast.stream(make_request(step_timeout_s=0.06), Cancellation(), meter := Meter()))
     assert 6 <= meter.tokens <= 11
     assert not meter.is_estimated
 
@@ -62,7 +62,7 @@ def test_a_step_that_is_cut_short_is_metered_by_the_share_of_its_delay(closes: b
     steps = []
 
     def write(cancellation: Cancellation) -> None:
-        steps.extend(engine.stream(ask(), cancellation, meter))
+        steps.extend(engine.stream(make_request(), cancellation, meter))
 
     def end(cancellation: Cancellation) -> None:
         if closes:
@@ -79,14 +79,14 @@ def test_a_call_that_was_cancelled_before_it_began_used_nothing() -> None:
     engine, meter, cancellation = ScriptedGenerator(script(*STEPS), Author.SMALL), Meter(), Cancellation()
     cancellation.cancel()
     with pytest.raises(Cancelled):
-        list(engine.stream(ask(), cancellation, meter))
+        list(engine.stream(make_request(), cancellation, meter))
     assert meter == Meter()
 
 
 def test_a_step_that_takes_no_time_is_all_or_nothing() -> None:
     engine, meter = ScriptedGenerator(script({"small": TEN_WORDS}, {"small": TEN_WORDS}), Author.SMALL), Meter()
     cancellation = Cancellation()
-    stream = engine.stream(ask(), cancellation, meter)
+    stream = engine.stream(make_request(), cancellation, meter)
     assert next(stream).tokens == 11
     cancellation.cancel()
     with pytest.raises(Cancelled):

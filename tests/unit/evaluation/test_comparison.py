@@ -77,7 +77,7 @@ def test_the_large_model_alone_has_a_share_by_the_service_too() -> None:
     }
 
 
-def test_the_table_says_of_each_policy_whether_zero_is_within() -> None:
+def test_the_table_shows_for_each_policy_whether_zero_is_within() -> None:
     same, other = compared(results(right=10), results(right=10)), compared(results(right=40), results(right=10))
     *_, first, second = table({"test": {"small alone": same, "large alone": other}})
     equal = "25.0% | 25.0% | +0.0% to +0.0% | 0.0% | 0.0% | +0.00% to +0.00%"

@@ -79,9 +79,7 @@ def test_a_first_draft_without_words_is_wasted_too() -> None:
         (unfinished(WorkerRole.PRM, is_estimated=True), Ledger(prm_estimated=11)),
     ],
 )
-def test_unfinished_work_is_booked_once_and_estimates_in_separate_columns(
-    work: UnfinishedWork, expected: Ledger
-) -> None:
+def test_unfinished_work_is_booked_once_with_estimates_separate(work: UnfinishedWork, expected: Ledger) -> None:
     event = cancelled(work)
     state = feed(running(), event)
     assert state.ledger == expected

@@ -157,7 +157,7 @@ def test_every_large_step_has_a_decision_if_the_plan_drafts_nothing() -> None:
     assert (state.epoch, state.ledger.large_out, state.ledger.large_calls) == (0, 10, 1)
 
 
-# --- the end of a solution -------------------------------------------------------------------------------------------------
+# --- the end of a solution -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What every policy promises, and what each one does."""
+"""Properties of every policy, and the decisions of each."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def escalates(name: str, observation: Observation, **parameters: float) -> bool:
 
 @quick
 @given(name=st.sampled_from(sorted(POLICIES)), observation=observations)
-def test_every_policy_decides_everything_and_always_the_same(name: str, observation: Observation) -> None:
+def test_every_policy_is_total_and_deterministic(name: str, observation: Observation) -> None:
     first, second = (build_policy(name, {}).decide(observation) for _ in range(2))
     assert first == second
     assert first.reason
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
-def test_every_policy_has_its_words_for_users(name: str) -> None:
+def test_every_policy_and_parameter_has_a_description(name: str) -> None:
     kind = POLICIES[name]
     assert kind.name == name
     assert kind.__doc__
@@ -90,7 +90,7 @@ def test_a_threshold_at_either_end_needs_one_model_and_no_score(value: float, pl
 
 @quick
 @given(observation=observations)
-def test_each_model_alone_never_turns_to_the_other(observation: Observation) -> None:
+def test_a_baseline_never_uses_the_other_model(observation: Observation) -> None:
     assert not escalates("small-only", observation)
     assert escalates("large-only", observation)
     assert build_policy("small-only", {}).plan == Plan(scores=False, escalates=False)
@@ -108,7 +108,7 @@ def test_lots_escalate_their_share_of_steps(p: float) -> None:
 
 
 def test_problems_of_one_seed_draw_different_lots_and_each_its_share() -> None:
-    """An evaluation gives all problems one seed; the same steps of all of them would be one draw, not many."""
+    """An evaluation uses one seed for all problems; their steps must still be independent draws."""
     policy = build_policy("random", {"p": 0.3})
 
     def escalated(question: str) -> tuple[bool, ...]:
@@ -141,11 +141,11 @@ def test_a_version_names_policy_revision_and_parameters() -> None:
     assert (third.name, third.revision) == ("threshold", 1)
     assert third.parameters_digest != half.parameters_digest
     assert build_policy("random", {}).version.revision == 2, "lots depend on the question since this revision"
-    assert build_policy("threshold", {}).version == half, "defaults count as what they are"
+    assert build_policy("threshold", {}).version == half, "defaults are part of the version"
 
 
 class Cautious(Policy):
-    """Escalate everything, and say nothing of models."""
+    """A policy that escalates everything and does not override `plan`."""
 
     name: ClassVar[str] = "cautious"
 
@@ -153,11 +153,11 @@ class Cautious(Policy):
         return Decision(action=Action.ESCALATE, reason="cautious")
 
 
-def test_a_policy_that_says_nothing_of_models_needs_all_of_them() -> None:
+def test_a_policy_without_a_plan_needs_all_models() -> None:
     assert Cautious().plan == Plan(drafts=True, scores=True, escalates=True)
 
 
-def test_an_unknown_policy_is_a_typed_error_that_names_those_that_there_are() -> None:
+def test_an_unknown_policy_is_a_typed_error_that_names_the_known_ones() -> None:
     with pytest.raises(UnknownPolicy, match="large-only, random, small-only, threshold") as caught:
         build_policy("x" * 1000, {})
     assert isinstance(caught.value, PermanentError)

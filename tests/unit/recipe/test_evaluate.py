@@ -1,4 +1,4 @@
-"""The command that measures models: how it ends. What it measures is tested with the service that it starts."""
+"""How the command that measures models ends. Its figures are tested with the service that it starts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def ended(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
     return stopped.value.code
 
 
-def test_a_service_that_differs_is_told_in_one_sentence_after_all_figures(
+def test_a_service_that_differs_is_reported_in_one_sentence_after_all_figures(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def compare(
@@ -70,7 +70,7 @@ def test_a_service_that_differs_is_told_in_one_sentence_after_all_figures(
     assert figures["service_large_share_large_alone"] > 1
 
 
-def test_a_stack_that_is_in_the_way_is_told_before_anything_is_measured(
+def test_a_running_stack_is_reported_before_anything_is_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with state_folder():
@@ -84,7 +84,7 @@ def test_a_stack_that_is_in_the_way_is_told_before_anything_is_measured(
     ("arguments", "said"),
     [(["--problems", "1001"], "at most 1000 problems"), (["--models", "nowhere"], "nowhere")],
 )
-def test_what_cannot_be_measured_is_told_in_one_sentence(
+def test_an_impossible_measurement_is_reported_in_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
 ) -> None:
     assert ended(monkeypatch, *arguments) == 2
@@ -92,14 +92,14 @@ def test_what_cannot_be_measured_is_told_in_one_sentence(
     assert said in sentence
 
 
-def test_where_no_threshold_is_good_enough_the_highest_is_chosen(measured: Measured) -> None:
+def test_the_highest_threshold_is_chosen_if_none_is_good_enough(measured: Measured) -> None:
     assert evaluate.cheapest(measured, lambda _: False) == 0.9
     assert evaluate.cheapest(measured, lambda _: True) == 0.5
 
 
 @pytest.fixture
 def measured() -> Measured:
-    """Nothing but the places of two thresholds on the curve."""
+    """Return only the places of two thresholds on the curve."""
     one = Answered(is_solved=True, large_tokens=100, answer="7")
     curve = {0.9: [replace(one, large_tokens=50)], 0.5: [replace(one, large_tokens=20)]}
     return Measured(stories=[], small=[replace(one, is_solved=False)], large=[one], curve=curve, checked=[one], auc=1.0)

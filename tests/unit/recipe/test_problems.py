@@ -173,8 +173,8 @@ def test_splits_share_no_template_and_hold_their_families() -> None:
 def test_every_family_uses_all_its_events_and_mixes_easy_and_hard_steps() -> None:
     drawn = list(islice(draw(Split.TRAIN), 500))
     for family in TRAINED:
-        told = [event for story in drawn if story.family is family for event, _ in story.events]
-        assert set(told) == set(family.events)
+        used = [event for story in drawn if story.family is family for event, _ in story.events]
+        assert set(used) == set(family.events)
     steps = [len(story.steps) for story in drawn]
     assert min(steps) >= 4
     assert max(steps) > 8
@@ -188,6 +188,6 @@ def test_every_family_uses_all_its_events_and_mixes_easy_and_hard_steps() -> Non
 def test_a_transfer_story_mixes_sentences_that_are_trained_as_no_trained_family_does() -> None:
     trained = {event for family in TRAINED for event in family.events}
     for story in islice(draw(Split.TRANSFER), 300):
-        told = {event for event, _ in story.events}
-        assert told <= trained
-        assert not any(told <= set(family.events) for family in TRAINED)
+        used = {event for event, _ in story.events}
+        assert used <= trained
+        assert not any(used <= set(family.events) for family in TRAINED)

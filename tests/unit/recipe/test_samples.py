@@ -1,4 +1,4 @@
-"""Sampling of the PRM's training problems that is stopped and taken up again."""
+"""Sampling of the PRM's training problems, interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.unit.engines.bundled import MODELS
 PLAN = [(GREEDY, 2)]
 
 
-def test_a_line_that_was_half_written_is_written_anew(tmp_path: Path) -> None:
+def test_a_half_written_line_is_replaced(tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole.jsonl", tmp_path / "broken.jsonl"
     with Models(MODELS / "small", MODELS / "large") as models:
         sample_training(models, whole, seed=7, plan=PLAN)

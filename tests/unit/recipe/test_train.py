@@ -1,4 +1,4 @@
-"""The recipe, at a size that trains in a moment."""
+"""The recipe at a size that trains in seconds."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_written_prm_scores_as_it_did_in_training(tmp_path: Path) -> None:
 def test_heads_of_a_comparing_layer_begin_by_looking_one_token_back() -> None:
     shape = Shape(vocabulary=5, hidden=128, layers=1, heads=4, wide=96)
     weights = network.fresh_weights(shape, 1) | network.comparing_layer(shape, 0, 1)
-    # A layer whose looking heads copy the embedding, and which does nothing else, hands on the token before.
+    # A layer whose heads look one token back, and copy the embedding, returns the token before.
     eye = torch.eye(128)
     weights["model.layers.0.self_attn.v_proj.weight"] = eye
     weights["model.layers.0.self_attn.o_proj.weight"] = eye
@@ -95,14 +95,14 @@ def test_heads_of_a_comparing_layer_begin_by_looking_one_token_back() -> None:
     assert torch.equal(found, ids[0, :-1])
 
 
-def test_only_a_solution_is_to_be_predicted_and_it_ends() -> None:
+def test_only_the_solution_and_its_end_are_targets() -> None:
     example = examples.solution(TOKENIZER, STORY)
     known = [token for token in example.targets if token != IGNORED]
     assert text_of(known) == SEPARATOR.join(STORY.steps) + END
     assert text_of(example.ids) == f"Problem: {STORY.question}{SEPARATOR}{SEPARATOR.join(STORY.steps)}{END}"
 
 
-def test_of_a_sheet_only_what_follows_from_the_operands_is_to_be_predicted() -> None:
+def test_only_what_follows_from_the_operands_of_a_sheet_is_a_target() -> None:
     example = examples.sheet(TOKENIZER, random.Random(1))
     lines = text_of(example.ids).split(SEPARATOR)
     assert [line[:2] for line in lines[:-1]] == [f"{number})" for number in range(1, 8)]
@@ -111,7 +111,7 @@ def test_of_a_sheet_only_what_follows_from_the_operands_is_to_be_predicted() -> 
     assert not any(word in predicted for word in ("has", "That", "coins", ")"))
 
 
-def test_batches_are_the_same_wherever_they_are_taken_up() -> None:
+def test_batches_are_the_same_wherever_training_resumes() -> None:
     def make(rng: random.Random, count: int) -> list[Example]:
         return [examples.sheet(TOKENIZER, rng) for _ in range(count)]
 
@@ -121,7 +121,7 @@ def test_batches_are_the_same_wherever_they_are_taken_up() -> None:
     assert ours[3][0].shape[1] % 32 == 0
 
 
-def test_a_training_that_was_interrupted_ends_like_one_that_was_not(tmp_path: Path) -> None:
+def test_an_interrupted_training_ends_like_an_uninterrupted_one(tmp_path: Path) -> None:
     def train(name: str, steps: int) -> Training:
         training = Training(name, {"w": torch.ones(3)}, Schedule(steps=400, rate=0.01), tmp_path)
 
@@ -141,14 +141,14 @@ def test_a_training_that_was_interrupted_ends_like_one_that_was_not(tmp_path: Pa
     assert again.step == 400
 
 
-def test_a_training_that_was_enough_is_not_taken_up_again(tmp_path: Path) -> None:
+def test_a_finished_training_is_not_resumed(tmp_path: Path) -> None:
     for _ in range(2):
         training = Training("short", {"w": torch.ones(3)}, Schedule(steps=900, rate=0.01), tmp_path)
         training.run(lambda step: {"loss": (training.weights["w"] ** 2).sum()}, is_enough=lambda: training.step >= 300)  # noqa: B023
         assert training.step == 300
 
 
-def test_labels_turn_where_a_step_first_goes_wrong() -> None:
+def test_labels_change_at_the_first_error_of_a_step() -> None:
     steps = (*STORY.steps[:1], STORY.steps[1].replace("so 50", "so 59"))
     assert steps[1] != STORY.steps[1]
     example = prm.judgement(TOKENIZER, Sample(STORY.question, steps, 1))
@@ -166,12 +166,12 @@ def test_a_corrupted_step_differs_in_one_digit_after_its_start() -> None:
         assert sum(a != b for a, b in zip(changed, step, strict=True)) == 1
 
 
-def test_a_step_is_mistold_by_a_digit_or_by_what_it_says_that_the_event_does() -> None:
+def test_a_step_is_mistold_by_a_digit_or_by_another_effect_of_the_event() -> None:
     rng = random.Random(1)
-    told = {prm.mistold(rng, "1) That makes 4+6: 4+6=10, 0+0+1=1, so 10 coins.") for _ in range(200)}
-    assert "1) That leaves 4+6: 4+6=10, 0+0+1=1, so 10 coins." in told
-    assert "1) That makes 4+6: 4+6=10, 0+0+1=1, so 19 coins." in told
-    assert all(text.startswith("1) That ") and text.endswith(" coins.") for text in told)
+    mistold = {prm.mistold(rng, "1) That makes 4+6: 4+6=10, 0+0+1=1, so 10 coins.") for _ in range(200)}
+    assert "1) That leaves 4+6: 4+6=10, 0+0+1=1, so 10 coins." in mistold
+    assert "1) That makes 4+6: 4+6=10, 0+0+1=1, so 19 coins." in mistold
+    assert all(text.startswith("1) That ") and text.endswith(" coins.") for text in mistold)
 
 
 def test_a_language_model_learns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,7 +188,7 @@ def test_a_language_model_learns(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert loss < 5, "it begins above 6"
 
 
-def test_a_model_that_a_prm_is_made_from_goes_on_telling_which_token_is_written(
+def test_the_model_under_a_prm_still_predicts_the_token_that_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plan = language_model.Plan(
@@ -207,7 +207,7 @@ def test_a_model_that_a_prm_is_made_from_goes_on_telling_which_token_is_written(
 
 
 def test_transformers_and_vllm_cut_text_as_our_tokenizer_does(tmp_path: Path) -> None:
-    """They put Qwen2's own rule in the place of a tokenizer's, for any model that says it is a Qwen2."""
+    """They replace a tokenizer's rule by Qwen2's for any model whose type is Qwen2."""
     transformers = pytest.importorskip("transformers")
     folder.write(tmp_path, SHAPE, network.fresh_weights(SHAPE, 3), TOKENIZER)
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
@@ -230,7 +230,7 @@ def test_tokens_are_exchanged_in_steps_alone_and_digits_for_digits() -> None:
     assert 20 < exchanged < 400
 
 
-def test_what_the_large_model_did_not_expect_is_a_surprise() -> None:
+def test_a_token_that_the_large_model_did_not_expect_is_a_surprise() -> None:
     weights = network.fresh_weights(SHAPE, 3)
     ids = torch.tensor([[5, 6, 7, 8]])
     states = network.norm(network.hidden_states(SHAPE, weights, ids)[-1], weights["model.norm.weight"])

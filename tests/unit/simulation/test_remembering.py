@@ -1,4 +1,4 @@
-"""Engines that remember give what the engine behind them gives, and ask it once."""
+"""Engines that remember return what the engine behind them returns, and call it once."""
 
 from __future__ import annotations
 

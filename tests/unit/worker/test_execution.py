@@ -1,4 +1,4 @@
-"""What a worker publishes for a command that it cannot carry out to the end, and when it settles it."""
+"""What a worker publishes for a command that it cannot finish, and when it settles the command."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def test_cancelled_writing_reports_its_cost_and_publishes_the_steps_that_were_fi
     assert cancelled.unfinished == UnfinishedWork(role=WorkerRole.SMALL, tokens=2, is_estimated=False, opens_call=False)
 
 
-def test_a_step_that_a_cancel_overtakes_is_published_since_its_tokens_are_spent() -> None:
-    """An engine that runs ahead of the worker has finished the step before it hears of the cancel."""
+def test_a_step_that_a_cancel_overtakes_is_published_because_its_tokens_are_spent() -> None:
+    """An engine that runs ahead of the worker has finished the step before it receives the cancel."""
     cancellation = Cancellation()
 
     class RunsAhead(Scripted):
@@ -166,17 +166,17 @@ def test_a_command_of_a_process_that_stops_is_requeued() -> None:
     outbox = Outbox()
     cancel: Callable[[], None] = running.cancel_all
     assert executed(Scripted("One.", cancel, "Two."), outbox, running=running, must_requeue=True) == "requeued"
-    assert [type(message) for message in outbox.messages] == [ScoreSteps], "another worker does the rest again"
+    assert [type(message) for message in outbox.messages] == [ScoreSteps], "another worker repeats the rest"
 
 
-def test_a_command_whose_engine_died_is_requeued_and_the_process_learns_of_it() -> None:
+def test_a_command_whose_engine_died_is_requeued_and_the_process_is_notified() -> None:
     settled: list[bool] = []
     with pytest.raises(EngineDead):
         executed(Scripted(EngineDead()), Outbox(), settled=settled)
     assert settled == [True]
 
 
-def test_running_work_hears_a_cancel_and_is_forgotten_when_it_ends() -> None:
+def test_running_work_receives_a_cancel_and_is_forgotten_when_it_ends() -> None:
     running = RunningWork()
     outbox = Outbox()
 

@@ -1,4 +1,4 @@
-"""A worker's surroundings for tests: engines that follow a script, and an outbox whose confirmations the test gives."""
+"""Surroundings of a worker for tests: scripted engines, and an outbox whose confirms the test controls."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def golden(kind: type[Kind], **changes: object) -> Kind:
 
 
 class Outbox:
-    """Collects what is published; the broker confirms it when the test says so."""
+    """Collects published messages; the test decides when they are confirmed."""
 
     def __init__(self, *, confirms: bool = True) -> None:
         self.messages: list[Message] = []
