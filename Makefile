@@ -103,7 +103,7 @@ models: SHELL := bash
 models: $(VENV)/.train ## Train models into .state/models/trained, or resume training (an hour on two cores)
 	@mkdir -p .state/models && set -o pipefail && $(BIN)/python -u -m recipe.train 2>&1 | tee -a .state/models/log
 
-evaluate-models: $(VENV)/.stack ## Measure the bundled models, or those in MODELS, on held-out problems, offline and through the service
+evaluate-models: $(VENV)/.stack ## Measure the bundled models, or those in MODELS, on held-out problems, offline and on the service
 	@$(BIN)/python -m recipe.evaluate --models $(MODELS)
 
 clean: ## Remove the virtual environments and the embedded state

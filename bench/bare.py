@@ -1,9 +1,9 @@
-"""The loop that the service on vLLM is measured against: three engines in one program, and nothing else.
+"""The bare loop that the service on vLLM is compared with: three engines in one process, and nothing else.
 
     python -m bench.bare IN_FLIGHT
 
-It takes tasks from standard input, a line of JSON each, with a list of questions, and answers with a line of JSON: how
-many steps the solutions have, their answers, and the seconds that they took. It runs where vLLM is installed.
+Each line of standard input is a JSON list of questions. For each line, the program prints one JSON object: the number
+of steps, the answers, and the duration in seconds. It needs an environment with vLLM.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ _SCORE = PoolingParams(task="token_classify", skip_reading_prefix_cache=False)
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A step, and its tokens as the models take them."""
+    """A step and its token ids."""
 
     text: str
     has_ended: bool
     ids: Sequence[int]
-    """As it was written."""
+    """Ids that the model wrote."""
     judged_ids: Sequence[int]
-    """As the PRM reads it, with the tag that it scores at."""
+    """Ids for the PRM, with the tag at which it scores."""
 
 
 @dataclass(eq=False)
 class Bare:
-    """Three engines in one program."""
+    """Three engines in one process."""
 
     small: AsyncLLM
     large: AsyncLLM
@@ -91,7 +91,7 @@ class Bare:
             score = float(output.outputs.data[-1][1])
         return score
 
-    @lru_cache(maxsize=1024)  # noqa: B019 - there is one in a process, and it lives as long
+    @lru_cache(maxsize=1024)  # noqa: B019 - one instance per process, never freed
     def _question_ids(self, question: str) -> Sequence[int]:
         ids: list[int] = self.prm.get_tokenizer().encode(f"Problem: {question}\n\n")
         return ids
@@ -106,7 +106,7 @@ def _engine(name: str, more: dict[str, Any]) -> AsyncLLM:
 
 
 async def serve(in_flight: int) -> None:
-    """Carry out tasks until standard input ends."""
+    """Solve the questions of each line until standard input ends."""
     bare = Bare.start()
     bare_loop = BareLoop(write=bare.write, score=bare.score, max_steps=MAX_STEPS)
     loop = asyncio.get_running_loop()

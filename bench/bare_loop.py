@@ -1,4 +1,4 @@
-"""The method's loop and nothing else: the service is measured against it, so it shares no code with the service."""
+"""The method's loop and nothing else. The service is compared with it, so it shares no code with the service."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SomeStep = TypeVar("SomeStep", bound=Step)
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Some problems, solved."""
+    """Result of a run."""
 
     steps: int
     answers: Sequence[str | None]

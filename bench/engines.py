@@ -1,12 +1,14 @@
-"""Measures what the service leaves of its engines' speed.
+"""Measures which share of its engines' speed the service reaches.
 
     python -m bench.engines --python .venv-vllm/bin/python
 
-With vLLM: problems are solved by the service (api, orchestrator, RabbitMQ, Postgres, and three workers with vLLM in
-process) and by a bare loop on three engines of vLLM in one program, in turns, with the same number in flight, and other
-problems in each turn: in one the service goes step by step, as the loop does, in the next its small model drafts ahead.
-`--python` names the interpreter that has vLLM. With steps as long as a GPU takes for them (60 tokens at 10 ms,
-scripted): the same service beside a loop that calls the scripted engine. The last line is one JSON object.
+With vLLM: the service (api, orchestrator, RabbitMQ, Postgres, and three workers with vLLM in process) and a bare loop
+(three vLLM engines in one process) solve the same problems in turns, with the same number in flight. Each turn has new
+problems, and measures the service first step by step, as the loop works, then with the small model drafting ahead.
+`--python` names the interpreter that has vLLM.
+
+With scripted steps of the duration that a GPU needs (60 tokens at 10 ms): the same service, and a bare loop that calls
+the scripted engine. The last line is one JSON object.
 
 TRIM_DATABASE_URL and TRIM_BROKER_URL name the servers; without them, the standard ports on this machine are used.
 """
@@ -52,7 +54,7 @@ WORKERS = ("small", "prm", "large")
 
 
 class BareEnded(RetryableError):
-    """A program beside the service ended by itself."""
+    """A program beside the service ended unexpectedly."""
 
     code = "bare_ended"
 
@@ -61,8 +63,8 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m bench.engines", description="Measure the service on its engines.")
     parser.add_argument("--python", type=_interpreter, required=True, help="interpreter that has vLLM")
-    parser.add_argument("--problems", type=positive, default=100, help="problems of a run (%(default)s)")
-    parser.add_argument("--in-flight", type=positive, default=16, help="problems at a time (%(default)s)")
+    parser.add_argument("--problems", type=positive, default=100, help="problems in a run (%(default)s)")
+    parser.add_argument("--in-flight", type=positive, default=16, help="problems in flight (%(default)s)")
     parser.add_argument("--repeats", type=positive, default=3, help="turns (%(default)s)")
     arguments = parser.parse_args()
     with reporting_interrupts("bench-engines"):
@@ -71,30 +73,32 @@ def main() -> None:
 
 def _interpreter(text: str) -> Path:
     if shutil.which(text) is None:
-        raise argparse.ArgumentTypeError(f"there is no program {text}; make bench-engines installs one and names it")
+        raise argparse.ArgumentTypeError(f"{text} is not a program; make bench-engines installs one and passes it")
     return Path(text)
 
 
 def benchmark(settings: Settings, *, python: Path, problems: int, in_flight: int, repeats: int) -> None:
-    """Measure, and print what came out."""
+    """Measure both and print the results."""
     for name in [name for name in os.environ if name.startswith("TRIM_")]:
-        del os.environ[name]  # They are read; what is measured hangs on none but the servers' addresses.
+        del os.environ[name]  # `settings` has their values; the measured roles must not inherit them.
     stories = draw(Split.TEST)
     result: dict[str, Any] = {"problems": problems, "in_flight": in_flight}
-    print(f"Starting three engines of vLLM twice; then {problems} problems, {in_flight} at a time.", flush=True)
+    print(
+        f"Starting three vLLM engines twice; then {problems} problems in each turn, {in_flight} in flight.", flush=True
+    )
     with on_vllm(settings, python, in_flight) as service, Bare.started(python, in_flight) as bare:
 
         def fresh() -> list[Problem]:
             return [{"question": story.question, "reference": str(story.answer)} for story in islice(stories, problems)]
 
-        for lookahead in LOOKAHEADS:  # A first turn that does not count.
+        for lookahead in LOOKAHEADS:  # The warm-up.
             compare(fresh(), bare=bare.solve, service=service, lookahead=lookahead)
         result |= measure(fresh, "bare_engine_steps_per_s", bare=bare.solve, service=service, repeats=repeats)
     computed = json.loads(_output(python, "-m", "bench.prefill"))
     result |= {"prm_prefilled_tokens_step2": computed[1], "prm_prefilled_tokens_step12": computed[11]}
-    print(f"The PRM computed {computed} tokens at the steps of one solution.", flush=True)
+    print(f"Tokens that the PRM computed at each step of one solution: {computed}.", flush=True)
     shape = f"{STEP_TOKENS} tokens at {TOKEN_MS:g} ms"
-    print(f"Now {len(PROBLEMS)} problems, {IN_FLIGHT} at a time, with steps of {shape}.", flush=True)
+    print(f"Now {len(PROBLEMS)} problems in each turn, {IN_FLIGHT} in flight, with steps of {shape}.", flush=True)
     with on_script(settings) as service:
         result |= measure(
             lambda: PROBLEMS,
@@ -108,7 +112,7 @@ def benchmark(settings: Settings, *, python: Path, problems: int, in_flight: int
 
 
 class Bare:
-    """The bare loop, in a process of its own."""
+    """The bare loop in a separate process."""
 
     def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
         self._process = process
@@ -117,7 +121,7 @@ class Bare:
     @classmethod
     @contextmanager
     def started(cls, python: Path, in_flight: int) -> Iterator[Bare]:
-        """Run it for as long as the block does."""
+        """Run it for the duration of the block."""
         with tempfile.TemporaryDirectory() as folder, (Path(folder) / "bare.log").open("w") as log:
             process = subprocess.Popen(
                 [str(python), "-m", "bench.bare", str(in_flight)],
@@ -147,15 +151,15 @@ class Bare:
             self._process.stdin.flush()
         for line in self._process.stdout:
             if line.startswith('{"steps"'):
-                said = json.loads(line)
-                answers = zip(problems, said["answers"], strict=True)
+                run = json.loads(line)
+                answers = zip(problems, run["answers"], strict=True)
                 correct = sum(answer == problem["reference"] for problem, answer in answers)
-                return Solved(steps=said["steps"], seconds=said["seconds"], correct=correct)
-        raise BareEnded(f"The bare loop ended by itself; the end of what it said: {self._log.read_text()[-1000:]}")
+                return Solved(steps=run["steps"], seconds=run["seconds"], correct=correct)
+        raise BareEnded(f"The bare loop ended unexpectedly; the end of its log: {self._log.read_text()[-1000:]}")
 
 
 class Service:
-    """A running service, and how fast it is."""
+    """A running service and its speed."""
 
     def __init__(self, api: Api, roles: Roles, database_url: str) -> None:
         self._api = api
@@ -163,7 +167,7 @@ class Service:
         self._database_url = database_url
 
     def solve(self, problems: Sequence[Problem], *, lookahead: int) -> Solved:
-        """Solve problems, clocked from the submission to the last end by the database's clock.
+        """Solve problems; the duration is from submission to the last end, on the database's clock.
 
         Raises:
             NotSolved: A problem ended without a solution.
@@ -189,14 +193,14 @@ class Service:
 def running(
     settings: Settings, environment: Mapping[str, str], *, in_flight: int, interpreters: Mapping[str, str]
 ) -> Iterator[Service]:
-    """Run the service on a database and queues of its own for as long as the block does."""
+    """Run the service on a separate database and separate queues for the duration of the block."""
     with (
         servers(settings) as (server_url, broker_url),
         tempfile.TemporaryDirectory() as logs,
         scratch_database(server_url) as database_url,
     ):
         port = free_port(settings.api_host, 0)
-        own = {
+        variables = {
             "TRIM_DATABASE_URL": database_url,
             "TRIM_BROKER_URL": broker_url,
             "TRIM_QUEUE_PREFIX": scratch_prefix(),
@@ -208,12 +212,12 @@ def running(
             **environment,
         }
         configured = Settings.model_validate(
-            {"broker_url": broker_url, "queue_prefix": own["TRIM_QUEUE_PREFIX"], "database_url": database_url}
+            {"broker_url": broker_url, "queue_prefix": variables["TRIM_QUEUE_PREFIX"], "database_url": database_url}
         )
         with (
             scratch_queues(configured),
             Api(f"http://{settings.api_host}:{port}") as api,
-            Roles(own, Path(logs), interpreters=interpreters) as roles,
+            Roles(variables, Path(logs), interpreters=interpreters) as roles,
         ):
             api.wait_until_ready(roles.check)
             yield Service(api, roles, database_url)
@@ -240,7 +244,7 @@ def on_script(settings: Settings) -> Iterator[Service]:
 
 
 def _output(python: Path, *arguments: str) -> str:
-    """Run a program where vLLM is; return the last line that it prints.
+    """Run a program with the interpreter that has vLLM; return the last line that it prints.
 
     Raises:
         BareEnded: It failed.
@@ -254,7 +258,7 @@ def _output(python: Path, *arguments: str) -> str:
         check=False,
     )
     if ended.returncode:
-        raise BareEnded(f"{' '.join(arguments)} failed; the end of what it said: {ended.stderr[-1000:]}")
+        raise BareEnded(f"{' '.join(arguments)} failed; the end of its errors: {ended.stderr[-1000:]}")
     return ended.stdout.strip().splitlines()[-1]
 
 

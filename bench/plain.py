@@ -93,7 +93,7 @@ class Plain(Design):
 
 @contextmanager
 def running_plain(server_url: str, broker_url: str) -> Iterator[Plain]:
-    """Run the plain design for as long as the block does.
+    """Run the plain design for the duration of the block.
 
     Args:
         server_url: Database of a server on which others can be created.

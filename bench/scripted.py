@@ -1,4 +1,4 @@
-"""Steps that take as long as on a GPU, scripted, and the bare loop on them."""
+"""Scripted steps of the duration that a GPU needs, and the bare loop on them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The service under the benchmark: every role is a process, the scripted engine takes no time."""
+"""The service in the benchmark: every role is a process, and the scripted engine takes no time."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Service(Design):
 
 @contextmanager
 def running_service(server_url: str, broker_url: str, *, window: int) -> Iterator[Service]:
-    """Run the service for as long as the block does.
+    """Run the service for the duration of the block.
 
     Args:
         server_url: Database of a server on which others can be created.

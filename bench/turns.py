@@ -1,4 +1,4 @@
-"""Compares the service with a bare loop, in turns. Both solve the same problems and must do the same work."""
+"""Compares the service with a bare loop in turns. Both solve the same problems and must do the same work."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Solve = Callable[[Sequence[Problem]], Solved]
 
 
 class Service(Protocol):
-    """The service, as it is compared with the bare loop."""
+    """The service that is compared with the bare loop."""
 
     def solve(self, problems: Sequence[Problem], *, lookahead: int) -> Solved:
         """Solve problems."""

@@ -1,1 +1,1 @@
-"""Measures what a policy is worth: metrics, bootstrap intervals, and runs through the service."""
+"""Measures the quality and cost of policies: metrics, bootstrap intervals, runs on simulation and service."""

@@ -1,4 +1,4 @@
-"""Intervals of confidence by resampling problems, paired: a resample takes the same problems of all policies."""
+"""Bootstrap confidence intervals over problems, paired: each resample draws the same problems for all policies."""
 
 from __future__ import annotations
 
@@ -14,35 +14,34 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Where a statistic lies with 95 % confidence."""
+    """A 95 % confidence interval."""
 
     low: float
     high: float
 
     def holds(self, value: float) -> bool:
-        """Tell whether a value lies within."""
+        """Return whether a value lies within the interval."""
         return self.low <= value <= self.high
 
 
 def interval(
     *columns: Sequence[Result], statistic: Callable[..., float], seed: int = 0, resamples: int = RESAMPLES
 ) -> Interval:
-    """Compute the interval of a statistic of one or more policies' results.
+    """Compute the interval of a statistic of the results of one or more policies.
 
     Args:
         columns: Results of each policy; problem i is the same problem in each.
-        statistic: Takes as many sequences of results as there are columns. Resamples that it raises `ValueError` for
-            are left out.
-        seed: Decides what is drawn.
-        resamples: How many times to draw.
+        statistic: Takes one sequence of results per column. Resamples for which it raises `ValueError` are skipped.
+        seed: Seed of the resampling.
+        resamples: Number of resamples.
 
     Raises:
-        ValueError: The columns are empty or of different lengths, or the statistic can never be computed.
+        ValueError: The columns are empty or of different lengths, or no resample allows the statistic.
     """
     problems = list(zip(*columns, strict=True))
     if not problems:
         raise ValueError("there are no results to resample")
-    rng = random.Random(seed)  # noqa: S311 - no secret is drawn
+    rng = random.Random(seed)  # noqa: S311 - not a secret
     values = []
     for _ in range(resamples):
         drawn = rng.choices(problems, k=len(problems))
@@ -51,7 +50,7 @@ def interval(
         except ValueError:
             continue
     if not values:
-        raise ValueError("the statistic cannot be computed of any resample")
+        raise ValueError("the statistic cannot be computed for any resample")
     values.sort()
     outside = (1 - CONFIDENCE) / 2
     return Interval(values[int(outside * len(values))], values[min(len(values) - 1, int((1 - outside) * len(values)))])

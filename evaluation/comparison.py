@@ -1,6 +1,7 @@
 """Compares the service's results on a split with those of the simulation, problem by problem.
 
-Greedy solutions are the same up to how calls were batched, so few may differ, and zero must lie within the interval.
+Both decode greedily, so only rounding in batches of different sizes may change a few solutions: zero must lie within
+the intervals of both differences.
 """
 
 from __future__ import annotations
@@ -16,46 +17,46 @@ from shared.errors import TrimError
 
 
 class ServiceDiffers(TrimError):
-    """The service's figures are not those of the simulation."""
+    """The service's figures differ from the simulation's."""
 
     code = "service_differs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered(Result):
-    """A result with the answer that it is about."""
+    """A result with the problem's answer."""
 
     answer: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One policy's results by both; problem i is the same problem in each sequence."""
+    """Results of one policy by the service and offline; problem i is the same problem in each sequence."""
 
     service: Sequence[Answered]
     offline: Sequence[Answered]
     baselines: Baselines
-    """Of the simulation: all shares are of the tokens that its large model spends alone, so that the service's large
-    model has a share too."""
+    """Baselines of the simulation. All shares are relative to its large-only tokens, so the service's large-only run
+    has a share too."""
 
     @cached_property
     def accuracy_difference(self) -> Interval:
-        """The interval of how much more accurate the service is."""
+        """Interval of the service's accuracy minus the offline accuracy."""
         return interval(self.service, self.offline, statistic=lambda a, b: accuracy(a) - accuracy(b))
 
     @cached_property
     def share_difference(self) -> Interval:
-        """The interval of how much greater the service's share of large tokens is."""
+        """Interval of the service's share of large tokens minus the offline share."""
         return interval(self.service, self.offline, self.baselines.large, statistic=_share_difference)
 
     @property
     def same_answers(self) -> int:
-        """How many problems have the same answer by both, or none by both."""
+        """Number of problems with the same answer in both, or with none in both."""
         return sum(ours.answer == theirs.answer for ours, theirs in zip(self.service, self.offline, strict=True))
 
     @property
     def same_tokens(self) -> int:
-        """How many problems have the same number of large tokens by both."""
+        """Number of problems with the same number of large tokens in both."""
         pairs = zip(self.service, self.offline, strict=True)
         return sum(ours.large_tokens == theirs.large_tokens for ours, theirs in pairs)
 
@@ -75,7 +76,7 @@ Comparisons = Mapping[str, Mapping[str, Comparison]]
 
 
 def table(comparisons: Comparisons) -> Iterator[str]:
-    """Write comparisons as a Markdown table."""
+    """Yield the lines of a Markdown table of comparisons."""
     yield (
         "| policy | accuracy | offline | difference, 95 % | large tokens | offline | difference, 95 %"
         " | zero within both | same answers | same tokens |"
@@ -94,7 +95,7 @@ def table(comparisons: Comparisons) -> Iterator[str]:
 
 
 def summary(*, small: Comparison, large: Comparison, parity: Comparison, prefix: str = "") -> dict[str, Any]:
-    """Sum up what the service made of a split."""
+    """Summarise the service's results on a split."""
     values = {
         "small_accuracy": accuracy(small.service),
         "large_accuracy": accuracy(large.service),
@@ -107,10 +108,10 @@ def summary(*, small: Comparison, large: Comparison, parity: Comparison, prefix:
 
 
 def check(comparisons: Comparisons) -> None:
-    """Check that the service does what the simulation does.
+    """Check that the service's results agree with the simulation's.
 
     Raises:
-        ServiceDiffers: Zero lies outside of an interval; the message names each policy where it does.
+        ServiceDiffers: Zero lies outside of an interval; the message names the policies.
     """
     differing = [
         f"{name} on {split} problems"
@@ -120,6 +121,6 @@ def check(comparisons: Comparisons) -> None:
     ]
     if differing:
         raise ServiceDiffers(
-            f"The service's figures are not the simulation's within their intervals ({', '.join(differing)});"
-            " look for what the two do differently, and measure again."
+            f"The service's figures differ from the simulation's by more than their intervals ({', '.join(differing)});"
+            " find the cause and measure again."
         )

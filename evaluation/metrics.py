@@ -1,4 +1,4 @@
-"""Results of a policy on a set of problems, and the metrics of the method that are computed from them (section 4)."""
+"""Results of a policy on a set of problems, and the metrics of the TRIM paper (section 4)."""
 
 from __future__ import annotations
 
@@ -9,43 +9,43 @@ from itertools import pairwise
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What became of one problem under one policy."""
+    """Result of one problem with one policy."""
 
     is_solved: bool
     large_tokens: int
-    """Decoded by the large model."""
+    """Tokens that the large model decoded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baselines:
-    """The results that every policy is compared with; problem i is the same problem in each sequence."""
+    """Results of small-only and large-only; problem i is the same problem in each sequence."""
 
     small: Sequence[Result]
     large: Sequence[Result]
 
     def share(self, results: Sequence[Result]) -> float:
-        """Compute c, the large model's tokens as a share of those that it needs alone.
+        """Compute c, the large tokens as a share of those of large-only.
 
         Raises:
-            ValueError: It needed none alone.
+            ValueError: Large-only spent no tokens.
         """
         if not (alone := mean_large_tokens(self.large)):
-            raise ValueError("the large model alone spent no tokens, so there is nothing to compare with")
+            raise ValueError("large-only spent no tokens, so shares are undefined")
         return mean_large_tokens(results) / alone
 
     def gap_recovered(self, results: Sequence[Result]) -> float:
-        """Compute PGR, the part of the gap between the small and the large model's accuracy that is closed.
+        """Compute PGR, the share of the accuracy gap between small-only and large-only that is closed.
 
         Raises:
-            ValueError: There is no gap.
+            ValueError: Large-only is not more accurate than small-only.
         """
         low, high = accuracy(self.small), accuracy(self.large)
         if high <= low:
-            raise ValueError("the large model solves no more than the small one, so there is no gap to close")
+            raise ValueError("large-only is not more accurate than small-only, so there is no gap to close")
         return (accuracy(results) - low) / (high - low)
 
     def point(self, results: Sequence[Result]) -> Point:
-        """Compute where a policy lies on the plane of cost and quality."""
+        """Compute the policy's point on the plane of cost and quality."""
         return Point(self.share(results), self.gap_recovered(results))
 
     def benefit(self, results: Sequence[Result]) -> float:
@@ -55,11 +55,11 @@ class Baselines:
             ValueError: No large token was spent.
         """
         if not (spent := mean_large_tokens(results)):
-            raise ValueError("no large token was spent, so there is no benefit per token")
+            raise ValueError("no large token was spent, so the benefit per token is undefined")
         return (accuracy(results) - accuracy(self.small)) / spent
 
     def relative_benefit(self, results: Sequence[Result]) -> float:
-        """Compute the relative gain in IBC over the large model alone: PGR / c - 1."""
+        """Compute the relative gain in IBC over large-only: PGR / c - 1."""
         return self.benefit(results) / self.benefit(self.large) - 1
 
 
@@ -77,12 +77,12 @@ def accuracy(results: Sequence[Result]) -> float:
 
 
 def mean_large_tokens(results: Sequence[Result]) -> float:
-    """Compute C, the mean number of large tokens a problem."""
+    """Compute C, the mean number of large tokens per problem."""
     return sum(result.large_tokens for result in results) / len(results)
 
 
 def envelope(points: Sequence[Point]) -> list[Point]:
-    """Compute the upper envelope of points and both baselines: those that no cheaper point equals, by rising cost."""
+    """Return the points, with both baselines, that recover more than every cheaper point, in order of cost."""
     kept: list[Point] = []
     for point in sorted((*points, Point(0.0, 0.0), Point(1.0, 1.0)), key=lambda point: (point.share, -point.recovered)):
         if not kept or point.recovered > kept[-1].recovered:
@@ -91,11 +91,11 @@ def envelope(points: Sequence[Point]) -> list[Point]:
 
 
 def cost_to_recover(points: Sequence[Point], target: float) -> float:
-    """Compute CPT, the least share of large tokens that recovers a part of the gap, linear between policies.
+    """Compute CPT, the minimum share of large tokens that recovers a part of the gap; linear between policies.
 
     Args:
-        points: Where the policies lie.
-        target: The part of the gap to recover, in [0, 1].
+        points: Points of the policies.
+        target: Part of the gap to recover, in [0, 1].
     """
     line = envelope(points)
     for low, high in pairwise(line):
@@ -108,20 +108,20 @@ def cost_to_recover(points: Sequence[Point], target: float) -> float:
 
 
 def area_recovered(points: Sequence[Point]) -> float:
-    """Compute APGR, the mean of the recovered part over all shares of large tokens in [0, 1]."""
+    """Compute APGR, the mean recovered part over all shares of large tokens in [0, 1]."""
     line = [point for point in envelope(points) if point.share <= 1]
     area = sum((high.share - low.share) * (low.recovered + high.recovered) / 2 for low, high in pairwise(line))
     return area + (1 - line[-1].share) * line[-1].recovered
 
 
 def area_under_curve(above: Sequence[float], below: Sequence[float]) -> float:
-    """Compute AUC, the chance that one of `above` is greater than one of `below`, a tie counting half.
+    """Compute AUC, the probability that a value of `above` exceeds a value of `below`; a tie counts half.
 
     Raises:
-        ValueError: One of the two is empty.
+        ValueError: One of them is empty.
     """
     if not above or not below:
-        raise ValueError("an area under the curve needs numbers of both kinds")
+        raise ValueError("the area under the curve needs values of both kinds")
     order = sorted([(value, 0) for value in above] + [(value, 1) for value in below])
     wins, lesser, index = 0.0, 0, 0
     while index < len(order):

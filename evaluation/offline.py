@@ -1,7 +1,7 @@
-"""Solves problems with models in one process: the simulated service on the embedded engine.
+"""Solves problems in one process: the simulated service on the embedded engine.
 
-The engines remember what a model wrote after a prefix, so a whole curve of thresholds costs little more than one
-point.
+The engines remember the steps that a model wrote after each prefix, so a whole curve of thresholds costs little more
+than one point.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from simulation.simulated_service import SimulatedService
 from simulation.workers import Engines
 
 IN_FLIGHT = 64
-"""Number of problems that are solved at the same time, so that the engines have something to batch."""
+"""Number of problems in flight, so that the engines can batch."""
 
 GREEDY = Sampling(temperature=0)
 
 LIMITS = Limits(max_steps=16, max_step_tokens=96)
 
 TIMEOUT_S = 600.0
-"""Seconds for one step, however busy the machine is."""
+"""Timeout of one step in seconds; long, because the machine may be busy."""
 
 
 class Models:
-    """Loaded models. Without a PRM's folder, only policies that read no scores can run."""
+    """Loaded models. Without a PRM, only policies that need no scores can run."""
 
     def __init__(self, small: Path, large: Path, prm: Path | None = None) -> None:
         self._small = RememberingGenerator(EmbeddedGenerator(small))
@@ -63,12 +63,12 @@ class Models:
         Args:
             problems: Question and reference of each.
             policy: The policy.
-            scorer: What scores the drafts; by default the PRM.
-            sampling: How tokens are drawn.
+            scorer: Scorer of the drafts; the default is the PRM.
+            sampling: Sampling of tokens.
 
         Raises:
-            RuntimeError: The policy needs scores, and nothing gives them.
-            EngineDead: A model broke down.
+            RuntimeError: The policy needs scores, and there is no scorer.
+            EngineDead: A model's engine crashed.
         """
         scorer = scorer or self.prm
         if policy.plan.scores and scorer is None:

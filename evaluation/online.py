@@ -1,4 +1,4 @@
-"""Solves problems through the real service: every role is a process, on a separate database."""
+"""Solves problems on the real service: every role is a process, on a separate database."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from stack.scratch import scratch_database
 from stack.solving import solve_with
 
 CHOICES = {"limits": asdict(LIMITS), "sampling": asdict(GREEDY), "step_timeout_s": TIMEOUT_S}
-"""Options of the offline evaluation, as the API takes them."""
+"""Options of the offline evaluation, as the API accepts them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +41,15 @@ class Service:
 
         Args:
             problems: Question and reference of each.
-            policies: As the API takes them, by name.
-            console: Where progress is shown.
+            policies: Policies as the API accepts them, by name.
+            console: Console that shows the progress.
         """
         submitted = [{"question": question, "reference": reference} for question, reference in problems]
         ended = solve_with(policies, submitted, CHOICES, api=self.api, roles=self.roles, console=console)
         for name, batch in ended.items():
             if unsolved := batch["size"] - batch["statuses"].get("succeeded", 0):
-                said = f"{name}: {unsolved} problems ended without a solution; the logs under {STATE}/logs say why."
-                console.print(said, soft_wrap=True, highlight=False)
+                warning = f"{name}: {unsolved} problems ended without a solution; see the logs under {STATE}/logs."
+                console.print(warning, soft_wrap=True, highlight=False)
         return {
             name: [
                 Answered(
@@ -65,10 +65,10 @@ class Service:
 
 @contextmanager
 def running_service(settings: Settings, folders: Mapping[str, Path]) -> Iterator[Service]:
-    """Run the service with given models for as long as the block runs; the caller holds the state folder.
+    """Run the service with given models for the duration of the block; the caller holds the lock of the state folder.
 
-    It uses a temporary database on the embedded Postgres, queues included: these models must not solve what is queued
-    in the database of `make serve`. Servers that the environment names are not used.
+    Database and queues are temporary, on the embedded Postgres: these models must not solve problems that are queued in
+    the database of `make serve`. Servers that the environment names are not used.
 
     Args:
         settings: Settings of this process.

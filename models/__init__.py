@@ -1,1 +1,1 @@
-"""The bundled models, and what made them ready to serve."""
+"""The weights of the bundled models, their model card and the sample problems. No code."""

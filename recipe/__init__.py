@@ -1,1 +1,1 @@
-"""How the bundled models are made: problems with known answers, training, export. Not in the wheel."""
+"""How the bundled models are made and measured: problems with known answers, training, export. Not in the wheel."""

@@ -1,8 +1,8 @@
 """Measures models on held-out problems: `python -m recipe.evaluate [--problems N] [--models FOLDER]`.
 
 Thresholds are chosen on validation problems and reported on test and transfer problems, all solved greedily by the
-simulated service. Then the real service solves the test and transfer problems with the small model alone, the large one
-alone, and the threshold for parity; the figures must agree. The last line is one JSON object.
+simulated service. Then the real service solves the test and transfer problems with small-only, large-only, and the
+threshold for parity; the figures must agree. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -47,21 +47,21 @@ BUNDLED = Path(__file__).parent.parent / "models"
 
 THRESHOLDS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 TARGET = 0.95
-"""Part of the gap between the two models that is to be recovered."""
+"""Part of the gap between the two models to recover."""
 
 REPORTED = {Split.TEST: "", Split.TRANSFER: "transfer_"}
-"""Splits whose figures are reported, with what their names begin with."""
+"""Splits whose figures are reported, with the prefix of their names."""
 
 
 class TooManyProblems(PermanentError):
-    """The service takes fewer problems at once; ask for fewer, or set TRIM_MAX_BATCH_SIZE."""
+    """The service accepts fewer problems in a batch; lower --problems or raise TRIM_MAX_BATCH_SIZE."""
 
     code = "too_many_problems"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """What came out on one split."""
+    """Results on one split."""
 
     stories: Sequence[Story]
     small: Sequence[Answered]
@@ -69,17 +69,17 @@ class Measured:
     curve: Mapping[float, Sequence[Answered]]
     """By threshold."""
     checked: Sequence[Result]
-    """With the exact checker in the PRM's place."""
+    """Results with the exact checker instead of the PRM."""
     auc: float
-    """Of the PRM's scores of the small model's steps, up to its first error in each problem."""
+    """AUC of the PRM's scores of the small model's steps, up to the first error of each problem."""
 
     @property
     def baselines(self) -> Baselines:
-        """Each model alone."""
+        """Results of small-only and large-only."""
         return Baselines(small=self.small, large=self.large)
 
     def difference(self, results: Sequence[Result]) -> Interval:
-        """Compute the interval of how much more accurate some results are than the large model alone, paired."""
+        """Compute the paired interval of the accuracy of results minus that of large-only."""
         return interval(results, self.baselines.large, statistic=lambda a, b: accuracy(a) - accuracy(b))
 
     def cpt(self) -> float:
@@ -114,7 +114,7 @@ def measure(models: Models, split: Split, count: int) -> Measured:
 
 
 def answered(state: State) -> Answered:
-    """Return what became of a problem."""
+    """Return the result of a problem."""
     is_solved = state.verdict is Verdict.CORRECT
     return Answered(is_solved=is_solved, large_tokens=state.ledger.large_out, answer=state.answer)
 
@@ -135,7 +135,7 @@ def _judge(models: Models, story: Story, small: State) -> list[tuple[float, bool
 
 
 def cheapest(measured: Measured, is_good: Callable[[Sequence[Result]], bool]) -> float:
-    """Choose the threshold that is good enough for the fewest large tokens; where none is, the highest."""
+    """Choose the good threshold with the fewest large tokens; the highest threshold if none is good."""
     good = [threshold for threshold, results in measured.curve.items() if is_good(results)]
     return min(
         good,
@@ -145,7 +145,7 @@ def cheapest(measured: Measured, is_good: Callable[[Sequence[Result]], bool]) ->
 
 
 def table(measured: Measured, chosen: Mapping[str, float]) -> Iterator[str]:
-    """Write the whole curve as a Markdown table."""
+    """Yield the lines of a Markdown table of the whole curve."""
     rows = [
         ("small alone", measured.baselines.small),
         *((f"threshold {threshold}", results) for threshold, results in measured.curve.items()),
@@ -168,7 +168,7 @@ def table(measured: Measured, chosen: Mapping[str, float]) -> Iterator[str]:
 
 
 def summary(measured: Measured, parity: float, prefix: str = "") -> dict[str, Any]:
-    """Sum up a split; the threshold for parity was chosen on another."""
+    """Summarise a split; the threshold for parity was chosen on another split."""
     results = measured.curve[parity]
     difference = measured.difference(results)
     values = {
@@ -185,9 +185,9 @@ def summary(measured: Measured, parity: float, prefix: str = "") -> dict[str, An
 
 
 def main() -> None:
-    """Measure and print."""
+    """Parse the arguments, measure, and print."""
     parser = argparse.ArgumentParser(prog="python -m recipe.evaluate", description="Measure models.")
-    parser.add_argument("--problems", type=int, default=500, help="problems of each split (default: %(default)s)")
+    parser.add_argument("--problems", type=int, default=500, help="problems per split (default: %(default)s)")
     parser.add_argument(
         "--models", type=Path, default=BUNDLED, help="folder of small, large and prm (default: bundled)"
     )
@@ -204,17 +204,17 @@ def evaluate(settings: Settings, models: Path, count: int) -> None:
     """Measure offline, then through the service, and print both.
 
     Raises:
-        TooManyProblems: They are more than the service takes at once.
-        ServiceDiffers: The two do not agree; all figures are printed.
+        TooManyProblems: The service accepts fewer problems in a batch.
+        ServiceDiffers: The figures do not agree; all of them are printed.
     """
     if count > settings.max_batch_size:
-        said = f"The service takes at most {settings.max_batch_size} problems at once"
-        raise TooManyProblems(f"{said}; ask for fewer, or set TRIM_MAX_BATCH_SIZE.")
+        refusal = f"The service accepts at most {settings.max_batch_size} problems in a batch"
+        raise TooManyProblems(f"{refusal}; lower --problems or raise TRIM_MAX_BATCH_SIZE.")
     folders = {name: models / name for name in ("small", "large", "prm")}
     totals: dict[str, Any] = {}
     reported: dict[Split, Measured] = {}
     with Models(**folders) as loaded:
-        print(f"Measuring on {count} problems of each split, greedily.", flush=True)
+        print(f"Measuring {count} problems per split, greedily.", flush=True)
         validation = measure(loaded, Split.VALIDATION, count)
         chosen = {
             "95 % of the gap": cheapest(validation, lambda it: validation.baselines.point(it).recovered >= TARGET),
@@ -228,7 +228,7 @@ def evaluate(settings: Settings, models: Path, count: int) -> None:
             totals |= summary(measured, parity, prefix)
     totals["threshold_at_parity"] = parity
     compared = compare(settings, folders, reported, parity)
-    print("\n## The same through the service\n", *comparison.table(compared), sep="\n", flush=True)
+    print("\n## The same on the real service\n", *comparison.table(compared), sep="\n", flush=True)
     for split, prefix in REPORTED.items():
         small, large, routed = compared[split].values()
         totals |= comparison.summary(small=small, large=large, parity=routed, prefix=prefix)
@@ -239,7 +239,7 @@ def evaluate(settings: Settings, models: Path, count: int) -> None:
 def compare(
     settings: Settings, folders: Mapping[str, Path], reported: Mapping[Split, Measured], parity: float
 ) -> Comparisons:
-    """Have the service solve the problems of splits with three policies; return each beside the offline results."""
+    """Solve the problems of splits on the service with three policies; compare each with the offline results."""
     at_parity = f"threshold {parity}"
     policies: dict[str, dict[str, Any]] = {
         "small alone": {"name": "small-only"},
@@ -250,7 +250,7 @@ def compare(
     compared: dict[str, dict[str, Comparison]] = {}
     with running_service(settings, folders) as service:
         for split, measured in reported.items():
-            console.print(f"Solving {len(measured.stories)} {split} problems through {service.api.address}")
+            console.print(f"Solving {len(measured.stories)} {split} problems at {service.api.address}")
             solved = service.solve(problems_of(measured.stories), policies, console)
             offline = {"small alone": measured.small, "large alone": measured.large, at_parity: measured.curve[parity]}
             compared[split] = {

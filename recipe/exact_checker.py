@@ -1,4 +1,4 @@
-"""A scorer that knows the solution: what a perfect PRM would say."""
+"""A scorer that knows the solution, as a perfect PRM would."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from shared.engines.port import Meter, Scores, ScoringRequest
 
 
 class ExactChecker:
-    """Scores the first wrong step with 0, and every other one with 1."""
+    """Scores the first wrong step 0, and every other step 1."""
 
     model_id = "exact-checker"
 
-    def score(self, request: ScoringRequest, cancellation: Cancellation, meter: Meter) -> Scores:  # noqa: ARG002 - it uses nothing
+    def score(self, request: ScoringRequest, cancellation: Cancellation, meter: Meter) -> Scores:  # noqa: ARG002 - nothing is metered
         """Compare the newest steps with the solution."""
         cancellation.raise_if_cancelled()
         expected, steps = parse(request.question).steps, request.steps

@@ -1,1 +1,1 @@
-"""What the services share: the contract, the pure core, and the adapters to database, broker and engines."""
+"""Code that the processes share: values, messages, state machine, policies, adapters to database, broker and models."""

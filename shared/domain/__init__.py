@@ -1,1 +1,1 @@
-"""The pure core: values and the state machine of a problem. No I/O, no clock, no randomness."""
+"""Values by noun (steps, drafts, decisions, ledger, status, ...) and the rules for a solution's text. All pure."""

@@ -1,1 +1,1 @@
-"""Engines that write and score steps: one port (`port.py`), one adapter a module."""
+"""Engines that write and score steps: the port (`port.py`), its adapters, and the formats of prompts and PRMs."""

@@ -1,1 +1,1 @@
-"""Routing policies: pure, total, deterministic functions of an observation. One family a module."""
+"""Routing policies: pure, total, deterministic functions of an observation. One module per family."""

@@ -1,1 +1,1 @@
-"""Models in this process's own vLLM engine: continuous batching of all task threads' calls, with a prefix cache."""
+"""The vllm engine: models on vLLM in this process, with continuous batching of all calls and a prefix cache."""

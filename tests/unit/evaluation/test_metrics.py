@@ -52,7 +52,7 @@ def test_metrics_that_nothing_can_be_divided_for_are_refused() -> None:
         Baselines(small=BASE.large, large=BASE.small).gap_recovered(BASE.small)
     with pytest.raises(ValueError, match="spent no tokens"):
         Baselines(small=BASE.small, large=BASE.small).share(BASE.large)
-    with pytest.raises(ValueError, match="no benefit"):
+    with pytest.raises(ValueError, match="benefit per token is undefined"):
         BASE.benefit(BASE.small)
 
 
