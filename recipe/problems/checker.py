@@ -15,7 +15,7 @@ class Label(StrEnum):
     RIGHT = "right"
     FIRST_ERROR = "first_error"
     WRONG = "wrong"
-    """It follows an error, so it solves another problem, whatever its text."""
+    """The step follows an error, so it solves another problem, whatever its text."""
 
 
 def label(question: str, steps: Sequence[str]) -> list[Label]:

@@ -132,7 +132,7 @@ def _script(folder: Path) -> Path:
 
 
 def _blank_model(folder: Path, *, has_graph: bool) -> Path:
-    """Make a model that writes a blank line, whatever stands before it."""
+    """Make a model that writes a blank line after any text."""
     blank = folder / "blank"
     shutil.copytree(MODELS / "small", blank, dirs_exist_ok=True)
     config = json.loads((blank / "config.json").read_text()) | {"tie_word_embeddings": False}

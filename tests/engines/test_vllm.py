@@ -154,7 +154,7 @@ def test_the_prm_computes_a_new_step_and_the_last_block_at_most(engine: Engine) 
 
 @on_vllm
 def test_a_verdict_is_read_as_the_models_next_token(engine: Engine) -> None:
-    """The number of the step that follows stands in for a verdict: "2" says good, "3" says bad."""
+    """The number of the next step serves as a verdict: "2" is good, "3" is bad."""
     assert isinstance(engine.large, VllmGenerator)
     model, story = engine.large._model, STORIES[0]
     (good,), (bad,) = model.encode("2"), model.encode("3")
@@ -246,7 +246,7 @@ def lone() -> Iterator[VllmGenerator]:
         yield generator
 
 
-def test_an_engine_that_dies_leaves_nobody_waiting(lone: VllmGenerator) -> None:
+def test_an_engine_that_dies_ends_all_its_calls(lone: VllmGenerator) -> None:
     process = psutil.Process(*_newest())
     process.suspend()  # or a fast engine has answered before it dies
     with ThreadPoolExecutor(1) as pool:
@@ -333,17 +333,17 @@ def test_a_worker_that_is_killed_takes_its_engine_with_it(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "sentence"),
     [
         ("config.json", "lacks config.json"),
         ("tokenizer.json", "lacks tokenizer.json"),
         ("model.safetensors", "lacks weights"),
     ],
 )
-def test_a_missing_file_is_reported_with_the_setting(tmp_path: Path, name: str, says: str) -> None:
+def test_a_missing_file_is_reported_with_the_setting(tmp_path: Path, name: str, sentence: str) -> None:
     folder = folder_copy(MODELS / "small", tmp_path)
     (folder / name).unlink()
-    with pytest.raises(ModelUnusable, match=f"{says}.*TRIM_SMALL_MODEL"):
+    with pytest.raises(ModelUnusable, match=f"{sentence}.*TRIM_SMALL_MODEL"):
         make_generator(settings(small_model=str(folder)), Author.SMALL)
 
 
@@ -363,15 +363,15 @@ def test_weights_that_are_cut_short_are_reported_with_the_setting(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "sentence"),
     [
         ({"small_model": "/no/such/model"}, r"no/such/model.*TRIM_SMALL_MODEL"),
         ({"vllm_args": {"max_modl_len": 7}}, "TRIM_VLLM_ARGS"),
         ({"vllm_args": {**ARGUMENTS, "max_model_len": 10**6}}, "TRIM_VLLM_ARGS"),
     ],
 )
-def test_arguments_that_vllm_rejects_are_reported_with_the_setting(changes: dict[str, object], says: str) -> None:
-    with pytest.raises(ModelUnusable, match=says):
+def test_arguments_that_vllm_rejects_are_reported_with_the_setting(changes: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ModelUnusable, match=sentence):
         make_generator(settings(**changes), Author.SMALL)
 
 

@@ -1,4 +1,4 @@
-"""A server goes away in the middle of the work and comes back: nothing is lost, nothing is buried, nobody restarts."""
+"""A server becomes unreachable during work and returns: nothing is lost, dead-lettered or restarted."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def check_solved(deployment: Deployment, ids: list[str]) -> None:
 
 
 @pytest.mark.parametrize("lookahead", [0, 4])
-def test_a_broker_that_goes_away(tmp_path: Path, database_url: str, broker_url: str, lookahead: int) -> None:
+def test_problems_are_solved_after_an_outage_of_the_broker(
+    tmp_path: Path, database_url: str, broker_url: str, lookahead: int
+) -> None:
     with (
         Proxy(broker_url) as proxy,
         deployed(
@@ -59,7 +61,9 @@ def test_a_broker_that_goes_away(tmp_path: Path, database_url: str, broker_url: 
         check_solved(deployment, ids)
 
 
-def test_a_database_that_goes_away(tmp_path: Path, database_url: str, rabbitmq_server: str) -> None:
+def test_problems_are_solved_after_an_outage_of_the_database(
+    tmp_path: Path, database_url: str, rabbitmq_server: str
+) -> None:
     with (
         Proxy(database_url) as proxy,
         deployed(tmp_path, database_url=proxy.url, broker_url=rabbitmq_server, script=SCRIPT) as running,
@@ -74,7 +78,9 @@ def test_a_database_that_goes_away(tmp_path: Path, database_url: str, rabbitmq_s
         assert deployment.log("orchestrator").count("orchestrator_started") == 1
 
 
-def test_a_database_that_is_also_the_broker_goes_away(tmp_path: Path, database_url: str) -> None:
+def test_problems_are_solved_after_an_outage_of_a_database_that_is_also_the_broker(
+    tmp_path: Path, database_url: str
+) -> None:
     with (
         Proxy(database_url) as proxy,
         deployed(

@@ -143,7 +143,7 @@ def test_a_limit_ends_a_solution_with_its_reason(deployment: Deployment) -> None
     assert solve(deployment, "What?", limits={"max_tokens": 12})["stop_reason"] == "token_limit"
 
 
-def test_a_cancelled_problem_ends_with_what_it_has(deployment: Deployment) -> None:
+def test_a_cancelled_problem_keeps_its_steps(deployment: Deployment) -> None:
     [problem_id] = deployment.submit_all([{"question": "Slow?"}], lookahead=4)
     deployment.until(lambda: deployment.trajectory(problem_id))
     deployment.api.cancel(problem_id)

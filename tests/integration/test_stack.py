@@ -126,8 +126,8 @@ def test_a_measurement_that_is_stopped_leaves_nothing_behind(folder: Path, envir
     assert process.stdout is not None
     assert any(line.startswith("Solving") for line in process.stdout), "it ended before it used the service"
     process.terminate()
-    _, said = process.communicate(timeout=60)
-    assert (process.returncode, said) == (130, "evaluate-models: Stopped before the end; nothing is left behind.\n")
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "evaluate-models: Stopped before the end; nothing is left behind.\n")
     assert left_running(folder) == []
     with EmbeddedPostgres(folder / ".state" / "postgres") as url, psycopg.connect(url) as connection:
         databases = {name for (name,) in connection.execute("SELECT datname FROM pg_database")}

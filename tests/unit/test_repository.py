@@ -182,7 +182,7 @@ def test_a_function_is_measured_from_its_def_to_its_last_line(before: str, lines
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> frozenset[str]:
-    """Build the wheel in a copy, since setuptools writes beside the sources; return the names of its files."""
+    """Build the wheel in a copy, because setuptools writes into the source folder; return the names of its files."""
     folder = tmp_path_factory.mktemp("wheel") / "copy"
     shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "dist"))
     build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"

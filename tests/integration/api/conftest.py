@@ -35,7 +35,7 @@ def api(app: FastAPI) -> TestClient:
 
 @pytest.fixture
 def dead_api() -> Iterator[TestClient]:
-    """The API of a database that nobody serves."""
+    """The API with an unreachable database."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"postgresql://postgres@127.0.0.1:{taken.getsockname()[1]}/trim"

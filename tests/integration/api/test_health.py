@@ -36,10 +36,10 @@ def test_policies_come_with_the_schema_of_their_parameters(api: TestClient) -> N
 def test_readiness_names_every_part_and_its_heartbeats(postgres_server: str) -> None:
     with scratch_database(postgres_server) as url, closing(Database(url)) as database:
         api = TestClient(create_app(SETTINGS, database))
-        nobody = api.get("/health/ready")
-        assert nobody.status_code == 200, "submissions are accepted without workers"
-        assert nobody.json()["status"] == "degraded"
-        assert nobody.json()["down"] == ["orchestrator", "broker", "small", "large", "prm"]
+        without_roles = api.get("/health/ready")
+        assert without_roles.status_code == 200, "submissions are accepted without workers"
+        assert without_roles.json()["status"] == "degraded"
+        assert without_roles.json()["down"] == ["orchestrator", "broker", "small", "large", "prm"]
         submit(api)
 
         now = datetime.now(UTC)

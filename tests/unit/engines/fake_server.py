@@ -145,11 +145,11 @@ def events(*chunks: Any) -> bytes:
 def chunks_of(text: str, *, tokens: int = 5, finish: str = "stop", chat: bool = False, **choice: Any) -> list[Any]:
     half = len(text) // 2
     pieces = [text[:half], text[half:]]
-    said = [{"delta": {"content": piece}} if chat else {"text": piece} for piece in pieces]
+    choices = [{"delta": {"content": piece}} if chat else {"text": piece} for piece in pieces]
     usage = {"prompt_tokens": 40, "completion_tokens": tokens, "prompt_tokens_details": {"cached_tokens": 32}}
     return [
-        {"choices": [{**said[0], "finish_reason": None}], "usage": None},
-        {"choices": [{**said[1], "finish_reason": finish, **choice}]},
+        {"choices": [{**choices[0], "finish_reason": None}], "usage": None},
+        {"choices": [{**choices[1], "finish_reason": finish, **choice}]},
         {"choices": [], "usage": usage},
     ]
 

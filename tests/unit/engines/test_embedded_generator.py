@@ -242,9 +242,7 @@ def test_closing_the_engine_stops_calls_that_run(lone: EmbeddedGenerator, monkey
     lone.close()
 
 
-def test_an_engine_that_breaks_down_leaves_nobody_waiting(
-    lone: EmbeddedGenerator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_engine_that_crashes_ends_all_its_calls(lone: EmbeddedGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(**arguments: Any) -> None:
         raise MemoryError
 
@@ -296,7 +294,7 @@ def test_the_cache_forgets_the_problem_that_was_unused_for_longest() -> None:
     assert [cache.longest_prefix(problem_id, [1]) is not None for problem_id in (a, b, c)] == [True, False, True]
 
 
-def test_the_cache_gives_what_two_sequences_have_in_common() -> None:
+def test_the_cache_returns_the_common_prefix_of_two_sequences() -> None:
     cache = PrefixCache(max_tokens=9)
     problem_id = uuid4()
     cache.store(problem_id, [1, 2, 3], np.arange(3, dtype=np.float32).reshape(1, 1, 1, 3, 1))

@@ -20,7 +20,7 @@ Call = Callable[[EventLoop, "Work", Cancellation], None]
 
 
 class Work:
-    """Coroutines that wait for ever, and report their start and their cancellation."""
+    """Coroutines that never finish, and report their start and their cancellation."""
 
     def __init__(self) -> None:
         self.begun, self.cancelled = threading.Event(), threading.Event()

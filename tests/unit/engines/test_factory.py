@@ -18,10 +18,10 @@ def test_a_missing_engine_is_reported_with_the_extra_to_install(engine: str, mon
     for name in ("numpy", "tokenizers", "safetensors", "httpx2"):
         monkeypatch.setitem(sys.modules, name, None)
     settings = Settings(engine=engine)  # type: ignore[arg-type]
-    says = rf"TRIM_ENGINE={engine} needs \w+, which is not installed.*\[worker,{engine}\]"
-    with pytest.raises(UnusableSetting, match=says):
+    sentence = rf"TRIM_ENGINE={engine} needs \w+, which is not installed.*\[worker,{engine}\]"
+    with pytest.raises(UnusableSetting, match=sentence):
         make_generator(settings, Author.SMALL)
-    with pytest.raises(UnusableSetting, match=says):
+    with pytest.raises(UnusableSetting, match=sentence):
         make_scorer(settings)
 
 

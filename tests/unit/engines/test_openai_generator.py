@@ -174,8 +174,8 @@ def test_a_blank_line_in_a_fence_ends_no_step(fake: FakeServer) -> None:
 
 def test_a_step_without_words_is_requested_again(fake: FakeServer) -> None:
     fake.replies(step("", tokens=1), step("One", tokens=4))
-    [said] = write(fake, make_request())
-    assert (said.text, said.tokens, said.prompt_tokens) == ("One", 5, 80)
+    [written] = write(fake, make_request())
+    assert (written.text, written.tokens, written.prompt_tokens) == ("One", 5, 80)
     assert prompts(fake)[1] == PROMPT + "\n\n"
 
 

@@ -137,7 +137,7 @@ def test_a_request_that_a_server_accepted_is_not_retried(fake: FakeServer, troub
 
 
 @pytest.mark.parametrize(
-    ("status", "said", "error", "sentence"),
+    ("status", "message", "error", "sentence"),
     [
         (401, "no", AccessDenied, "TRIM_OPENAI_API_KEY"),
         (403, "no", AccessDenied, "TRIM_OPENAI_API_KEY"),
@@ -156,9 +156,9 @@ def test_a_request_that_a_server_accepted_is_not_retried(fake: FakeServer, troub
     ],
 )
 def test_a_refusal_names_what_to_change(
-    fake: FakeServer, status: int, said: str, error: type[TrimError], sentence: str
+    fake: FakeServer, status: int, message: str, error: type[TrimError], sentence: str
 ) -> None:
-    fake.replies(answer(status, {"error": {"message": f"{said} {KEY} {QUESTION}"}}))
+    fake.replies(answer(status, {"error": {"message": f"{message} {KEY} {QUESTION}"}}))
     with engine_at(fake.url) as engine, pytest.raises(error, match=sentence) as caught:
         write(engine)
     assert not caught.value.retryable

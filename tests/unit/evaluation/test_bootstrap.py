@@ -16,13 +16,13 @@ def test_the_interval_of_an_accuracy_is_that_of_a_proportion() -> None:
     assert found.high == pytest.approx(0.6 + 1.96 * 0.049, abs=0.02)
 
 
-def test_the_same_seed_gives_the_same_interval_and_another_one_a_like_one() -> None:
+def test_the_same_seed_gives_the_same_interval_and_another_a_similar_one() -> None:
     first, again, other = (interval(results(6, 4), statistic=accuracy, seed=seed) for seed in (1, 1, 2))
     assert first == again
     assert abs(first.low - other.low) < 0.15
 
 
-def test_policies_are_paired_so_that_what_they_share_is_no_doubt() -> None:
+def test_pairing_removes_the_variance_that_policies_share() -> None:
     ours, theirs = results(61, 39), results(60, 40)
     found = interval(ours, theirs, statistic=lambda a, b: accuracy(a) - accuracy(b))
     assert found.holds(0.01)

@@ -28,14 +28,14 @@ def compared(service: list[Answered], offline: list[Answered]) -> Comparison:
     return Comparison(service=service, offline=offline, baselines=BASELINES)
 
 
-def test_the_same_results_differ_by_nothing_for_certain() -> None:
+def test_equal_results_have_an_interval_of_zero() -> None:
     found = compared(results(right=30, tokens=50), results(right=30, tokens=50))
     assert found.accuracy_difference == found.share_difference == Interval(0.0, 0.0)
     assert found.is_same
     assert found.same_answers == PROBLEMS
 
 
-def test_differences_are_the_services_over_the_offline_loops() -> None:
+def test_differences_are_service_minus_offline() -> None:
     found = compared(results(right=40, tokens=60), results(right=20, tokens=50))
     assert found.accuracy_difference.holds(0.5)
     assert found.accuracy_difference.low > 0
@@ -53,14 +53,14 @@ def test_one_problem_more_or_less_is_within_the_interval_and_one_token_more_of_e
     assert (costlier.same_answers, costlier.same_tokens) == (PROBLEMS, 0)
 
 
-def test_answers_that_differ_are_counted_though_both_are_wrong() -> None:
+def test_different_answers_are_counted_even_if_both_are_wrong() -> None:
     wrong = [Answered(is_solved=False, large_tokens=0, answer=str(index)) for index in range(PROBLEMS)]
     found = compared(wrong, results(right=0))
     assert found.is_same
     assert found.same_answers == 0
 
 
-def test_the_large_model_alone_has_a_share_by_the_service_too() -> None:
+def test_large_only_has_a_share_on_the_service_too() -> None:
     large = compared(results(right=40, tokens=210), results(right=40, tokens=200))
     assert large.share_difference.low == pytest.approx(0.05)
     small, routed = (
@@ -85,7 +85,7 @@ def test_the_table_shows_for_each_policy_whether_zero_is_within() -> None:
     assert second.endswith("| no | 10 of 40 | 40 of 40 |")
 
 
-def test_what_differs_is_named_in_one_sentence() -> None:
+def test_differing_policies_are_named_in_one_sentence() -> None:
     same, other = compared(results(right=10), results(right=10)), compared(results(right=40), results(right=10))
     check({"test": {"small alone": same}})
     with pytest.raises(ServiceDiffers, match=r"\(large alone on transfer problems\)"):

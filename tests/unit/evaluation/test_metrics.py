@@ -40,14 +40,14 @@ def test_a_policy_is_placed_by_its_tokens_and_by_the_gap_that_it_closes() -> Non
     assert BASE.point(routed) == Point(0.2, pytest.approx(0.8))  # type: ignore[arg-type]
 
 
-def test_benefit_is_accuracy_gained_a_large_token_and_its_gain_is_recovery_over_share() -> None:
+def test_benefit_is_accuracy_gained_per_large_token_and_its_gain_is_recovery_over_share() -> None:
     routed = results("++++++----", [50, 0, 0, 0, 0, 0, 0, 0, 0, 150])
     assert BASE.benefit(routed) == pytest.approx(0.4 / 20)
     assert BASE.relative_benefit(routed) == pytest.approx(0.8 / 0.2 - 1)
     assert BASE.relative_benefit(BASE.large) == 0
 
 
-def test_metrics_that_nothing_can_be_divided_for_are_refused() -> None:
+def test_metrics_with_a_zero_denominator_are_refused() -> None:
     with pytest.raises(ValueError, match="no gap"):
         Baselines(small=BASE.large, large=BASE.small).gap_recovered(BASE.small)
     with pytest.raises(ValueError, match="spent no tokens"):
@@ -68,7 +68,7 @@ def test_without_policies_the_cost_lies_on_the_line_between_the_baselines() -> N
     assert cost_to_recover([], 0.0) == 0.0
 
 
-def test_a_policy_that_is_worse_and_dearer_than_another_changes_nothing() -> None:
+def test_a_dominated_policy_changes_nothing() -> None:
     good = Point(0.1, 0.9)
     assert envelope([good, Point(0.3, 0.7), Point(0.1, 0.5)]) == [Point(0, 0), good, Point(1, 1)]
 

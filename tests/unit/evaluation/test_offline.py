@@ -46,7 +46,7 @@ def test_thresholds_at_the_ends_give_the_solutions_of_each_model_alone(models: M
     assert all(state.ledger.large_out == sum(step.tokens for step in state.steps) for state in large)
 
 
-def test_what_was_written_and_scored_is_remembered(models: Models) -> None:
+def test_written_steps_and_scores_are_remembered(models: Models) -> None:
     first = models.solve(PROBLEMS, Threshold(threshold=0.5))
     engines = [models._small._engine, models._large._engine]
     runs = [engine._model.runs for engine in engines]  # type: ignore[attr-defined]

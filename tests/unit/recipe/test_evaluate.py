@@ -62,9 +62,9 @@ def test_a_service_that_differs_is_reported_in_one_sentence_after_all_figures(
     monkeypatch.setattr(evaluate, "compare", compare)
     assert ended(monkeypatch, "--problems", "3", "--models", str(BUNDLED)) == 1
     printed = capsys.readouterr()
-    [said] = printed.err.splitlines()
-    assert said.startswith("evaluate-models: The service's figures are not the simulation's")
-    assert "(large alone on test problems, large alone on transfer problems)" in said
+    [sentence] = printed.err.splitlines()
+    assert sentence.startswith("evaluate-models: The service's figures differ from the simulation's")
+    assert "(large alone on test problems, large alone on transfer problems)" in sentence
     figures = json.loads(printed.out.splitlines()[-1])
     assert figures["service_small_accuracy"] == figures["small_accuracy"]
     assert figures["service_large_share_large_alone"] > 1
@@ -81,15 +81,15 @@ def test_a_running_stack_is_reported_before_anything_is_measured(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [(["--problems", "1001"], "at most 1000 problems"), (["--models", "nowhere"], "nowhere")],
 )
 def test_an_impossible_measurement_is_reported_in_one_sentence(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
 ) -> None:
     assert ended(monkeypatch, *arguments) == 2
     [sentence] = capsys.readouterr().err.splitlines()
-    assert said in sentence
+    assert expected in sentence
 
 
 def test_the_highest_threshold_is_chosen_if_none_is_good_enough(measured: Measured) -> None:

@@ -141,7 +141,7 @@ def test_a_question_with_one_changed_character_is_another_problem_or_none(story:
         "Mia has 6 beads. 1) Tom has 3 more beads than Mia. How many beads does Mia have now?",
     ],
 )
-def test_what_no_family_tells_is_refused(question: str) -> None:
+def test_a_question_of_no_family_is_refused(question: str) -> None:
     with pytest.raises(NotAProblem):
         parse(question)
 
@@ -152,7 +152,7 @@ def test_the_same_seed_draws_the_same_problems_and_another_one_others() -> None:
     assert not set(first) & set(other)
 
 
-def test_the_first_problems_are_those_that_they_have_always_been() -> None:
+def test_the_first_problems_never_change() -> None:
     # The sample, the figures of the model card and the trained models hang on it.
     assert next(draw(Split.TEST)).question == FIRST_TEST_QUESTION
 

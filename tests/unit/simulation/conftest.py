@@ -1,4 +1,4 @@
-"""Simulated services log as real ones do; here nobody reads it."""
+"""Simulated services log like real ones; tests discard these logs."""
 
 from __future__ import annotations
 

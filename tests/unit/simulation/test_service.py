@@ -68,7 +68,7 @@ def test_threads_give_the_solutions_of_a_run_step_by_step(lookahead: int) -> Non
 
 
 @pytest.mark.parametrize("threads", [0, 2])
-def test_an_engine_that_breaks_down_ends_a_run(threads: int) -> None:
+def test_an_engine_that_crashes_ends_a_run(threads: int) -> None:
     world = World()
     small = WorldGenerator(world, Author.SMALL)
     service = SimulatedService(Engines(small=small, large=WorldGenerator(world, Author.LARGE), prm=None))
@@ -244,7 +244,7 @@ def test_a_problem_that_an_orchestrator_cannot_read_fails_and_stops_no_other() -
     assert service.state(good).status is Status.SUCCEEDED
 
 
-def test_a_message_for_no_problem_is_buried() -> None:
+def test_a_message_for_an_unknown_problem_is_a_dead_letter() -> None:
     service = DisturbedService(World())
     forged = WorkFailed(
         id=derive_id("forged"), problem_id=UUID(int=99), epoch=0, role=WorkerRole.SMALL, request_number=0, code="x",
