@@ -23,8 +23,8 @@ from shared.errors import PermanentError
 MAX_PREFIX_BYTES = 1 << 20
 """Size of question and steps, in bytes of UTF-8, at which a solution ends: a further command could not carry them.
 
-A message holds them at most twice (a prefix and the drafts that follow it), and one step more. Brokers take larger
-messages: RabbitMQ 4 up to 16 MiB by default.
+The drafts of a message count as well, so a message holds this much and at most one step more. Encoded as JSON it is up
+to six times as large (control characters). RabbitMQ 4 takes up to 16 MiB by default.
 """
 
 _NAMESPACE = UUID("6c1d2c52-5f39-5d6c-9a5f-0d2b8a7f6e11")
@@ -52,14 +52,14 @@ def _check_scoring(scoring: Scoring) -> Scoring:
     return scoring
 
 
-def _check_unfinished(work: UnfinishedWork | None) -> UnfinishedWork | None:
-    if work is not None and min(work.tokens, work.input_tokens) < 0:
+def _check_unfinished(work: UnfinishedWork) -> UnfinishedWork:
+    if min(work.tokens, work.estimated_tokens, work.input_tokens) < 0:
         raise ValueError("unfinished work has a negative count")
     return work
 
 
 Drafts = Annotated[tuple[Draft, ...], Field(min_length=1), AfterValidator(_check_drafts)]
-Unfinished = Annotated[UnfinishedWork | None, AfterValidator(_check_unfinished)]
+Unfinished = Annotated[UnfinishedWork, AfterValidator(_check_unfinished)]
 
 
 class UndecodableMessage(PermanentError):
@@ -176,7 +176,7 @@ class WorkFailed(_ProblemMessage):
     worker: str
     drafts: Annotated[tuple[Draft, ...], AfterValidator(_check_drafts)] = ()
     """Drafts that were to be scored: no other event reports their cost."""
-    unfinished: Unfinished = None
+    unfinished: Unfinished | None = None
     """Work past the last finished step."""
 
 

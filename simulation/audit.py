@@ -117,8 +117,11 @@ def _spent(item: Item) -> dict[str, int]:
     if isinstance(item, Scoring):
         return {"prm_tokens": item.tokens, "prm_calls": 1}
     exact = "prm_tokens" if item.role is WorkerRole.PRM else item.role
-    column = f"{item.role}_estimated" if item.is_estimated else exact
-    spent = {column: item.tokens, f"{item.role}_calls": int(item.opens_call)}
+    spent = {
+        exact: item.tokens,
+        f"{item.role}_estimated": item.estimated_tokens,
+        f"{item.role}_calls": int(item.opens_call),
+    }
     return spent if item.role is WorkerRole.PRM else spent | {f"{item.role}_in": item.input_tokens}
 
 

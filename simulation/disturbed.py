@@ -106,5 +106,5 @@ def _reported(command: RunningCommand) -> tuple[int, int]:
         items |= items_of(message)
     if isinstance(command.command, ScoreSteps):
         items = {identity: item for identity, item in items.items() if not isinstance(item, Draft)}
-    estimated = [each.tokens for each in items.values() if isinstance(each, UnfinishedWork) and each.is_estimated]
-    return sum(each.tokens for each in items.values()) - sum(estimated), sum(estimated)
+    unfinished = [each for each in items.values() if isinstance(each, UnfinishedWork)]
+    return sum(each.tokens for each in items.values()), sum(each.estimated_tokens for each in unfinished)

@@ -109,12 +109,12 @@ class _WorldEngine:
         """Raise if the call is to stop in the middle of a step of so many tokens."""
         fault = Cancelled() if cancellation.is_cancelled else self._fault
         if fault is not None:
-            meter.tokens = tokens // 2
-            meter.is_estimated = self.world.number("estimate", *key) < self.world.estimates
-            if meter.is_estimated:
-                self.used_estimated += meter.tokens
+            if self.world.number("estimate", *key) < self.world.estimates:
+                meter.estimated_tokens = tokens // 2
             else:
-                self.used += meter.tokens
+                meter.tokens = tokens // 2
+            self.used += meter.tokens
+            self.used_estimated += meter.estimated_tokens
             raise fault
 
 

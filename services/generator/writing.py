@@ -35,12 +35,12 @@ class Writing:
         """What the engine used for the step that it did not finish."""
         meter = self._meter
         input_tokens = max(0, meter.prompt_tokens - meter.cached_tokens)
-        if not meter.tokens and not input_tokens:
+        if not meter.tokens and not meter.estimated_tokens and not input_tokens:
             return None
         return UnfinishedWork(
             role=WorkerRole(self._command.author),
-            tokens=meter.tokens,
-            is_estimated=meter.is_estimated,
+            tokens=max(0, meter.tokens),
+            estimated_tokens=max(0, meter.estimated_tokens),
             input_tokens=input_tokens,
             opens_call=not self._drafts,
         )

@@ -11,6 +11,8 @@ from uuid import UUID
 from services.orchestrator.policy_cache import policy_of
 from shared.bus.consumer import Delivery
 from shared.bus.topology import DELIVERY_LIMIT, EVENTS, QUEUES, DeadLetter
+from shared.domain.decisions import Decider, Decision, Observation, PolicyVersion
+from shared.domain.status import Status
 from shared.errors import PermanentError, RetryableError
 from shared.log import get_logger
 from shared.machine.commands import next_commands
@@ -86,17 +88,10 @@ def apply_deliveries(store: Store, deliveries: Sequence[Delivery], *, now: datet
 
 def apply_controls(transaction: Transaction, controls: Controls, *, now: datetime) -> list[Outgoing]:
     """Apply control events in an open transaction; return what to publish once it has committed."""
-    changes: list[Change] = []
-    for problem_id, locked in transaction.lock(controls).items():
-        try:
-            policy = _policy(locked)
-        except Unreadable as error:
-            changes.append(Change(locked, _give_up(locked, error, now=now)))
-            continue
-        state = locked.state
-        for event in controls[problem_id]:
-            state = apply(state, event, policy=policy, now=now)
-        changes.append(Change(locked, state))
+    problems = transaction.lock(controls)
+    changes = [
+        Change(locked, _apply_events(locked, controls[problem_id], now=now)) for problem_id, locked in problems.items()
+    ]
     return _commit(transaction, changes)
 
 
@@ -135,24 +130,36 @@ def _apply_together(store: Store, heard: Sequence[_Heard], *, now: datetime) -> 
             if locked is None:
                 outgoing += [_bury(delivery, "there is no such problem") for delivery, _ in events]
                 continue
-            try:
-                state, redelivered = _apply_events(locked, events, now=now)
-            except Unreadable as error:
-                outgoing += [_bury(delivery, "its problem cannot be read") for delivery, _ in events]
-                state, redelivered = _give_up(locked, error, now=now), False
-            changes.append(Change(locked, state, is_redelivered=redelivered))
+            is_redelivered = any(delivery.is_redelivered for delivery, _ in events)
+            state = _apply_events(locked, [event for _, event in events], now=now)
+            changes.append(Change(locked, state, is_redelivered=is_redelivered))
         return outgoing + _commit(transaction, changes)
 
 
-def _apply_events(
-    locked: LockedProblem, events: Sequence[tuple[Delivery, ProblemEvent]], *, now: datetime
-) -> tuple[State, bool]:
-    """Apply a problem's events; return its state, and whether one of them was redelivered."""
-    policy = _policy(locked)
-    state = locked.state
-    for _, event in events:
+def _apply_events(locked: LockedProblem, events: Sequence[ProblemEvent | ControlEvent], *, now: datetime) -> State:
+    """Apply a problem's events; a problem that cannot be read fails first, and then books what the events cost."""
+    state: State = locked.state
+    policy: Decider
+    try:
+        policy = _policy(locked)
+    except Unreadable as error:
+        state, policy = _give_up(locked, error, now=now), _NoPolicy()
+    for event in events:
         state = apply(state, event, policy=policy, now=now)
-    return state, any(delivery.is_redelivered for delivery, _ in events)
+    return state
+
+
+class _NoPolicy:
+    """Stands in for a policy that cannot be built: a problem that has ended needs no decision."""
+
+    @property
+    def version(self) -> PolicyVersion:
+        """Refuse."""
+        raise AssertionError("a problem that has ended is decided")
+
+    def decide(self, _observation: Observation) -> Decision:
+        """Refuse."""
+        raise AssertionError("a problem that has ended is decided")
 
 
 def _policy(locked: LockedProblem) -> Policy:
@@ -168,8 +175,8 @@ def _policy(locked: LockedProblem) -> Policy:
     except PermanentError as error:
         said = f"Its policy cannot be built ({type(error).__name__})"
         raise Unreadable(f"{said}; upgrade the orchestrators before the api.") from error
-    if policy.revision != locked.policy.revision:
-        # Each decision records the revision that took it, so the audit stays true.
+    if policy.revision != locked.policy.revision and locked.state.status is Status.QUEUED:
+        # Logged once, at the admission. Each decision records the revision that took it, so the audit stays true.
         _log.warning(
             "policy_revision_differs",
             problem_id=str(locked.state.problem_id),
@@ -181,7 +188,8 @@ def _policy(locked: LockedProblem) -> Policy:
 
 
 def _give_up(locked: LockedProblem, error: Unreadable, *, now: datetime) -> State:
-    _log.error("problem_unreadable", problem_id=str(locked.state.problem_id), detail=str(error))
+    if not locked.state.status.is_final:
+        _log.error("problem_unreadable", problem_id=str(locked.state.problem_id), detail=str(error))
     return give_up(locked.state, detail=str(error), now=now)
 
 

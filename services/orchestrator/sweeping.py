@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
+from uuid import UUID
 
 from services.orchestrator.applying import Controls, Outgoing, apply_controls, fail_problem
 from shared.errors import RetryableError
@@ -54,31 +55,51 @@ def attend(store: Store, *, now: datetime) -> Sweep:
 
 
 def _apply_found(store: Store, find: Callable[[Transaction], Controls], *, now: datetime) -> Sweep:
-    """Find problems and apply their control events, in one transaction.
-
-    If one problem breaks the transaction of all, the problems are tried one by one. The one that raises is failed;
-    otherwise every sweep would find it again.
-    """
+    """Find problems and apply their control events, in one transaction."""
     try:
         with store.begin() as transaction:
             found = find(transaction)
             outgoing = apply_controls(transaction, found, now=now)
-        return Sweep(outgoing, is_full=len(found) >= SWEEP_LIMIT)
     except RetryableError:
         raise
-    except Exception:  # noqa: BLE001 - one of the problems is to blame; the loop below finds it
+    except Exception:  # noqa: BLE001 - one of the problems is to blame
         _log.exception("controls_isolated")
+        return _apply_one_by_one(store, find, now=now)
+    return Sweep(outgoing, is_full=len(found) >= SWEEP_LIMIT)
+
+
+def _apply_one_by_one(store: Store, find: Callable[[Transaction], Controls], *, now: datetime) -> Sweep:
+    """Apply control events with one transaction for each problem, and fail a problem that raises.
+
+    Each transaction searches again: another orchestrator may have filled the window, or taken the problem.
+    """
     with store.begin() as transaction:
-        found = find(transaction)
-    outgoing = []
-    for problem_id, events in found.items():
+        wanted = list(find(transaction))
+    outgoing: list[Outgoing] = []
+    applied = 0
+    for problem_id in wanted:
         try:
             with store.begin() as transaction:
-                outgoing += apply_controls(transaction, {problem_id: events}, now=now)
+                found = find(transaction)
+                if problem_id in found:
+                    outgoing += apply_controls(transaction, {problem_id: found[problem_id]}, now=now)
+            applied += 1
         except RetryableError:
-            raise
+            # What is committed must still be published; the next sweep meets the same error.
+            return Sweep(outgoing, is_full=False)
         except Exception as error:  # noqa: BLE001 - one bad problem must not stop the others
             _log.exception("control_failed", problem_id=str(problem_id))
-            with store.begin() as transaction:
-                outgoing += fail_problem(transaction, problem_id, error, now=now)
-    return Sweep(outgoing, is_full=len(found) >= SWEEP_LIMIT)
+            outgoing += _fail(store, problem_id, error, now=now)
+    return Sweep(outgoing, is_full=len(wanted) >= SWEEP_LIMIT and applied > 0)
+
+
+def _fail(store: Store, problem_id: UUID, error: Exception, *, now: datetime) -> list[Outgoing]:
+    """Fail a problem that raises; if even that raises, leave it, so that it stops no other problem."""
+    try:
+        with store.begin() as transaction:
+            return fail_problem(transaction, problem_id, error, now=now)
+    except RetryableError:
+        raise
+    except Exception:  # noqa: BLE001 - an operator has to look at its row
+        _log.exception("problem_stuck", problem_id=str(problem_id))
+        return []

@@ -28,12 +28,10 @@ class ScoringWork:
     @property
     def unfinished(self) -> UnfinishedWork | None:
         """What the PRM computed for a call without a usable answer."""
-        meter = self._meter
-        if not meter.tokens:
+        tokens, estimated_tokens = max(0, self._meter.tokens), max(0, self._meter.estimated_tokens)
+        if not tokens and not estimated_tokens:
             return None
-        return UnfinishedWork(
-            role=WorkerRole.PRM, tokens=meter.tokens, is_estimated=meter.is_estimated, opens_call=True
-        )
+        return UnfinishedWork(role=WorkerRole.PRM, tokens=tokens, estimated_tokens=estimated_tokens, opens_call=True)
 
     def run(self) -> Iterator[None]:
         """Score and publish; yields once.

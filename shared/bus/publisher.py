@@ -145,22 +145,26 @@ class SharedPublisher:
         self._publisher = Publisher(settings)
         self._inbox: queue.SimpleQueue[tuple[Sequence[Message | DeadLetter], Future[None]] | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
+        self._closing = threading.Lock()
+        """Held to queue messages, and to close: nothing is queued behind the end."""
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         self._thread.start()
 
     def publish(self, *messages: Message | DeadLetter) -> Future[None]:
         """Publish messages; the future is done when the broker has confirmed them, or when the publisher closes."""
         done: Future[None] = Future()
-        if self._stopping.is_set():
-            done.set_exception(BrokerUnavailable("The publisher is closed."))
-        else:
-            self._inbox.put((messages, done))
+        with self._closing:
+            if not self._stopping.is_set():
+                self._inbox.put((messages, done))
+                return done
+        done.set_exception(BrokerUnavailable("The publisher is closed."))
         return done
 
     def close(self) -> None:
         """Publish what is queued, if the broker is reachable, and stop; futures of unpublished messages fail."""
-        self._stopping.set()
-        self._inbox.put(None)
+        with self._closing:
+            self._stopping.set()
+            self._inbox.put(None)
         self._thread.join()
 
     def _run(self) -> None:
@@ -178,10 +182,6 @@ class SharedPublisher:
                 else:
                     done.set_exception(error)
         self._publisher.close()
-        while not self._inbox.empty():  # Queued while the last messages were published.
-            late = self._inbox.get()
-            if late is not None:
-                late[1].set_exception(BrokerUnavailable("The publisher is closed."))
 
     def _send(self, messages: Sequence[Message | DeadLetter]) -> RetryableError | None:
         attempt = 0

@@ -97,9 +97,9 @@ class UnfinishedWork:
 
     role: WorkerRole
     tokens: int
-    """Tokens decoded (generators) or computed (PRM)."""
-    is_estimated: bool
-    """Whether `tokens` is a count of what a server had streamed so far, rather than the engine's exact count."""
+    """Tokens decoded (generators) or computed (PRM), as the engine counted them."""
+    estimated_tokens: int = 0
+    """Further tokens that a server had streamed and not counted."""
     input_tokens: int = 0
     """Input tokens of a generator that were computed; cached ones are left out."""
     opens_call: bool

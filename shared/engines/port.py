@@ -84,18 +84,17 @@ class Meter:
     """
 
     tokens: int = 0
-    """Tokens decoded (generators) or computed (PRM)."""
+    """Tokens decoded (generators) or computed (PRM), as the engine counted them."""
+    estimated_tokens: int = 0
+    """Further tokens that a server has streamed and not counted yet."""
     prompt_tokens: int = 0
     """Input tokens of requests, from when the engine reports that it computed them."""
     cached_tokens: int = 0
     """Those of `prompt_tokens` that were not computed again."""
-    is_estimated: bool = False
-    """Whether `tokens` includes a count of what a server had streamed, rather than the engine's exact count."""
 
     def clear(self) -> None:
         """Set all counts to zero."""
-        self.tokens = self.prompt_tokens = self.cached_tokens = 0
-        self.is_estimated = False
+        self.tokens = self.estimated_tokens = self.prompt_tokens = self.cached_tokens = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

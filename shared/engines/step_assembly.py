@@ -32,7 +32,6 @@ class StepAssembler:
     """Tokens of the step that is being written."""
     _prompt_tokens: int = 0
     _cached_tokens: int = 0
-    _streamed_tokens: int = 0
     _text: str = ""
     _call_tokens: int = 0
     _steps: int = 0
@@ -54,20 +53,18 @@ class StepAssembler:
                 self.meter.cached_tokens += cached_tokens
 
     def count_streamed(self, tokens: int) -> None:
-        """Count the tokens that the current request has streamed so far; the next exact count replaces them."""
+        """Note how many tokens the current request has streamed so far; the next exact count replaces them."""
         with self._metering:
-            self.meter.tokens += tokens - self._streamed_tokens
-            self.meter.is_estimated = True
-            self._streamed_tokens = tokens
+            if not self._has_caller_left:
+                self.meter.estimated_tokens = tokens
 
     def count_tokens(self, tokens: int) -> bool:
         """Count decoded tokens of the current step; returns whether the caller is still there."""
         with self._metering:
             if self._has_caller_left:
                 return False
-            self.meter.tokens += tokens - self._streamed_tokens
-            self.meter.is_estimated = False
-        self._streamed_tokens = 0
+            self.meter.tokens += tokens
+            self.meter.estimated_tokens = 0
         self.step_tokens += tokens
         self._call_tokens += tokens
         return True

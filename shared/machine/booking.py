@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import assert_never
 
 from shared.domain.drafts import Draft, Scoring, UnfinishedWork
 from shared.domain.ledger import Ledger
-from shared.domain.roles import Author
+from shared.domain.roles import Author, WorkerRole
 from shared.machine.state import State
 
 
@@ -40,14 +41,29 @@ def book_scoring(state: State, scoring: Scoring) -> State:
 
 def book_unfinished(state: State, work: UnfinishedWork) -> State:
     """Book work that was cancelled or failed; the caller takes care that it does so once."""
-    if work.is_estimated:
-        column = f"{work.role}_estimated"
-    else:
-        column = "prm_tokens" if work.role == "prm" else f"{work.role}_wasted"
-    spent = {column: work.tokens, f"{work.role}_calls": int(work.opens_call)}
-    if work.role != "prm":
-        spent[f"{work.role}_in"] = work.input_tokens
-    return state.evolve(ledger=_add(state.ledger, **spent))
+    calls = int(work.opens_call)
+    match work.role:
+        case WorkerRole.SMALL:
+            ledger = _add(
+                state.ledger,
+                small_wasted=work.tokens,
+                small_estimated=work.estimated_tokens,
+                small_in=work.input_tokens,
+                small_calls=calls,
+            )
+        case WorkerRole.LARGE:
+            ledger = _add(
+                state.ledger,
+                large_wasted=work.tokens,
+                large_estimated=work.estimated_tokens,
+                large_in=work.input_tokens,
+                large_calls=calls,
+            )
+        case WorkerRole.PRM:
+            ledger = _add(state.ledger, prm_tokens=work.tokens, prm_estimated=work.estimated_tokens, prm_calls=calls)
+        case _:
+            assert_never(work.role)
+    return state.evolve(ledger=ledger)
 
 
 def _book(state: State, draft: Draft, column: str) -> State:

@@ -53,7 +53,7 @@ def read_problem(row: Mapping[str, Any], steps: Sequence[Sequence[Any]], booked:
     try:
         state = _read_state(row, steps, booked)
     except (ValueError, TypeError, KeyError) as error:
-        return LockedProblem(state=_salvage(row, steps), policy=_read_choice(row), defect=type(error).__name__)
+        return LockedProblem(state=_salvage(row, steps, booked), policy=_read_choice(row), defect=type(error).__name__)
     return LockedProblem(state=state, policy=_read_choice(row))
 
 
@@ -129,7 +129,7 @@ def decision_values(problem_id: UUID, record: DecisionRecord) -> dict[str, Any]:
 
 def _read_state(row: Mapping[str, Any], rows_of_steps: Sequence[Sequence[Any]], booked: frozenset[UUID]) -> State:
     steps = _read_steps(rows_of_steps)
-    failure_code, stop_reason, verdict = row["failure_code"], row["stop_reason"], row["verdict"]
+    stop_reason, verdict = row["stop_reason"], row["verdict"]
     return State(
         problem_id=row["id"],
         question=row["question"],
@@ -143,15 +143,12 @@ def _read_state(row: Mapping[str, Any], rows_of_steps: Sequence[Sequence[Any]], 
         due_at=row["due_at"],
         booked=booked,
         stop_reason=None if stop_reason is None else StopReason(stop_reason),
-        failure=None if failure_code is None else Failure(code=failure_code, detail=row["failure_detail"] or ""),
-        answer=row["answer"],
         verdict=None if verdict is None else Verdict(verdict),
-        finished_at=row["finished_at"],
-        **_read_counts(row),
+        **_read_plain(row),
     )
 
 
-def _salvage(row: Mapping[str, Any], rows_of_steps: Sequence[Sequence[Any]]) -> State:
+def _salvage(row: Mapping[str, Any], rows_of_steps: Sequence[Sequence[Any]], booked: frozenset[UUID]) -> State:
     """Read what is needed to fail a problem whose row cannot be decoded as a whole."""
     try:
         status = Status(row["status"])
@@ -164,14 +161,21 @@ def _salvage(row: Mapping[str, Any], rows_of_steps: Sequence[Sequence[Any]]) -> 
         status=status,
         # As stored: nothing looks into them, but they are counted.
         steps=tuple(Step(**dict(zip(_STEP_FIELDS, each, strict=True))) for each in rows_of_steps),
-        finished_at=row["finished_at"],
-        **_read_counts(row),
+        # As stored, too: a later event of a problem that has ended must not change its result.
+        stop_reason=row["stop_reason"],
+        verdict=row["verdict"],
+        booked=booked,
+        **_read_plain(row),
     )
 
 
-def _read_counts(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the fields that any version can read: plain numbers and times."""
+def _read_plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the fields that any version can read: plain numbers, times and texts."""
+    code = row["failure_code"]
     return {
+        "failure": None if code is None else Failure(code=code, detail=row["failure_detail"] or ""),
+        "answer": row["answer"],
+        "finished_at": row["finished_at"],
         "epoch": row["epoch"],
         "decision_count": row["decision_count"],
         "escalation_count": row["escalation_count"],

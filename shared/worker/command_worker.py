@@ -137,6 +137,8 @@ class CommandWorker:
         except EngineDead:
             _log.error("engine_died", command_id=str(command.id))
             self._die()
+        except Exception:  # noqa: BLE001 - the pool would drop it without a word
+            _log.exception("command_unreported", command_id=str(command.id))
 
     def _on_cancel(self, cancel: CancelWork) -> None:
         self._running.cancel(cancel.problem_id, before_epoch=cancel.epoch)

@@ -110,15 +110,23 @@ class Execution:
             raise
         except Exception as error:  # noqa: BLE001 - the orchestrator must learn of any failure
             self._report_failure(error, work)
+        else:
+            # A stretch that ends at a limit may leave steps that the engine had begun ahead.
+            self._report_unfinished(work)
 
     def _report_dropped(self, work: Work | None) -> None:
         """Report a command that expired or was cancelled, where others depend on it or it has used tokens."""
-        command, unfinished = self._command, work.unfinished if work else None
-        _log.debug("command_dropped", command_id=str(command.id))
-        if isinstance(command, ScoreSteps):
+        _log.debug("command_dropped", command_id=str(self._command.id))
+        if isinstance(self._command, ScoreSteps):
             # Nobody else reports what its drafts cost.
             self._publish_failure(ScoresTooLate(), work)
-        elif unfinished is not None:
+        elif work is not None:
+            self._report_unfinished(work)
+
+    def _report_unfinished(self, work: Work) -> None:
+        """Report what the engine used past the last finished step, if anything."""
+        command, unfinished = self._command, work.unfinished
+        if unfinished is not None:
             cancelled = WorkCancelled(
                 id=derive_id(command.id, "cancelled"),
                 problem_id=command.problem_id,
@@ -194,5 +202,8 @@ class Executor:
                 return
             except EngineDead:
                 settle(requeue=True)
+                raise
+            except Exception:
+                settle(requeue=True)  # Even the report failed; the broker's delivery limit bounds the attempts.
                 raise
         results.when_confirmed(settle)

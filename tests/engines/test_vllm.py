@@ -103,7 +103,7 @@ def test_a_cancelled_call_meters_what_the_engine_has_delivered(
     assert delivered() >= 3
     # In a stream, the third token is on its way to the call when that is cancelled.
     assert delivered() - (max_steps > 1) <= meter.tokens <= delivered()
-    assert (meter.prompt_tokens, meter.is_estimated) == (step.prompt_tokens, False)
+    assert (meter.prompt_tokens, meter.estimated_tokens) == (step.prompt_tokens, 0)
 
 
 @on_vllm

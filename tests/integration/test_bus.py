@@ -23,7 +23,7 @@ from shared.bus.consumer import BatchConsumer
 from shared.bus.publisher import Publisher, SharedPublisher
 from shared.bus.topology import DeadLetter, Topology
 from shared.errors import RetryableError
-from shared.messages import CancelWork, WorkerSeen, WorkFailed, derive_id, encode
+from shared.messages import MAX_PREFIX_BYTES, CancelWork, WorkerSeen, WorkFailed, derive_id, encode
 from shared.settings import Settings
 from stack.scratch import scratch_prefix, scratch_queues
 from tests.integration.proxy import Proxy
@@ -40,6 +40,23 @@ def settings(broker_url: str) -> Iterator[Settings]:
 
 def seen(worker: str) -> WorkerSeen:
     return WorkerSeen(role="small", worker=worker, model="m", seen_at=datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def failed(detail: str) -> WorkFailed:
+    return WorkFailed(
+        id=derive_id("x"),
+        problem_id=uuid4(),
+        epoch=0,
+        request_number=0,
+        role="prm",
+        code="c",
+        detail=detail,
+        retryable=True,
+        worker="w",
+    )
+
+
+MAX_STEP_TOKENS = 8192
 
 
 def consumer(settings: Settings, *, batch: int = 10) -> BatchConsumer:
@@ -66,6 +83,16 @@ def test_a_published_message_is_delivered_once_and_complete(settings: Settings) 
         assert source.take(0.2) == []
 
 
+def test_the_largest_message_of_the_contract_passes_through_the_broker(settings: Settings) -> None:
+    """Question and prefix at their limit, one step more, and JSON's longest escape for each byte."""
+    written = failed("\x01" * (MAX_PREFIX_BYTES + 4 * MAX_STEP_TOKENS))
+    with closing(Publisher(settings)) as publisher, closing(consumer(settings)) as source:
+        publisher.publish([written])
+        [body] = take(source, 1)
+        assert body == encode(written)
+        assert len(body) > 6 * MAX_PREFIX_BYTES
+
+
 def test_a_message_without_a_queue_raises_and_the_next_attempt_succeeds(settings: Settings) -> None:
     with closing(Publisher(settings)) as publisher:
         publisher.publish([seen("before")])
@@ -84,17 +111,7 @@ def test_a_message_without_a_queue_raises_and_the_next_attempt_succeeds(settings
 
 
 def test_an_unsettled_message_is_redelivered_and_marked_as_such(settings: Settings) -> None:
-    event = WorkFailed(
-        id=derive_id("x"),
-        problem_id=uuid4(),
-        epoch=0,
-        request_number=0,
-        role="prm",
-        code="c",
-        detail="d",
-        retryable=True,
-        worker="w",
-    )
+    event = failed("d")
     with closing(Publisher(settings)) as publisher:
         publisher.publish([event])
     with closing(consumer(settings)) as first:

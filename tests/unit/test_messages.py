@@ -25,7 +25,7 @@ from shared.messages import (
 
 GOLDEN = Path(__file__).parent / "golden"
 FILES = sorted(GOLDEN.glob("*.json"))
-NEGATIVE = {"role": "small", "tokens": -1, "is_estimated": False, "opens_call": True}
+NEGATIVE = {"role": "small", "tokens": -1, "opens_call": True}
 KINDS = {kind.model_fields["kind"].default: kind for kind in get_args(Message)}
 
 
@@ -130,9 +130,7 @@ UNDECODABLE = {
     "wrong time": broken("generate_steps", "issued_at", value=SECRET),
     "wrong author": broken("generate_steps", "author", value=SECRET),
     "wrong role": broken("work_failed", "role", value=SECRET),
-    "negative unfinished work": broken(
-        "work_failed", "unfinished", value={"role": "small", "tokens": -1, "is_estimated": False, "opens_call": True}
-    ),
+    "negative unfinished work": broken("work_failed", "unfinished", value=NEGATIVE),
     "no step": broken("generate_steps", "max_steps", value=0),
     "no time": broken("generate_steps", "step_timeout_s", value=0),
     "negative epoch": broken("cancel_work", "epoch", value=-1),

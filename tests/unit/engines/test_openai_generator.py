@@ -272,13 +272,13 @@ def with_usage(chunk: dict[str, Any], tokens: int) -> dict[str, Any]:
 
 def test_an_unfinished_answer_is_metered_by_the_chunks_that_arrived(fake: FakeServer) -> None:
     fake.replies(step("One"), begins(*chunks_of("So far")[:1], *chunks_of("so good")[:1]))
-    assert meter_after(fake, StepTimeout) == Meter(tokens=2, is_estimated=True)
+    assert meter_after(fake, StepTimeout) == Meter(estimated_tokens=2)
 
 
 def test_an_unfinished_answer_is_metered_by_the_servers_own_count(fake: FakeServer) -> None:
     first, second = chunks_of("So far")[0], chunks_of("so good")[0]
     fake.replies(begins(with_usage(first, 3), with_usage(second, 8)))
-    assert meter_after(fake, StepTimeout) == Meter(tokens=8, is_estimated=True)
+    assert meter_after(fake, StepTimeout) == Meter(estimated_tokens=8)
 
 
 def test_chunks_without_text_count_as_no_tokens(fake: FakeServer) -> None:
@@ -288,12 +288,12 @@ def test_chunks_without_text_count_as_no_tokens(fake: FakeServer) -> None:
 
 def test_an_answer_that_breaks_off_is_metered(fake: FakeServer) -> None:
     fake.replies(answer(200, events(*chunks_of("One")[:1], {"error": {"code": 500}})))
-    assert meter_after(fake, IncompleteAnswer) == Meter(tokens=1, is_estimated=True)
+    assert meter_after(fake, IncompleteAnswer) == Meter(estimated_tokens=1)
 
 
 def test_a_dropped_attempt_is_metered_with_the_request_that_follows(fake: FakeServer) -> None:
     fake.replies(step("---", tokens=3), begins(with_usage(chunks_of("One")[0], 4)))
-    assert meter_after(fake, StepTimeout) == Meter(tokens=7, prompt_tokens=40, cached_tokens=32, is_estimated=True)
+    assert meter_after(fake, StepTimeout) == Meter(tokens=3, estimated_tokens=4, prompt_tokens=40, cached_tokens=32)
 
 
 def test_a_request_that_the_server_does_not_accept_used_nothing(fake: FakeServer) -> None:

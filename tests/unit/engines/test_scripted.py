@@ -53,7 +53,7 @@ def test_a_step_that_times_out_is_metered_by_the_share_of_its_delay() -> None:
     with pytest.raises(StepTimeout):
         list(fast.stream(make_request(step_timeout_s=0.06), Cancellation(), meter := Meter()))
     assert 6 <= meter.tokens <= 11
-    assert not meter.is_estimated
+    assert not meter.estimated_tokens
 
 
 @pytest.mark.parametrize("closes", [False, True])

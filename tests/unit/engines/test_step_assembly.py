@@ -172,8 +172,8 @@ def test_streamed_tokens_are_an_estimate_until_the_exact_number_is_known() -> No
     writing = assembler()
     for tokens in (1, 4):
         writing.count_streamed(tokens)
-    assert writing.meter == Meter(tokens=4, prompt_tokens=7, cached_tokens=3, is_estimated=True)
+    assert writing.meter == Meter(estimated_tokens=4, prompt_tokens=7, cached_tokens=3)
     writing.feed("One", tokens=6)
     assert writing.meter == Meter(tokens=6, prompt_tokens=7, cached_tokens=3)
     writing.count_streamed(1)
-    assert (writing.meter.tokens, writing.meter.is_estimated) == (7, True)
+    assert (writing.meter.tokens, writing.meter.estimated_tokens) == (6, 1)

@@ -36,8 +36,10 @@ from tests.unit.machine.histories import (
 )
 
 
-def unfinished(role: WorkerRole, *, is_estimated: bool = False, opens_call: bool = False) -> UnfinishedWork:
-    return UnfinishedWork(role=role, tokens=11, is_estimated=is_estimated, input_tokens=3, opens_call=opens_call)
+def unfinished(role: WorkerRole, *, estimated_tokens: int = 0, opens_call: bool = False) -> UnfinishedWork:
+    return UnfinishedWork(
+        role=role, tokens=11, estimated_tokens=estimated_tokens, input_tokens=3, opens_call=opens_call
+    )
 
 
 def cancelled(work: UnfinishedWork, *, name: str = "cancelled", epoch: int = 0) -> WorkCancelled:
@@ -73,10 +75,10 @@ def test_a_first_draft_without_words_is_wasted_too() -> None:
         (unfinished(WorkerRole.SMALL), Ledger(small_wasted=11, small_in=3)),
         (unfinished(WorkerRole.SMALL, opens_call=True), Ledger(small_wasted=11, small_in=3, small_calls=1)),
         (unfinished(WorkerRole.LARGE), Ledger(large_wasted=11, large_in=3)),
-        (unfinished(WorkerRole.LARGE, is_estimated=True), Ledger(large_estimated=11, large_in=3)),
-        (unfinished(WorkerRole.SMALL, is_estimated=True), Ledger(small_estimated=11, small_in=3)),
+        (unfinished(WorkerRole.LARGE, estimated_tokens=4), Ledger(large_wasted=11, large_estimated=4, large_in=3)),
+        (unfinished(WorkerRole.SMALL, estimated_tokens=4), Ledger(small_wasted=11, small_estimated=4, small_in=3)),
         (unfinished(WorkerRole.PRM, opens_call=True), Ledger(prm_tokens=11, prm_calls=1)),
-        (unfinished(WorkerRole.PRM, is_estimated=True), Ledger(prm_estimated=11)),
+        (unfinished(WorkerRole.PRM, estimated_tokens=4), Ledger(prm_tokens=11, prm_estimated=4)),
     ],
 )
 def test_unfinished_work_is_booked_once_with_estimates_separate(work: UnfinishedWork, expected: Ledger) -> None:
@@ -97,12 +99,6 @@ def test_a_failure_books_what_the_work_had_used_whether_or_not_the_problem_waits
     again = feed(state, RequestOverdue(), now=LATER.replace(year=2027))
     late = feed(again, event, event)
     assert (late.ledger.small_wasted, late.due_at) == (11, again.due_at)
-
-
-def test_a_cancelled_command_that_used_nothing_changes_nothing() -> None:
-    state = running()
-    nothing = WorkCancelled(id=derive_id("c"), problem_id=PROBLEM_ID, epoch=0, worker="w", unfinished=None)
-    assert feed(state, nothing) is state
 
 
 # --- the verdict ------------------------------------------------------------------------------------------------------

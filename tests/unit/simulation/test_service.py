@@ -16,7 +16,7 @@ from shared.domain.roles import Author, WorkerRole
 from shared.domain.status import Status, StopReason
 from shared.domain.text import text_bytes
 from shared.engines.port import EngineDead, RequestRefused
-from shared.messages import GenerateSteps, ScoreSteps, StepsGenerated, WorkCancelled, WorkFailed, derive_id
+from shared.messages import GenerateSteps, ScoreSteps, StepsGenerated, StepsScored, WorkCancelled, WorkFailed, derive_id
 from shared.policies.registry import build_policy
 from simulation.clock import START
 from simulation.disturbed import DisturbedService
@@ -158,9 +158,8 @@ def test_estimated_tokens_of_cancelled_work_are_in_no_sum() -> None:
     service.sweep()
     service.settle()
     [cancelled] = [message for message in service.bus.history if isinstance(message, WorkCancelled)]
-    assert cancelled.unfinished is not None
     ledger = service.state(problem_id).ledger
-    assert ledger.small_estimated == cancelled.unfinished.tokens > 0
+    assert ledger.small_estimated == cancelled.unfinished.estimated_tokens > 0
 
 
 def test_failed_work_is_booked_and_requested_again() -> None:
@@ -190,8 +189,13 @@ def test_a_solution_that_outgrows_a_message_ends_with_the_steps_that_it_has(
     assert (state.status, state.stop_reason) == (Status.SUCCEEDED, StopReason.SIZE_LIMIT)
     texts = [step.text for step in state.steps]
     assert text_bytes("What?", *texts) >= 100 > text_bytes("What?", *texts[:-1])
-    commands = [message for message in service.bus.history if isinstance(message, GenerateSteps)]
-    assert all(text_bytes(command.question, *command.prefix) < 100 for command in commands)
+    for message in service.bus.history:
+        if isinstance(message, GenerateSteps | ScoreSteps):
+            written = message.drafts[:-1] if isinstance(message, ScoreSteps) else ()
+            texts = [message.question, *message.prefix, *(draft.text for draft in written)]
+            assert text_bytes(*texts) < 100, "a message holds more than the limit and one step"
+        elif isinstance(message, StepsGenerated | StepsScored):
+            assert text_bytes(*(draft.text for draft in message.drafts[:-1])) < 100
 
 
 def test_commands_lost_between_commit_and_publication_come_back_with_the_redelivered_event() -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from datetime import timedelta
 from functools import partial
 
 import pytest
 
+from services.generator import writing
 from services.generator.writing import Writing
 from shared.cancellation import Cancellation, Cancelled
 from shared.clock import SYSTEM_CLOCK
 from shared.domain.drafts import UnfinishedWork
 from shared.domain.roles import WorkerRole
-from shared.engines.port import EngineDead, EngineFailed, RequestRefused
+from shared.engines.port import EngineDead, EngineFailed, GeneratedStep, GenerationRequest, Meter, RequestRefused
 from shared.messages import GenerateSteps, ScoreSteps, StepsScored, WorkCancelled, WorkFailed
+from shared.worker import execution
 from shared.worker.execution import Executor
 from shared.worker.running_work import RunningWork
 from tests.unit.worker.working import Outbox, Scripted, carry_out, golden
@@ -40,15 +42,13 @@ def test_a_failure_before_the_first_step_names_that() -> None:
 def test_a_failure_reports_what_the_engine_used_past_the_last_finished_step() -> None:
     [failed] = carry_out(COMMAND, Scripted(EngineFailed()))
     assert isinstance(failed, WorkFailed)
-    assert failed.unfinished == UnfinishedWork(
-        role=WorkerRole.SMALL, tokens=2, is_estimated=False, input_tokens=20, opens_call=True
-    )
+    assert failed.unfinished == UnfinishedWork(role=WorkerRole.SMALL, tokens=2, input_tokens=20, opens_call=True)
     *_, failed = carry_out(COMMAND, Scripted("One.", EngineFailed()))
     assert isinstance(failed, WorkFailed)
-    assert failed.unfinished == UnfinishedWork(role=WorkerRole.SMALL, tokens=2, is_estimated=False, opens_call=False)
+    assert failed.unfinished == UnfinishedWork(role=WorkerRole.SMALL, tokens=2, opens_call=False)
     [failed] = carry_out(SCORING, Scripted(EngineFailed()))
     assert isinstance(failed, WorkFailed)
-    assert failed.unfinished == UnfinishedWork(role=WorkerRole.PRM, tokens=4, is_estimated=False, opens_call=True)
+    assert failed.unfinished == UnfinishedWork(role=WorkerRole.PRM, tokens=4, opens_call=True)
 
 
 def test_cancelled_writing_reports_its_cost_and_publishes_the_steps_that_were_finished() -> None:
@@ -56,7 +56,7 @@ def test_cancelled_writing_reports_its_cost_and_publishes_the_steps_that_were_fi
     first, cancelled = carry_out(COMMAND, Scripted("One.", cancellation.cancel, "Two."), cancellation=cancellation)
     assert isinstance(first, ScoreSteps)
     assert isinstance(cancelled, WorkCancelled)
-    assert cancelled.unfinished == UnfinishedWork(role=WorkerRole.SMALL, tokens=2, is_estimated=False, opens_call=False)
+    assert cancelled.unfinished == UnfinishedWork(role=WorkerRole.SMALL, tokens=2, opens_call=False)
 
 
 def test_a_step_that_a_cancel_overtakes_is_published_because_its_tokens_are_spent() -> None:
@@ -93,7 +93,7 @@ def test_scores_that_come_too_late_are_reported_with_their_drafts_and_tokens() -
     assert isinstance(failed, WorkFailed)
     assert (failed.role, failed.code, failed.retryable) == ("prm", "scores_too_late", True)
     assert (failed.drafts, failed.step, failed.request_number) == (SCORING.drafts, 2, SCORING.request_number)
-    assert failed.unfinished == UnfinishedWork(role=WorkerRole.PRM, tokens=9, is_estimated=False, opens_call=True)
+    assert failed.unfinished == UnfinishedWork(role=WorkerRole.PRM, tokens=9, opens_call=True)
 
 
 @pytest.mark.parametrize("late_s", [60.0, 61.0])
@@ -121,6 +121,40 @@ def test_an_unexpected_error_is_reported_without_its_words() -> None:
     [failed] = carry_out(COMMAND, Scripted(KeyError("secret")))
     assert isinstance(failed, WorkFailed)
     assert (failed.code, failed.detail, failed.retryable) == ("internal", "The small worker failed (KeyError).", True)
+
+
+def test_a_nul_in_a_models_text_becomes_a_replacement_character_that_the_database_can_store() -> None:
+    [scoring] = carry_out(COMMAND, Scripted("A\x00B."))
+    assert isinstance(scoring, ScoreSteps)
+    assert [draft.text for draft in scoring.drafts] == ["A\N{REPLACEMENT CHARACTER}B."]
+
+
+class RunsAhead(Scripted):
+    """Has decoded the beginning of a further step whenever a step is finished."""
+
+    def stream(
+        self, request: GenerationRequest, cancellation: Cancellation, meter: Meter
+    ) -> Generator[GeneratedStep, None, None]:
+        for step in super().stream(request, cancellation, meter):
+            meter.tokens = 7
+            yield step
+        meter.clear()
+
+
+@pytest.mark.parametrize("limit", [10_000, 20])
+def test_a_stretch_that_ends_at_the_size_limit_reports_what_the_engine_wrote_ahead(
+    monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    monkeypatch.setattr(writing, "MAX_PREFIX_BYTES", limit)
+    published = carry_out(COMMAND, RunsAhead("One.", "Two."))
+    drafts = [draft for message in published if isinstance(message, ScoreSteps) for draft in message.drafts]
+    cancelled = [message.unfinished for message in published if isinstance(message, WorkCancelled)]
+    if limit == 20:
+        assert [draft.text for draft in drafts] == ["One."], "question and prefix are as large as a message may be"
+        assert cancelled == [UnfinishedWork(role=WorkerRole.SMALL, tokens=7, opens_call=False)]
+    else:
+        assert [draft.text for draft in drafts] == ["One.", "Two."]
+        assert cancelled == []
 
 
 # --- settling ---------------------------------------------------------------------------------------------------------
@@ -173,6 +207,17 @@ def test_a_command_whose_engine_died_is_requeued_and_the_process_is_notified() -
     settled: list[bool] = []
     with pytest.raises(EngineDead):
         executed(Scripted(EngineDead()), Outbox(), settled=settled)
+    assert settled == [True]
+
+
+def test_a_command_whose_failure_cannot_be_reported_is_requeued(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_parts: object, **_fields: object) -> None:
+        raise ValueError
+
+    monkeypatch.setattr(execution, "WorkFailed", refuse)
+    settled: list[bool] = []
+    with pytest.raises(ValueError):  # noqa: PT011 - it has no words
+        executed(Scripted(EngineFailed()), Outbox(), settled=settled)
     assert settled == [True]
 
 

@@ -42,3 +42,14 @@ def test_a_command_is_requeued_if_a_result_was_not_published() -> None:
     settled = settled_as(results)
     outbox.confirm(BrokerUnavailable())
     assert settled == [True]
+
+
+def test_a_command_is_requeued_if_only_its_first_result_was_not_published() -> None:
+    outbox = Outbox(confirms=False)
+    results = Results(outbox)
+    results.publish(MESSAGE)
+    outbox.confirm(BrokerUnavailable())
+    results.publish(MESSAGE)
+    settled = settled_as(results)
+    outbox.confirm()
+    assert settled == [True]
