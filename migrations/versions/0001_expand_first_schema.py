@@ -212,6 +212,7 @@ def _create_problems() -> None:
     op.create_index("ix_problems_running", "problems", ["tenant_id"], postgresql_where="status = 'running'")
     op.create_index("ix_problems_tenant_id_id", "problems", ["tenant_id", "id"])
     op.create_index("ix_problems_tenant_id_policy_id", "problems", ["tenant_id", "policy", "id"])
+    op.create_index("ix_problems_tenant_id_policy_status_id", "problems", ["tenant_id", "policy", "status", "id"])
     op.create_index("ix_problems_tenant_id_status_id", "problems", ["tenant_id", "status", "id"])
     op.create_index(
         "ix_problems_unpruned",
