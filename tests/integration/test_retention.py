@@ -141,6 +141,30 @@ def test_the_decisions_of_an_erased_problem_stay_append_only(database: Database,
         connection.execute(text(statement))
 
 
+DISGUISE = "CREATE TEMP TABLE problems AS SELECT id, now() AS erased_at, 'succeeded' AS status FROM public.problems"
+
+
+@pytest.mark.parametrize(
+    "preparation",
+    [
+        pytest.param(DISGUISE, id="a temporary table hides the problems"),
+        pytest.param(f"{DISGUISE}; SET search_path = pg_temp, public", id="the search path begins with it"),
+        pytest.param("UPDATE problems SET erased_at = now()", id="a running problem is marked as erased"),
+    ],
+)
+def test_only_an_erased_problem_that_has_ended_loses_the_texts_of_its_decisions(
+    database: Database, preparation: str
+) -> None:
+    running = submit(database)
+    take_step(database, start(database)[running], now=NOW)
+    with database.begin() as connection:
+        connection.execute(text(preparation))
+        change = text("UPDATE public.decisions SET draft_text = NULL WHERE problem_id = :id")
+        with pytest.raises(Exception, match="append-only"):
+            connection.execute(change, {"id": running})
+        connection.rollback()
+
+
 # --- partitions -----------------------------------------------------------------------------------------------------
 
 
