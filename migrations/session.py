@@ -34,7 +34,7 @@ class MigrationInProgress(RetryableError):
 def migrating(database_url: str) -> Iterator[Connection]:
     """Open a connection for migrations, and keep other processes from migrating until it closes.
 
-    The timeouts are set anew in every transaction, so a migration that changes them does not affect the next one.
+    The timeouts are set again in every transaction, so a migration that changes them does not affect the next one.
 
     Raises:
         MigrationInProgress: Another process held the lock for `TURN_TIMEOUT_S`.

@@ -102,7 +102,7 @@ def find(executed: Sequence[Plan], beginning: str) -> Plan:
 
 
 def check(executed: Sequence[Plan], *, rows: int) -> None:
-    """Check that no statement scanned a large table, or read more than so many rows."""
+    """Check that no statement scanned a large table, or read too many rows."""
     assert executed
     for plan in executed:
         assert not plan.scanned & LARGE, plan

@@ -1,4 +1,4 @@
-"""The record of a problem: real events write it, users and auditors read it, and nobody can change it."""
+"""The record of a problem: events write it, users and auditors read it, and it cannot be changed."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_missing_scores_leave_the_others_at_their_steps(database: Database) -> N
     assert [each.observation["previous_scores"] for each in found] == [[], [0.9], [0.9, None]]
 
 
-def test_the_audit_shows_each_decision_beside_the_step_that_stands_there(database: Database) -> None:
+def test_the_audit_shows_each_decision_beside_the_step_at_its_index(database: Database) -> None:
     problem_id = submit(database)
     solve(database, problem_id)
     found = read_all(database, queries.list_audit, problem_id)

@@ -1,4 +1,4 @@
-"""docs/operations/retention.md does what it promises: its SQL runs here as it stands there."""
+"""The SQL of docs/operations/retention.md, run exactly as printed there."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def database(database_url: str) -> Iterator[Database]:
 
 
 def run(database: Database, block: str) -> None:
-    """Run a block in a session of its own."""
+    """Run a block in a separate session."""
     url = database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(block.encode())

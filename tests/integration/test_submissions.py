@@ -179,7 +179,7 @@ def test_a_key_belongs_to_one_request_whatever_the_endpoint(
     assert first(database, ONE, KEY) == Stored(stored.id, is_new=False)
 
 
-def test_tenants_have_keys_of_their_own(database: Database) -> None:
+def test_two_tenants_may_use_the_same_key(database: Database) -> None:
     assert submit_one(database, ONE, KEY).is_new
     assert submit_two(database, OTHER, ANOTHER_BODY).is_new
 

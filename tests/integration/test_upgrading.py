@@ -156,7 +156,7 @@ def test_the_commands_and_queries_of_the_page_on_upgrading_work(database_url: st
     assert {"upgrade", "check", "downgrade", "new"} <= {each.split()[2] for each in commands}
     for command in commands:
         if " new " in command:
-            continue  # tests/integration/test_migrations.py runs it on a folder of its own
+            continue  # tests/integration/test_migrations.py runs it on a separate folder
         done = subprocess.run(
             [sys.executable, *command.split()],
             env=environment(TRIM_DATABASE_URL=database_url),
