@@ -14,7 +14,8 @@ from shared.store.views_and_triggers import OBJECTS
 
 _SCRATCH = "trim_wanted_objects"
 
-# Alembic compares neither of these. The catalog prints both sides from what the server parsed, so spelling is no drift.
+# The catalog prints both sides from what the server parsed, so spelling is no drift. Operators tune autovacuum, so its
+# options are left out. An index that belongs to a constraint is compared as that constraint.
 _DEFINITIONS = text("""
 WITH here AS (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
 SELECT 'function ' || p.oid::regprocedure::text, pg_get_functiondef(p.oid)
@@ -33,7 +34,19 @@ WHERE c.relnamespace = (SELECT oid FROM here) AND c.relkind IN ('v', 'm') AND NO
 UNION ALL
 SELECT 'constraint ' || k.conname || ' on ' || c.relname, pg_get_constraintdef(k.oid)
 FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
-WHERE k.connamespace = (SELECT oid FROM here) AND k.contype = 'c' AND NOT c.relispartition
+WHERE k.connamespace = (SELECT oid FROM here) AND k.contype IN ('c', 'p', 'u', 'f') AND NOT c.relispartition
+AND c.relname <> 'alembic_version'
+UNION ALL
+SELECT 'index ' || x.relname || ' on ' || c.relname, pg_get_indexdef(x.oid)
+FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_class c ON c.oid = i.indrelid
+WHERE c.relnamespace = (SELECT oid FROM here) AND NOT c.relispartition
+AND NOT EXISTS (SELECT FROM pg_constraint k WHERE k.conindid = x.oid AND k.contype IN ('p', 'u'))
+UNION ALL
+SELECT 'storage options of ' || c.relname, string_agg(option, ', ' ORDER BY option)
+FROM pg_class c, unnest(c.reloptions) option
+WHERE c.relnamespace = (SELECT oid FROM here) AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+AND option NOT LIKE 'autovacuum%'
+GROUP BY c.relname
 UNION ALL
 SELECT 'invalid index ' || i.indexrelid::regclass::text, ''
 FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
@@ -44,14 +57,19 @@ WHERE c.relnamespace = (SELECT oid FROM here) AND NOT i.indisvalid
 def find_drift(connection: Connection) -> list[str]:
     """Describe what differs between the database and the tables and objects of the code.
 
-    It creates the wanted objects in a schema and compares the catalog's view of both. The caller rolls back. Partitions
-    are the operator's, so only the table that they belong to is compared.
+    Alembic compares tables and columns. For all else, this function creates what the code describes in a second schema
+    and compares the catalog's definitions of both. The caller rolls back. Partitions are the operator's, so only the
+    table that they belong to is compared.
     """
     revision = read_schema(connection).revision
     if revision != REVISION:
         return [f"its revision is {revision or 'missing'}, not {REVISION}"]
     partitions = set(connection.scalars(text("SELECT relname FROM pg_class WHERE relispartition")))
-    options = {"compare_server_default": True, "include_name": lambda name, *_: name not in partitions}
+    options = {
+        "compare_server_default": True,
+        "include_name": lambda name, *_: name not in partitions,
+        "include_object": lambda _object, _name, kind, *_: kind in ("table", "column"),
+    }
     context = MigrationContext.configure(connection, opts=options)
     differences = [str(each) for each in compare_metadata(context, Base.metadata)]
     found = _read_definitions(connection)
@@ -70,7 +88,7 @@ def _read_definitions(connection: Connection) -> dict[str, str]:
     """Read the definitions in the first schema of the search path, without that schema's name."""
     schema = connection.scalar(text("SELECT quote_ident(current_schema())"))
     rows = connection.execute(_DEFINITIONS)
-    # Only the head of a function's definition has the name: everything else is on the search path.
+    # Only the head of a function's or an index's definition has the name: everything else is on the search path.
     return {name: definition.replace(f"{schema}.", "", 1) for name, definition in rows}
 
 

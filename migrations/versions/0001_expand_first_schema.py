@@ -12,13 +12,20 @@ branch_labels = None
 depends_on = None
 
 REFUSE_CHANGE = """
-CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    is_erased boolean;
 BEGIN
     IF TG_OP = 'UPDATE' THEN
         OLD.draft_text := NULL;
-        IF NEW IS NOT DISTINCT FROM OLD
-           AND EXISTS (SELECT FROM problems WHERE id = NEW.problem_id AND erased_at IS NOT NULL) THEN
-            RETURN NEW;
+        IF NEW IS NOT DISTINCT FROM OLD THEN
+            EXECUTE format(
+                'SELECT EXISTS (SELECT FROM %I.problems WHERE id = $1 AND erased_at IS NOT NULL'
+                ' AND status NOT IN (''queued'', ''running''))', TG_TABLE_SCHEMA
+            ) INTO is_erased USING NEW.problem_id;
+            IF is_erased THEN
+                RETURN NEW;
+            END IF;
         END IF;
     END IF;
     RAISE EXCEPTION '% is append-only: % refused', TG_TABLE_NAME, TG_OP USING ERRCODE = 'restrict_violation';
@@ -212,6 +219,7 @@ def _create_problems() -> None:
     op.create_index("ix_problems_running", "problems", ["tenant_id"], postgresql_where="status = 'running'")
     op.create_index("ix_problems_tenant_id_id", "problems", ["tenant_id", "id"])
     op.create_index("ix_problems_tenant_id_policy_id", "problems", ["tenant_id", "policy", "id"])
+    op.create_index("ix_problems_tenant_id_policy_status_id", "problems", ["tenant_id", "policy", "status", "id"])
     op.create_index("ix_problems_tenant_id_status_id", "problems", ["tenant_id", "status", "id"])
     op.create_index(
         "ix_problems_unpruned",

@@ -47,21 +47,25 @@ def next_queued(connection: Connection, *, window: int, limit: int) -> list[Due]
     """Find the queued problems that fit into the window beside the running ones, fairly between tenants.
 
     The window holds across replicas until the transaction ends. A replica gets an empty list while another one admits.
+    Problems that another transaction has locked are left out, and the next ones take their place.
     """
     if not connection.scalar(select(func.pg_try_advisory_xact_lock(_ADMISSION_LOCK))):
         return []
     running = connection.scalar(_COUNT_RUNNING) or 0
     if running >= window:
         return []
-    return [Due(*row) for row in connection.execute(_NEXT_QUEUED, {"room": min(window - running, limit)})]
+    room = min(window - running, limit)
+    found = connection.execute(_NEXT_QUEUED, {"room": room, "candidates": _count_candidates(room)})
+    return [Due(*row) for row in found]
 
 
 def find_attention(connection: Connection, *, now: datetime, limit: int) -> list[Due]:
     """Find problems that are to be cancelled, past their deadline, or overdue; each once, longest due first.
 
-    Problems that another transaction has locked are left out.
+    Problems that another transaction has locked are left out, and the next ones take their place.
     """
-    return [Due(*row) for row in connection.execute(_FIND_ATTENTION, {"now": now, "limit": limit})]
+    found = connection.execute(_FIND_ATTENTION, {"now": now, "limit": limit, "candidates": _count_candidates(limit)})
+    return [Due(*row) for row in found]
 
 
 def record_processes(connection: Connection, seen: Iterable[SeenProcess]) -> None:
@@ -80,6 +84,14 @@ def forget_silent_processes(connection: Connection, *, now: datetime) -> list[st
 def forget_processes(connection: Connection, *, names: Iterable[str]) -> None:
     """Forget the heartbeats of processes of these names."""
     connection.execute(delete(Process).where(Process.name.in_(list(names))))
+
+
+def _count_candidates(wanted: int) -> int:
+    """Return how many rows to choose so that the wanted number is left when locked ones are skipped.
+
+    Another replica's sweep locks about as many as this one; the api and operators lock a few more.
+    """
+    return 2 * wanted + 20
 
 
 def _queued_tenants() -> CTE:
@@ -103,7 +115,7 @@ def _next_queued() -> Select[UUID, bool]:
 
     So tenants fill the window in equal parts, and a long queue delays only its own tenant.
     """
-    room = bindparam("room", type_=Problem.batch_index.type)
+    room, candidates = (bindparam(name, type_=Problem.batch_index.type) for name in ("room", "candidates"))
     tenants = _queued_tenants()
     running = (
         select(Problem.tenant_id, func.count().label("problems"))
@@ -116,7 +128,7 @@ def _next_queued() -> Select[UUID, bool]:
         select(waiting.id)
         .where(waiting.tenant_id == tenants.c.tenant_id, _has_status(waiting, "queued"))
         .order_by(waiting.id)
-        .limit(room)
+        .limit(candidates)
         .lateral("queue")
     )
     place = func.row_number().over(partition_by=tenants.c.tenant_id, order_by=queue.c.id)
@@ -125,21 +137,23 @@ def _next_queued() -> Select[UUID, bool]:
         select(queue.c.id, turn)
         .select_from(tenants.join(queue, true()).outerjoin(running, running.c.tenant_id == tenants.c.tenant_id))
         .order_by(turn, queue.c.id)
-        .limit(room)
+        .limit(candidates)
         .cte("chosen")
     )
     return (
         select(*_DUE)
         .join(chosen, chosen.c.id == Problem.id)
         .where(_has_status(Problem, "queued"))
-        .order_by(chosen.c.turn, Problem.id)
+        .order_by(chosen.c.turn, chosen.c.id)
+        .limit(room)
         .with_for_update(skip_locked=True, of=Problem)
     )
 
 
 def _find_attention() -> Select[UUID, bool]:
     """Select the longest due of each kind, each along its index, and of these the longest due."""
-    now, limit = bindparam("now", type_=Problem.due_at.type), bindparam("limit", type_=Problem.batch_index.type)
+    now = bindparam("now", type_=Problem.due_at.type)
+    limit, candidates = (bindparam(name, type_=Problem.batch_index.type) for name in ("limit", "candidates"))
     is_open = _has_status(Problem, "queued", "running")
     kinds = (
         (Problem.cancel_requested_at, is_open & Problem.cancel_requested_at.is_not(None)),
@@ -148,19 +162,24 @@ def _find_attention() -> Select[UUID, bool]:
     )
     due = union_all(
         *(
-            select(Problem.id, since.label("since")).where(found).order_by(since).limit(limit).subquery().select()
+            select(Problem.id, since.label("since")).where(found).order_by(since).limit(candidates).subquery().select()
             for since, found in kinds
         )
     ).subquery("due")
     since = func.min(due.c.since)
     chosen = (
-        select(due.c.id, since.label("since")).group_by(due.c.id).order_by(since, due.c.id).limit(limit).cte("chosen")
+        select(due.c.id, since.label("since"))
+        .group_by(due.c.id)
+        .order_by(since, due.c.id)
+        .limit(candidates)
+        .cte("chosen")
     )
     return (
         select(*_DUE)
         .join(chosen, chosen.c.id == Problem.id)
         .where(is_open)
-        .order_by(chosen.c.since, Problem.id)
+        .order_by(chosen.c.since, chosen.c.id)
+        .limit(limit)
         .with_for_update(skip_locked=True, of=Problem)
     )
 

@@ -99,15 +99,9 @@ def list_problems(
     if wanted.batch_id is not None:
         return _list_batch_backwards(session, tenant_id, wanted, wanted.batch_id, limit=limit, cursor=cursor)
     before = _NEWEST if cursor is None else _read_id("problems", cursor)
-    query = _SHOWN
-    if wanted.status is not None:
-        query = _before(query, (Problem.tenant_id, tenant_id), (Problem.status, wanted.status), (Problem.id, before))
-        if wanted.policy is not None:
-            query = query.where(Problem.policy == wanted.policy)
-    elif wanted.policy is not None:
-        query = _before(query, (Problem.tenant_id, tenant_id), (Problem.policy, wanted.policy), (Problem.id, before))
-    else:
-        query = _before(query, (Problem.tenant_id, tenant_id), (Problem.id, before))
+    conditions = ((Problem.policy, wanted.policy), (Problem.status, wanted.status))
+    shared = ((column, value) for column, value in conditions if value is not None)
+    query = _before(_SHOWN, (Problem.tenant_id, tenant_id), *shared, (Problem.id, before))
     return _page(session, query, limit, lambda last: make_cursor("problems", str(last.id)))
 
 

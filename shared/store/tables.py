@@ -118,6 +118,7 @@ class Problem(Base):
         Index("ix_problems_tenant_id_id", "tenant_id", "id"),
         Index("ix_problems_tenant_id_status_id", "tenant_id", "status", "id"),
         Index("ix_problems_tenant_id_policy_id", "tenant_id", "policy", "id"),
+        Index("ix_problems_tenant_id_policy_status_id", "tenant_id", "policy", "status", "id"),
         Index("ix_problems_queued", "tenant_id", "id", postgresql_where=text("status = 'queued'")),
         Index("ix_problems_running", "tenant_id", postgresql_where=text("status = 'running'")),
         Index("ix_problems_deadline", "deadline_at", postgresql_where=text(f"deadline_at IS NOT NULL AND {_IS_OPEN}")),
@@ -259,7 +260,8 @@ class DecisionRow(_Decision, Base):
 
     __tablename__ = "decisions"
     __table_args__ = (
-        # `decided_at` is in the key so that the table can be partitioned by it.
+        # `decided_at` is in the key so that the table can be partitioned by it. So the key would accept a number again
+        # at another time. Writers of decisions prevent that: they hold the lock on the row of the problem.
         PrimaryKeyConstraint("problem_id", "number", "decided_at"),
         _one_of("action", Action),
         _one_of("decided_by", DecidedBy),

@@ -6,19 +6,30 @@ Migrations create them from copies that never change.
 from __future__ import annotations
 
 REFUSE_CHANGE = """
-CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    is_erased boolean;
 BEGIN
     IF TG_OP = 'UPDATE' THEN
         OLD.draft_text := NULL;
-        IF NEW IS NOT DISTINCT FROM OLD
-           AND EXISTS (SELECT FROM problems WHERE id = NEW.problem_id AND erased_at IS NOT NULL) THEN
-            RETURN NEW;
+        IF NEW IS NOT DISTINCT FROM OLD THEN
+            EXECUTE format(
+                'SELECT EXISTS (SELECT FROM %I.problems WHERE id = $1 AND erased_at IS NOT NULL'
+                ' AND status NOT IN (''queued'', ''running''))', TG_TABLE_SCHEMA
+            ) INTO is_erased USING NEW.problem_id;
+            IF is_erased THEN
+                RETURN NEW;
+            END IF;
         END IF;
     END IF;
     RAISE EXCEPTION '% is append-only: % refused', TG_TABLE_NAME, TG_OP USING ERRCODE = 'restrict_violation';
 END $$
 """
-"""Trigger function of `decisions`: the only change is the erasure of a draft's text, once its problem is erased."""
+"""Trigger function of `decisions`: allows only the erasure of a draft's text, once its problem is erased.
+
+It finds the problem in the schema of the table with the trigger. The session's search path could name another table,
+for example a temporary one.
+"""
 
 DECISIONS_APPEND_ONLY = """
 CREATE TRIGGER decisions_append_only BEFORE UPDATE OR DELETE ON decisions

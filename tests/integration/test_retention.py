@@ -8,7 +8,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -27,8 +27,8 @@ pytestmark = pytest.mark.servers
 
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "operations" / "retention.md").read_text()
 BLOCKS = re.findall(r"```sql\n(.*?)```", DOCUMENT, re.DOTALL)
-ERASE, *DECISIONS = BLOCKS[:5]
-FIRST_ID, *STEPS = BLOCKS[5:]
+ERASE, *DECISIONS = BLOCKS[:6]
+FIRST_ID, *STEPS = BLOCKS[6:]
 TEXTS = ("Six sevens", "That makes", "Hence", "boxed", "6 times 7")
 
 
@@ -141,6 +141,30 @@ def test_the_decisions_of_an_erased_problem_stay_append_only(database: Database,
         connection.execute(text(statement))
 
 
+DISGUISE = "CREATE TEMP TABLE problems AS SELECT id, now() AS erased_at, 'succeeded' AS status FROM public.problems"
+
+
+@pytest.mark.parametrize(
+    "preparation",
+    [
+        pytest.param(DISGUISE, id="a temporary table hides the problems"),
+        pytest.param(f"{DISGUISE}; SET search_path = pg_temp, public", id="the search path begins with it"),
+        pytest.param("UPDATE problems SET erased_at = now()", id="a running problem is marked as erased"),
+    ],
+)
+def test_only_an_erased_problem_that_has_ended_loses_the_texts_of_its_decisions(
+    database: Database, preparation: str
+) -> None:
+    running = submit(database)
+    take_step(database, start(database)[running], now=NOW)
+    with database.begin() as connection:
+        connection.execute(text(preparation))
+        change = text("UPDATE public.decisions SET draft_text = NULL WHERE problem_id = :id")
+        with pytest.raises(Exception, match="append-only"):
+            connection.execute(change, {"id": running})
+        connection.rollback()
+
+
 # --- partitions -----------------------------------------------------------------------------------------------------
 
 
@@ -161,14 +185,26 @@ def partitions(database: Database, table: str) -> dict[str, int]:
     return {each["name"]: each["rows"] for each in rows(database, query)}
 
 
+def check_append_only(database: Database, *names: str) -> None:
+    """Check that `decisions` has these partitions, and that it and each of them refuse every change."""
+    found = rows(
+        database, "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'decisions'::regclass"
+    )
+    assert {each["name"] for each in found} == {*names}
+    for table in ("decisions", *names):
+        for statement in (f"UPDATE {table} SET action = 'escalate'", f"DELETE FROM {table}", f"TRUNCATE {table}"):
+            with pytest.raises(Exception, match="append-only"), database.begin() as connection:
+                connection.execute(text(statement))
+
+
 def test_decisions_are_partitioned_while_orchestrators_run(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    december, january, march = (datetime(2026 + (m < 12), m, 9, tzinfo=UTC) for m in (12, 1, 3))
+    december, january, march, april = (datetime(2026 + (m < 12), m, 9, tzinfo=UTC) for m in (12, 1, 3, 4))
     problem_id = submit_in(database, monkeypatch, december)
     command = start(database, now=december)[problem_id]
     for _ in range(8):  # So that the driver has prepared the statements of this connection.
         command = take_step(database, command, now=december)
 
-    check, convert, create, detach = DECISIONS
+    check, convert, create, move, detach = DECISIONS
     run(database, check)
     run(database, convert)
     command = take_step(database, command, now=december)
@@ -182,17 +218,28 @@ def test_decisions_are_partitioned_while_orchestrators_run(database: Database, m
         "decisions_other": 1,
     }
     assert [each.number for each in read_audit(database, problem_id)] == list(range(12))
-    for table in ("decisions", "decisions_before_2027", "decisions_2027_01"):
-        for statement in (f"UPDATE {table} SET action = 'escalate'", f"DELETE FROM {table}", f"TRUNCATE {table}"):
-            with pytest.raises(Exception, match="append-only"), database.begin() as connection:
-                connection.execute(text(statement))
+    check_append_only(database, "decisions_other", "decisions_before_2027", "decisions_2027_01")
+
+    with pytest.raises(psycopg.errors.CheckViolation):
+        run(database, create.replace("_01", "_03").replace("2027-02", "2027-04").replace("2027-01", "2027-03"))
+    run(database, move)
+    command = take_step(database, command, now=march)
+    command = take_step(database, command, now=april)
+    assert partitions(database, "decisions") == {
+        "decisions_before_2027": 9,
+        "decisions_2027_01": 2,
+        "decisions_2027_03": 2,
+        "decisions_other": 1,
+    }
+    assert [each.number for each in read_audit(database, problem_id)] == list(range(14))
+    check_append_only(database, "decisions_other", "decisions_2027_03", "decisions_before_2027", "decisions_2027_01")
 
     run(database, detach)
-    assert [each.number for each in read_audit(database, problem_id)] == [*range(9), 11]
-    assert rows(database, "SELECT decision_count FROM problems") == [{"decision_count": 12}]
+    assert [each.number for each in read_audit(database, problem_id)] == [*range(9), 11, 12, 13]
+    assert rows(database, "SELECT decision_count FROM problems") == [{"decision_count": 14}]
     take_step(database, command, now=march)
     run(database, "DROP TABLE decisions_2027_01;\n")
-    assert len(read_audit(database, problem_id)) == 11
+    assert len(read_audit(database, problem_id)) == 13
 
 
 def test_steps_are_partitioned_while_orchestrators_run(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,12 +281,46 @@ def test_a_month_begins_with_the_id_that_the_document_computes(database: Databas
 
 
 def test_partitions_are_no_drift(database_url: str, database: Database) -> None:
-    for block in (*DECISIONS[:3], *STEPS[:3]):
+    for block in (*DECISIONS[:4], *STEPS[:3]):
         run(database, block)
     migrations.check(database_url)
-    run(database, DECISIONS[3])
+    run(database, DECISIONS[4])
     with pytest.raises(migrations.Drifted, match="decisions_2027_01"):
         migrations.check(database_url)
+
+
+@pytest.fixture
+def role(database: Database) -> Iterator[str]:
+    """A role without privileges."""
+    name = f"trim_test_{uuid4().hex[:8]}"
+    run(database, f"CREATE ROLE {name}")
+    yield name
+    run(database, f"DROP OWNED BY {name}; DROP ROLE {name}")
+
+
+GRANTS = """
+SELECT relname, privilege_type, grantee, is_grantable FROM pg_class, aclexplode(relacl)
+WHERE relname IN ('audit', 'decisions', 'steps') ORDER BY relname, privilege_type, grantee
+"""
+
+
+def test_other_roles_keep_their_privileges_on_what_is_partitioned(database: Database, role: str) -> None:
+    run(database, f"GRANT SELECT, INSERT ON decisions, steps TO {role}; GRANT SELECT ON audit TO {role}")
+    run(database, f"GRANT UPDATE ON steps TO {role} WITH GRANT OPTION; GRANT SELECT ON steps, decisions TO PUBLIC")
+    run(database, "CREATE VIEW audited AS SELECT DISTINCT problem_id FROM audit")
+    solve(database, submit(database))
+    granted = rows(database, GRANTS)
+
+    for block in (*DECISIONS[:4], *STEPS[:3]):
+        run(database, block)
+
+    assert rows(database, GRANTS) == granted
+    assert rows(database, "SELECT count(*) FROM audited") == [{"count": 1}]
+    with database.begin() as connection:
+        connection.execute(text(f"SET LOCAL ROLE {role}"))
+        for table in ("audit", "decisions", "steps"):
+            assert connection.scalar(text(f"SELECT count(*) FROM {table}")) == 3
+        connection.execute(text("INSERT INTO decisions SELECT * FROM decisions WHERE false"))
 
 
 def test_an_erasure_reaches_partitions(database: Database) -> None:

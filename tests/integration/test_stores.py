@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -18,7 +18,7 @@ from shared.store.tables import Problem, Process
 from stack.scratch import scratch_database
 from tests.integration.solving import empty
 from tests.store_suite import *  # noqa: F403
-from tests.store_suite import NewProblem, TestedStore
+from tests.store_suite import NOW, SECOND, TENANTS, NewProblem, TestedStore, find_attention, next_queued, run
 
 pytestmark = pytest.mark.servers
 
@@ -64,3 +64,31 @@ def tested(database: Database) -> TestedStore:
     """An empty store."""
     empty(database)
     return TestedPostgres(database)
+
+
+@contextmanager
+def locked(database: Database, *problem_ids: UUID) -> Iterator[None]:
+    """Lock problems in another session."""
+    with database.session() as session:
+        session.execute(select(Problem.id).where(Problem.id.in_(problem_ids)).with_for_update())
+        yield
+
+
+def test_a_locked_problem_at_the_head_of_a_queue_delays_only_itself(database: Database, tested: TestedStore) -> None:
+    first, second = (tested.add(NewProblem(tenant_id=TENANTS[0])) for _ in range(2))
+    other = tested.add(NewProblem(tenant_id=TENANTS[1]))
+    assert next_queued(tested, window=1) == [first]
+    with locked(database, first):
+        assert next_queued(tested, window=1) == [other]
+        assert next_queued(tested, window=3) == [other, second]
+    with locked(database, first, other):
+        assert next_queued(tested, window=1) == [second]
+
+
+def test_a_locked_problem_that_needs_attention_delays_only_itself(database: Database, tested: TestedStore) -> None:
+    ids = [tested.add(NewProblem()) for _ in range(3)]
+    for number, each in enumerate(ids):
+        run(tested, each, due_at=NOW - (3 - number) * SECOND)
+    with locked(database, ids[0]):
+        assert [each.problem_id for each in find_attention(tested, limit=1)] == [ids[1]]
+        assert [each.problem_id for each in find_attention(tested, limit=2)] == ids[1:]
