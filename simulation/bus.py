@@ -35,7 +35,7 @@ class MemoryBus:
         """Create an empty bus.
 
         Args:
-            keeps_history: Whether to keep every published message, and to check that decoding gives it back unchanged.
+            keeps_history: Whether to keep every published message, and to check that decoding returns it unchanged.
         """
         self.letters: list[Letter] = []
         self.history: list[Message] = []

@@ -106,7 +106,7 @@ class _WorldEngine:
             raise self._refusal
 
     def _stop_if_broken(self, cancellation: Cancellation, meter: Meter, tokens: int, *key: object) -> None:
-        """Raise if the call is to stop in the middle of a step of so many tokens."""
+        """Raise if the call is to stop in the middle of a step with this many tokens."""
         fault = Cancelled() if cancellation.is_cancelled else self._fault
         if fault is not None:
             if self.world.number("estimate", *key) < self.world.estimates:
