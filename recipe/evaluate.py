@@ -31,6 +31,7 @@ from recipe.problems.drawing import Split, draw
 from recipe.problems.story import Story, problems_of
 from shared import log
 from shared.cancellation import Cancellation
+from shared.domain.roles import WorkerRole
 from shared.domain.verdict import Verdict
 from shared.engines.port import Meter, Scorer, ScoringRequest
 from shared.errors import PermanentError
@@ -210,7 +211,7 @@ def evaluate(settings: Settings, models: Path, count: int) -> None:
     if count > settings.max_batch_size:
         refusal = f"The service accepts at most {settings.max_batch_size} problems in a batch"
         raise TooManyProblems(f"{refusal}; lower --problems or raise TRIM_MAX_BATCH_SIZE.")
-    folders = {name: models / name for name in ("small", "large", "prm")}
+    folders = {role.value: models / role for role in WorkerRole}
     totals: dict[str, Any] = {}
     reported: dict[Split, Measured] = {}
     with Models(**folders) as loaded:

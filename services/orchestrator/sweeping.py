@@ -99,7 +99,7 @@ def _fail(store: Store, problem_id: UUID, error: Exception, *, now: datetime) ->
         with store.begin() as transaction:
             return fail_problem(transaction, problem_id, error, now=now)
     except RetryableError:
-        raise
+        return []  # The next sweep finds it again.
     except Exception:  # noqa: BLE001 - an operator has to look at its row
         _log.exception("problem_stuck", problem_id=str(problem_id))
         return []
