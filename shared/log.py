@@ -7,6 +7,7 @@ import sys
 from typing import assert_never
 
 import structlog
+from amqp.abstract_channel import IGNORED_METHOD_DURING_CHANNEL_CLOSE
 
 from shared.settings import Settings
 
@@ -68,6 +69,12 @@ def configure(settings: Settings, *, role: str) -> None:
     root.setLevel(settings.log_level.upper())
     for name in _LIBRARIES:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    logging.getLogger("amqp").addFilter(_matters)
+
+
+def _matters(line: logging.LogRecord) -> bool:
+    """Whether a line of amqp tells an operator anything: a confirm that arrives while its channel closes does not."""
+    return bool(line.msg != IGNORED_METHOD_DURING_CHANNEL_CLOSE)
 
 
 def _renderer(settings: Settings) -> structlog.typing.Processor:
