@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
@@ -74,6 +75,10 @@ class Decision:
     """Number that the decision rests on, such as the draft's score."""
     compared_with: float | None = None
     """Number that `value` was compared with, such as the threshold."""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """Further numbers that the decision rests on, by name, such as a belief."""
+    propensity: float = 1.0
+    """Probability that the policy takes this action on this observation; below 1 only where it explores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,7 @@ NAMES = (None, "amqp", "kombu")
 
 @pytest.fixture(autouse=True)
 def loggers() -> Iterator[None]:
-    """Give the loggers back as they were."""
+    """Restore the loggers."""
     kept = [(each := logging.getLogger(name), each.level, list(each.handlers), list(each.filters)) for name in NAMES]
     yield
     for logger, level, handlers, filters in kept:

@@ -1,0 +1,151 @@
+"""Artefacts: what a fitted or trained policy has learned, as arrays with a card that describes them.
+
+An artefact is two blobs: the arrays as a `.npz` file without pickles, and the card as JSON. The card holds the digest
+of the arrays, so neither is used with another's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from shared.errors import PermanentError
+
+Floats = NDArray[np.float64]
+
+MAX_BYTES = 16 << 20
+"""Largest size of the arrays' file, and of the arrays in it."""
+
+
+class BadArtefact(PermanentError):
+    """The policy's artefact is damaged or belongs to another policy; export or train it again."""
+
+    code = "bad_artefact"
+
+
+class Models(BaseModel):
+    """The models that an artefact was fitted on. It is valid for no others: scores of two PRMs are not comparable."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    small: str
+    """Model id of the small model, as in the record of steps and decisions."""
+    large: str
+    prm: str
+    prm_format: str
+    """Format in which the PRM was asked, as TRIM_PRM_FORMAT names it; `embedded` for the embedded engine."""
+
+
+class Card(BaseModel):
+    """What an artefact is, what it is for, and where it comes from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    format: Literal[1] = 1
+    policy: str
+    """Name of the policy that uses it."""
+    models: Models
+    data: dict[str, Any]
+    """The data that it was fitted on: where it comes from, its split, and how many problems and steps it holds."""
+    settings: dict[str, Any]
+    """Settings of the fit, so that it can be repeated."""
+    metrics: dict[str, float]
+    """What was measured on validation problems."""
+    created_at: AwareDatetime
+    command: str
+    """Command that made it."""
+    arrays_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A card and its arrays."""
+
+    card: Card
+    arrays: Mapping[str, Floats]
+
+    @classmethod
+    def make(cls, arrays: Mapping[str, Floats], **card: Any) -> Artefact:
+        """Make an artefact of arrays; the other arguments are the fields of the card."""
+        digest = hashlib.sha256(encode_arrays(arrays)).hexdigest()
+        return cls(Card(**card, arrays_sha256=digest), arrays)
+
+    @classmethod
+    def read(cls, card: str | bytes, arrays: bytes) -> Artefact:
+        """Read an artefact.
+
+        Raises:
+            BadArtefact: The card is no card of this version, or the arrays are damaged or another card's.
+        """
+        try:
+            parsed = Card.model_validate_json(card)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            place = ".".join(str(part) for part in first["loc"]) or "the card"
+            raise BadArtefact(f"The artefact's card cannot be read: {place}: {first['msg']}.") from error
+        if hashlib.sha256(arrays).hexdigest() != parsed.arrays_sha256:
+            raise BadArtefact(f"The arrays are not those of the card of {parsed.policy!r}; export both files again.")
+        return cls(parsed, _decode_arrays(arrays))
+
+    def encode(self) -> tuple[bytes, bytes]:
+        """Return the card as JSON and the arrays as the content of a `.npz` file."""
+        return (json.dumps(self.card.model_dump(mode="json"), indent=1) + "\n").encode(), encode_arrays(self.arrays)
+
+    @cached_property
+    def digest(self) -> str:
+        """Identity of the artefact: SHA-256 of the card, which holds that of the arrays."""
+        return hashlib.sha256(self.encode()[0]).hexdigest()
+
+    def array(self, name: str, *shape: int) -> Floats:
+        """Return an array of a certain shape; -1 is any length.
+
+        Raises:
+            BadArtefact: There is none, or it has another shape or numbers that are not finite.
+        """
+        found = self.arrays.get(name)
+        if found is None:
+            raise BadArtefact(f"The artefact of {self.card.policy!r} has no array {name!r}; train it again.")
+        fits = len(shape) == found.ndim and all(
+            want in (-1, have) for want, have in zip(shape, found.shape, strict=True)
+        )
+        if not fits or not np.isfinite(found).all():
+            wanted = "x".join("any" if size < 0 else str(size) for size in shape)
+            raise BadArtefact(
+                f"The array {name!r} of the artefact of {self.card.policy!r} should hold {wanted} finite numbers;"
+                " train it again."
+            )
+        return found
+
+
+def encode_arrays(arrays: Mapping[str, Floats]) -> bytes:
+    """Encode arrays as the content of a `.npz` file; the same arrays always give the same bytes."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as members:
+        for name in sorted(arrays):
+            member = io.BytesIO()
+            np.lib.format.write_array(member, np.asarray(arrays[name]), allow_pickle=False)
+            # `numpy.savez` would store the time of day.
+            members.writestr(zipfile.ZipInfo(f"{name}.npy"), member.getvalue())
+    return file.getvalue()
+
+
+def _decode_arrays(data: bytes) -> dict[str, Floats]:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as members:
+            size = sum(member.file_size for member in members.infolist())
+        if max(size, len(data)) > MAX_BYTES:
+            raise BadArtefact(f"The artefact's arrays hold {size} bytes; a policy may have {MAX_BYTES} at most.")
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            return {name: np.asarray(file[name], dtype=np.float64) for name in file.files}
+    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise BadArtefact(f"The artefact's arrays are no .npz file ({type(error).__name__}).") from error

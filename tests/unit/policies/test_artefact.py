@@ -1,0 +1,128 @@
+"""Artefacts: read as written, refused when damaged or foreign."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pytest
+
+from shared.policies import artefact
+from shared.policies.artefact import Artefact, BadArtefact, Models
+
+ARRAYS = {"weights": np.arange(6.0).reshape(2, 3), "cut": np.array(0.5)}
+
+CARD: dict[str, Any] = {
+    "policy": "aggregate",
+    "models": Models(small="s@1", large="l@1", prm="p@1", prm_format="embedded"),
+    "data": {"problems": 500},
+    "settings": {"seed": 1},
+    "metrics": {"apgr": 0.9},
+    "created_at": datetime(2026, 1, 2, tzinfo=UTC),
+    "command": "trim policies train aggregate",
+}
+
+
+def make() -> Artefact:
+    return Artefact.make(ARRAYS, **CARD)
+
+
+def test_an_artefact_is_read_as_it_was_written() -> None:
+    made = make()
+    read = Artefact.read(*made.encode())
+    assert read.card == made.card
+    assert read.digest == made.digest
+    assert read.encode() == made.encode()
+    assert {name: array.tolist() for name, array in read.arrays.items()} == {
+        name: array.tolist() for name, array in ARRAYS.items()
+    }
+
+
+def test_the_digest_depends_on_the_arrays_and_on_the_card() -> None:
+    others = [Artefact.make(ARRAYS | {"cut": np.array(0.6)}, **CARD), Artefact.make(ARRAYS, **CARD | {"policy": "pomdp"})]
+    assert len({each.digest for each in (make(), *others)}) == 3
+
+
+def test_arrays_have_the_shape_that_is_asked_for() -> None:
+    made = make()
+    assert made.array("weights", 2, -1).shape == (2, 3)
+    assert made.array("cut").shape == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "said"),
+    [
+        ("bias", (2,), "no array 'bias'"),
+        ("weights", (3, 2), "should hold 3x2 finite numbers"),
+        ("weights", (6,), "should hold 6 finite numbers"),
+        ("weights", (-1, 2), "should hold anyx2 finite numbers"),
+    ],
+)
+def test_a_missing_or_misshapen_array_is_refused(name: str, shape: tuple[int, ...], said: str) -> None:
+    with pytest.raises(BadArtefact, match=said):
+        make().array(name, *shape)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_refused(number: float) -> None:
+    with pytest.raises(BadArtefact, match="finite"):
+        Artefact.make({"weights": np.array([1.0, number])}, **CARD).array("weights", 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"format": 2}, "format"),
+        ({"policy": None}, "policy"),
+        ({"surprise": 1}, "surprise"),
+        ({"metrics": {"apgr": "high"}}, "metrics"),
+        ({"models": {"small": "s"}}, "models"),
+    ],
+)
+def test_a_card_that_cannot_be_read_names_the_field(change: dict[str, Any], said: str) -> None:
+    card, arrays = make().encode()
+    with pytest.raises(BadArtefact, match=said):
+        Artefact.read(json.dumps(json.loads(card) | change), arrays)
+
+
+def test_text_that_is_no_card_is_refused() -> None:
+    with pytest.raises(BadArtefact, match="the card"):
+        Artefact.read("not JSON", make().encode()[1])
+
+
+@pytest.mark.parametrize("cut", [0, 1, -1])
+def test_arrays_of_another_card_or_cut_short_are_refused(cut: int) -> None:
+    card, arrays = make().encode()
+    with pytest.raises(BadArtefact, match="not those of the card"):
+        Artefact.read(card, arrays[:cut] if cut else Artefact.make({}, **CARD).encode()[1])
+
+
+def read_arrays(data: bytes) -> Artefact:
+    """Read a file of arrays whose digest is right, whatever it holds."""
+    card = json.loads(make().encode()[0])
+    card["arrays_sha256"] = artefact.hashlib.sha256(data).hexdigest()
+    return Artefact.read(json.dumps(card), data)
+
+
+def test_a_file_that_is_no_archive_is_refused() -> None:
+    with pytest.raises(BadArtefact, match="no .npz file"):
+        read_arrays(b"nothing of the kind")
+
+
+def test_a_pickle_is_never_loaded() -> None:
+    file = io.BytesIO()
+    np.savez(file, weights=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(BadArtefact, match="no .npz file"):
+        read_arrays(file.getvalue())
+
+
+def test_an_archive_that_unpacks_to_too_much_is_refused_before_it_is_unpacked() -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as members:
+        members.writestr("weights.npy", b"\0" * (artefact.MAX_BYTES + 1))
+    with pytest.raises(BadArtefact, match="at most"):
+        read_arrays(file.getvalue())
