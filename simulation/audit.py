@@ -90,8 +90,12 @@ class Audit:
 
     def _check_commands(self, state: State) -> None:
         lookahead = state.options.lookahead
-        if state.request is not None and lookahead is not None and state.options.plan.drafts:
+        plan = state.options.plan
+        is_drafting = state.request is not None and state.request.author is Author.SMALL
+        if state.request is not None and is_drafting and lookahead is not None and not plan.decides_whole:
             assert state.request.end - len(state.steps) <= lookahead + 1, "the window is exceeded"
+        if plan.large_budget is not None:
+            assert state.ledger.large_out <= plan.large_budget, "the budget is exceeded"
         for command in next_commands(state):
             if isinstance(command, GenerateSteps):
                 assert state.request is not None

@@ -10,10 +10,11 @@ from uuid import UUID
 from services.orchestrator.applying import Outgoing, apply_deliveries
 from services.orchestrator.sweeping import Sweep, admit, attend
 from shared.bus.topology import EVENTS, DeadLetter
-from shared.domain.options import Options, PolicyChoice
+from shared.domain.options import Options, Wrappers
 from shared.machine.state import State, new_state
 from shared.messages import CancelWork
 from shared.policies.policy import Policy
+from shared.policies.wrapping import UNWRAPPED, Routing
 from simulation.bus import Letter, MemoryBus
 from simulation.clock import SettableClock
 from simulation.store import TENANT, MemoryStore
@@ -59,19 +60,20 @@ class SimulatedService:
         options: Options | None = None,
         *,
         reference: str | None = None,
+        wrappers: Wrappers = UNWRAPPED,
         tenant: UUID = TENANT,
     ) -> UUID:
         """Submit a problem, and return its id; the next sweep admits it."""
+        routing = Routing(policy, wrappers)
         self._submitted += 1
         problem_id = UUID(int=self._submitted)
         state = new_state(
             problem_id=problem_id,
             question=question,
             reference=reference,
-            options=replace(options or Options(), plan=policy.plan),
+            options=replace(options or Options(), plan=routing.plan),
         )
-        choice = PolicyChoice(name=policy.name, revision=policy.revision, parameters=policy.model_dump())
-        self.store.submit(state, choice, tenant=tenant)
+        self.store.submit(state, routing.choice, tenant=tenant)
         return problem_id
 
     def cancel(self, problem_id: UUID) -> None:

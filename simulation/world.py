@@ -144,6 +144,8 @@ class WorldGenerator(_WorldEngine):
         meter.prompt_tokens, meter.cached_tokens = 10 + 7 * len(prefix), 4 * len(prefix)
         for _ in range(request.max_steps):
             text, finish, tokens = self._write(request.question, prefix)
+            if tokens > request.max_step_tokens:
+                finish, tokens = Finish.LENGTH, request.max_step_tokens
             self._stop_if_broken(cancellation, meter, tokens, self._author, *prefix)
             step = GeneratedStep(
                 text=text,

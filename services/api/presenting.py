@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from services.api.schemas import problems, record
-from services.api.schemas.submissions import LimitsChoice, SamplingChoice
+from services.api.schemas.submissions import LimitsChoice, SamplingChoice, WrappersChoice
 from shared.store import queries
-from shared.store.rows import read_options
+from shared.store.rows import read_observation, read_options
 from shared.store.tables import AuditRow, DecisionRow, Problem, StepRow
 
 
@@ -18,7 +18,12 @@ def show_problem(row: Problem) -> problems.Problem:
         status=row.status,
         question=row.question,
         reference=row.reference,
-        policy=problems.Policy(name=row.policy, revision=row.policy_revision, parameters=row.policy_parameters),
+        policy=problems.Policy(
+            name=row.policy,
+            revision=row.policy_revision,
+            parameters=row.policy_parameters,
+            wrappers=WrappersChoice.model_validate(row.policy_wrappers),
+        ),
         lookahead="unlimited" if options.lookahead is None else options.lookahead,
         limits=LimitsChoice.model_validate(options.limits, from_attributes=True),
         sampling=SamplingChoice.model_validate(options.sampling, from_attributes=True),
@@ -76,11 +81,13 @@ def show_decision(row: DecisionRow | AuditRow) -> record.Decision:
         policy=record.DecidingPolicy(
             name=row.policy, revision=row.policy_revision, parameters_digest=row.policy_digest
         ),
-        observation=record.Observation.model_validate(row.observation),
+        observation=record.Observation.model_validate(read_observation(row.observation), from_attributes=True),
         action=row.action,
         reason=row.reason,
         value=row.value,
         compared_with=row.compared_with,
+        numbers=row.numbers,
+        propensity=row.propensity,
         draft=_show_draft(row),
         scoring=_show_scoring(row),
     )
@@ -89,7 +96,10 @@ def show_decision(row: DecisionRow | AuditRow) -> record.Decision:
 def show_audit(row: AuditRow) -> record.AuditEntry:
     """Turn a row of the audit into a response."""
     return record.AuditEntry(
-        policy_parameters=row.policy_parameters, decision=show_decision(row), accepted_step=_show_accepted_step(row)
+        policy_parameters=row.policy_parameters,
+        policy_wrappers=row.policy_wrappers,
+        decision=show_decision(row),
+        accepted_step=_show_accepted_step(row),
     )
 
 

@@ -12,9 +12,9 @@ from pydantic import BaseModel
 
 from services.api.errors import InvalidSubmission
 from services.api.schemas.submissions import MAX_SEED, BatchRequest, Choices, ProblemRequest
-from shared.domain.options import Limits, Options, PolicyChoice, Sampling
+from shared.domain.options import Limits, Options, Sampling, Wrappers
 from shared.errors import PermanentError
-from shared.policies.registry import build_policy
+from shared.policies.registry import build_routing
 from shared.settings import Settings
 from shared.store.submissions import Idempotency, Submission
 
@@ -37,7 +37,8 @@ def check_problem(body: ProblemRequest, settings: Settings, *, field: str = "bod
         detail = f"The question has {len(body.question)} characters; the maximum is {settings.max_question_chars}."
         raise InvalidSubmission(f"{field}.question", detail)
     try:
-        policy = build_policy(body.policy.name, body.policy.parameters)
+        wrappers = Wrappers(**body.policy.wrappers.model_dump())
+        routing = build_routing(body.policy.name, body.policy.parameters, wrappers)
     except PermanentError as error:
         raise InvalidSubmission(f"{field}.policy", error) from error
     seed = secrets.randbelow(MAX_SEED) if body.sampling.seed is None else body.sampling.seed
@@ -47,9 +48,9 @@ def check_problem(body: ProblemRequest, settings: Settings, *, field: str = "bod
     return Submission(
         question=body.question,
         reference=body.reference,
-        policy=PolicyChoice(name=policy.name, revision=policy.revision, parameters=policy.model_dump(mode="json")),
+        policy=routing.choice,
         options=Options(
-            plan=policy.plan,
+            plan=routing.plan,
             lookahead=None if body.lookahead == "unlimited" else body.lookahead,
             limits=Limits(**body.limits.model_dump()),
             sampling=Sampling(**{**body.sampling.model_dump(), "seed": seed}),

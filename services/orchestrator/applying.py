@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from services.orchestrator.policy_cache import policy_of
+from services.orchestrator.policy_cache import routing_of
 from shared.bus.consumer import Delivery
 from shared.bus.topology import DELIVERY_LIMIT, EVENTS, QUEUES, DeadLetter
 from shared.domain.decisions import Decider, Decision, Observation, PolicyVersion
@@ -27,7 +27,7 @@ from shared.messages import (
     WorkerSeen,
     decode,
 )
-from shared.policies.policy import Policy
+from shared.policies.wrapping import Routing
 from shared.store.port import Change, LockedProblem, SeenProcess, Store, Transaction
 
 Outgoing = Message | DeadLetter
@@ -141,7 +141,7 @@ def _apply_events(locked: LockedProblem, events: Sequence[ProblemEvent | Control
     state: State = locked.state
     policy: Decider
     try:
-        policy = _policy(locked)
+        policy = _routing(locked)
     except Unreadable as error:
         state, policy = _give_up(locked, error, now=now), _NoPolicy()
     for event in events:
@@ -161,9 +161,13 @@ class _NoPolicy:
         """Refuse."""
         raise AssertionError("a problem that has ended is decided")
 
+    def before_draft(self, _observation: Observation) -> Decision | None:
+        """Refuse."""
+        raise AssertionError("a problem that has ended is decided")
 
-def _policy(locked: LockedProblem) -> Policy:
-    """Return the policy of a problem.
+
+def _routing(locked: LockedProblem) -> Routing:
+    """Return what decides a problem's steps.
 
     Raises:
         Unreadable: Its row or its policy cannot be read.
@@ -171,20 +175,20 @@ def _policy(locked: LockedProblem) -> Policy:
     if locked.defect is not None:
         raise Unreadable(f"Its row cannot be read ({locked.defect}); upgrade the orchestrators before the api.")
     try:
-        policy = policy_of(locked.policy)
+        routing = routing_of(locked.policy)
     except PermanentError as error:
         said = f"Its policy cannot be built ({type(error).__name__})"
         raise Unreadable(f"{said}; upgrade the orchestrators before the api.") from error
-    if policy.revision != locked.policy.revision and locked.state.status is Status.QUEUED:
+    if routing.policy.revision != locked.policy.revision and locked.state.status is Status.QUEUED:
         # Logged once, at the admission. Each decision records the revision that took it, so the audit stays true.
         _log.warning(
             "policy_revision_differs",
             problem_id=str(locked.state.problem_id),
-            policy=policy.name,
+            policy=routing.policy.name,
             submitted=locked.policy.revision,
-            deciding=policy.revision,
+            deciding=routing.policy.revision,
         )
-    return policy
+    return routing
 
 
 def _give_up(locked: LockedProblem, error: Unreadable, *, now: datetime) -> State:

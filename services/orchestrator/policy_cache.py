@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 from functools import lru_cache
 
-from shared.domain.options import PolicyChoice
-from shared.policies.policy import Policy
-from shared.policies.registry import build_policy
+from shared.domain.options import PolicyChoice, Wrappers
+from shared.policies.registry import build_routing
+from shared.policies.wrapping import Routing
 
 
-def policy_of(choice: PolicyChoice) -> Policy:
-    """Return the policy that a problem's submitter chose, as this version of the code decides.
+def routing_of(choice: PolicyChoice) -> Routing:
+    """Return what a problem's submitter chose, as this version of the code decides.
 
     Raises:
         UnknownPolicy: This version has no policy of this name.
         BadParameters: This version's policy refuses the parameters.
     """
-    return _build(choice.name, json.dumps(choice.parameters, sort_keys=True))
+    return _build(choice.name, json.dumps(choice.parameters, sort_keys=True), choice.wrappers)
 
 
 @lru_cache(maxsize=1024)
-def _build(name: str, parameters: str) -> Policy:
-    return build_policy(name, json.loads(parameters))
+def _build(name: str, parameters: str, wrappers: Wrappers) -> Routing:
+    return build_routing(name, json.loads(parameters), wrappers)

@@ -38,6 +38,8 @@ class Observation:
     """PRM score of the draft; `None` for a policy that does not read scores."""
     previous_scores: tuple[float | None, ...] = ()
     """PRM scores of the accepted steps, aligned with them; `None` where the PRM has given no usable number (yet)."""
+    following_scores: tuple[float | None, ...] = ()
+    """PRM scores of the drafts after this one, if the policy decides whole solutions; otherwise empty."""
     draft_tokens: int | None = None
     """`None` if nothing was drafted."""
     is_final: bool = False
@@ -101,6 +103,12 @@ class Decider(Protocol):
 
     def decide(self, observation: Observation) -> Decision:
         """Choose what happens to a draft. Pure, total and deterministic."""
+
+    def before_draft(self, observation: Observation) -> Decision | None:
+        """Escalate a step that is not drafted yet, or return `None` to have it drafted.
+
+        Called only if the plan skips drafts; the observation has no score and no draft. Pure, total and deterministic.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,6 +40,14 @@ class Plan:
     """The PRM scores each draft."""
     escalates: bool = True
     """The policy may escalate to the large model."""
+    takes_over: bool = False
+    """After an escalation the large model writes the rest of the solution."""
+    decides_whole: bool = False
+    """Steps are decided only once the small model has drafted the rest of the solution."""
+    skips_drafts: bool = False
+    """The policy may escalate a step before the small model has drafted it. Nothing is then drafted ahead."""
+    large_budget: int | None = None
+    """Large-model tokens that the problem may use; `None` is no limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +68,18 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Wrappers:
+    """How a policy is applied, whichever it is."""
+
+    budget: int | None = None
+    """Large-model tokens that the problem may use; `None` is no limit. Once they are spent, drafts are accepted."""
+    take_over: bool = False
+    """After the first escalation the large model writes the rest of the solution."""
+    epsilon: float = 0.0
+    """Share of the decisions that are drawn by lot, so that other policies can be evaluated on the record."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyChoice:
     """The policy that the submitter chose. The orchestrator builds it from this."""
 
@@ -67,3 +87,4 @@ class PolicyChoice:
     revision: int
     """Revision of the policy's code when the problem was submitted."""
     parameters: Mapping[str, Any]
+    wrappers: Wrappers = field(default_factory=Wrappers)

@@ -29,6 +29,9 @@ def _generate(state: State, request: StepRequest) -> GenerateSteps:
     ahead = state.chain[: max(0, request.from_step - len(state.steps))]
     written = sum(step.tokens for step in before) + sum(each.draft.tokens for each in ahead)
     is_scored = request.author is Author.SMALL and options.plan.scores
+    max_step_tokens = options.limits.max_step_tokens
+    if request.large_left is not None:
+        max_step_tokens = min(max_step_tokens, request.large_left)
     return GenerateSteps(
         id=derive_id(
             state.problem_id, state.epoch, request.from_step, "generate_steps", request.author, request.number
@@ -44,7 +47,7 @@ def _generate(state: State, request: StepRequest) -> GenerateSteps:
         prefix=tuple(step.text for step in before) + tuple(each.draft.text for each in ahead),
         author=request.author,
         max_steps=request.max_steps,
-        max_step_tokens=options.limits.max_step_tokens,
+        max_step_tokens=max_step_tokens,
         max_tokens=max(1, options.limits.max_tokens - written),
         results_to="prm" if is_scored else "events",
         reports_stretch=is_scored and options.lookahead not in (0, None),

@@ -12,7 +12,7 @@ from shared.domain.steps import Step
 from shared.domain.text import extend_digest, prefix_digest
 from shared.machine.booking import book_discarded, book_kept, drop_pending, waste
 from shared.machine.ending import fail, succeed
-from shared.machine.requesting import is_oversized, request_steps
+from shared.machine.requesting import is_complete, is_oversized, request_large
 from shared.machine.state import State
 
 
@@ -25,32 +25,72 @@ def decide_ready(state: State, *, policy: Decider, now: datetime) -> State:
         state = waste(state.evolve(pending=tuple(p for p in state.pending if p.draft not in strays)), strays)
         if ready is None or not _is_decidable(state, ready):
             return state
-        state = state.evolve(pending=tuple(each for each in state.pending if each is not ready))
-        if ready.draft.author is Author.LARGE:
-            state = _take_large(state, ready, policy=policy, now=now)
-        else:
-            state = _take_small(state, ready, policy=policy, now=now)
+        take = _take_large if ready.draft.author is Author.LARGE else _take_small
+        state = take(state, ready, policy=policy, now=now)
     return state
 
 
+def decide_before_draft(state: State, *, policy: Decider, now: datetime) -> State:
+    """Ask a policy that skips drafts about the next step, before it is requested."""
+    is_waiting = state.request is not None and len(state.steps) < state.request.end
+    if not state.options.plan.skips_drafts or is_waiting or state.chain or not state.can_pay_large():
+        return state
+    observation = _observe(state, None)
+    decision = policy.before_draft(observation)
+    if decision is None:
+        return state
+    state = _record(state, None, observation, decision, decided_by=DecidedBy.POLICY, policy=policy, now=now)
+    return _escalate(state, now=now)
+
+
 def _is_decidable(state: State, ready: ScoredDraft) -> bool:
-    needs_score = ready.draft.author is Author.SMALL and state.options.plan.scores
-    return ready.is_scored or ready.draft.is_degenerate or not needs_score
+    if ready.draft.author is Author.LARGE:
+        return True
+    plan = state.options.plan
+    if not plan.decides_whole:
+        return _is_judged(ready) or not plan.scores
+    chain, request = state.chain, state.request
+    # After a failure no more drafts arrive, until those that are here are decided.
+    is_cut = request is not None and request.failed_at_step == len(state.steps) + len(chain)
+    return (is_cut or is_complete(state)) and all(_is_judged(each) for each in chain)
+
+
+def _is_judged(ready: ScoredDraft) -> bool:
+    return ready.is_scored or ready.draft.is_degenerate
 
 
 def _take_small(state: State, ready: ScoredDraft, *, policy: Decider, now: datetime) -> State:
     """Decide on a draft: by rule if there is nothing to judge, otherwise by the policy."""
     draft = ready.draft
-    observation = _observe(state, ready)
+    observation, state = _observe(state, ready), _without(state, ready)
     decision = _rule(state, ready)
     decided_by = DecidedBy.POLICY if decision is None else DecidedBy.RULE
     decision = decision or policy.decide(observation)
+    if decision.action is Action.ESCALATE and not state.can_pay_large(max(1, draft.tokens)):
+        decision, decided_by = _budget_spent(state), DecidedBy.RULE
     state = _record(state, ready, observation, decision, decided_by=decided_by, policy=policy, now=now)
     if decision.action is Action.ACCEPT:
         return _append(state, draft, score=ready.score, now=now)
-    state = drop_pending(book_discarded(state, draft))
-    state = state.evolve(epoch=state.epoch + 1, attempts=0)
-    return request_steps(state, author=Author.LARGE, max_steps=1, now=now)
+    return _escalate(book_discarded(state, draft), now=now)
+
+
+def _escalate(state: State, *, now: datetime) -> State:
+    """Have the large model write from here; what was drafted ahead is dropped."""
+    state = drop_pending(state).evolve(epoch=state.epoch + 1, attempts=0)
+    return request_large(state, now=now)
+
+
+def _without(state: State, decided: ScoredDraft) -> State:
+    return state.evolve(pending=tuple(each for each in state.pending if each is not decided))
+
+
+def _budget_spent(state: State) -> Decision:
+    """Return the decision in place of an escalation that the budget has no room for.
+
+    A rewrite is expected to be about as long as the draft: with less left it would be cut off.
+    """
+    budget = state.options.plan.large_budget
+    return Decision(action=Action.ACCEPT, reason="budget_spent", value=state.large_spent, compared_with=budget)
 
 
 def _rule(state: State, ready: ScoredDraft) -> Decision | None:
@@ -67,11 +107,14 @@ def _rule(state: State, ready: ScoredDraft) -> Decision | None:
 
 
 def _take_large(state: State, ready: ScoredDraft, *, policy: Decider, now: datetime) -> State:
-    """Append a large step; a policy without drafts decides on it here, so that every step has its decision."""
+    """Append a large step. If no draft of it was escalated it is decided here, so that every step has its decision."""
+    observation, state = _observe(state, None), _without(state, ready)
     if not state.options.plan.drafts:
-        observation = _observe(state, None)
         decision = policy.decide(observation)
         state = _record(state, None, observation, decision, decided_by=DecidedBy.POLICY, policy=policy, now=now)
+    elif state.has_taken_over and state.escalation_count <= sum(step.author is Author.LARGE for step in state.steps):
+        decision = Decision(action=Action.ESCALATE, reason="taken_over")
+        state = _record(state, None, observation, decision, decided_by=DecidedBy.RULE, policy=policy, now=now)
     return _append(state, ready.draft, score=None, now=now)
 
 
@@ -110,6 +153,7 @@ def _observe(state: State, ready: ScoredDraft | None) -> Observation:
         step=len(state.steps),
         score=ready.score if ready else None,
         previous_scores=tuple(step.score for step in state.steps),
+        following_scores=tuple(each.score for each in state.chain[1:]) if state.options.plan.decides_whole else (),
         draft_tokens=draft.tokens if draft else None,
         is_final=draft is not None and (draft.ends_solution or draft.index + 1 == state.options.limits.max_steps),
         large_out=state.ledger.large_out,

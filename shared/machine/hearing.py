@@ -10,7 +10,7 @@ from shared.domain.drafts import Draft, ScoredDraft
 from shared.domain.roles import WorkerRole
 from shared.domain.status import CONTEXT_FULL, Failure, Status, StopReason
 from shared.machine.booking import book_scoring, book_unfinished, waste
-from shared.machine.deciding import decide_ready
+from shared.machine.deciding import decide_before_draft, decide_ready
 from shared.machine.ending import exhaust, fail, is_last_attempt, succeed
 from shared.machine.requesting import backoff, due, request_ahead
 from shared.machine.state import State
@@ -38,16 +38,10 @@ def hear_drafts(state: State, event: StepsGenerated | StepsScored, *, policy: De
         state = _fill_scores(state, event)
     for draft, score in zip(event.drafts, scores, strict=True):
         state = _add_pending(state, ScoredDraft(draft=draft, score=score, scoring=scoring))
-    before = len(state.steps), state.epoch
-    state = decide_ready(state, policy=policy, now=now)
-    if state.status.is_final:
-        return state
-    if (len(state.steps), state.epoch) != before:
-        state = state.evolve(attempts=0)
-    return request_ahead(state.evolve(due_at=due(state, now)), now=now)
+    return _decide(state, policy=policy, now=now)
 
 
-def hear_failure(state: State, event: WorkFailed, *, now: datetime) -> State:
+def hear_failure(state: State, event: WorkFailed, *, policy: Decider, now: datetime) -> State:
     """Book what a failed command had used, and react if the problem waits for the command.
 
     A failure ahead of the trajectory's end is not judged yet. An escalation may still discard its steps; the machine
@@ -60,13 +54,27 @@ def hear_failure(state: State, event: WorkFailed, *, now: datetime) -> State:
         return state
     state = state.evolve(booked=state.booked | {event.id})
     if state.chain or event.step > len(state.steps):
-        return state.evolve(request=state.request and replace(state.request, failed_at_step=event.step))
+        state = state.evolve(request=state.request and replace(state.request, failed_at_step=event.step))
+        # No draft may follow, so a plan that waits for all of them decides those that are here.
+        return _decide(state, policy=policy, now=now) if state.options.plan.decides_whole else state
     return _judge_failure(state, event, now=now)
 
 
 def hear_cancelled(state: State, event: WorkCancelled) -> State:
     """Book what a cancelled command had used."""
     return state if event.id in state.booked else _book_unfinished(state, event)
+
+
+def _decide(state: State, *, policy: Decider, now: datetime) -> State:
+    """Decide what can be decided, and request what follows."""
+    before = len(state.steps), state.epoch
+    state = decide_ready(state, policy=policy, now=now)
+    if state.status.is_final:
+        return state
+    if (len(state.steps), state.epoch) != before:
+        state = state.evolve(attempts=0)
+    state = decide_before_draft(state.evolve(due_at=due(state, now)), policy=policy, now=now)
+    return request_ahead(state, now=now)
 
 
 def _judge_failure(state: State, event: WorkFailed, *, now: datetime) -> State:

@@ -25,19 +25,25 @@ def request_steps(
 ) -> State:
     """Request steps; by default all that the plan and the lookahead allow, from the end of the trajectory on."""
     start = len(state.steps) if from_step is None else from_step
-    author = author or (Author.SMALL if state.options.plan.drafts else Author.LARGE)
+    author = author or _next_author(state)
     request = StepRequest(
         author=author,
         from_step=start,
-        max_steps=min(max_steps or _max_undecided(state), state.options.limits.max_steps - start),
+        max_steps=min(max_steps or _max_undecided(state, author), state.options.limits.max_steps - start),
         number=state.request_count,
         issued_at=now,
         expires_at=due(state, now),
         unscored_steps=_unscored(state) if author is Author.SMALL and start == len(state.steps) else 0,
+        large_left=state.large_left if author is Author.LARGE else None,
     )
     if request.max_steps < 1:
         return state.evolve(request=None)
     return state.evolve(request=request, request_count=state.request_count + 1, due_at=request.expires_at)
+
+
+def request_large(state: State, *, now: datetime) -> State:
+    """Request the next step from the large model, or all further ones if it takes over."""
+    return request_steps(state, author=Author.LARGE, max_steps=None if state.options.plan.takes_over else 1, now=now)
 
 
 def request_ahead(state: State, *, now: datetime) -> State:
@@ -52,8 +58,8 @@ def request_ahead(state: State, *, now: datetime) -> State:
     known_end = len(state.steps) + len(chain)
     if state.request is not None and known_end < state.request.end:
         return state
-    room = _max_undecided(state) - len(chain)
-    if room <= 0 or (chain and _is_complete(state)):
+    room = _max_undecided(state, _next_author(state)) - len(chain)
+    if room <= 0 or (chain and is_complete(state)):
         return state.evolve(request=None)
     return request_steps(state, from_step=known_end, max_steps=room, now=now)
 
@@ -69,8 +75,8 @@ def request_again(state: State, *, now: datetime) -> State:
         return exhaust(state, f"the last time because the {who} did not answer", now=now)
     was_escalating = state.is_escalating
     state = drop_pending(state).evolve(attempts=state.attempts + 1, oldest_request=state.request_count)
-    if was_escalating:
-        return request_steps(state, author=Author.LARGE, max_steps=1, now=now)
+    if was_escalating and state.can_pay_large():
+        return request_large(state, now=now)
     return request_steps(state, now=now)
 
 
@@ -89,11 +95,17 @@ def is_oversized(state: State, *more: str) -> bool:
     return state.text_bytes(*more) >= MAX_PREFIX_BYTES
 
 
-def _is_complete(state: State) -> bool:
-    """Tell whether the pending drafts already complete the solution, or fill a message."""
-    chain = state.chain
+def is_complete(state: State) -> bool:
+    """Tell whether the pending drafts, of which there is one at least, already take the solution to its end."""
+    chain, limits = state.chain, state.options.limits
     last = chain[-1].draft
-    return last.ends_solution or last.is_degenerate or is_oversized(state, *(each.draft.text for each in chain))
+    return (
+        last.ends_solution
+        or last.is_degenerate
+        or last.index + 1 >= limits.max_steps
+        or state.tokens + sum(each.draft.tokens for each in chain) >= limits.max_tokens
+        or is_oversized(state, *(each.draft.text for each in chain))
+    )
 
 
 def _unscored(state: State) -> int:
@@ -106,9 +118,20 @@ def _unscored(state: State) -> int:
     return count if state.options.plan.scores else 0
 
 
-def _max_undecided(state: State) -> int:
-    """Return the maximum number of undecided drafts."""
-    options = state.options
-    if options.lookahead is None or not options.plan.drafts:
+def _next_author(state: State) -> Author:
+    """Return who writes where nothing else decides it."""
+    writes_large = not state.options.plan.drafts or state.has_taken_over
+    return Author.LARGE if writes_large and state.can_pay_large() else Author.SMALL
+
+
+def _max_undecided(state: State, author: Author) -> int:
+    """Return the maximum number of undecided drafts of an author."""
+    options, plan = state.options, state.options.plan
+    if author is Author.LARGE:
+        # With a budget one at a time: each command must be bounded by what the one before it has left.
+        return options.limits.max_steps if plan.large_budget is None else 1
+    if plan.skips_drafts:
+        return 1
+    if plan.decides_whole or options.lookahead is None:
         return options.limits.max_steps
     return options.lookahead + 1

@@ -33,6 +33,8 @@ class StepRequest:
     unscored_steps: int = 0
     """Number of large steps right before it that had no score when it was issued. Part of the request, so that its
     command stays the same when those scores arrive."""
+    large_left: int | None = None
+    """Large-model tokens that the problem could still use when a large step was requested; `None` is no limit."""
     failed_at_step: int | None = None
     """Step at which a worker reported a failure; the steps before it are on their way."""
 
@@ -101,8 +103,29 @@ class State:
 
     @property
     def is_escalating(self) -> bool:
-        """Whether the large model is to write one step in place of a draft."""
+        """Whether the large model is to write in place of drafts."""
         return self.options.plan.drafts and self.request is not None and self.request.author is Author.LARGE
+
+    @property
+    def has_taken_over(self) -> bool:
+        """Whether the large model writes the rest of the solution, after an escalation."""
+        return self.options.plan.takes_over and self.escalation_count > 0
+
+    @property
+    def large_spent(self) -> int:
+        """Large-model tokens that are booked so far, whether they became steps or not."""
+        return self.ledger.large_out + self.ledger.large_wasted + self.ledger.large_estimated
+
+    @property
+    def large_left(self) -> int | None:
+        """Large-model tokens that the problem may still use; `None` is no limit."""
+        budget = self.options.plan.large_budget
+        return None if budget is None else max(0, budget - self.large_spent)
+
+    def can_pay_large(self, tokens: int = 1) -> bool:
+        """Tell whether the budget has room for this many more large-model tokens."""
+        left = self.large_left
+        return left is None or left >= tokens
 
     @property
     def chain(self) -> tuple[ScoredDraft, ...]:

@@ -19,6 +19,7 @@ from typing import assert_never
 
 from shared.domain.decisions import Decider
 from shared.domain.status import Failure, Status
+from shared.machine.deciding import decide_before_draft
 from shared.machine.ending import end_early, fail
 from shared.machine.hearing import hear_cancelled, hear_drafts, hear_failure
 from shared.machine.requesting import request_again, request_steps
@@ -50,7 +51,9 @@ def apply(  # noqa: PLR0911 - one case, one return
         case ProblemAdmitted():
             if state.status is not Status.QUEUED:
                 return state
-            return request_steps(state.evolve(status=Status.RUNNING, started_at=now), now=now)
+            state = state.evolve(status=Status.RUNNING, started_at=now)
+            escalated = decide_before_draft(state, policy=policy, now=now)
+            return request_steps(state, now=now) if escalated is state else escalated
         case CancelRequested():
             return state if state.status.is_final else end_early(state, Status.CANCELLED, now=now)
         case DeadlinePassed():
@@ -61,7 +64,7 @@ def apply(  # noqa: PLR0911 - one case, one return
         case RequestOverdue():
             return request_again(state, now=now)
         case WorkFailed():
-            return hear_failure(state, event, now=now)
+            return hear_failure(state, event, policy=policy, now=now)
         case WorkCancelled():
             return hear_cancelled(state, event)
         case StepsGenerated() | StepsScored():

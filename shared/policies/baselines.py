@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from shared.domain.decisions import Action, Decision, Observation
 from shared.domain.options import Plan
+from shared.policies.lots import lot_of
 from shared.policies.policy import Policy
 
 
@@ -61,7 +61,7 @@ class Random(Policy):
 
     def decide(self, observation: Observation) -> Decision:
         """Draw the step's lot."""
-        lot = _lot(observation)
+        lot = lot_of(observation)
         drawn = lot < self.p
         return Decision(
             action=Action.ESCALATE if drawn else Action.ACCEPT,
@@ -69,10 +69,3 @@ class Random(Policy):
             value=lot,
             compared_with=self.p,
         )
-
-
-def _lot(observation: Observation) -> float:
-    """Draw a number in [0, 1) that depends on seed, question and step alone."""
-    key = f"{observation.seed}/{observation.question_digest}/{observation.step}"
-    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
-    return (int.from_bytes(digest) >> 11) / 2**53

@@ -37,3 +37,7 @@ class Policy(BaseModel, ABC):
     @abstractmethod
     def decide(self, observation: Observation) -> Decision:
         """Choose what happens to the draft. Called only for drafts with a usable score, if the plan asks for scores."""
+
+    def before_draft(self, observation: Observation) -> Decision | None:  # noqa: ARG002 - most policies never do it
+        """Have the step drafted; a policy whose plan skips drafts may escalate it instead."""
+        return None

@@ -7,12 +7,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from shared.domain.options import Wrappers
 from shared.errors import PermanentError
 from shared.policies.baselines import LargeOnly, Random, SmallOnly
+from shared.policies.cascade import Cascade
 from shared.policies.policy import Policy
 from shared.policies.threshold import Threshold
+from shared.policies.wrapping import Routing
 
-POLICIES: Mapping[str, type[Policy]] = {kind.name: kind for kind in (Threshold, SmallOnly, LargeOnly, Random)}
+POLICIES: Mapping[str, type[Policy]] = {kind.name: kind for kind in (Threshold, Cascade, SmallOnly, LargeOnly, Random)}
 
 
 class UnknownPolicy(PermanentError):
@@ -25,6 +28,19 @@ class BadParameters(PermanentError):
     """The policy's parameters are wrong; GET /v1/policies shows what each policy takes."""
 
     code = "bad_policy_parameters"
+
+
+def build_routing(name: str, parameters: Mapping[str, Any], wrappers: Wrappers) -> Routing:
+    """Build a policy from its name and parameters, with its wrappers.
+
+    Raises:
+        UnknownPolicy: No policy has this name.
+        BadParameters: A parameter is unknown, of the wrong type or out of range, or a wrapper does not fit the policy.
+    """
+    policy = build_policy(name, parameters)
+    if wrappers.epsilon > 0 and policy.plan.decides_whole:
+        raise BadParameters(f"Policy {name!r} decides whole solutions, and epsilon explores single steps; omit one.")
+    return Routing(policy, wrappers)
 
 
 def build_policy(name: str, parameters: Mapping[str, Any]) -> Policy:

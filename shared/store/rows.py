@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import datetime
@@ -13,7 +14,7 @@ from pydantic import TypeAdapter
 from shared.domain.decisions import DecisionRecord, Observation
 from shared.domain.drafts import Finish, ScoredDraft
 from shared.domain.ledger import Ledger
-from shared.domain.options import Options, PolicyChoice
+from shared.domain.options import Options, PolicyChoice, Wrappers
 from shared.domain.roles import Author
 from shared.domain.status import Failure, Status, StopReason
 from shared.domain.steps import Step
@@ -28,6 +29,7 @@ _STEP_FIELDS: Final = tuple(each.name for each in fields(Step))
 STEP_COLUMNS: Final = tuple("step" if name == "index" else name for name in _STEP_FIELDS)
 
 _OPTIONS = TypeAdapter(Options)
+_WRAPPERS = TypeAdapter(Wrappers)
 _REQUEST = TypeAdapter(StepRequest | None)
 _PENDING = TypeAdapter(tuple[ScoredDraft, ...])
 _OBSERVATION = TypeAdapter(Observation)
@@ -45,16 +47,23 @@ def read_options(values: Mapping[str, Any], deadline_at: datetime | None) -> Opt
     return replace(_OPTIONS.validate_python(dict(values)), deadline_at=deadline_at)
 
 
+def read_observation(values: Mapping[str, Any]) -> Observation:
+    """Read what a decision's row holds; fields that its version did not know get their defaults."""
+    return _OBSERVATION.validate_python(dict(values))
+
+
 def read_problem(row: Mapping[str, Any], steps: Sequence[Sequence[Any]], booked: frozenset[UUID]) -> LockedProblem:
     """Read a problem from its row and the rows of its steps, which hold `STEP_COLUMNS`.
 
     A row that this version cannot decode becomes a problem with a `defect`.
     """
+    choice = PolicyChoice(name=row["policy"], revision=row["policy_revision"], parameters=row["policy_parameters"])
     try:
         state = _read_state(row, steps, booked)
+        choice = replace(choice, wrappers=_WRAPPERS.validate_python(row["policy_wrappers"]))
     except (ValueError, TypeError, KeyError) as error:
-        return LockedProblem(state=_salvage(row, steps, booked), policy=_read_choice(row), defect=type(error).__name__)
-    return LockedProblem(state=state, policy=_read_choice(row))
+        return LockedProblem(state=_salvage(row, steps, booked), policy=choice, defect=type(error).__name__)
+    return LockedProblem(state=state, policy=choice)
 
 
 def problem_values(state: State) -> dict[str, Any]:
@@ -107,6 +116,8 @@ def decision_values(problem_id: UUID, record: DecisionRecord) -> dict[str, Any]:
         "reason": decision.reason,
         "value": decision.value,
         "compared_with": decision.compared_with,
+        "numbers": json.dumps(dict(decision.numbers)),
+        "propensity": decision.propensity,
         "observation": _OBSERVATION.dump_json(record.observation).decode(),
         "draft_id": draft and draft.id,
         "draft_text": draft and draft.text,
@@ -193,7 +204,3 @@ def _read_steps(rows: Sequence[Sequence[Any]]) -> tuple[Step, ...]:
         values = dict(zip(_STEP_FIELDS, row, strict=True))
         steps.append(Step(**{**values, "author": Author(values["author"]), "finish": Finish(values["finish"])}))
     return tuple(steps)
-
-
-def _read_choice(row: Mapping[str, Any]) -> PolicyChoice:
-    return PolicyChoice(name=row["policy"], revision=row["policy_revision"], parameters=row["policy_parameters"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 from uuid import UUID
 
@@ -144,6 +144,7 @@ def _values(submission: Submission) -> dict[str, Any]:
         "policy": submission.policy.name,
         "policy_revision": submission.policy.revision,
         "policy_parameters": dict(submission.policy.parameters),
+        "policy_wrappers": asdict(submission.policy.wrappers),
         "options": options_values(submission.options),
         "deadline_at": submission.options.deadline_at,
     }

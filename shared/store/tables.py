@@ -150,6 +150,7 @@ class Problem(Base):
     policy: Mapped[str]
     policy_revision: Mapped[int]
     policy_parameters: Mapped[dict[str, Any]]
+    policy_wrappers: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
     options: Mapped[dict[str, Any]]
     deadline_at: Mapped[datetime | None]
 
@@ -233,6 +234,8 @@ class _Decision:
     reason: Mapped[str]
     value: Mapped[float | None]
     compared_with: Mapped[float | None]
+    numbers: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
+    propensity: Mapped[float] = mapped_column(server_default="1")
     observation: Mapped[dict[str, Any]]
     """All that the policy saw, as `shared.domain.decisions.Observation` describes it."""
 
@@ -286,6 +289,7 @@ class AuditRow(_Decision, _View):
     status: Mapped[str]
     policy_parameters: Mapped[dict[str, Any]]
     """Parameters that the submitter chose."""
+    policy_wrappers: Mapped[dict[str, Any]]
     draft_score: Mapped[float | None]
 
     step_author: Mapped[str | None]

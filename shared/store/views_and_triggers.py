@@ -77,7 +77,8 @@ SELECT
     s.author AS step_author, s.text AS step_text, s.finish AS step_finish, s.tokens AS step_tokens,
     s.score AS step_score, s.model AS step_model, s.worker AS step_worker, s.waited_ms AS step_waited_ms,
     s.worked_ms AS step_worked_ms,
-    s.accepted_at AS step_accepted_at
+    s.accepted_at AS step_accepted_at,
+    d.numbers, d.propensity, p.policy_wrappers
 FROM decisions d
 JOIN problems p ON p.id = d.problem_id
 LEFT JOIN steps s ON s.problem_id = d.problem_id AND s.step = d.step

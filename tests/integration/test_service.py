@@ -95,6 +95,8 @@ def test_drafting_ahead_changes_no_decision(deployment: Deployment, lookahead: i
         ({"name": "threshold", "parameters": {"threshold": 0}}, {"small"}, 0),
         ({"name": "threshold", "parameters": {"threshold": 1}}, {"large"}, 0),
         ({"name": "random", "parameters": {"p": 1}}, {"large"}, 0),
+        ({"name": "cascade", "parameters": {"threshold": 1}}, {"large"}, 0),
+        ({"name": "large-only", "wrappers": {"budget": 0}}, {"small"}, 0),
     ],
 )
 def test_a_baseline_uses_only_its_models(
@@ -105,6 +107,34 @@ def test_a_baseline_uses_only_its_models(
     assert row["status"] == "succeeded"
     assert {author for _, author, _ in deployment.trajectory(problem_id)} == authors
     assert row["prm_calls"] == prm_calls
+
+
+def test_a_cascade_drafts_the_whole_solution_and_then_writes_it_again(deployment: Deployment) -> None:
+    policy = {"name": "cascade", "parameters": {"threshold": 0.5}}
+    [problem_id] = deployment.submit(1, policy=policy)
+    [row] = deployment.finish([problem_id])
+    assert (row["status"], row["verdict"], row["prm_calls"]) == ("succeeded", "correct", STEPS + 1)
+    assert {author for _, author, _ in deployment.trajectory(problem_id)} == {"large"}
+    decided = deployment.rows("SELECT step, reason FROM audit WHERE problem_id = %s ORDER BY number", problem_id)
+    reasons = ["least_score_below_threshold", *["taken_over"] * STEPS]
+    assert [(each["step"], each["reason"]) for each in decided] == list(enumerate(reasons))
+
+
+def test_after_an_escalation_the_large_model_takes_over(deployment: Deployment) -> None:
+    [problem_id] = deployment.submit(1, policy={"wrappers": {"take_over": True}})
+    deployment.finish([problem_id])
+    authors = [author for _, author, _ in deployment.trajectory(problem_id)]
+    assert authors == ["small" if index < BAD_STEP else "large" for index in range(STEPS + 1)]
+
+
+def test_a_spent_budget_accepts_what_the_policy_would_escalate(deployment: Deployment) -> None:
+    [problem_id] = deployment.submit(1, policy={"wrappers": {"budget": 0}})
+    [row] = deployment.finish([problem_id])
+    assert (row["status"], row["large_out"], row["large_calls"]) == ("succeeded", 0, 0)
+    decided = deployment.rows(
+        "SELECT step, decided_by, action FROM audit WHERE problem_id = %s AND reason = 'budget_spent'", problem_id
+    )
+    assert decided == [{"step": BAD_STEP, "decided_by": "rule", "action": "accept"}]
 
 
 def test_a_large_step_has_its_score_and_its_record(deployment: Deployment) -> None:

@@ -8,7 +8,7 @@ from uuid import UUID
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from services.api.schemas.pages import Page
-from services.api.schemas.submissions import LimitsChoice, SamplingChoice
+from services.api.schemas.submissions import LimitsChoice, SamplingChoice, WrappersChoice
 from shared.domain.status import Status, StopReason
 from shared.domain.verdict import Verdict
 
@@ -19,6 +19,7 @@ class Policy(BaseModel):
     name: str = Field(description="Name of the policy.")
     revision: int = Field(description="Revision of the policy's code when the problem was submitted.")
     parameters: dict[str, Any] = Field(description="Parameters of the policy, including defaults.")
+    wrappers: WrappersChoice = Field(description="How the policy is applied.")
 
 
 class Failure(BaseModel):

@@ -81,6 +81,9 @@ class Observation(BaseModel):
     previous_scores: list[float | None] = Field(
         description="PRM scores of the accepted steps, one for each step; null where there was no usable score."
     )
+    following_scores: list[float | None] = Field(
+        description="PRM scores of the drafts after this one, if the policy decides whole solutions; otherwise empty."
+    )
     draft_tokens: int | None = Field(description="Number of tokens of the draft; null if there was no draft.")
     is_final: bool = Field(description="Whether the draft completes the solution.")
     large_out: int = Field(description="Number of tokens of the solution that the large model had written so far.")
@@ -104,7 +107,11 @@ class Decision(BaseModel):
     reason: str = Field(description="Short, stable name of the reason, such as `score_below_threshold`.")
     value: float | None = Field(description="Number that the decision rests on; null if there is none.")
     compared_with: float | None = Field(description="Number that `value` was compared with; null if there is none.")
-    draft: Draft | None = Field(description="Draft that was decided on; null if the policy works without drafts.")
+    numbers: dict[str, float] = Field(description="Further numbers that the decision rests on, by name.")
+    propensity: float = Field(
+        description="Probability that the policy takes this action on what it saw; below 1 only where it explores."
+    )
+    draft: Draft | None = Field(description="Draft that was decided on; null if there was none.")
     scoring: Scoring | None = Field(description="PRM call that scored the draft; null if there was none.")
 
 
@@ -112,6 +119,7 @@ class AuditEntry(BaseModel):
     """A decision beside the step that the solution now has at its place."""
 
     policy_parameters: dict[str, Any] = Field(description="Parameters of the policy that the submitter chose.")
+    policy_wrappers: dict[str, Any] = Field(description="Wrappers of the policy that the submitter chose.")
     decision: Decision = Field(description="The decision.")
     accepted_step: Step | None = Field(
         description="Step that the solution now has at the decision's index; null if there is none yet."

@@ -60,12 +60,37 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
 
+class WrappersChoice(_Request):
+    """How the policy is applied, whichever it is."""
+
+    budget: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_SEED,
+        description="Number of large-model tokens that the problem may use; once they are spent, drafts are accepted. "
+        "Null is no limit.",
+    )
+    take_over: bool = Field(
+        default=False, description="Whether the large model writes the rest of the solution after the first escalation."
+    )
+    epsilon: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the decisions that are drawn by lot, so that other policies can be evaluated on the "
+        "record.",
+    )
+
+
 class PolicyChoice(_Request):
     """Policy that decides which steps the large model writes."""
 
     name: str = Field("threshold", max_length=80, description="Name of the policy; GET /v1/policies lists them.")
     parameters: dict[str, Any] = Field(
         default_factory=dict, description="Parameters of the policy; those that are omitted get their defaults."
+    )
+    wrappers: WrappersChoice = Field(
+        default_factory=WrappersChoice, description="How the policy is applied: budget, taking over, exploration."
     )
 
 

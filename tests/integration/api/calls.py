@@ -61,12 +61,13 @@ def add_decision(database: Database, problem_id: str, **values: Any) -> None:
     step = values["step"]
     observation = {
         "step": step, "score": 0.25, "previous_scores": [0.5, None, 0.75][:step], "draft_tokens": 5, "is_final": False,
-        "large_out": 3, "seed": 2**53, "question_digest": "0123456789abcdef",
+        "large_out": 3, "seed": 2**53, "question_digest": "0123456789abcdef", "following_scores": [0.875],
     }  # fmt: skip
     row = {
         "problem_id": UUID(problem_id), "epoch": 0, "decided_at": datetime.now(UTC), "decided_by": "policy",
         "policy": "threshold", "policy_revision": 2, "policy_digest": "fedcba9876543210", "action": "escalate",
         "reason": "score_below_threshold", "value": 0.25, "compared_with": 0.5, "observation": observation,
+        "numbers": {"belief": 0.125}, "propensity": 0.75,
         "draft_id": uuid4(), "draft_text": f"Draft {step}.", "draft_finish": "separator", "draft_tokens": 5,
         "draft_prefix_digest": "00112233445566ff", "draft_prompt_tokens": 11, "draft_cached_tokens": 6,
         "draft_model": "small-model", "draft_worker": "small-0", "draft_waited_ms": 0.5, "draft_worked_ms": 12.5,

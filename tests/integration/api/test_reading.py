@@ -126,6 +126,7 @@ def test_a_decision_shows_what_was_seen_chosen_and_by_which_policy(api: TestClie
             "step": 3,
             "score": 0.25,
             "previous_scores": [0.5, None, 0.75],
+            "following_scores": [0.875],
             "draft_tokens": 5,
             "is_final": False,
             "large_out": 3,
@@ -136,6 +137,8 @@ def test_a_decision_shows_what_was_seen_chosen_and_by_which_policy(api: TestClie
         "reason": "score_below_threshold",
         "value": 0.25,
         "compared_with": 0.5,
+        "numbers": {"belief": 0.125},
+        "propensity": 0.75,
         "draft": {
             "id": str(draft_id),
             "prefix_digest": "00112233445566ff",
@@ -154,6 +157,16 @@ def test_a_decision_shows_what_was_seen_chosen_and_by_which_policy(api: TestClie
         },
     }  # fmt: skip
     assert set(shown["observation"]) == {each.name for each in fields(Observation)}
+
+
+def test_a_decision_of_an_earlier_version_shows_the_defaults_of_what_was_not_stored(
+    api: TestClient, database: Database
+) -> None:
+    made = submit(api)
+    add_decision(database, made["id"], number=0, step=0, observation={"step": 0, "score": 0.5})
+    (shown,) = api.get(f"/v1/problems/{made['id']}/decisions").json()["items"]
+    assert shown["observation"]["score"] == 0.5
+    assert shown["observation"]["following_scores"] == []
 
 
 def test_a_decision_without_a_draft_or_a_score_shows_neither(api: TestClient, database: Database) -> None:

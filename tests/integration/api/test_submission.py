@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
-from dataclasses import fields
+from dataclasses import asdict, fields
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from services.api.app import create_app
 from shared.domain.ledger import Ledger
-from shared.domain.options import Limits, Options, Sampling
+from shared.domain.options import Limits, Options, Sampling, Wrappers
 from shared.policies.registry import POLICIES
 from shared.settings import Settings
 from shared.store.database import Database
@@ -27,7 +27,12 @@ def test_a_problem_without_options_gets_the_defaults_of_the_domain(api: TestClie
     assert response.status_code == 201
     assert response.headers["location"] == f"/v1/problems/{made['id']}" == made["links"]["self"]
     assert (made["status"], made["epoch"], made["steps"], made["escalations"]) == ("queued", 0, 0, 0)
-    assert made["policy"] == {"name": "threshold", "revision": 1, "parameters": {"threshold": 0.5}}
+    assert made["policy"] == {
+        "name": "threshold",
+        "revision": 1,
+        "parameters": {"threshold": 0.5},
+        "wrappers": asdict(Wrappers()),
+    }
     assert made["lookahead"] == Options().lookahead
     assert made["limits"] == {each.name: getattr(Limits(), each.name) for each in fields(Limits)}
     assert {**made["sampling"], "seed": 0} == {each.name: getattr(Sampling(), each.name) for each in fields(Sampling)}
@@ -47,9 +52,14 @@ def test_every_option_is_returned_as_it_was_sent(api: TestClient) -> None:
         "step_timeout_s": 0.1,
         "max_attempts": 20,
     }
-    made = submit(api, **given, policy={"name": "random", "parameters": {"p": 0.25}}, deadline_s=3600)
+    policy = {
+        "name": "random",
+        "parameters": {"p": 0.25},
+        "wrappers": {"budget": 300, "take_over": True, "epsilon": 0.1},
+    }
+    made = submit(api, **given, policy=policy, deadline_s=3600)
     assert {name: made[name] for name in given} == given
-    assert made["policy"] == {"name": "random", "revision": POLICIES["random"].revision, "parameters": {"p": 0.25}}
+    assert made["policy"] == policy | {"revision": POLICIES["random"].revision}
     left = datetime.fromisoformat(made["deadline_at"]) - datetime.now(UTC)
     assert timedelta(minutes=59) < left <= timedelta(hours=1)
 
@@ -152,6 +162,19 @@ def test_a_wrong_parameter_of_a_policy_is_refused_by_its_name(api: TestClient, p
     response = api.post("/v1/problems", json=QUESTION | {"policy": policy})
     assert "policy" in wrong_fields(response, "bad_policy_parameters")
     assert next(iter(parameters)) in response.json()["detail"]
+
+
+@pytest.mark.parametrize("wrappers", [{"budget": -1}, {"epsilon": 1.5}, {"take_over": "yes"}, {"budgets": 1}])
+def test_a_wrong_wrapper_is_refused_by_its_name(api: TestClient, wrappers: dict[str, object]) -> None:
+    response = api.post("/v1/problems", json=QUESTION | {"policy": {"name": "threshold", "wrappers": wrappers}})
+    assert next(iter(wrappers)) in str(wrong_fields(response))
+
+
+def test_a_wrapper_that_does_not_fit_the_policy_is_refused(api: TestClient) -> None:
+    policy = {"name": "cascade", "wrappers": {"epsilon": 0.1}}
+    response = api.post("/v1/problems", json=QUESTION | {"policy": policy})
+    assert "policy" in wrong_fields(response, "bad_policy_parameters")
+    assert "epsilon" in response.json()["detail"]
 
 
 def test_a_parameter_that_is_no_number_is_refused(api: TestClient) -> None:

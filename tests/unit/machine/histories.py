@@ -32,6 +32,7 @@ class Deciding:
 
     decide: Callable[[Observation], Decision]
     version: PolicyVersion = VERSION
+    before_draft: Callable[[Observation], Decision | None] = lambda _: None
 
 
 def _by_score(observation: Observation) -> Decision:

@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 from hypothesis import strategies as st
 
-from shared.domain.options import Limits, Options, Sampling
+from shared.domain.options import Limits, Options, Sampling, Wrappers
 from shared.machine.state import State
-from shared.policies.policy import Policy
-from shared.policies.registry import build_policy
+from shared.policies.registry import build_routing
+from shared.policies.wrapping import Routing
 from simulation.disturbed import DisturbedService
 from simulation.world import World
 
 QUESTION = "What is 6 times 7?"
 
-POLICIES: dict[str, Policy] = {
-    "threshold 0.5": build_policy("threshold", {"threshold": 0.5}),
-    "threshold 0": build_policy("threshold", {"threshold": 0}),
-    "threshold 1": build_policy("threshold", {"threshold": 1}),
-    "small-only": build_policy("small-only", {}),
-    "large-only": build_policy("large-only", {}),
-    "random": build_policy("random", {"p": 0.4}),
+
+def _routing(name: str, parameters: dict[str, float], **wrappers: Any) -> Routing:
+    return build_routing(name, parameters, Wrappers(**wrappers))
+
+
+POLICIES: dict[str, Routing] = {
+    "threshold 0.5": _routing("threshold", {"threshold": 0.5}),
+    "threshold 0": _routing("threshold", {"threshold": 0}),
+    "threshold 1": _routing("threshold", {"threshold": 1}),
+    "small-only": _routing("small-only", {}),
+    "large-only": _routing("large-only", {}),
+    "random": _routing("random", {"p": 0.4}),
+    "cascade": _routing("cascade", {"threshold": 0.1}),
+    "take-over": _routing("threshold", {"threshold": 0.3}, take_over=True),
+    "epsilon": _routing("threshold", {"threshold": 0.5}, epsilon=0.4),
 }
+
+BUDGETED: dict[str, Routing] = {
+    "budget": _routing("threshold", {"threshold": 0.5}, budget=25),
+    "no budget": _routing("threshold", {"threshold": 0.5}, budget=0),
+    "large-only with a budget": _routing("large-only", {}, budget=25),
+    "take-over with a budget": _routing("threshold", {"threshold": 0.5}, budget=40, take_over=True),
+    "cascade with a budget": _routing("cascade", {"threshold": 0.5}, budget=40),
+}
+"""Policies whose decisions depend on what was spent in vain, and so on what is lost."""
 
 worlds = st.builds(
     World,
@@ -33,6 +51,7 @@ worlds = st.builds(
     scores_badly=st.sampled_from([0.0, 0.1]),
 )
 policies = st.sampled_from(["threshold 0.5", "threshold 0.5", "threshold 0.5", *POLICIES]).map(POLICIES.__getitem__)
+budgeted = st.sampled_from(list(BUDGETED)).map(BUDGETED.__getitem__)
 lookaheads = st.sampled_from([0, 1, 4, None])
 limits = st.builds(Limits, max_steps=st.sampled_from([1, 2, 8, 12]), max_tokens=st.sampled_from([1, 30, 80, 10_000]))
 
@@ -43,7 +62,7 @@ class OneProblem(DisturbedService):
     def __init__(
         self,
         world: World,
-        policy: Policy,
+        policy: Routing,
         *,
         lookahead: int | None = 0,
         limits: Limits | None = None,
@@ -58,7 +77,7 @@ class OneProblem(DisturbedService):
             sampling=Sampling(seed=seed),
             max_attempts=max_attempts,
         )
-        self.problem_id: UUID = self.submit(QUESTION, policy, options)
+        self.problem_id: UUID = self.submit(QUESTION, policy.policy, options, wrappers=policy.wrappers)
         self.sweep()
 
     @property

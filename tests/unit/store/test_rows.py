@@ -40,6 +40,7 @@ def make_row(**changes: Any) -> dict[str, Any]:
     submitted = {
         "id": PROBLEM_ID, "question": "What?", "reference": "42", "options": options_values(Options()),
         "deadline_at": None, "policy": "threshold", "policy_revision": 1, "policy_parameters": {"threshold": 0.5},
+        "policy_wrappers": {},
     }  # fmt: skip
     return {**written, **submitted, "status": "running", "pending": [], **changes}
 
@@ -57,6 +58,7 @@ def make_step(**changes: Any) -> list[Any]:
         ({"pending": [{}]}, {}, "ValidationError"),
         ({"request": {"author": "medium"}}, {}, "ValidationError"),
         ({"verdict": "doubtful"}, {}, "ValueError"),
+        ({"policy_wrappers": {"budget": "large"}}, {}, "ValidationError"),
         ({"stop_reason": "boredom"}, {}, "ValueError"),
         ({}, {"author": "medium"}, "ValueError"),
         ({}, {"finish": "paused"}, "ValueError"),
