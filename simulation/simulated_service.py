@@ -8,12 +8,13 @@ from dataclasses import replace
 from uuid import UUID
 
 from services.orchestrator.applying import Outgoing, apply_deliveries
+from services.orchestrator.policy_cache import PolicyCache
 from services.orchestrator.sweeping import Sweep, admit, attend
 from shared.bus.topology import EVENTS, DeadLetter
 from shared.domain.options import Options, Wrappers
 from shared.machine.state import State, new_state
 from shared.messages import CancelWork
-from shared.policies.policy import Policy
+from shared.policies.policy import FittedPolicy, Policy
 from shared.policies.wrapping import UNWRAPPED, Routing
 from simulation.bus import Letter, MemoryBus
 from simulation.clock import SettableClock
@@ -47,6 +48,7 @@ class SimulatedService:
         self.accepts_dead_letters = False
         """Whether a message may be buried; by default that is an error."""
         self._workers = Workers(engines, self.bus, self.clock.clock)
+        self._policies = PolicyCache(self.store)
         self._window = window
         self._wake_ups = 0
         self._submitted = 0
@@ -64,7 +66,9 @@ class SimulatedService:
         tenant: UUID = TENANT,
     ) -> UUID:
         """Submit a problem, and return its id; the next sweep admits it."""
-        routing = Routing(policy, wrappers)
+        artefact = policy.artefact if isinstance(policy, FittedPolicy) else None
+        number = self.store.register(artefact.encoded) if artefact else None
+        routing = Routing(policy, wrappers, number)
         self._submitted += 1
         problem_id = UUID(int=self._submitted)
         state = new_state(
@@ -120,8 +124,10 @@ class SimulatedService:
         Args:
             crashes: Whether the orchestrator crashes between commit and publication.
         """
-        self._drain(lambda: admit(self.store, window=self._window, now=self.clock.now), crashes=crashes)
-        self._drain(lambda: attend(self.store, now=self.clock.now), crashes=crashes)
+        self._drain(
+            lambda: admit(self.store, window=self._window, policies=self._policies, now=self.clock.now), crashes=crashes
+        )
+        self._drain(lambda: attend(self.store, policies=self._policies, now=self.clock.now), crashes=crashes)
 
     def wait(self, seconds: float) -> None:
         """Let time pass, and sweep."""
@@ -202,7 +208,9 @@ class SimulatedService:
 
     def _orchestrate(self, letters: Sequence[Letter], *, crashes: bool = False) -> None:
         """Apply events in one transaction, commit, and publish, unless the orchestrator crashes in between."""
-        outgoing = apply_deliveries(self.store, [letter.delivered() for letter in letters], now=self.clock.now)
+        outgoing = apply_deliveries(
+            self.store, [letter.delivered() for letter in letters], policies=self._policies, now=self.clock.now
+        )
         if crashes:
             for letter in letters:
                 self.bus.put_back(letter)
@@ -218,7 +226,7 @@ class SimulatedService:
     def _admit_if_woken(self) -> None:
         if self.store.wake_ups > self._wake_ups:
             self._wake_ups = self.store.wake_ups
-            self._drain(lambda: admit(self.store, window=self._window, now=self.clock.now))
+            self._drain(lambda: admit(self.store, window=self._window, policies=self._policies, now=self.clock.now))
 
     def _drain(self, sweep: Callable[[], Sweep], *, crashes: bool = False) -> None:
         """Sweep until nothing is left to find, publishing after each transaction."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from uuid import UUID
 
+from shared.domain.artefacts import EncodedArtefact
 from shared.domain.decisions import DecisionRecord
 from shared.domain.options import PolicyChoice
 from shared.domain.status import Status
@@ -80,6 +81,7 @@ class MemoryStore:
         """
         self._contents = _Contents()
         self._open: set[UUID] = set()
+        self._artefacts: dict[tuple[str, int], EncodedArtefact] = {}
         self._lock = threading.RLock()
         self._on_commit = on_commit
         self.wake_ups = 0
@@ -128,7 +130,19 @@ class MemoryStore:
         moments = (self._contents.problems[each].needs_attention_at for each in self._open)
         return min((moment for moment in moments if moment is not None), default=None)
 
+    def register(self, artefact: EncodedArtefact) -> int:
+        """Register a policy's artefact, and return its number; one that is known keeps its number."""
+        with self._lock:
+            numbers = {each.digest: version for (_, version), each in self._artefacts.items()}
+            version = numbers.get(artefact.digest, len(self._artefacts) + 1)
+            self._artefacts[artefact.policy, version] = artefact
+            return version
+
     # --- as the orchestrator uses it ----------------------------------------------------------------------------------
+
+    def read_artefact(self, policy: str, version: int) -> EncodedArtefact | None:
+        """Read a policy's artefact."""
+        return self._artefacts.get((policy, version))
 
     @contextmanager
     def begin(self) -> Iterator[MemoryTransaction]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from services.api.schemas import problems, record
+from services.api.schemas import policies, problems, record
 from services.api.schemas.submissions import LimitsChoice, SamplingChoice, WrappersChoice
 from shared.store import queries
 from shared.store.rows import read_observation, read_options
-from shared.store.tables import AuditRow, DecisionRow, Problem, StepRow
+from shared.store.tables import AuditRow, DecisionRow, PolicyVersionRow, Problem, StepRow
 
 
 def show_problem(row: Problem) -> problems.Problem:
@@ -22,6 +22,7 @@ def show_problem(row: Problem) -> problems.Problem:
             name=row.policy,
             revision=row.policy_revision,
             parameters=row.policy_parameters,
+            version=row.policy_version,
             wrappers=WrappersChoice.model_validate(row.policy_wrappers),
         ),
         lookahead="unlimited" if options.lookahead is None else options.lookahead,
@@ -65,6 +66,20 @@ def show_batch(summary: queries.BatchSummary) -> problems.Batch:
     )
 
 
+def show_policy_version(row: PolicyVersionRow) -> policies.PolicyVersion:
+    """Turn a policy version's row into a response."""
+    return policies.PolicyVersion(
+        policy=row.policy,
+        version=row.version,
+        digest=row.digest,
+        models=policies.FittedOn(small=row.small_model, large=row.large_model, prm=row.prm_model),
+        card=row.card,
+        is_default=row.is_default,
+        registered_at=row.registered_at,
+        retired_at=row.retired_at,
+    )
+
+
 def show_step(row: StepRow) -> record.Step:
     """Turn a step's row into a response."""
     return record.Step.model_validate(row)
@@ -79,7 +94,10 @@ def show_decision(row: DecisionRow | AuditRow) -> record.Decision:
         decided_at=row.decided_at,
         decided_by=row.decided_by,
         policy=record.DecidingPolicy(
-            name=row.policy, revision=row.policy_revision, parameters_digest=row.policy_digest
+            name=row.policy,
+            revision=row.policy_revision,
+            parameters_digest=row.policy_digest,
+            version=row.policy_version,
         ),
         observation=record.Observation.model_validate(read_observation(row.observation), from_attributes=True),
         action=row.action,

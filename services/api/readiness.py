@@ -7,6 +7,7 @@ from typing import Final
 
 from services.api.schemas.health import Part, PartName, Readiness
 from shared.domain.roles import WorkerRole
+from shared.settings import Settings
 from shared.store import queries
 from shared.store.compatibility import REVISION, Fit, read_schema
 from shared.store.database import Database, DatabaseUnavailable
@@ -18,9 +19,14 @@ MISSED_BEATS = 3
 """Number of heartbeats that a process may miss before it counts as down."""
 
 
-def read_readiness(database: Database, *, heartbeat_s: float) -> Readiness:
+def silence_s(settings: Settings) -> float:
+    """Return the seconds without a heartbeat after which a process counts as down."""
+    return MISSED_BEATS * settings.heartbeat_s
+
+
+def read_readiness(database: Database, settings: Settings) -> Readiness:
     """Read the state of every part. Submissions need only the database; without other parts, problems wait."""
-    parts = list(_read_parts(database, silence_s=MISSED_BEATS * heartbeat_s))
+    parts = list(_read_parts(database, silence_s=silence_s(settings)))
     down = [part.name for part in parts if not part.is_up]
     if "database" in down or "schema" in down:
         return Readiness(status="unavailable", down=down, parts=parts)

@@ -6,15 +6,18 @@ import hashlib
 import json
 import secrets
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel
 
 from services.api.errors import InvalidSubmission
-from services.api.schemas.submissions import MAX_SEED, BatchRequest, Choices, ProblemRequest
+from services.api.schemas.submissions import MAX_SEED, BatchRequest, Choices, PolicyChoice, ProblemRequest
 from shared.domain.options import Limits, Options, Sampling, Wrappers
 from shared.errors import PermanentError
+from shared.policies.policy import FittedPolicy
 from shared.policies.registry import build_routing
+from shared.policies.wrapping import Routing
 from shared.settings import Settings
 from shared.store.submissions import Idempotency, Submission
 
@@ -36,11 +39,7 @@ def check_problem(body: ProblemRequest, settings: Settings, *, field: str = "bod
     if len(body.question) > settings.max_question_chars:
         detail = f"The question has {len(body.question)} characters; the maximum is {settings.max_question_chars}."
         raise InvalidSubmission(f"{field}.question", detail)
-    try:
-        wrappers = Wrappers(**body.policy.wrappers.model_dump())
-        routing = build_routing(body.policy.name, body.policy.parameters, wrappers)
-    except PermanentError as error:
-        raise InvalidSubmission(f"{field}.policy", error) from error
+    routing = _routing(body.policy, field=f"{field}.policy")
     seed = secrets.randbelow(MAX_SEED) if body.sampling.seed is None else body.sampling.seed
     deadline_at = None
     if body.deadline_s is not None:
@@ -48,7 +47,8 @@ def check_problem(body: ProblemRequest, settings: Settings, *, field: str = "bod
     return Submission(
         question=body.question,
         reference=body.reference,
-        policy=routing.choice,
+        policy=replace(routing.choice, version=body.policy.version),
+        needs_version=isinstance(routing.policy, FittedPolicy),
         options=Options(
             plan=routing.plan,
             lookahead=None if body.lookahead == "unlimited" else body.lookahead,
@@ -59,6 +59,22 @@ def check_problem(body: ProblemRequest, settings: Settings, *, field: str = "bod
             deadline_at=deadline_at,
         ),
     )
+
+
+def _routing(choice: PolicyChoice, *, field: str) -> Routing:
+    """Build what a submission chooses, without the artefact of a fitted policy.
+
+    Raises:
+        InvalidSubmission: It chooses no policy, or one with wrong parameters.
+    """
+    try:
+        routing = build_routing(choice.name, choice.parameters, Wrappers(**choice.wrappers.model_dump()))
+    except PermanentError as error:
+        raise InvalidSubmission(field, error) from error
+    if choice.version is not None and not isinstance(routing.policy, FittedPolicy):
+        detail = f"The policy {choice.name!r} is not fitted to models, so it has no versions; omit `version`."
+        raise InvalidSubmission(f"{field}.version", detail)
+    return routing
 
 
 def check_batch(body: BatchRequest, settings: Settings) -> Sequence[Submission]:

@@ -6,11 +6,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from uuid import UUID
 
-from services.orchestrator.policy_cache import routing_of
+from services.orchestrator.policy_cache import PolicyCache
 from shared.bus.consumer import Delivery
 from shared.bus.topology import DELIVERY_LIMIT, EVENTS, QUEUES, DeadLetter
+from shared.domain.artefacts import ModelIds
 from shared.domain.decisions import Decider, Decision, Observation, PolicyVersion
 from shared.domain.status import Status
 from shared.errors import PermanentError, RetryableError
@@ -27,6 +29,7 @@ from shared.messages import (
     WorkerSeen,
     decode,
 )
+from shared.policies.artefact import BadArtefact
 from shared.policies.wrapping import Routing
 from shared.store.port import Change, LockedProblem, SeenProcess, Store, Transaction
 
@@ -50,7 +53,9 @@ class Unreadable(PermanentError):
     code = "unreadable"
 
 
-def apply_deliveries(store: Store, deliveries: Sequence[Delivery], *, now: datetime) -> list[Outgoing]:
+def apply_deliveries(
+    store: Store, deliveries: Sequence[Delivery], *, policies: PolicyCache, now: datetime
+) -> list[Outgoing]:
     """Apply messages and return what to publish; after the publication the caller acknowledges them.
 
     An unusable message becomes a dead letter with its reason. If one message breaks the transaction of the whole batch,
@@ -70,14 +75,14 @@ def apply_deliveries(store: Store, deliveries: Sequence[Delivery], *, now: datet
         except UndecodableMessage as error:
             outgoing.append(_bury(delivery, error.reason))
     try:
-        return outgoing + _apply_together(store, heard, now=now)
+        return outgoing + policies.loading(lambda: _apply_together(store, heard, policies=policies, now=now))
     except RetryableError:
         raise
     except Exception:  # noqa: BLE001 - one of the events is to blame; the loop below finds it
         _log.exception("batch_isolated", events=len(heard))
     for each in heard:
         try:
-            outgoing += _apply_together(store, [each], now=now)
+            outgoing += policies.loading(partial(_apply_together, store, [each], policies=policies, now=now))
         except RetryableError:
             raise
         except Exception as error:  # noqa: BLE001 - one bad event must not stop the others
@@ -86,11 +91,17 @@ def apply_deliveries(store: Store, deliveries: Sequence[Delivery], *, now: datet
     return outgoing
 
 
-def apply_controls(transaction: Transaction, controls: Controls, *, now: datetime) -> list[Outgoing]:
-    """Apply control events in an open transaction; return what to publish once it has committed."""
-    problems = transaction.lock(controls)
+def apply_controls(
+    transaction: Transaction, controls: Controls, *, policies: PolicyCache, now: datetime
+) -> list[Outgoing]:
+    """Apply control events in an open transaction; return what to publish once it has committed.
+
+    Raises:
+        NotLoaded: A policy has to be loaded first.
+    """
     changes = [
-        Change(locked, _apply_events(locked, controls[problem_id], now=now)) for problem_id, locked in problems.items()
+        Change(locked, _apply_events(locked, controls[problem_id], policies=policies, now=now))
+        for problem_id, locked in transaction.lock(controls).items()
     ]
     return _commit(transaction, changes)
 
@@ -102,7 +113,7 @@ def fail_problem(transaction: Transaction, problem_id: UUID, error: Exception, *
     return _commit(transaction, [Change(each, _give_up(each, reason, now=now)) for each in locked])
 
 
-def _apply_together(store: Store, heard: Sequence[_Heard], *, now: datetime) -> list[Outgoing]:
+def _apply_together(store: Store, heard: Sequence[_Heard], *, policies: PolicyCache, now: datetime) -> list[Outgoing]:
     """Apply events in one transaction, in the order of their arrival.
 
     Heartbeats are recorded before it in their own transaction: an error after the events' commit would lose the
@@ -131,17 +142,19 @@ def _apply_together(store: Store, heard: Sequence[_Heard], *, now: datetime) -> 
                 outgoing += [_bury(delivery, "there is no such problem") for delivery, _ in events]
                 continue
             is_redelivered = any(delivery.is_redelivered for delivery, _ in events)
-            state = _apply_events(locked, [event for _, event in events], now=now)
+            state = _apply_events(locked, [event for _, event in events], policies=policies, now=now)
             changes.append(Change(locked, state, is_redelivered=is_redelivered))
         return outgoing + _commit(transaction, changes)
 
 
-def _apply_events(locked: LockedProblem, events: Sequence[ProblemEvent | ControlEvent], *, now: datetime) -> State:
+def _apply_events(
+    locked: LockedProblem, events: Sequence[ProblemEvent | ControlEvent], *, policies: PolicyCache, now: datetime
+) -> State:
     """Apply a problem's events; a problem that cannot be read fails first, and then books what the events cost."""
     state: State = locked.state
     policy: Decider
     try:
-        policy = _routing(locked)
+        policy = _routing(locked, policies)
     except Unreadable as error:
         state, policy = _give_up(locked, error, now=now), _NoPolicy()
     for event in events:
@@ -157,6 +170,11 @@ class _NoPolicy:
         """Refuse."""
         raise AssertionError("a problem that has ended is decided")
 
+    @property
+    def models(self) -> ModelIds | None:
+        """Refuse."""
+        raise AssertionError("a problem that has ended is decided")
+
     def decide(self, _observation: Observation) -> Decision:
         """Refuse."""
         raise AssertionError("a problem that has ended is decided")
@@ -166,16 +184,19 @@ class _NoPolicy:
         raise AssertionError("a problem that has ended is decided")
 
 
-def _routing(locked: LockedProblem) -> Routing:
+def _routing(locked: LockedProblem, policies: PolicyCache) -> Routing:
     """Return what decides a problem's steps.
 
     Raises:
+        NotLoaded: Its policy has to be loaded first.
         Unreadable: Its row or its policy cannot be read.
     """
     if locked.defect is not None:
         raise Unreadable(f"Its row cannot be read ({locked.defect}); upgrade the orchestrators before the api.")
     try:
-        routing = routing_of(locked.policy)
+        routing = policies.routing_of(locked.policy)
+    except BadArtefact as error:
+        raise Unreadable(f"Its policy cannot decide. {error}") from error
     except PermanentError as error:
         said = f"Its policy cannot be built ({type(error).__name__})"
         raise Unreadable(f"{said}; upgrade the orchestrators before the api.") from error

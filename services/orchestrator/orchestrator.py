@@ -13,6 +13,7 @@ import psycopg
 
 from services.orchestrator.applying import Outgoing, apply_deliveries
 from services.orchestrator.housekeeping import PRUNE_EVERY, prune, report_liveness
+from services.orchestrator.policy_cache import PolicyCache
 from services.orchestrator.sweeping import Sweep, admit, attend
 from shared.backoff import RECONNECT
 from shared.bus.cancellations import forget_listeners
@@ -49,6 +50,7 @@ class Orchestrator:
         self._settings = settings
         self._database = Database(settings.require_database_url(), is_retried=True)
         self._store = PostgresStore(self._database)
+        self._policies = PolicyCache(self._store)
         self._stopping = threading.Event()
         self._has_crashed = threading.Event()
 
@@ -130,7 +132,7 @@ class Orchestrator:
         attempt = 0
         while True:
             try:
-                return apply_deliveries(self._store, deliveries, now=SYSTEM_CLOCK.now())
+                return apply_deliveries(self._store, deliveries, policies=self._policies, now=SYSTEM_CLOCK.now())
             except RetryableError as error:
                 if self._stopping.is_set():
                     raise
@@ -142,13 +144,14 @@ class Orchestrator:
 
     def _sweep(self) -> None:
         """Admit queued problems at every wake-up; attend to overdue, cancelled and expired ones at intervals."""
+        store, policies = self._store, self._policies
         window, next_look = self._settings.window, 0.0
         next_prune = time.monotonic() + PRUNE_EVERY.total_seconds()
         with closing(Publisher(self._settings)) as publisher, closing(self._database.listen()) as listening:
             while not self._stopping.is_set():
-                self._drain(publisher, lambda: admit(self._store, window=window, now=SYSTEM_CLOCK.now()))
+                self._drain(publisher, lambda: admit(store, window=window, policies=policies, now=SYSTEM_CLOCK.now()))
                 if time.monotonic() >= next_look:
-                    self._drain(publisher, lambda: attend(self._store, now=SYSTEM_CLOCK.now()))
+                    self._drain(publisher, lambda: attend(store, policies=policies, now=SYSTEM_CLOCK.now()))
                     next_look = time.monotonic() + self._settings.sweep_interval_s
                 if time.monotonic() >= next_prune:
                     forget_listeners(self._settings, prune(self._database, now=SYSTEM_CLOCK.now()))

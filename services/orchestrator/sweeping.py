@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Final
 from uuid import UUID
 
 from services.orchestrator.applying import Controls, Outgoing, apply_controls, fail_problem
+from services.orchestrator.policy_cache import PolicyCache
 from shared.errors import RetryableError
 from shared.log import get_logger
 from shared.machine.state import CancelRequested, DeadlinePassed, ProblemAdmitted, RequestOverdue
@@ -30,7 +32,7 @@ class Sweep:
     """Whether it found as many problems as one transaction takes, so that more may be waiting."""
 
 
-def admit(store: Store, *, window: int, now: datetime) -> Sweep:
+def admit(store: Store, *, window: int, policies: PolicyCache, now: datetime) -> Sweep:
     """Start queued problems, up to the window."""
 
     def find(transaction: Transaction) -> Controls:
@@ -39,10 +41,10 @@ def admit(store: Store, *, window: int, now: datetime) -> Sweep:
             for each in transaction.next_queued(window=window, limit=SWEEP_LIMIT)
         }
 
-    return _apply_found(store, find, now=now)
+    return _apply_found(store, find, policies=policies, now=now)
 
 
-def attend(store: Store, *, now: datetime) -> Sweep:
+def attend(store: Store, *, policies: PolicyCache, now: datetime) -> Sweep:
     """Attend to problems that are to be cancelled, past their deadline, or overdue."""
 
     def find(transaction: Transaction) -> Controls:
@@ -51,24 +53,32 @@ def attend(store: Store, *, now: datetime) -> Sweep:
             for each in transaction.find_attention(now=now, limit=SWEEP_LIMIT)
         }
 
-    return _apply_found(store, find, now=now)
+    return _apply_found(store, find, policies=policies, now=now)
 
 
-def _apply_found(store: Store, find: Callable[[Transaction], Controls], *, now: datetime) -> Sweep:
+def _apply_found(
+    store: Store, find: Callable[[Transaction], Controls], *, policies: PolicyCache, now: datetime
+) -> Sweep:
     """Find problems and apply their control events, in one transaction."""
-    try:
+
+    def apply_all() -> Sweep:
         with store.begin() as transaction:
             found = find(transaction)
-            outgoing = apply_controls(transaction, found, now=now)
+            outgoing = apply_controls(transaction, found, policies=policies, now=now)
+        return Sweep(outgoing, is_full=len(found) >= SWEEP_LIMIT)
+
+    try:
+        return policies.loading(apply_all)
     except RetryableError:
         raise
     except Exception:  # noqa: BLE001 - one of the problems is to blame
         _log.exception("controls_isolated")
-        return _apply_one_by_one(store, find, now=now)
-    return Sweep(outgoing, is_full=len(found) >= SWEEP_LIMIT)
+        return _apply_one_by_one(store, find, policies=policies, now=now)
 
 
-def _apply_one_by_one(store: Store, find: Callable[[Transaction], Controls], *, now: datetime) -> Sweep:
+def _apply_one_by_one(
+    store: Store, find: Callable[[Transaction], Controls], *, policies: PolicyCache, now: datetime
+) -> Sweep:
     """Apply control events with one transaction for each problem, and fail a problem that raises.
 
     Each transaction searches again: another orchestrator may have filled the window, or taken the problem.
@@ -79,10 +89,7 @@ def _apply_one_by_one(store: Store, find: Callable[[Transaction], Controls], *, 
     applied = 0
     for problem_id in wanted:
         try:
-            with store.begin() as transaction:
-                found = find(transaction)
-                if problem_id in found:
-                    outgoing += apply_controls(transaction, {problem_id: found[problem_id]}, now=now)
+            outgoing += policies.loading(partial(_apply_one, store, find, problem_id, policies=policies, now=now))
             applied += 1
         except RetryableError:
             # What is committed must still be published; the next sweep meets the same error.
@@ -91,6 +98,22 @@ def _apply_one_by_one(store: Store, find: Callable[[Transaction], Controls], *, 
             _log.exception("control_failed", problem_id=str(problem_id))
             outgoing += _fail(store, problem_id, error, now=now)
     return Sweep(outgoing, is_full=len(wanted) >= SWEEP_LIMIT and applied > 0)
+
+
+def _apply_one(
+    store: Store,
+    find: Callable[[Transaction], Controls],
+    problem_id: UUID,
+    *,
+    policies: PolicyCache,
+    now: datetime,
+) -> list[Outgoing]:
+    """Apply the control events of one problem, if the search still finds it."""
+    with store.begin() as transaction:
+        found = find(transaction)
+        if problem_id not in found:
+            return []
+        return apply_controls(transaction, {problem_id: found[problem_id]}, policies=policies, now=now)
 
 
 def _fail(store: Store, problem_id: UUID, error: Exception, *, now: datetime) -> list[Outgoing]:

@@ -9,6 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
+from shared.domain.artefacts import ModelIds
 from shared.domain.drafts import Draft, Scoring
 
 
@@ -91,7 +92,9 @@ class PolicyVersion:
     revision: int
     """Revision of the policy's code."""
     parameters_digest: str
-    """Digest of its parameters: 16 hexadecimal digits."""
+    """Digest of its parameters, wrappers and artefact: 16 hexadecimal digits."""
+    version: int | None = None
+    """Number of its artefact among those of the policy; `None` for a policy without one."""
 
 
 class Decider(Protocol):
@@ -100,6 +103,10 @@ class Decider(Protocol):
     @property
     def version(self) -> PolicyVersion:
         """Identity that is stored with each decision."""
+
+    @property
+    def models(self) -> ModelIds | None:
+        """The models that it was fitted on; it decides on the work of no others. `None` if any will do."""
 
     def decide(self, observation: Observation) -> Decision:
         """Choose what happens to a draft. Pure, total and deterministic."""

@@ -87,4 +87,6 @@ class PolicyChoice:
     revision: int
     """Revision of the policy's code when the problem was submitted."""
     parameters: Mapping[str, Any]
+    version: int | None = None
+    """Number of the artefact, for a policy that decides with one."""
     wrappers: Wrappers = field(default_factory=Wrappers)

@@ -62,6 +62,8 @@ def _is_judged(ready: ScoredDraft) -> bool:
 def _take_small(state: State, ready: ScoredDraft, *, policy: Decider, now: datetime) -> State:
     """Decide on a draft: by rule if there is nothing to judge, otherwise by the policy."""
     draft = ready.draft
+    if (foreign := _foreign(policy, ready)) is not None:
+        return fail(state, foreign, now=now)
     observation, state = _observe(state, ready), _without(state, ready)
     decision = _rule(state, ready)
     decided_by = DecidedBy.POLICY if decision is None else DecidedBy.RULE
@@ -78,6 +80,25 @@ def _escalate(state: State, *, now: datetime) -> State:
     """Have the large model write from here; what was drafted ahead is dropped."""
     state = drop_pending(state).evolve(epoch=state.epoch + 1, attempts=0)
     return request_large(state, now=now)
+
+
+def _foreign(policy: Decider, ready: ScoredDraft) -> Failure | None:
+    """Return the failure if a fitted policy would judge the work of a model that it was not fitted on."""
+    models, draft = policy.models, ready.draft
+    if models is None:
+        return None
+    used = [(draft.author.value, models.small if draft.author is Author.SMALL else models.large, draft.model)]
+    if ready.scoring is not None:
+        used.append(("prm", models.prm, ready.scoring.model))
+    for role, fitted_on, found in used:
+        if found != fitted_on:
+            name = f"{policy.version.name}@{policy.version.version}"
+            detail = (
+                f"The policy {name} was fitted on the {role} model {fitted_on}, but {found} did the work; submit with a"
+                " version that was fitted on it."
+            )
+            return Failure(code="policy_models_differ", detail=detail)
+    return None
 
 
 def _without(state: State, decided: ScoredDraft) -> State:
@@ -108,6 +129,8 @@ def _rule(state: State, ready: ScoredDraft) -> Decision | None:
 
 def _take_large(state: State, ready: ScoredDraft, *, policy: Decider, now: datetime) -> State:
     """Append a large step. If no draft of it was escalated it is decided here, so that every step has its decision."""
+    if (foreign := _foreign(policy, ready)) is not None:
+        return fail(state, foreign, now=now)
     observation, state = _observe(state, None), _without(state, ready)
     if not state.options.plan.drafts:
         decision = policy.decide(observation)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from shared.domain.artefacts import EncodedArtefact, ModelIds
 from shared.errors import PermanentError
 
 Floats = NDArray[np.float64]
@@ -99,7 +100,23 @@ class Artefact:
 
     def encode(self) -> tuple[bytes, bytes]:
         """Return the card as JSON and the arrays as the content of a `.npz` file."""
-        return (json.dumps(self.card.model_dump(mode="json"), indent=1) + "\n").encode(), encode_arrays(self.arrays)
+        return (json.dumps(self.card.model_dump(mode="json"), indent=1, sort_keys=True) + "\n").encode(), encode_arrays(
+            self.arrays
+        )
+
+    @property
+    def models(self) -> ModelIds:
+        """The models that it belongs to."""
+        models = self.card.models
+        return ModelIds(small=models.small, large=models.large, prm=models.prm)
+
+    @property
+    def encoded(self) -> EncodedArtefact:
+        """The artefact as it is stored."""
+        card, arrays = self.encode()
+        return EncodedArtefact(
+            policy=self.card.policy, digest=self.digest, card=card.decode(), arrays=arrays, models=self.models
+        )
 
     @cached_property
     def digest(self) -> str:

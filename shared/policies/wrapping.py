@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
+from shared.domain.artefacts import ModelIds
 from shared.domain.decisions import Action, Decision, Observation, PolicyVersion
 from shared.domain.options import Plan, PolicyChoice, Wrappers
 from shared.policies.lots import lot_of
@@ -21,15 +22,22 @@ class Routing:
 
     policy: Policy
     wrappers: Wrappers = UNWRAPPED
+    number: int | None = None
+    """Number of the policy's artefact."""
 
     @cached_property
     def version(self) -> PolicyVersion:
         """Identity of the policy; the digest covers the wrappers too."""
-        version = self.policy.version
+        version = replace(self.policy.version, version=self.number)
         if self.wrappers == UNWRAPPED:
             return version
         content = f"{version.parameters_digest}/{json.dumps(asdict(self.wrappers), sort_keys=True)}"
         return replace(version, parameters_digest=hashlib.blake2b(content.encode(), digest_size=8).hexdigest())
+
+    @property
+    def models(self) -> ModelIds | None:
+        """The models that the policy was fitted on."""
+        return self.policy.models
 
     @property
     def choice(self) -> PolicyChoice:
@@ -39,6 +47,7 @@ class Routing:
             name=policy.name,
             revision=policy.revision,
             parameters=policy.model_dump(mode="json"),
+            version=self.number,
             wrappers=self.wrappers,
         )
 

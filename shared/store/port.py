@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
+from shared.domain.artefacts import EncodedArtefact
 from shared.domain.options import PolicyChoice
 from shared.machine.state import State
 
@@ -86,6 +87,13 @@ class Store(Protocol):
 
     def begin(self) -> AbstractContextManager[Transaction]:
         """Open a transaction: it commits at the end of the block, and rolls back if the block raises.
+
+        Raises:
+            RetryableError: The store is unavailable.
+        """
+
+    def read_artefact(self, policy: str, version: int) -> EncodedArtefact | None:
+        """Read a policy's artefact in a separate transaction; `None` if there is none of this number.
 
         Raises:
             RetryableError: The store is unavailable.

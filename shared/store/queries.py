@@ -19,7 +19,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, defer
 from shared.domain.ledger import Ledger
 from shared.store.cursors import BadCursor, make_cursor, read_cursor
 from shared.store.rows import LEDGER_COLUMNS
-from shared.store.tables import AuditRow, Batch, DecisionRow, Problem, Process, StepRow
+from shared.store.tables import AuditRow, Batch, DecisionRow, PolicyVersionRow, Problem, Process, StepRow
 
 T = TypeVar("T")
 
@@ -177,6 +177,19 @@ def read_batch(session: Session, tenant_id: UUID, batch_id: UUID) -> BatchSummar
         step_count=sums["step_count"],
         escalation_count=sums["escalation_count"],
     )
+
+
+def list_policy_versions(session: Session, policy: str, *, limit: int, cursor: str | None) -> Page[PolicyVersionRow]:
+    """List the versions of a policy without their arrays, newest first.
+
+    Raises:
+        BadCursor: The cursor is not one of this listing.
+    """
+    listing = f"versions {policy}"
+    query = select(PolicyVersionRow).where(PolicyVersionRow.policy == policy).order_by(PolicyVersionRow.version.desc())
+    if cursor is not None:
+        query = query.where(PolicyVersionRow.version < _read_number(listing, cursor))
+    return _page(session, query, limit, lambda last: make_cursor(listing, last.version))
 
 
 def list_processes(session: Session) -> Sequence[Process]:

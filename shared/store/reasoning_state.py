@@ -34,8 +34,9 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.postgresql.psycopg import dialect
 
+from shared.domain.artefacts import EncodedArtefact
 from shared.domain.steps import Step
-from shared.store import admission
+from shared.store import admission, policy_versions
 from shared.store.database import Database, wake_orchestrators
 from shared.store.port import Change, Due, LockedProblem, SeenProcess, Transaction
 from shared.store.rows import (
@@ -69,6 +70,11 @@ class PostgresStore:
         """
         with self._database.begin() as connection:
             yield PostgresTransaction(connection)
+
+    def read_artefact(self, policy: str, version: int) -> EncodedArtefact | None:
+        """Read a policy's artefact in a separate transaction."""
+        with self._database.session() as session:
+            return policy_versions.read_artefact(session, policy, version)
 
 
 class PostgresTransaction:

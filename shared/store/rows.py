@@ -57,7 +57,12 @@ def read_problem(row: Mapping[str, Any], steps: Sequence[Sequence[Any]], booked:
 
     A row that this version cannot decode becomes a problem with a `defect`.
     """
-    choice = PolicyChoice(name=row["policy"], revision=row["policy_revision"], parameters=row["policy_parameters"])
+    choice = PolicyChoice(
+        name=row["policy"],
+        revision=row["policy_revision"],
+        parameters=row["policy_parameters"],
+        version=row["policy_version"],
+    )
     try:
         state = _read_state(row, steps, booked)
         choice = replace(choice, wrappers=_WRAPPERS.validate_python(row["policy_wrappers"]))
@@ -112,6 +117,7 @@ def decision_values(problem_id: UUID, record: DecisionRecord) -> dict[str, Any]:
         "policy": record.policy.name,
         "policy_revision": record.policy.revision,
         "policy_digest": record.policy.parameters_digest,
+        "policy_version": record.policy.version,
         "action": decision.action,
         "reason": decision.reason,
         "value": decision.value,

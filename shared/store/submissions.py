@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 from uuid import UUID
 
 from sqlalchemy import func, insert, update
@@ -15,9 +15,13 @@ from uuid_utils.compat import uuid7
 from shared.domain.options import Options, PolicyChoice
 from shared.domain.status import Status
 from shared.errors import PermanentError
+from shared.store import policy_versions
 from shared.store.database import wake_orchestrators
 from shared.store.rows import options_values
 from shared.store.tables import Batch, IdempotencyKey, Problem
+
+SILENCE_S: Final = 15.0
+"""Default of `silence_s`: three heartbeats as they are sent by default."""
 
 
 class IdempotencyConflict(PermanentError):
@@ -33,6 +37,8 @@ class Submission:
     question: str
     reference: str | None
     policy: PolicyChoice
+    needs_version: bool = False
+    """Whether the policy decides with an artefact: if the submitter named none, the default is chosen."""
     options: Options
 
 
@@ -55,35 +61,50 @@ class Stored:
 
 
 def submit_problem(
-    session: Session, tenant_id: UUID, submission: Submission, idempotency: Idempotency | None
+    session: Session,
+    tenant_id: UUID,
+    submission: Submission,
+    idempotency: Idempotency | None,
+    *,
+    silence_s: float = SILENCE_S,
 ) -> Stored:
     """Queue one problem.
 
+    Args:
+        session: The session.
+        tenant_id: The submitter's tenant.
+        submission: The problem.
+        idempotency: Key and digest of the request, if it has a key.
+        silence_s: Seconds without a heartbeat after which a PRM no longer counts for the choice of a version.
+
     Raises:
         IdempotencyConflict: The key belongs to another request.
+        UnknownVersion, RetiredVersion, NoDefault: The policy has no version for the problem.
     """
     stored = _claim(session, tenant_id, "problem_id", idempotency)
     if stored.is_new:
-        session.execute(insert(Problem).values(id=stored.id, tenant_id=tenant_id, **_values(submission)))
+        version = _Versions(session, silence_s).of(submission)
+        session.execute(insert(Problem).values(id=stored.id, tenant_id=tenant_id, **_values(submission, version)))
         wake_orchestrators(session, to="admit")
     return stored
 
 
 def submit_batch(
-    session: Session, tenant_id: UUID, submissions: Sequence[Submission], idempotency: Idempotency | None
+    session: Session,
+    tenant_id: UUID,
+    submissions: Sequence[Submission],
+    idempotency: Idempotency | None,
+    *,
+    silence_s: float = SILENCE_S,
 ) -> Stored:
-    """Queue many problems together: all of them or none.
-
-    Raises:
-        IdempotencyConflict: The key belongs to another request.
-    """
+    """Queue many problems together: all of them or none; see `submit_problem`."""
     stored = _claim(session, tenant_id, "batch_id", idempotency)
     if stored.is_new:
         session.execute(insert(Batch).values(id=stored.id, tenant_id=tenant_id, size=len(submissions)))
         # Ids that one process makes rise, so listings show a batch in its order.
-        shared = {"tenant_id": tenant_id, "batch_id": stored.id}
+        shared, versions = {"tenant_id": tenant_id, "batch_id": stored.id}, _Versions(session, silence_s)
         rows = [
-            {"id": uuid7(), "batch_index": index, **shared, **_values(submission)}
+            {"id": uuid7(), "batch_index": index, **shared, **_values(submission, versions.of(submission))}
             for index, submission in enumerate(submissions)
         ]
         session.execute(insert(Problem), rows)
@@ -137,13 +158,32 @@ def _claim(
     return Stored(stored_id, is_new=stored_id == made)
 
 
-def _values(submission: Submission) -> dict[str, Any]:
+class _Versions:
+    """Chooses the versions of policies for the problems of one request, each once."""
+
+    def __init__(self, session: Session, silence_s: float) -> None:
+        self._session = session
+        self._silence_s = silence_s
+        self._chosen: dict[tuple[str, int | None], int] = {}
+
+    def of(self, submission: Submission) -> int | None:
+        if not submission.needs_version:
+            return None
+        key = submission.policy.name, submission.policy.version
+        if key not in self._chosen:
+            prms = policy_versions.scoring_prms(self._session, silence_s=self._silence_s)
+            self._chosen[key] = policy_versions.choose_version(self._session, *key, prms=prms)
+        return self._chosen[key]
+
+
+def _values(submission: Submission, policy_version: int | None) -> dict[str, Any]:
     return {
         "question": submission.question,
         "reference": submission.reference,
         "policy": submission.policy.name,
         "policy_revision": submission.policy.revision,
         "policy_parameters": dict(submission.policy.parameters),
+        "policy_version": policy_version,
         "policy_wrappers": asdict(submission.policy.wrappers),
         "options": options_values(submission.options),
         "deadline_at": submission.options.deadline_at,

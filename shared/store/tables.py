@@ -150,6 +150,7 @@ class Problem(Base):
     policy: Mapped[str]
     policy_revision: Mapped[int]
     policy_parameters: Mapped[dict[str, Any]]
+    policy_version: Mapped[int | None]
     policy_wrappers: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
     options: Mapped[dict[str, Any]]
     deadline_at: Mapped[datetime | None]
@@ -229,6 +230,7 @@ class _Decision:
     """The policy in force in the process that decided, also where a rule decided."""
     policy_revision: Mapped[int]
     policy_digest: Mapped[str]
+    policy_version: Mapped[int | None]
 
     action: Mapped[str]
     reason: Mapped[str]
@@ -302,6 +304,30 @@ class AuditRow(_Decision, _View):
     step_waited_ms: Mapped[float | None]
     step_worked_ms: Mapped[float | None]
     step_accepted_at: Mapped[datetime | None]
+
+
+class PolicyVersionRow(Base):
+    """One artefact of a policy. A trigger refuses every change but to its last two columns."""
+
+    __tablename__ = "policy_versions"
+    __table_args__ = (
+        Index("ux_policy_versions_default", "policy", "prm_model", unique=True, postgresql_where=text("is_default")),
+    )
+
+    policy: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True)
+    """Number of the artefact among those of the policy, from 1."""
+    digest: Mapped[str] = mapped_column(unique=True)
+    card: Mapped[dict[str, Any]]
+    arrays: Mapped[bytes] = mapped_column(deferred=True)
+    small_model: Mapped[str]
+    large_model: Mapped[str]
+    prm_model: Mapped[str]
+    registered_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    is_default: Mapped[bool] = mapped_column(server_default=text("false"))
+    """Whether submissions without a version get it, where its PRM scores."""
+    retired_at: Mapped[datetime | None]
+    """When it was withdrawn from new submissions."""
 
 
 class InboxRow(Base):

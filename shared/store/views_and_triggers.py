@@ -78,11 +78,39 @@ SELECT
     s.score AS step_score, s.model AS step_model, s.worker AS step_worker, s.waited_ms AS step_waited_ms,
     s.worked_ms AS step_worked_ms,
     s.accepted_at AS step_accepted_at,
-    d.numbers, d.propensity, p.policy_wrappers
+    d.numbers, d.propensity, p.policy_wrappers, d.policy_version
 FROM decisions d
 JOIN problems p ON p.id = d.problem_id
 LEFT JOIN steps s ON s.problem_id = d.problem_id AND s.step = d.step
 """
 """One row for each decision, for auditors: the draft, its score, the decision, and the step that is there now."""
 
-OBJECTS = (REFUSE_CHANGE, DECISIONS_APPEND_ONLY, DECISIONS_NEVER_TRUNCATED, ERASE_PROBLEM, AUDIT)
+REFUSE_POLICY_CHANGE = """
+CREATE FUNCTION refuse_policy_change() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF TG_OP = 'UPDATE' THEN
+        OLD.is_default := NEW.is_default;
+        OLD.retired_at := NEW.retired_at;
+        IF NEW IS NOT DISTINCT FROM OLD THEN
+            RETURN NEW;
+        END IF;
+    END IF;
+    RAISE EXCEPTION 'versions of policies are immutable: % refused', TG_OP USING ERRCODE = 'restrict_violation';
+END $$
+"""
+"""Trigger function of `policy_versions`: allows only a change of the default and a retirement."""
+
+POLICY_VERSIONS_IMMUTABLE = """
+CREATE TRIGGER policy_versions_immutable BEFORE UPDATE OR DELETE ON policy_versions
+FOR EACH ROW EXECUTE FUNCTION refuse_policy_change()
+"""
+
+OBJECTS = (
+    REFUSE_CHANGE,
+    DECISIONS_APPEND_ONLY,
+    DECISIONS_NEVER_TRUNCATED,
+    ERASE_PROBLEM,
+    AUDIT,
+    REFUSE_POLICY_CHANGE,
+    POLICY_VERSIONS_IMMUTABLE,
+)

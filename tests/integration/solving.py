@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from services.orchestrator.applying import Outgoing, apply_deliveries
+from services.orchestrator.policy_cache import PolicyCache
 from services.orchestrator.sweeping import admit
 from shared.bus.consumer import Delivery
 from shared.domain.drafts import Draft, Finish, Scoring
@@ -41,7 +42,8 @@ def submit(
 
 def start(database: Database, *, now: datetime = NOW) -> dict[UUID, GenerateSteps]:
     """Admit what is queued; return the commands by problem."""
-    commands = admit(PostgresStore(database), window=WINDOW, now=now).outgoing
+    store = PostgresStore(database)
+    commands = admit(store, window=WINDOW, policies=PolicyCache(store), now=now).outgoing
     return {each.problem_id: each for each in commands if isinstance(each, GenerateSteps)}
 
 
@@ -89,7 +91,9 @@ def deliver(body: bytes, *, deliveries: int = 1) -> Delivery:
 
 def hear(database: Database, *events: ProblemEvent, now: datetime = NOW) -> list[Outgoing]:
     """Apply events as an orchestrator does."""
-    return apply_deliveries(PostgresStore(database), [deliver(encode(each)) for each in events], now=now)
+    store = PostgresStore(database)
+    deliveries = [deliver(encode(each)) for each in events]
+    return apply_deliveries(store, deliveries, policies=PolicyCache(store), now=now)
 
 
 def follow(outgoing: Sequence[Outgoing]) -> GenerateSteps:

@@ -15,6 +15,7 @@ from sqlalchemy import text
 from services.orchestrator import applying
 from services.orchestrator.applying import Outgoing, apply_deliveries
 from services.orchestrator.housekeeping import prune
+from services.orchestrator.policy_cache import PolicyCache
 from services.orchestrator.sweeping import admit, attend
 from shared.bus.consumer import Delivery
 from shared.bus.topology import DELIVERY_LIMIT, DeadLetter
@@ -57,15 +58,18 @@ def database(shared_database: Database) -> Database:
 
 
 def admit_all(database: Database) -> list[Outgoing]:
-    return admit(PostgresStore(database), window=WINDOW, now=NOW).outgoing
+    store = PostgresStore(database)
+    return admit(store, window=WINDOW, policies=PolicyCache(store), now=NOW).outgoing
 
 
 def attend_all(database: Database, *, now: datetime = NOW) -> list[Outgoing]:
-    return attend(PostgresStore(database), now=now).outgoing
+    store = PostgresStore(database)
+    return attend(store, policies=PolicyCache(store), now=now).outgoing
 
 
 def apply_all(database: Database, *deliveries: Delivery) -> list[Outgoing]:
-    return apply_deliveries(PostgresStore(database), deliveries, now=NOW)
+    store = PostgresStore(database)
+    return apply_deliveries(store, deliveries, policies=PolicyCache(store), now=NOW)
 
 
 def read(database: Database, problem_id: UUID) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import text
 
 import migrations
+from services.orchestrator.policy_cache import PolicyCache
 from services.orchestrator.sweeping import attend
 from shared.messages import GenerateSteps
 from shared.store import queries, submissions
@@ -101,7 +102,8 @@ def test_an_event_that_arrives_after_the_erasure_brings_no_text_back(database: D
     assert "Secret" in everything(database, problem_id)
     with database.session() as session:
         assert submissions.request_cancel(session, DEFAULT_TENANT, problem_id)
-    attend(PostgresStore(database), now=NOW)
+    store = PostgresStore(database)
+    attend(store, policies=PolicyCache(store), now=NOW)
     erase(database, problem_id)
     hear(database, write(command, "Secret one.", "Secret two.", "Secret three."))
     assert "Secret" not in everything(database, problem_id)

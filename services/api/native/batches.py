@@ -8,6 +8,7 @@ from services.api.dependencies import BatchId, Cursor, IdempotencyKey, Limit, Wi
 from services.api.errors import RESPONSES, NotFound, found
 from services.api.json_route import JsonRoute
 from services.api.presenting import show_batch, show_problem
+from services.api.readiness import silence_s
 from services.api.schemas.problems import Batch, ProblemPage, SubmittedBatch
 from services.api.schemas.submissions import BatchRequest
 from services.api.submitting import check_batch, idempotency
@@ -29,7 +30,9 @@ def submit(  # noqa: PLR0917 - FastAPI passes arguments by name
     """Submit problems together: all of them, or none if one is wrong."""
     submissions = check_batch(body, settings)
     with database.session() as session:
-        stored = submit_batch(session, tenant_id, submissions, idempotency(idempotency_key, body))
+        stored = submit_batch(
+            session, tenant_id, submissions, idempotency(idempotency_key, body), silence_s=silence_s(settings)
+        )
         batch = show_batch(found(queries.read_batch(session, tenant_id, stored.id)))
         problem_ids = queries.list_batch_ids(session, tenant_id, stored.id)
     response.headers["Location"] = batch.links["self"]

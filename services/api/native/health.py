@@ -21,7 +21,7 @@ def live() -> Liveness:
 @router.get("/health/ready", responses={503: {"model": Readiness, "description": "Submissions are refused."}})
 def ready(response: Response, database: WithDatabase, settings: WithSettings) -> Readiness:
     """Report which parts of the service are down, with status 503 if submissions are refused."""
-    readiness = read_readiness(database, heartbeat_s=settings.heartbeat_s)
+    readiness = read_readiness(database, settings)
     if readiness.status == "unavailable":
         response.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
     return readiness

@@ -21,6 +21,7 @@ from services.api.dependencies import (
 from services.api.errors import RESPONSES, found
 from services.api.json_route import JsonRoute
 from services.api.presenting import show_audit, show_decision, show_problem, show_step
+from services.api.readiness import silence_s
 from services.api.schemas.problems import Problem, ProblemPage
 from services.api.schemas.record import AuditPage, DecisionPage, StepPage
 from services.api.schemas.submissions import ProblemRequest
@@ -46,7 +47,9 @@ def submit(  # noqa: PLR0917 - FastAPI passes arguments by name
     """Submit a problem. It waits in the queue until an orchestrator starts it."""
     submission = check_problem(body, settings)
     with database.session() as session:
-        stored = submit_problem(session, tenant_id, submission, idempotency(idempotency_key, body))
+        stored = submit_problem(
+            session, tenant_id, submission, idempotency(idempotency_key, body), silence_s=silence_s(settings)
+        )
         problem = show_problem(found(queries.read_problem(session, tenant_id, stored.id)))
     response.headers["Location"] = problem.links["self"]
     if not stored.is_new:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, Field
+
+from services.api.schemas.pages import Page
 
 
 class PolicyDescription(BaseModel):
@@ -14,3 +16,33 @@ class PolicyDescription(BaseModel):
     revision: int = Field(description="Revision of the policy's code.")
     description: str = Field(description="Summary of what the policy decides.")
     parameters: dict[str, Any] = Field(description="JSON schema of the policy's parameters.")
+    has_versions: bool = Field(
+        description="Whether the policy is fitted to models, so that it decides with one of several versions."
+    )
+
+
+class FittedOn(BaseModel):
+    """The models that a version was fitted on. It decides on the work of no others."""
+
+    small: str = Field(description="Name and version of the small model.")
+    large: str = Field(description="Name and version of the large model.")
+    prm: str = Field(description="Name and version of the PRM.")
+
+
+class PolicyVersion(BaseModel):
+    """A version of a fitted policy: what it learned, from what, for which models. It never changes."""
+
+    policy: str = Field(description="Name of the policy.")
+    version: int = Field(description="Number of the version among those of the policy, from 1.")
+    digest: str = Field(description="SHA-256 digest of the version's artefact.")
+    models: FittedOn = Field(description="Models that it was fitted on.")
+    card: dict[str, Any] = Field(description="Data, settings, metrics and command of the fit.")
+    is_default: bool = Field(description="Whether submissions without a version get it while its PRM scores.")
+    registered_at: AwareDatetime = Field(description="Time at which it was registered.")
+    retired_at: AwareDatetime | None = Field(
+        description="Time at which it was withdrawn from new submissions; null if it was not."
+    )
+
+
+class PolicyVersionPage(Page[PolicyVersion]):
+    """One page of versions."""

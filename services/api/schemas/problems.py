@@ -19,6 +19,7 @@ class Policy(BaseModel):
     name: str = Field(description="Name of the policy.")
     revision: int = Field(description="Revision of the policy's code when the problem was submitted.")
     parameters: dict[str, Any] = Field(description="Parameters of the policy, including defaults.")
+    version: int | None = Field(description="Version of a fitted policy; null for a policy without versions.")
     wrappers: WrappersChoice = Field(description="How the policy is applied.")
 
 

@@ -70,7 +70,8 @@ class DecidingPolicy(BaseModel):
 
     name: str = Field(description="Name of the policy.")
     revision: int = Field(description="Revision of the policy's code.")
-    parameters_digest: str = Field(description="Digest of the policy's parameters.")
+    parameters_digest: str = Field(description="Digest of the policy's parameters, wrappers and artefact.")
+    version: int | None = Field(description="Version of a fitted policy; null for a policy without versions.")
 
 
 class Observation(BaseModel):

@@ -20,6 +20,9 @@ from shared.domain.options import Limits, Options, Sampling
 MAX_SEED = 2**53
 """Largest seed. Every JSON parser reads integers up to here exactly."""
 
+MAX_VERSION = 2**31 - 1
+"""Largest number of a policy's version: a column holds it."""
+
 MAX_LOOKAHEAD = 64
 """Largest lookahead that is a number."""
 
@@ -88,6 +91,13 @@ class PolicyChoice(_Request):
     name: str = Field("threshold", max_length=80, description="Name of the policy; GET /v1/policies lists them.")
     parameters: dict[str, Any] = Field(
         default_factory=dict, description="Parameters of the policy; those that are omitted get their defaults."
+    )
+    version: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_VERSION,
+        description="Version of a fitted policy; if it is omitted, the default for the running PRM. "
+        "GET /v1/policies/{name}/versions lists them.",
     )
     wrappers: WrappersChoice = Field(
         default_factory=WrappersChoice, description="How the policy is applied: budget, taking over, exploration."

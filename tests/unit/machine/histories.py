@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+from shared.domain.artefacts import ModelIds
 from shared.domain.decisions import Action, Decision, Observation, PolicyVersion
 from shared.domain.drafts import Draft, Finish, Scoring, UnfinishedWork
 from shared.domain.options import Options, Plan
@@ -32,6 +33,7 @@ class Deciding:
 
     decide: Callable[[Observation], Decision]
     version: PolicyVersion = VERSION
+    models: ModelIds | None = None
     before_draft: Callable[[Observation], Decision | None] = lambda _: None
 
 

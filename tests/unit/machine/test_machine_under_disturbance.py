@@ -261,7 +261,7 @@ def test_a_problem_ends_with_a_correct_ledger_although_the_same_work_gives_anoth
 def rebuild(decisions: tuple[DecisionRecord, ...], large: dict[int, Step]) -> list[str]:
     """Rebuild the texts of a trajectory from the audit: accepted drafts, and the large steps where it escalated."""
     texts: list[str] = []
-    # With a budget a step may be decided twice: the large model wrote it in vain, and there is nothing left to pay again.
+    # With a budget a step may be decided twice: the large model wrote it in vain, and nothing is left to pay again.
     last = {record.step: record for record in decisions}
     for record in last.values():
         assert record.step == len(texts), "the audit skips a step"

@@ -1,0 +1,184 @@
+"""The artefacts of policies: registered once and never changed, found by number, by default, or listed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session, undefer
+
+from shared.domain.artefacts import EncodedArtefact, ModelIds
+from shared.domain.roles import WorkerRole
+from shared.errors import PermanentError
+from shared.store.tables import PolicyVersionRow, Process
+
+_REGISTRATION_LOCK: Final = 0x7472_6970
+"""Advisory lock: versions are numbered one registration at a time."""
+
+
+class UnknownVersion(PermanentError):
+    """The policy has no such version; GET /v1/policies/{name}/versions lists them."""
+
+    code = "unknown_policy_version"
+
+
+class RetiredVersion(PermanentError):
+    """The version is retired; GET /v1/policies/{name}/versions lists the others."""
+
+    code = "policy_version_retired"
+
+
+class NoDefault(PermanentError):
+    """The policy has no default version for this PRM; name a version, or make one the default."""
+
+    code = "no_default_policy_version"
+
+
+class Registered(NamedTuple):
+    """Outcome of a registration."""
+
+    version: int
+    is_new: bool
+    """Whether the artefact was not registered before."""
+
+
+def register(session: Session, artefact: EncodedArtefact) -> Registered:
+    """Register an artefact under the next number of its policy; one that is known keeps its number.
+
+    The first artefact of a policy for a PRM becomes the default for that PRM.
+    """
+    session.execute(select(func.pg_advisory_xact_lock(_REGISTRATION_LOCK)))
+    known = session.scalar(select(PolicyVersionRow).where(PolicyVersionRow.digest == artefact.digest))
+    if known is not None:
+        return Registered(known.version, is_new=False)
+    newest = session.scalar(
+        select(func.max(PolicyVersionRow.version)).where(PolicyVersionRow.policy == artefact.policy)
+    )
+    version = (newest or 0) + 1
+    session.add(
+        PolicyVersionRow(
+            policy=artefact.policy,
+            version=version,
+            digest=artefact.digest,
+            card=json.loads(artefact.card),
+            arrays=artefact.arrays,
+            small_model=artefact.models.small,
+            large_model=artefact.models.large,
+            prm_model=artefact.models.prm,
+            is_default=not _defaults(session, artefact.policy, [artefact.models.prm]),
+        )
+    )
+    session.flush()
+    return Registered(version, is_new=True)
+
+
+def read_version(session: Session, policy: str, version: int, *, with_arrays: bool = False) -> PolicyVersionRow:
+    """Read one version.
+
+    Raises:
+        UnknownVersion: There is none of this number.
+    """
+    options = [undefer(PolicyVersionRow.arrays)] if with_arrays else []
+    found = session.get(PolicyVersionRow, (policy, version), options=options)
+    if found is None:
+        raise UnknownVersion(
+            f"The policy {policy!r} has no version {version}; GET /v1/policies/{policy}/versions lists them."
+        )
+    return found
+
+
+def choose_version(session: Session, policy: str, version: int | None, *, prms: Collection[str]) -> int:
+    """Choose the version for a submission: the one that it names, or the default.
+
+    Args:
+        session: The session.
+        policy: Name of the policy.
+        version: Number that the submission names, if it does.
+        prms: Ids of the PRMs that score at present; if there are none, any default will do.
+
+    Raises:
+        UnknownVersion: There is none of this number.
+        RetiredVersion: It is retired.
+        NoDefault: There is no default, or more than one.
+    """
+    if version is not None:
+        if read_version(session, policy, version).retired_at is not None:
+            raise RetiredVersion(
+                f"Version {version} of the policy {policy!r} is retired; GET /v1/policies/{policy}/versions lists the"
+                " others."
+            )
+        return version
+    defaults = _defaults(session, policy, prms)
+    if len(defaults) != 1:
+        scoring = f"the PRM {', '.join(sorted(prms))}" if prms else "a PRM, and no PRM is running"
+        count = "no" if not defaults else "more than one"
+        raise NoDefault(
+            f"The policy {policy!r} has {count} default version for {scoring}; name a version that"
+            f" GET /v1/policies/{policy}/versions lists, or fit one."
+        )
+    return defaults[0]
+
+
+def make_default(session: Session, policy: str, version: int) -> PolicyVersionRow:
+    """Make a version the default for its PRM, in place of the present one.
+
+    Raises:
+        UnknownVersion: There is none of this number.
+        RetiredVersion: It is retired.
+    """
+    session.execute(select(func.pg_advisory_xact_lock(_REGISTRATION_LOCK)))
+    found = read_version(session, policy, version)
+    if found.retired_at is not None:
+        raise RetiredVersion(f"Version {version} of the policy {policy!r} is retired, so it cannot be the default.")
+    session.execute(
+        update(PolicyVersionRow)
+        .where(PolicyVersionRow.policy == policy, PolicyVersionRow.prm_model == found.prm_model)
+        .where(PolicyVersionRow.is_default, PolicyVersionRow.version != version)
+        .values(is_default=False)
+    )
+    found.is_default = True
+    session.flush()
+    return found
+
+
+def retire(session: Session, policy: str, version: int, *, now: datetime) -> PolicyVersionRow:
+    """Withdraw a version from new submissions; problems that have it keep it. A retired version stays retired.
+
+    Raises:
+        UnknownVersion: There is none of this number.
+    """
+    found = read_version(session, policy, version)
+    if found.retired_at is None:
+        found.retired_at, found.is_default = now, False
+        session.flush()
+    return found
+
+
+def _defaults(session: Session, policy: str, prms: Collection[str] = ()) -> list[int]:
+    """Find the numbers of a policy's defaults: for some PRMs, or all of them."""
+    statement = select(PolicyVersionRow.version).where(PolicyVersionRow.policy == policy, PolicyVersionRow.is_default)
+    if prms:
+        statement = statement.where(PolicyVersionRow.prm_model.in_(prms))
+    return list(session.scalars(statement))
+
+
+def read_artefact(session: Session, policy: str, version: int) -> EncodedArtefact | None:
+    """Read an artefact with its arrays; `None` if there is none of this number."""
+    try:
+        row = read_version(session, policy, version, with_arrays=True)
+    except UnknownVersion:
+        return None
+    models = ModelIds(small=row.small_model, large=row.large_model, prm=row.prm_model)
+    return EncodedArtefact(
+        policy=policy, digest=row.digest, card=json.dumps(row.card), arrays=row.arrays, models=models
+    )
+
+
+def scoring_prms(session: Session, *, silence_s: float) -> set[str]:
+    """List the ids of the PRMs whose workers sent a heartbeat in the last seconds."""
+    recent = Process.seen_at >= func.now() - timedelta(seconds=silence_s)
+    found = session.scalars(select(Process.model).where(Process.role == WorkerRole.PRM, recent).distinct())
+    return {model for model in found if model is not None}
