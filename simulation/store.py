@@ -109,6 +109,12 @@ class MemoryStore:
             problems = self._contents.problems
             problems[problem_id] = replace(problems[problem_id], defect=defect)
 
+    def choose(self, problem_id: UUID, policy: PolicyChoice) -> None:
+        """Have another policy decide a problem, as if its submitter had chosen it."""
+        with self._lock:
+            problems = self._contents.problems
+            problems[problem_id] = replace(problems[problem_id], policy=policy)
+
     def state(self, problem_id: UUID) -> State:
         """Return a problem with all its decisions."""
         state = self._contents.problems[problem_id].state

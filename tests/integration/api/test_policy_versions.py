@@ -1,0 +1,195 @@
+"""Versions of fitted policies: registered, listed, chosen at submission, made default, retired."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+from sqlalchemy import insert, text
+from sqlalchemy.exc import DBAPIError
+from starlette.testclient import TestClient
+
+from shared.domain.artefacts import EncodedArtefact
+from shared.policies.artefact import Artefact, Models
+from shared.store import policy_versions
+from shared.store.database import Database
+from shared.store.tables import Process
+from tests.integration.api.calls import QUESTION, is_refusal, submit
+
+pytestmark = pytest.mark.servers
+
+POLICY = "pomdp"
+
+
+def make(prm: str, *, number: float = 0.0, policy: str = POLICY) -> EncodedArtefact:
+    """Make an artefact that differs from others in one number."""
+    return Artefact.make(
+        {"x": np.array([number])},
+        policy=policy,
+        models=Models(small="small@1", large="large@1", prm=prm, prm_format="embedded"),
+        data={"problems": 500},
+        settings={"seed": 1},
+        metrics={"apgr": 0.9},
+        created_at=datetime(2026, 1, 2, tzinfo=UTC),
+        command="trim policies fit pomdp",
+    ).encoded
+
+
+def register(database: Database, artefact: EncodedArtefact) -> int:
+    with database.session() as session:
+        return policy_versions.register(session, artefact).version
+
+
+def beat(database: Database, *prms: str, ago_s: float = 0.0) -> None:
+    """Have the workers of some PRMs, and of no others, send a heartbeat."""
+    with database.session() as session:
+        session.execute(text("DELETE FROM processes"))
+        for prm in prms:
+            seen_at = datetime.now(UTC) - timedelta(seconds=ago_s)
+            session.execute(insert(Process).values(name=f"prm {prm}", role="prm", model=prm, seen_at=seen_at))
+
+
+@pytest.fixture(autouse=True)
+def empty(database: Database) -> None:
+    with database.session() as session:
+        session.execute(text("ALTER TABLE policy_versions DISABLE TRIGGER USER"))
+        session.execute(text("DELETE FROM policy_versions"))
+        session.execute(text("ALTER TABLE policy_versions ENABLE TRIGGER USER"))
+    beat(database)
+
+
+def chosen(api: TestClient, **policy: Any) -> int | None:
+    version: int | None = submit(api, policy={"name": POLICY, **policy})["policy"]["version"]
+    return version
+
+
+def test_an_artefact_gets_the_next_number_of_its_policy_once(database: Database) -> None:
+    first, second = make("prm@1", number=1), make("prm@1", number=2)
+    assert [register(database, each) for each in (first, second, first)] == [1, 2, 1]
+    assert register(database, make("prm@1", policy="aggregate")) == 1
+
+
+def test_a_registered_artefact_is_read_as_it_was(database: Database) -> None:
+    made = make("prm@1", number=7)
+    register(database, made)
+    with database.session() as session:
+        read = policy_versions.read_artefact(session, POLICY, 1)
+        assert policy_versions.read_artefact(session, POLICY, 2) is None
+    assert read is not None
+    assert replace(read, card=made.card) == made
+    assert Artefact.read(read.card, read.arrays).digest == made.digest
+
+
+@pytest.mark.parametrize("statement", ["UPDATE policy_versions SET arrays = ''", "DELETE FROM policy_versions"])
+def test_a_version_never_changes(database: Database, statement: str) -> None:
+    register(database, make("prm@1"))
+    with pytest.raises(DBAPIError) as caught, database.session() as session:
+        session.execute(text(statement))
+    assert isinstance(caught.value.orig, psycopg.errors.RestrictViolation)
+
+
+def test_versions_are_listed_newest_first_and_shown(api: TestClient, database: Database) -> None:
+    for number in range(3):
+        register(database, make("prm@1", number=number))
+    page = api.get(f"/v1/policies/{POLICY}/versions?limit=2").json()
+    rest = api.get(f"/v1/policies/{POLICY}/versions?limit=2&cursor={page['next_cursor']}").json()
+    assert [each["version"] for each in page["items"] + rest["items"]] == [3, 2, 1]
+    assert rest["next_cursor"] is None
+    shown = api.get(f"/v1/policies/{POLICY}/versions/1").json()
+    assert shown == rest["items"][0]
+    assert shown["models"] == {"small": "small@1", "large": "large@1", "prm": "prm@1"}
+    assert (shown["is_default"], shown["retired_at"]) == (True, None)
+    assert shown["card"]["command"] == "trim policies fit pomdp"
+
+
+def test_what_there_is_not_is_not_found(api: TestClient) -> None:
+    is_refusal(api.get(f"/v1/policies/{POLICY}/versions/1"), 404, "not_found")
+    is_refusal(api.post(f"/v1/policies/{POLICY}/versions/1/default"), 404, "not_found")
+    is_refusal(api.post(f"/v1/policies/{POLICY}/versions/1/retire"), 404, "not_found")
+    is_refusal(api.get("/v1/policies/dice/versions"), 404, "not_found")
+    is_refusal(api.get(f"/v1/policies/{POLICY}/versions/{2**31}"), 422, "invalid_request")
+    assert api.get(f"/v1/policies/{POLICY}/versions").json() == {"items": [], "next_cursor": None}
+
+
+def test_a_submission_gets_the_version_that_it_names_or_the_default_for_the_running_prm(
+    api: TestClient, database: Database
+) -> None:
+    register(database, make("prm@1", number=1))
+    register(database, make("prm@1", number=2))
+    assert chosen(api) == 1, "no PRM is running, and there is one default"
+    register(database, make("lite@1"))
+    beat(database, "lite@1")
+    assert chosen(api) == 3
+    beat(database, "prm@1")
+    assert (chosen(api), chosen(api, version=2)) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("running", "ago_s", "said"),
+    [
+        ((), 0.0, "more than one default"),
+        (("prm@1",), 3600.0, "no PRM is running"),
+        (("prm@1", "lite@1"), 0.0, "more than one default"),
+        (("other@1",), 0.0, "no default version for the PRM other@1"),
+    ],
+)
+def test_a_submission_without_a_version_is_refused_where_nothing_chooses_one(
+    api: TestClient, database: Database, running: tuple[str, ...], ago_s: float, said: str
+) -> None:
+    register(database, make("prm@1"))
+    register(database, make("lite@1"))
+    beat(database, *running, ago_s=ago_s)
+    response = api.post("/v1/problems", json=QUESTION | {"policy": {"name": POLICY}})
+    assert said in is_refusal(response, 422, "no_default_policy_version")["detail"]
+
+
+def test_a_version_that_there_is_not_or_that_is_retired_is_refused(api: TestClient, database: Database) -> None:
+    register(database, make("prm@1"))
+    register(database, make("prm@1", number=2))
+    retired = api.post(f"/v1/policies/{POLICY}/versions/1/retire").json()
+    assert api.post(f"/v1/policies/{POLICY}/versions/1/retire").json() == retired
+    assert (retired["is_default"], retired["retired_at"] is None) == (False, False)
+    for version, code in ((1, "policy_version_retired"), (9, "unknown_policy_version")):
+        policy = {"name": POLICY, "version": version}
+        is_refusal(api.post("/v1/problems", json=QUESTION | {"policy": policy}), 422, code)
+    is_refusal(api.post("/v1/problems", json=QUESTION | {"policy": {"name": POLICY}}), 422, "no_default_policy_version")
+    is_refusal(api.post(f"/v1/policies/{POLICY}/versions/1/default"), 422, "policy_version_retired")
+
+
+def test_another_version_becomes_the_default_in_place_of_the_present_one(api: TestClient, database: Database) -> None:
+    for number in range(2):
+        register(database, make("prm@1", number=number))
+    register(database, make("lite@1"))
+    assert api.post(f"/v1/policies/{POLICY}/versions/2/default").json()["is_default"]
+    assert api.post(f"/v1/policies/{POLICY}/versions/2/default").json()["is_default"]
+    listed = api.get(f"/v1/policies/{POLICY}/versions").json()["items"]
+    assert [(each["version"], each["is_default"]) for each in listed] == [(3, True), (2, True), (1, False)]
+
+
+def test_a_policy_without_versions_takes_none(api: TestClient) -> None:
+    response = api.post("/v1/problems", json=QUESTION | {"policy": {"name": "threshold", "version": 1}})
+    assert "not fitted" in is_refusal(response, 422, "invalid_request")["detail"]
+
+
+def test_a_retry_returns_the_first_result_although_the_version_was_retired_meanwhile(
+    api: TestClient, database: Database
+) -> None:
+    register(database, make("prm@1"))
+    send = {"json": QUESTION | {"policy": {"name": POLICY}}, "headers": {"Idempotency-Key": "once"}}
+    first = api.post("/v1/problems", **send)
+    assert first.status_code == 201
+    api.post(f"/v1/policies/{POLICY}/versions/1/retire")
+    again = api.post("/v1/problems", **send)
+    assert (again.status_code, again.json()["id"]) == (200, first.json()["id"])
+
+
+def test_all_problems_of_a_batch_get_one_version(api: TestClient, database: Database) -> None:
+    register(database, make("prm@1"))
+    body = {"problems": [QUESTION] * 3, "defaults": {"policy": {"name": POLICY}}}
+    batch = api.post("/v1/batches", json=body).json()
+    shown = api.get(batch["links"]["problems"]).json()["items"]
+    assert [each["policy"]["version"] for each in shown] == [1, 1, 1]

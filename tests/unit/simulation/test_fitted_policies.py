@@ -1,0 +1,147 @@
+"""Fitted policies in the real orchestrator: their artefacts are loaded between transactions, and must fit the models."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from services.orchestrator import policy_cache
+from services.orchestrator.policy_cache import NotLoaded, PolicyCache
+from shared.domain.artefacts import EncodedArtefact
+from shared.domain.decisions import DecidedBy
+from shared.domain.options import Options, PolicyChoice, Wrappers
+from shared.domain.roles import Author
+from shared.domain.status import Status
+from shared.errors import PermanentError, RetryableError
+from shared.machine.state import State
+from shared.policies.artefact import Artefact, BadArtefact
+from shared.policies.pomdp.policy import Pomdp
+from shared.policies.registry import BadParameters, UnknownPolicy
+from shared.policies.wrapping import Routing
+from simulation.store import MemoryStore
+from simulation.simulated_service import SimulatedService
+from simulation.workers import Engines
+from simulation.world import World, WorldGenerator, WorldScorer
+from tests.unit.policies.pomdp_models import artefact_of, released_model
+
+WORLD = World(seed=5, says_nothing=0.0, scores_badly=0.0)
+MODELS = {"small": "small-model", "large": "large-model", "prm": "prm-model"}
+
+
+def artefact(**models: str) -> Artefact:
+    """Make an artefact for the models of the simulation, except for some."""
+    made = artefact_of(released_model())
+    card = made.card.model_copy(update={"models": made.card.models.model_copy(update=MODELS | models)})
+    return replace(made, card=card)
+
+
+def simulate() -> SimulatedService:
+    engines = Engines(
+        small=WorldGenerator(WORLD, Author.SMALL), large=WorldGenerator(WORLD, Author.LARGE), prm=WorldScorer(WORLD)
+    )
+    return SimulatedService(engines)
+
+
+def solve(service: SimulatedService, policy: Pomdp, *, wrappers: Wrappers | None = None) -> State:
+    problem_id = service.submit("What?", policy, Options(), wrappers=wrappers or Wrappers())
+    while service.turn():
+        pass
+    return service.state(problem_id)
+
+
+@pytest.mark.parametrize("parameters", [{}, {"belief": "memoryless"}, {"draft_token_price": 4e-4}])
+def test_a_fitted_policy_decides_as_it_does_by_itself(parameters: dict[str, object]) -> None:
+    policy = Pomdp.model_validate({"large_token_price": 1e-4, **parameters}).fitted(artefact())
+    state = solve(simulate(), policy)
+    assert state.status is Status.SUCCEEDED
+    version = Routing(policy, number=1).version
+    assert {record.policy for record in state.decisions} == {version}
+    assert version.version == 1
+    for record in state.decisions:
+        if record.decided_by is DecidedBy.POLICY:
+            decide = policy.decide if record.draft is not None else policy.before_draft
+            assert decide(record.observation) == record.decision
+
+
+@pytest.mark.parametrize(("role", "fails_at"), [("small", "small"), ("prm", "prm"), ("large", "large")])
+def test_a_policy_does_not_judge_the_work_of_a_model_that_it_was_not_fitted_on(role: str, fails_at: str) -> None:
+    policy = Pomdp(large_token_price=0.0).fitted(artefact(**{role: "another"}))
+    state = solve(simulate(), policy)
+    assert state.failure is not None
+    assert (state.status, state.failure.code) == (Status.FAILED, "policy_models_differ")
+    assert f"pomdp@1 was fitted on the {fails_at} model another, but {MODELS[role]} did the work" in state.failure.detail
+
+
+class WithoutArtefacts(MemoryStore):
+    """A store whose artefacts are gone, damaged, or out of reach for a while."""
+
+    def __init__(self, found: EncodedArtefact | RetryableError | None) -> None:
+        super().__init__()
+        self.found = found
+
+    def read_artefact(self, policy: str, version: int) -> EncodedArtefact | None:
+        if isinstance(self.found, RetryableError):
+            raise self.found
+        return self.found
+
+
+CHOICE = PolicyChoice(name="pomdp", revision=1, parameters={}, version=3)
+DAMAGED = replace(artefact().encoded, arrays=b"nothing of the kind")
+
+
+@pytest.mark.parametrize(
+    ("choice", "found", "expected"),
+    [
+        (replace(CHOICE, name="dice"), None, UnknownPolicy),
+        (replace(CHOICE, parameters={"belief": "blind"}), None, BadParameters),
+        (replace(CHOICE, version=None), None, BadParameters),
+        (CHOICE, None, BadArtefact),
+        (CHOICE, DAMAGED, BadArtefact),
+    ],
+)
+def test_what_is_wrong_with_a_policy_is_raised_once_and_looked_up_again_later(
+    choice: PolicyChoice, found: EncodedArtefact | None, expected: type[PermanentError]
+) -> None:
+    cache = PolicyCache(WithoutArtefacts(found))
+    for _ in range(2):
+        with pytest.raises(NotLoaded):
+            cache.routing_of(choice)
+        cache.load(choice)
+        with pytest.raises(expected):
+            cache.routing_of(choice)
+
+
+def test_a_policy_is_read_once_and_returned_until_many_others_were_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy_cache, "SIZE", 2)
+    store = WithoutArtefacts(artefact().encoded)
+    cache = PolicyCache(store)
+    first = cache.loading(lambda: cache.routing_of(CHOICE))
+    store.found = None
+    assert cache.loading(lambda: cache.routing_of(CHOICE)) is first
+    for threshold in (0.1, 0.2):
+        cache.load(PolicyChoice(name="threshold", revision=1, parameters={"threshold": threshold}))
+    with pytest.raises(NotLoaded):
+        cache.routing_of(CHOICE)
+
+
+def test_a_store_out_of_reach_is_no_fault_of_the_policy() -> None:
+    store = WithoutArtefacts(RetryableError())
+    cache = PolicyCache(store)
+    with pytest.raises(RetryableError):
+        cache.loading(lambda: cache.routing_of(CHOICE))
+    store.found = artefact().encoded
+    assert cache.loading(lambda: cache.routing_of(CHOICE)).number == 3
+
+
+def test_a_problem_whose_artefact_is_gone_fails_and_no_other() -> None:
+    service = simulate()
+    kept = service.submit("What?", Pomdp().fitted(artefact()), Options())
+    gone = service.submit("What?", Pomdp(large_token_price=1.0).fitted(artefact()), Options())
+    service.store.choose(gone, replace(CHOICE, version=9))
+    while service.turn():
+        pass
+    assert service.state(kept).status is Status.SUCCEEDED
+    failure = service.state(gone).failure
+    assert failure is not None
+    assert (failure.code, "has no version 9" in failure.detail) == ("unreadable", True)
