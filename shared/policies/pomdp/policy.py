@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, PrivateAttr
 
 from shared.domain.decisions import Action, Decision, Observation
+from shared.domain.options import Plan
 from shared.domain.roles import Author
 from shared.policies.artefact import Artefact
 from shared.policies.policy import FittedPolicy
@@ -41,6 +42,11 @@ class Pomdp(FittedPolicy):
 
     _values: Values | None = PrivateAttr(default=None)
 
+    @property
+    def plan(self) -> Plan:
+        """All models. Drafts are skipped only if they have a price: without one each is worth drafting."""
+        return Plan(skips_drafts=self.draft_token_price > 0)
+
     def _prepare(self, artefact: Artefact) -> None:
         model = Model.read(artefact)
         # The values expect the observations that the belief will be updated with, and no others.
@@ -71,7 +77,7 @@ class Pomdp(FittedPolicy):
         Returns:
             The decision to escalate, or `None` if the small model should draft as usual.
         """
-        if self.draft_token_price == 0:
+        if not self.plan.skips_drafts:
             return None
         assert self._values is not None, "only a fitted policy decides"
         right = _prefix_right(self._values.model, observation)

@@ -197,6 +197,7 @@ def test_whether_a_draft_is_skipped_depends_on_what_is_believed_of_the_steps_bef
 
 def test_it_needs_all_models_and_its_parameters_are_checked_without_an_artefact() -> None:
     assert Pomdp().plan == Plan()
+    assert Pomdp(draft_token_price=1e-4).plan == Plan(skips_drafts=True)
     assert Pomdp().belief == "filter"
     for wrong in ({"large_token_price": -1.0}, {"draft_token_price": float("inf")}, {"belief": "strong"}, {"p": 1}):
         with pytest.raises(ValidationError):
