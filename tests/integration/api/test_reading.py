@@ -121,7 +121,7 @@ def test_a_decision_shows_what_was_seen_chosen_and_by_which_policy(api: TestClie
         "step": 3,
         "epoch": 2,
         "decided_by": "policy",
-        "policy": {"name": "threshold", "revision": 2, "parameters_digest": "fedcba9876543210"},
+        "policy": {"name": "threshold", "revision": 2, "parameters_digest": "fedcba9876543210", "version": None},
         "observation": {
             "step": 3,
             "score": 0.25,
