@@ -11,6 +11,7 @@ from typing import Protocol
 
 from shared.domain.artefacts import ModelIds
 from shared.domain.drafts import Draft, Scoring
+from shared.domain.roles import Author
 
 
 class Action(StrEnum):
@@ -39,6 +40,8 @@ class Observation:
     """PRM score of the draft; `None` for a policy that does not read scores."""
     previous_scores: tuple[float | None, ...] = ()
     """PRM scores of the accepted steps, aligned with them; `None` where the PRM has given no usable number (yet)."""
+    previous_authors: tuple[Author, ...] = ()
+    """Authors of the accepted steps, aligned with them; empty in observations stored before the field existed."""
     following_scores: tuple[float | None, ...] = ()
     """PRM scores of the drafts after this one, if the policy decides whole solutions; otherwise empty."""
     draft_tokens: int | None = None

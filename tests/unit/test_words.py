@@ -22,6 +22,7 @@ FOLDERS = (
     "simulation",
     "stack",
     "tests",
+    "training",
 )
 
 PHRASES = {

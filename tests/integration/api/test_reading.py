@@ -121,11 +121,12 @@ def test_a_decision_shows_what_was_seen_chosen_and_by_which_policy(api: TestClie
         "step": 3,
         "epoch": 2,
         "decided_by": "policy",
-        "policy": {"name": "threshold", "revision": 2, "parameters_digest": "fedcba9876543210"},
+        "policy": {"name": "threshold", "revision": 2, "parameters_digest": "fedcba9876543210", "version": None},
         "observation": {
             "step": 3,
             "score": 0.25,
             "previous_scores": [0.5, None, 0.75],
+            "previous_authors": ["small", "large", "small"],
             "following_scores": [0.875],
             "draft_tokens": 5,
             "is_final": False,
@@ -167,6 +168,7 @@ def test_a_decision_of_an_earlier_version_shows_the_defaults_of_what_was_not_sto
     (shown,) = api.get(f"/v1/problems/{made['id']}/decisions").json()["items"]
     assert shown["observation"]["score"] == 0.5
     assert shown["observation"]["following_scores"] == []
+    assert shown["observation"]["previous_authors"] == []
 
 
 def test_a_decision_without_a_draft_or_a_score_shows_neither(api: TestClient, database: Database) -> None:

@@ -1,0 +1,121 @@
+"""The model that TRIM-POMDP plans with: the accuracy of both models, the length of solutions, and the PRM's errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+
+from shared.domain.roles import Author
+from shared.policies.artefact import Artefact, BadArtefact, Floats
+from shared.policies.pomdp.belief import Belief, Likelihood
+
+BINS: Final = 20
+"""Number of bins of equal width on each axis of an observation, as in the released code."""
+
+STATES: Final = len(Belief._fields)
+
+TOLERANCE: Final = 1e-6
+"""Rounding error allowed in sums of probabilities."""
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """The model of one pair of small and large model with one PRM. Its fields are the arrays of an artefact."""
+
+    small_accuracy: float
+    """Probability that a draft after right steps is right (p_w in the TRIM paper)."""
+    rewrite_accuracy: float
+    """Probability that a large step in place of a draft is right, after right steps (p_s)."""
+    last: Floats
+    """Hazard by index: probability that a step is the last of its solution, given that none before it was. The final
+    entry is 1 and covers all later steps too. Entry k is h(k + 1) of the paper, which counts steps from 1."""
+    small_tokens: Floats
+    """Mean tokens of a draft, by index."""
+    large_tokens: Floats
+    """Mean tokens of a large step, by index."""
+    observed: Floats
+    """Probability of each bin of (least earlier score, score) in each hidden state: shape (3, 20, 20). Before the first
+    step the least score is 1."""
+
+    @classmethod
+    def read(cls, artefact: Artefact) -> Model:
+        """Read the model in an artefact.
+
+        Raises:
+            BadArtefact: An array is missing or misshapen, or holds numbers that cannot be what it should hold.
+        """
+        last = artefact.array("last", -1)
+        model = cls(
+            small_accuracy=float(artefact.array("small_accuracy")),
+            rewrite_accuracy=float(artefact.array("rewrite_accuracy")),
+            last=last,
+            small_tokens=artefact.array("small_tokens", len(last)),
+            large_tokens=artefact.array("large_tokens", len(last)),
+            observed=artefact.array("observed", STATES, BINS, BINS),
+        )
+        for name, holds, rule in model._rules():
+            if not holds:
+                raise BadArtefact(f"The artefact of {artefact.card.policy!r}: {name!r} {rule}; fit it again.")
+        return model
+
+    def arrays(self) -> dict[str, Floats]:
+        """Return the arrays of an artefact that holds this model."""
+        return {each.name: np.asarray(getattr(self, each.name), dtype=np.float64) for each in fields(self)}
+
+    def _rules(self) -> tuple[tuple[str, bool, str], ...]:
+        """Return what must hold: the array's name, whether it holds, and the rule."""
+        masses = self.observed.sum(axis=(1, 2))
+        return (
+            ("small_accuracy", 0 <= self.small_accuracy <= 1, "should be a probability"),
+            ("rewrite_accuracy", 0 <= self.rewrite_accuracy <= 1, "should be a probability"),
+            ("last", bool(((self.last >= 0) & (self.last <= 1)).all()), "should hold probabilities"),
+            ("last", self.last[-1:].tolist() == [1.0], "should end with 1"),
+            ("small_tokens", bool((self.small_tokens > 0).all()), "should hold numbers above 0"),
+            ("large_tokens", bool((self.large_tokens > 0).all()), "should hold numbers above 0"),
+            ("observed", bool((self.observed > 0).all()), "should hold probabilities above 0"),
+            ("observed", bool((np.abs(masses - 1) <= TOLERANCE).all()), "should integrate to 1 in each state"),
+        )
+
+    @property
+    def horizon(self) -> int:
+        """Number of steps that the model tells apart."""
+        return len(self.last)
+
+    def place(self, step: int) -> int:
+        """Return a step's place in arrays by index: steps beyond the horizon share the last one."""
+        return min(step, self.horizon - 1)
+
+    def accuracy(self, author: Author) -> float:
+        """Return the probability that an author's step is right, after right steps."""
+        return self.small_accuracy if author is Author.SMALL else self.rewrite_accuracy
+
+    @cached_property
+    def scored(self) -> Floats:
+        """Probability of each bin of the score alone in each hidden state: shape (3, 20)."""
+        return np.asarray(self.observed.sum(axis=1))
+
+    def likelihood(self, score: float) -> Likelihood[float]:
+        """Return the likelihood of a score alone."""
+        return self._by_score[bin_of(score)]
+
+    def joint_likelihood(self, least_before: float, score: float) -> Likelihood[float]:
+        """Return the likelihood of a score together with the least one before it."""
+        return self._by_both[bin_of(least_before)][bin_of(score)]
+
+    # Plain floats, because a decision reads single ones: indexing an array takes longer than the arithmetic.
+
+    @cached_property
+    def _by_score(self) -> tuple[Likelihood[float], ...]:
+        return tuple(Likelihood(*cell) for cell in self.scored.T.tolist())
+
+    @cached_property
+    def _by_both(self) -> tuple[tuple[Likelihood[float], ...], ...]:
+        return tuple(tuple(Likelihood(*cell) for cell in row) for row in self.observed.transpose(1, 2, 0).tolist())
+
+
+def bin_of(score: float) -> int:
+    """Return the bin of a score; 1 belongs to the last one."""
+    return min(int(score * BINS), BINS - 1)

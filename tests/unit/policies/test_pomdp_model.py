@@ -1,0 +1,74 @@
+"""The model of the policy `pomdp`: read as it was written, refused when it cannot be one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from shared.domain.roles import Author
+from shared.policies.artefact import BadArtefact, Floats
+from shared.policies.pomdp.model import BINS, Model, bin_of
+from tests.unit.policies.pomdp_models import artefact_of, make_model, released_model
+
+
+def test_a_model_is_read_as_it_was_written() -> None:
+    made = released_model()
+    read = Model.read(artefact_of(made))
+    assert {name: array.tolist() for name, array in read.arrays().items()} == {
+        name: array.tolist() for name, array in made.arrays().items()
+    }
+    assert read.horizon == 30
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "said"),
+    [
+        ("last", None, "no array 'last'"),
+        ("last", np.array([0.0, 0.25, 0.5]), "'last' should end with 1"),
+        ("last", np.array([-0.1, 0.25, 1.0]), "'last' should hold probabilities"),
+        ("last", np.array([0.0, 1.5, 1.0]), "'last' should hold probabilities"),
+        ("last", np.array([0.0, 1.0]), "'small_tokens' .* should hold 2 finite numbers"),
+        ("small_accuracy", np.array(1.01), "'small_accuracy' should be a probability"),
+        ("small_accuracy", np.array([0.5]), "'small_accuracy'"),
+        ("rewrite_accuracy", np.array(-0.01), "'rewrite_accuracy' should be a probability"),
+        ("rewrite_accuracy", np.array(np.nan), "finite"),
+        ("small_tokens", np.array([1.0, 0.0, 1.0]), "'small_tokens' should hold numbers above 0"),
+        ("large_tokens", np.array([1.0, -1.0, 1.0]), "'large_tokens' should hold numbers above 0"),
+        ("large_tokens", np.ones(2), "should hold 3 finite numbers"),
+        ("observed", np.full((3, BINS, BINS), 1.0), "'observed' should integrate to 1"),
+        ("observed", np.full((3, BINS, BINS), 1.001) / BINS**2, "'observed' should integrate to 1"),
+        ("observed", np.full((2, BINS, BINS), 1.0) / BINS**2, "should hold 3x20x20 finite numbers"),
+        ("observed", np.eye(BINS)[np.newaxis].repeat(3, axis=0) / BINS, "'observed' should hold probabilities above 0"),
+    ],
+)
+def test_an_artefact_that_holds_no_model_is_refused_and_the_array_named(
+    name: str, array: Floats | None, said: str
+) -> None:
+    with pytest.raises(BadArtefact, match=said):
+        Model.read(artefact_of(make_model(), **{name: array}))
+
+
+def test_a_model_without_any_step_is_refused() -> None:
+    none = np.empty(0)
+    with pytest.raises(BadArtefact, match="'last' should end with 1"):
+        Model.read(artefact_of(make_model(), last=none, small_tokens=none, large_tokens=none))
+
+
+@pytest.mark.parametrize(("score", "found"), [(0.0, 0), (0.0499, 0), (0.05, 1), (0.5, 10), (0.9999, 19), (1.0, 19)])
+def test_every_score_has_a_bin(score: float, found: int) -> None:
+    assert bin_of(score) == found
+
+
+def test_the_likelihood_of_a_score_alone_is_that_of_all_earlier_ones_together() -> None:
+    model = released_model()
+    alone = model.likelihood(0.97)
+    together = [model.joint_likelihood(least, 0.97) for least in np.arange(0.025, 1, 0.05)]
+    assert alone == pytest.approx(np.sum(together, axis=0))
+    assert alone.right == model.scored[0, 19]
+    assert model.joint_likelihood(1.0, 0.97).step_wrong == model.observed[2, 19, 19]
+
+
+def test_steps_beyond_the_horizon_share_the_last_place() -> None:
+    model = make_model()
+    assert [model.place(step) for step in (0, 2, 3, 99)] == [0, 2, 2, 2]
+    assert (model.accuracy(Author.SMALL), model.accuracy(Author.LARGE)) == (0.75, 0.9)

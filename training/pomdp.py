@@ -1,0 +1,165 @@
+"""Fits the model of the policy `pomdp` to step-labelled solutions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from typing import Any, Final
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.domain.roles import Author
+from shared.policies.artefact import Artefact, Floats
+from shared.policies.pomdp.model import BINS, STATES, Model, bin_of
+from shared.policies.pomdp.policy import Pomdp
+from training.traces import Trace
+
+RIGHT, PREFIX_WRONG, STEP_WRONG = range(STATES)
+"""Hidden states, in the order of `Belief`."""
+
+IN_WORDS: Final = ("a right step after right ones", "a step after the first error", "a first error")
+"""What a solution must show of each state, so that its density can be estimated."""
+
+
+class Settings(BaseModel):
+    """Settings of a fit. They are stored in the artefact's card."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_steps: int = Field(default=30, ge=1)
+    """Maximum horizon: longer solutions count as solutions of this length."""
+    bandwidth: float = Field(default=0.05, gt=0)
+    """Standard deviation of the smoothing of scores; the default is the width of a bin."""
+    floor: float = Field(default=1e-9, gt=0)
+    """Least probability of a bin, so that no score is ever impossible."""
+    strength: float = Field(default=5.0, gt=0)
+    """Number of observations that the mean over all steps counts for, where a number is estimated by step."""
+
+
+def fit(
+    traces: Sequence[Trace], *, rewrites: Sequence[bool] = (), settings: Settings | None = None, **card: Any
+) -> Artefact:
+    """Fit the model of the policy `pomdp`.
+
+    Args:
+        traces: Solutions that show every hidden state and steps of both authors.
+        rewrites: For each large step that took the place of a wrong draft after right steps: whether it is right. They
+            give the accuracy of a large step. Without any, the large model's steps in `traces` do; they are right more
+            often, because most of them are no rewrites.
+        settings: Settings of the fit.
+        card: The other fields of the artefact's card; `data` is extended by the numbers of solutions and steps.
+
+    Raises:
+        ValueError: The traces lack what an estimate needs.
+    """
+    if not traces:
+        raise ValueError("there are no traces to fit; collect solutions of both models first")
+    settings = settings or Settings()
+    last = hazard([len(trace.scores) for trace in traces], settings)
+    model = Model(
+        small_accuracy=accuracy_of(traces, Author.SMALL),
+        rewrite_accuracy=sum(rewrites) / len(rewrites) if rewrites else accuracy_of(traces, Author.LARGE),
+        last=last,
+        small_tokens=mean_tokens(traces, Author.SMALL, len(last), settings),
+        large_tokens=mean_tokens(traces, Author.LARGE, len(last), settings),
+        observed=densities(traces, settings),
+    )
+    counts = {
+        "solutions": len(traces),
+        "steps": sum(len(trace.scores) for trace in traces),
+        "rewrites": len(rewrites),
+    }
+    card["data"] = {**card["data"], **counts}
+    return Artefact.make(model.arrays(), policy=Pomdp.name, settings=settings.model_dump(), **card)
+
+
+def accuracy_of(traces: Iterable[Trace], author: Author) -> float:
+    """Estimate how often an author's step is right after right ones: 1 - first errors / steps up to the first error.
+
+    Raises:
+        ValueError: There is no such step.
+    """
+    steps = errors = 0
+    for trace in traces:
+        judged = trace.authors[: trace.judged]
+        steps += judged.count(author)
+        errors += trace.first_error is not None and judged[-1] is author
+    if not steps:
+        raise ValueError(f"the traces hold no step of the {author} model; collect some of both models")
+    return 1 - errors / steps
+
+
+def hazard(lengths: Sequence[int], settings: Settings) -> Floats:
+    """Estimate by index how often a step is the last one of a solution that has no earlier end.
+
+    Each estimate is drawn towards the mean over all steps, the more the fewer solutions are that long. The first one is
+    not if no solution has a single step: then none is expected. The last one is 1.
+    """
+    horizon = min(max(lengths), settings.max_steps)
+    ended = np.bincount(np.minimum(lengths, horizon), minlength=horizon + 1)[1:].astype(np.float64)
+    reached = ended[::-1].cumsum()[::-1]
+    found: Floats = (ended + settings.strength * ended.sum() / reached.sum()) / (reached + settings.strength)
+    if ended[0] == 0:
+        found[0] = 0.0
+    found[-1] = 1.0
+    return found
+
+
+def mean_tokens(traces: Iterable[Trace], author: Author, horizon: int, settings: Settings) -> Floats:
+    """Estimate the mean tokens of an author's steps by index, each drawn towards the mean over all steps.
+
+    Raises:
+        ValueError: The author has no step.
+    """
+    total, count = np.zeros(horizon), np.zeros(horizon)
+    for trace in traces:
+        for index, (tokens, written_by) in enumerate(zip(trace.tokens, trace.authors, strict=True)):
+            if written_by is author:
+                total[min(index, horizon - 1)] += tokens
+                count[min(index, horizon - 1)] += 1
+    if not count.any():
+        raise ValueError(f"the traces hold no step of the {author} model; collect some of both models")
+    mean: Floats = (total + settings.strength * total.sum() / count.sum()) / (count + settings.strength)
+    return mean
+
+
+def densities(traces: Iterable[Trace], settings: Settings) -> Floats:
+    """Estimate the probability of each bin of (least earlier score, score) in each state: shape (3, 20, 20).
+
+    Counts by bin are smoothed with a Gaussian that is reflected at the borders of the unit square.
+
+    Raises:
+        ValueError: A state does not occur.
+    """
+    counts = np.zeros((STATES, BINS, BINS))
+    for trace in traces:
+        least = accumulate(trace.scores, min, initial=1.0)
+        for index, (least_before, score) in enumerate(zip(least, trace.scores, strict=False)):
+            counts[_state(trace, index), bin_of(least_before), bin_of(score)] += 1
+    seen = counts.sum(axis=(1, 2), keepdims=True)
+    for words, number in zip(IN_WORDS, seen.ravel(), strict=True):
+        if not number:
+            raise ValueError(f"no trace holds {words}; collect more solutions, right ones and wrong ones")
+    kernel = _reflected_gaussian(settings.bandwidth)
+    smooth = np.maximum(kernel.T @ (counts / seen) @ kernel, settings.floor)
+    observed: Floats = smooth / smooth.sum(axis=(1, 2), keepdims=True)
+    return observed
+
+
+def _state(trace: Trace, index: int) -> int:
+    if trace.first_error is None or index < trace.first_error:
+        return RIGHT
+    return STEP_WRONG if index == trace.first_error else PREFIX_WRONG
+
+
+def _reflected_gaussian(bandwidth: float) -> Floats:
+    """Return how the mass of each bin spreads over all bins; each row adds up to 1.
+
+    What leaves the unit interval on one side is reflected back into it; what would cross it whole is left out.
+    """
+    centres = (np.arange(BINS) + 0.5) / BINS
+    images = np.stack([centres, -centres, 2 - centres])
+    weights = np.exp(-0.5 * ((centres - images[..., np.newaxis]) / bandwidth) ** 2).sum(axis=0)
+    kernel: Floats = weights / weights.sum(axis=1, keepdims=True)
+    return kernel
