@@ -1,4 +1,4 @@
-"""The policies that a submission can name. To add one, add it to `POLICIES`."""
+"""The policies that a submission can name. To add one, add it to `KINDS`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from shared.errors import PermanentError
 from shared.policies.baselines import LargeOnly, Random, SmallOnly
 from shared.policies.cascade import Cascade
 from shared.policies.policy import Policy
+from shared.policies.pomdp.policy import Pomdp
 from shared.policies.threshold import Threshold
 from shared.policies.wrapping import Routing
 
-POLICIES: Mapping[str, type[Policy]] = {kind.name: kind for kind in (Threshold, Cascade, SmallOnly, LargeOnly, Random)}
+POLICIES: Mapping[str, type[Policy]] = {
+    kind.name: kind for kind in (Threshold, Pomdp, Cascade, SmallOnly, LargeOnly, Random)
+}
 
 
 class UnknownPolicy(PermanentError):

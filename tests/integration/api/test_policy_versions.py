@@ -106,7 +106,7 @@ def test_versions_are_listed_newest_first_and_shown(api: TestClient, database: D
     assert shown["card"]["command"] == "trim policies fit pomdp"
 
 
-def test_what_there_is_not_is_not_found(api: TestClient) -> None:
+def test_an_unknown_policy_or_version_is_not_found(api: TestClient) -> None:
     is_refusal(api.get(f"/v1/policies/{POLICY}/versions/1"), 404, "not_found")
     is_refusal(api.post(f"/v1/policies/{POLICY}/versions/1/default"), 404, "not_found")
     is_refusal(api.post(f"/v1/policies/{POLICY}/versions/1/retire"), 404, "not_found")
@@ -147,7 +147,7 @@ def test_a_submission_without_a_version_is_refused_where_nothing_chooses_one(
     assert said in is_refusal(response, 422, "no_default_policy_version")["detail"]
 
 
-def test_a_version_that_there_is_not_or_that_is_retired_is_refused(api: TestClient, database: Database) -> None:
+def test_an_unknown_or_retired_version_is_refused(api: TestClient, database: Database) -> None:
     register(database, make("prm@1"))
     register(database, make("prm@1", number=2))
     retired = api.post(f"/v1/policies/{POLICY}/versions/1/retire").json()

@@ -31,6 +31,7 @@ def test_a_problem_without_options_gets_the_defaults_of_the_domain(api: TestClie
         "name": "threshold",
         "revision": 1,
         "parameters": {"threshold": 0.5},
+        "version": None,
         "wrappers": asdict(Wrappers()),
     }
     assert made["lookahead"] == Options().lookahead
@@ -59,7 +60,7 @@ def test_every_option_is_returned_as_it_was_sent(api: TestClient) -> None:
     }
     made = submit(api, **given, policy=policy, deadline_s=3600)
     assert {name: made[name] for name in given} == given
-    assert made["policy"] == policy | {"revision": POLICIES["random"].revision}
+    assert made["policy"] == policy | {"revision": POLICIES["random"].revision, "version": None}
     left = datetime.fromisoformat(made["deadline_at"]) - datetime.now(UTC)
     assert timedelta(minutes=59) < left <= timedelta(hours=1)
 

@@ -158,7 +158,7 @@ def test_a_policy_without_a_plan_needs_all_models() -> None:
 
 
 def test_an_unknown_policy_is_a_typed_error_that_names_the_known_ones() -> None:
-    with pytest.raises(UnknownPolicy, match="large-only, random, small-only, threshold") as caught:
+    with pytest.raises(UnknownPolicy, match="cascade, large-only, pomdp, random, small-only, threshold") as caught:
         build_policy("x" * 1000, {})
     assert isinstance(caught.value, PermanentError)
     assert caught.value.code == "unknown_policy"
