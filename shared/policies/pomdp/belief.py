@@ -67,5 +67,5 @@ def filtered(no_step: Number, steps: Iterable[tuple[float | Number, Likelihood[N
     right = no_step
     for accuracy, seen in steps:
         belief = before_seeing(right, accuracy)
-        right = belief.right if seen is None else after_seeing(seen, belief).right
+        right = belief.right if seen is None else belief.right * seen.right / chance_of(seen, belief)
     return right

@@ -104,15 +104,16 @@ def compute_values(model: Model, seen: Floats, prices: Prices) -> Values:
         prices: What tokens cost.
     """
     values = Values(model, prices, np.zeros((model.horizon, POINTS)), np.zeros((model.horizon, POINTS)))
-    prior = before_seeing(GRID[:, np.newaxis], model.small_accuracy)
-    likelihood = Likelihood(*seen)
+    prior = before_seeing(GRID, model.small_accuracy)
+    # One row for each observation: beliefs rise along the grid, and numpy interpolates rising numbers much faster.
+    likelihood = Likelihood(*seen[..., np.newaxis])
     chance, belief = chance_of(likelihood, prior), after_seeing(likelihood, prior)
 
     def decided(step: int, *, is_final: bool) -> Floats:
         """Return the value of a draft that is about to be seen, at each x."""
         accepted, escalated = values.compare(belief, step=step, is_final=is_final)
         best: Floats = chance * np.maximum(accepted, escalated - values.large_price(step))
-        return np.asarray(best.sum(axis=1))
+        return np.asarray(best.sum(axis=0))
 
     for step in reversed(range(model.horizon)):
         last = float(model.last[step])
