@@ -27,7 +27,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1
 
 .PHONY: help install run serve test lint types contracts fmt check check-all lock migrate test-vllm bench-overhead bench-engines \
-	models evaluate-models clean
+	models evaluate-models policies clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -105,6 +105,9 @@ models: $(VENV)/.train ## Train models into .state/models/trained, or resume tra
 
 evaluate-models: $(VENV)/.stack ## Measure the bundled models, or those in MODELS, on held-out problems, offline and on the service
 	@$(BIN)/python -m recipe.evaluate --models $(MODELS)
+
+policies: $(VENV)/.stack ## Fit the policies that ship with the bundled models (some minutes on two cores)
+	@$(BIN)/python -m recipe.policies
 
 clean: ## Remove the virtual environments and the embedded state
 	@rm -rf $(VENV) $(VLLM_VENV) .state

@@ -11,12 +11,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from shared.domain.options import Limits, Options, Sampling
+from shared.domain.artefacts import ModelIds
+from shared.domain.options import Limits, Options, Sampling, Wrappers
 from shared.engines.embedded.generator import EmbeddedGenerator
 from shared.engines.embedded.scorer import EmbeddedScorer
 from shared.engines.port import Scorer
 from shared.machine.state import State
 from shared.policies.policy import Policy
+from shared.policies.wrapping import UNWRAPPED, Routing
 from simulation.remembering import RememberingGenerator, RememberingScorer
 from simulation.simulated_service import SimulatedService
 from simulation.workers import Engines
@@ -50,6 +52,17 @@ class Models:
             if engine is not None:
                 engine.close()
 
+    @property
+    def ids(self) -> ModelIds:
+        """The models as drafts and scorings name them.
+
+        Raises:
+            RuntimeError: There is no PRM.
+        """
+        if self.prm is None:
+            raise RuntimeError("these models were loaded without a PRM")
+        return ModelIds(small=self._small.model_id, large=self._large.model_id, prm=self.prm.model_id)
+
     def solve(
         self,
         problems: Sequence[tuple[str, str]],
@@ -57,6 +70,7 @@ class Models:
         *,
         scorer: Scorer | None = None,
         sampling: Sampling = GREEDY,
+        wrappers: Wrappers = UNWRAPPED,
     ) -> list[State]:
         """Solve problems with a policy; return them in their order as the service would store them.
 
@@ -65,16 +79,20 @@ class Models:
             policy: The policy.
             scorer: Scorer of the drafts; the default is the PRM.
             sampling: Sampling of tokens.
+            wrappers: How the policy is applied.
 
         Raises:
             RuntimeError: The policy needs scores, and there is no scorer.
             EngineDead: A model's engine crashed.
         """
         scorer = scorer or self.prm
-        if policy.plan.scores and scorer is None:
+        if Routing(policy, wrappers).plan.scores and scorer is None:
             raise RuntimeError("these models were loaded without a PRM")
         service = SimulatedService(Engines(small=self._small, large=self._large, prm=scorer), window=IN_FLIGHT)
         options = Options(limits=LIMITS, sampling=sampling, step_timeout_s=TIMEOUT_S)
-        ids = [service.submit(question, policy, options, reference=reference) for question, reference in problems]
+        ids = [
+            service.submit(question, policy, options, reference=reference, wrappers=wrappers)
+            for question, reference in problems
+        ]
         service.run(threads=IN_FLIGHT)
         return [service.state(problem_id) for problem_id in ids]

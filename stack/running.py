@@ -17,6 +17,7 @@ from shared.settings import Settings
 from shared.store.admission import BROKER, forget_processes
 from shared.store.database import Database
 from stack.client import Api
+from stack.policies import register_bundled
 from stack.postgres import EmbeddedPostgres
 from stack.roles import ROLES, Roles, node_name
 
@@ -58,9 +59,11 @@ def running_stack(settings: Settings, console: Console, *, any_port: bool) -> It
             broker_url = database_url.replace("postgresql", "pgmq", 1)
             console.print("Broker:   pgmq on the same Postgres")
         console.print(f"Schema:   {migrations.upgrade(database_url)}", highlight=False)
-        with closing(Database(database_url)) as database, database.begin() as connection:
-            # Heartbeats of an earlier stack would make roles look ready before they have started.
-            forget_processes(connection, names=[*(node_name(role) for role in ROLES), BROKER])
+        with closing(Database(database_url)) as database:
+            register_bundled(database)
+            with database.begin() as connection:
+                # Heartbeats of an earlier stack would make roles look ready before they have started.
+                forget_processes(connection, names=[*(node_name(role) for role in ROLES), BROKER])
         environment = {
             "TRIM_DATABASE_URL": database_url,
             "TRIM_BROKER_URL": broker_url,

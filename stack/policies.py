@@ -1,0 +1,30 @@
+"""Registers the fitted policies that ship with the bundled models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from shared.policies.artefact import Artefact
+from shared.settings import MODELS
+from shared.store.database import Database
+from shared.store.policy_versions import register
+
+BUNDLED = MODELS / "policies"
+"""Folder of the artefacts: `PRM/POLICY.json` and `PRM/POLICY.npz`. `recipe.policies` makes them."""
+
+
+def read_artefacts(folder: Path = BUNDLED) -> Iterator[Artefact]:
+    """Read the artefacts in a folder, in the order of their names.
+
+    Raises:
+        BadArtefact: One of them is damaged.
+    """
+    for card in sorted(folder.glob("*/*.json")):
+        yield Artefact.read(card.read_bytes(), card.with_suffix(".npz").read_bytes())
+
+
+def register_bundled(database: Database) -> int:
+    """Register the bundled artefacts that are not registered yet; return how many there were."""
+    with database.session() as session:
+        return sum(register(session, artefact.encoded).is_new for artefact in read_artefacts())
