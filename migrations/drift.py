@@ -9,10 +9,13 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 
 from shared.store.compatibility import REVISION, read_schema
-from shared.store.tables import Base
+from shared.store.policy_tables import PolicyVersionRow
 from shared.store.views_and_triggers import OBJECTS
 
 _SCRATCH = "trim_wanted_objects"
+
+_TABLES = PolicyVersionRow.metadata
+"""All tables: this module and `compatibility` import the modules of all others."""
 
 # The catalog prints both sides from what the server parsed, so spelling is no drift. Operators tune autovacuum, so its
 # options are left out. An index that belongs to a constraint is compared as that constraint.
@@ -71,14 +74,14 @@ def find_drift(connection: Connection) -> list[str]:
         "include_object": lambda _object, _name, kind, *_: kind in ("table", "column"),
     }
     context = MigrationContext.configure(connection, opts=options)
-    differences = [str(each) for each in compare_metadata(context, Base.metadata)]
+    differences = [str(each) for each in compare_metadata(context, _TABLES)]
     found = _read_definitions(connection)
     connection.execute(text(f"CREATE SCHEMA {_SCRATCH}"))
     # The schema that is compared stays on the path for types of its extensions.
     connection.execute(
         text(f"SELECT set_config('search_path', '{_SCRATCH}, ' || current_setting('search_path'), true)")
     )
-    Base.metadata.create_all(connection, checkfirst=False)
+    _TABLES.create_all(connection, checkfirst=False)
     for statement in OBJECTS:
         connection.execute(text(statement))
     return [*differences, *_compare(found, _read_definitions(connection))]

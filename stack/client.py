@@ -32,6 +32,11 @@ class ApiRefused(TrimError):
 
     code = "api_refused"
 
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        """Code of the problem details."""
+
 
 class Api:
     """Client for the REST API at an address."""
@@ -106,6 +111,18 @@ class Api:
     ) -> dict[str, Any]:
         response = self._http.request(method, path, json=body, params=query)
         if response.is_error:
-            raise ApiRefused(f"{method} {path} was refused with {response.status_code}: {response.text[:500]}")
+            raise ApiRefused(
+                f"{method} {path} was refused with {response.status_code}: {response.text[:500]}",
+                reason=_code_of(response),
+            )
         answer: dict[str, Any] = response.json()
         return answer
+
+
+def _code_of(response: httpx2.Response) -> str:
+    """Return the code of problem details; empty if the response, perhaps of a proxy, is none."""
+    try:
+        body = response.json()
+    except ValueError:
+        return ""
+    return str(body.get("code", "")) if isinstance(body, dict) else ""

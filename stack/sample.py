@@ -1,4 +1,4 @@
-"""Solves the bundled sample with three policies over REST, and prints the cost of each."""
+"""Solves the bundled sample with several policies over REST, and prints the cost of each."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ SAMPLE = Path(__file__).resolve().parent.parent / "models" / "sample.jsonl"
 
 POLICIES: Mapping[str, Mapping[str, Any]] = {
     "threshold 0.5": {"name": "threshold", "parameters": {"threshold": 0.5}},
+    "pomdp": {"name": "pomdp", "parameters": {}},
     "small-only": {"name": "small-only", "parameters": {}},
     "large-only": {"name": "large-only", "parameters": {}},
 }
@@ -49,7 +50,7 @@ def run_sample(api: Api, roles: Roles, console: Console) -> None:
 
 
 def _table(results: Mapping[str, Mapping[str, Any]]) -> Table:
-    table = Table(title="The same problems, three ways")
+    table = Table(title="The same problems, policy by policy")
     table.add_column("policy", no_wrap=True)
     for title in ("accuracy", "steps", "escalated", "large\ntokens", "share of\nlarge-only", "small\ntokens"):
         table.add_column(title, justify="right", no_wrap=True)

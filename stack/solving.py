@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from shared.domain.status import Status
-from stack.client import Api
+from stack.client import Api, ApiRefused
 from stack.roles import Roles
 
 POLL_S = 0.25
@@ -28,6 +28,8 @@ def solve_with(
 ) -> dict[str, dict[str, Any]]:
     """Solve problems with one policy after another, and return the finished batch of each.
 
+    A policy that is fitted to other models than those that are running is left out.
+
     Args:
         policies: Policies by the name to show.
         problems: Problems as `POST /v1/batches` takes them.
@@ -43,8 +45,14 @@ def solve_with(
     ended: dict[str, dict[str, Any]] = {}
     with Progress(*columns, console=console) as progress:
         for title, policy in policies.items():
+            try:
+                batch = api.submit(problems, {**choices, "policy": policy})
+            except ApiRefused as refusal:
+                if refusal.reason != "no_default_policy_version":
+                    raise
+                console.print(f"{title} is left out: it is not fitted to these models.")
+                continue
             line = progress.add_task(title, total=len(problems))
-            batch = api.submit(problems, {**choices, "policy": policy})
 
             def show(done: int, line: TaskID = line) -> None:
                 progress.update(line, completed=done)

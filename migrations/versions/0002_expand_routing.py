@@ -75,7 +75,7 @@ def upgrade() -> None:
     op.create_index(
         "ux_policy_versions_default",
         "policy_versions",
-        ["policy", "prm_model"],
+        ["policy", "small_model", "large_model", "prm_model"],
         unique=True,
         postgresql_where=sa.text("is_default"),
     )

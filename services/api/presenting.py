@@ -5,8 +5,9 @@ from __future__ import annotations
 from services.api.schemas import policies, problems, record
 from services.api.schemas.submissions import LimitsChoice, SamplingChoice, WrappersChoice
 from shared.store import queries
+from shared.store.policy_tables import PolicyVersionRow
 from shared.store.rows import read_observation, read_options
-from shared.store.tables import AuditRow, DecisionRow, PolicyVersionRow, Problem, StepRow
+from shared.store.tables import AuditRow, DecisionRow, Problem, StepRow
 
 
 def show_problem(row: Problem) -> problems.Problem:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -13,7 +13,11 @@ from sqlalchemy.orm import Session, undefer
 from shared.domain.artefacts import EncodedArtefact, ModelIds
 from shared.domain.roles import WorkerRole
 from shared.errors import PermanentError
-from shared.store.tables import PolicyVersionRow, Process
+from shared.store.policy_tables import PolicyVersionRow
+from shared.store.tables import Process
+
+Running = Mapping[WorkerRole, Collection[str]]
+"""The models that are running, by role."""
 
 _REGISTRATION_LOCK: Final = 0x7472_6970
 """Advisory lock: versions are numbered one registration at a time."""
@@ -32,7 +36,7 @@ class RetiredVersion(PermanentError):
 
 
 class NoDefault(PermanentError):
-    """The policy has no default version for this PRM; name a version, or make one the default."""
+    """The policy has no default version for the running models; name a version, or make one the default."""
 
     code = "no_default_policy_version"
 
@@ -48,7 +52,7 @@ class Registered(NamedTuple):
 def register(session: Session, artefact: EncodedArtefact) -> Registered:
     """Register an artefact under the next number of its policy; one that is known keeps its number.
 
-    The first artefact of a policy for a PRM becomes the default for that PRM.
+    The first artefact of a policy for certain models becomes the default for them.
     """
     session.execute(select(func.pg_advisory_xact_lock(_REGISTRATION_LOCK)))
     known = session.scalar(select(PolicyVersionRow).where(PolicyVersionRow.digest == artefact.digest))
@@ -68,7 +72,7 @@ def register(session: Session, artefact: EncodedArtefact) -> Registered:
             small_model=artefact.models.small,
             large_model=artefact.models.large,
             prm_model=artefact.models.prm,
-            is_default=not _defaults(session, artefact.policy, [artefact.models.prm]),
+            is_default=not _defaults(session, artefact.policy, _only(artefact.models)),
         )
     )
     session.flush()
@@ -90,14 +94,14 @@ def read_version(session: Session, policy: str, version: int, *, with_arrays: bo
     return found
 
 
-def choose_version(session: Session, policy: str, version: int | None, *, prms: Collection[str]) -> int:
+def choose_version(session: Session, policy: str, version: int | None, *, running: Running) -> int:
     """Choose the version for a submission: the one that it names, or the default.
 
     Args:
         session: The session.
         policy: Name of the policy.
         version: Number that the submission names, if it does.
-        prms: Ids of the PRMs that score at present; if there are none, any default will do.
+        running: The models that are running.
 
     Raises:
         UnknownVersion: There is none of this number.
@@ -111,19 +115,19 @@ def choose_version(session: Session, policy: str, version: int | None, *, prms: 
                 " others."
             )
         return version
-    defaults = _defaults(session, policy, prms)
+    defaults = _defaults(session, policy, running)
     if len(defaults) != 1:
-        scoring = f"the PRM {', '.join(sorted(prms))}" if prms else "a PRM, and no PRM is running"
         count = "no" if not defaults else "more than one"
+        models = ", ".join(sorted(set().union(*running.values()))) or "none"
         raise NoDefault(
-            f"The policy {policy!r} has {count} default version for {scoring}; name a version that"
+            f"The policy {policy!r} has {count} default version for the running models ({models}); name a version that"
             f" GET /v1/policies/{policy}/versions lists, or fit one."
         )
     return defaults[0]
 
 
 def make_default(session: Session, policy: str, version: int) -> PolicyVersionRow:
-    """Make a version the default for its PRM, in place of the present one.
+    """Make a version the default for its models, in place of the present one.
 
     Raises:
         UnknownVersion: There is none of this number.
@@ -133,10 +137,11 @@ def make_default(session: Session, policy: str, version: int) -> PolicyVersionRo
     found = read_version(session, policy, version)
     if found.retired_at is not None:
         raise RetiredVersion(f"Version {version} of the policy {policy!r} is retired, so it cannot be the default.")
+    present = _defaults(session, policy, _only(_models_of(found)))
     session.execute(
         update(PolicyVersionRow)
-        .where(PolicyVersionRow.policy == policy, PolicyVersionRow.prm_model == found.prm_model)
-        .where(PolicyVersionRow.is_default, PolicyVersionRow.version != version)
+        .where(PolicyVersionRow.policy == policy, PolicyVersionRow.version.in_(present))
+        .where(PolicyVersionRow.version != version)
         .values(is_default=False)
     )
     found.is_default = True
@@ -157,28 +162,41 @@ def retire(session: Session, policy: str, version: int, *, now: datetime) -> Pol
     return found
 
 
-def _defaults(session: Session, policy: str, prms: Collection[str] = ()) -> list[int]:
-    """Find the numbers of a policy's defaults: for some PRMs, or all of them."""
-    statement = select(PolicyVersionRow.version).where(PolicyVersionRow.policy == policy, PolicyVersionRow.is_default)
-    if prms:
-        statement = statement.where(PolicyVersionRow.prm_model.in_(prms))
-    return list(session.scalars(statement))
-
-
 def read_artefact(session: Session, policy: str, version: int) -> EncodedArtefact | None:
     """Read an artefact with its arrays; `None` if there is none of this number."""
     try:
         row = read_version(session, policy, version, with_arrays=True)
     except UnknownVersion:
         return None
-    models = ModelIds(small=row.small_model, large=row.large_model, prm=row.prm_model)
     return EncodedArtefact(
-        policy=policy, digest=row.digest, card=json.dumps(row.card), arrays=row.arrays, models=models
+        policy=policy, digest=row.digest, card=json.dumps(row.card), arrays=row.arrays, models=_models_of(row)
     )
 
 
-def scoring_prms(session: Session, *, silence_s: float) -> set[str]:
-    """List the ids of the PRMs whose workers sent a heartbeat in the last seconds."""
+def running_models(session: Session, *, silence_s: float) -> Running:
+    """List the models whose workers sent a heartbeat in the last seconds."""
     recent = Process.seen_at >= func.now() - timedelta(seconds=silence_s)
-    found = session.scalars(select(Process.model).where(Process.role == WorkerRole.PRM, recent).distinct())
-    return {model for model in found if model is not None}
+    found = session.execute(select(Process.role, Process.model).where(recent, Process.role.in_(WorkerRole))).all()
+    return {role: {model for beating, model in found if beating == role and model is not None} for role in WorkerRole}
+
+
+def _defaults(session: Session, policy: str, running: Running) -> list[int]:
+    """Find the numbers of a policy's defaults whose models are running; where none is, any will do."""
+    columns = {
+        WorkerRole.SMALL: PolicyVersionRow.small_model,
+        WorkerRole.LARGE: PolicyVersionRow.large_model,
+        WorkerRole.PRM: PolicyVersionRow.prm_model,
+    }
+    statement = select(PolicyVersionRow.version).where(PolicyVersionRow.policy == policy, PolicyVersionRow.is_default)
+    for role, models in running.items():
+        if models:
+            statement = statement.where(columns[role].in_(models))
+    return list(session.scalars(statement))
+
+
+def _models_of(row: PolicyVersionRow) -> ModelIds:
+    return ModelIds(small=row.small_model, large=row.large_model, prm=row.prm_model)
+
+
+def _only(models: ModelIds) -> Running:
+    return {WorkerRole.SMALL: {models.small}, WorkerRole.LARGE: {models.large}, WorkerRole.PRM: {models.prm}}

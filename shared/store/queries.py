@@ -18,8 +18,9 @@ from sqlalchemy.orm import InstrumentedAttribute, Session, defer
 
 from shared.domain.ledger import Ledger
 from shared.store.cursors import BadCursor, make_cursor, read_cursor
+from shared.store.policy_tables import PolicyVersionRow
 from shared.store.rows import LEDGER_COLUMNS
-from shared.store.tables import AuditRow, Batch, DecisionRow, PolicyVersionRow, Problem, Process, StepRow
+from shared.store.tables import AuditRow, Batch, DecisionRow, Problem, Process, StepRow
 
 T = TypeVar("T")
 

@@ -75,7 +75,7 @@ def submit_problem(
         tenant_id: The submitter's tenant.
         submission: The problem.
         idempotency: Key and digest of the request, if it has a key.
-        silence_s: Seconds without a heartbeat after which a PRM no longer counts for the choice of a version.
+        silence_s: Seconds without a heartbeat after which a model no longer counts for the choice of a version.
 
     Raises:
         IdempotencyConflict: The key belongs to another request.
@@ -171,8 +171,8 @@ class _Versions:
             return None
         key = submission.policy.name, submission.policy.version
         if key not in self._chosen:
-            prms = policy_versions.scoring_prms(self._session, silence_s=self._silence_s)
-            self._chosen[key] = policy_versions.choose_version(self._session, *key, prms=prms)
+            running = policy_versions.running_models(self._session, silence_s=self._silence_s)
+            self._chosen[key] = policy_versions.choose_version(self._session, *key, running=running)
         return self._chosen[key]
 
 

@@ -306,30 +306,6 @@ class AuditRow(_Decision, _View):
     step_accepted_at: Mapped[datetime | None]
 
 
-class PolicyVersionRow(Base):
-    """One artefact of a policy. A trigger refuses every change but to its last two columns."""
-
-    __tablename__ = "policy_versions"
-    __table_args__ = (
-        Index("ux_policy_versions_default", "policy", "prm_model", unique=True, postgresql_where=text("is_default")),
-    )
-
-    policy: Mapped[str] = mapped_column(primary_key=True)
-    version: Mapped[int] = mapped_column(primary_key=True)
-    """Number of the artefact among those of the policy, from 1."""
-    digest: Mapped[str] = mapped_column(unique=True)
-    card: Mapped[dict[str, Any]]
-    arrays: Mapped[bytes] = mapped_column(deferred=True)
-    small_model: Mapped[str]
-    large_model: Mapped[str]
-    prm_model: Mapped[str]
-    registered_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    is_default: Mapped[bool] = mapped_column(server_default=text("false"))
-    """Whether submissions without a version get it, where its PRM scores."""
-    retired_at: Mapped[datetime | None]
-    """When it was withdrawn from new submissions."""
-
-
 class InboxRow(Base):
     """Id of a draft or an event that a problem's ledger includes, so that it is booked once."""
 

@@ -7,17 +7,24 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from shared.store import policy_versions
+from shared.store.database import Database
 from stack.scratch import scratch_database
 from tests.integration.deployment import Deployment, deployed
+from tests.unit.policies.pomdp_models import artefact_of, released_model
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 AUDIT = (ROOT / "docs" / "audit.md").read_text()
 SCRIPT = {"default": [{"small": "One.", "large": "Two.", "score": 0.1}, {"small": "So \\boxed{42}."}]}
+
+ARTEFACT = artefact_of(released_model(), small="scripted/small", large="scripted/large", prm="scripted/prm").encoded
+"""A version of the policy `pomdp` for the models of the script."""
 
 pytestmark = pytest.mark.servers
 
@@ -26,6 +33,8 @@ pytestmark = pytest.mark.servers
 def deployment(tmp_path_factory: pytest.TempPathFactory, postgres_server: str) -> Iterator[Deployment]:
     with scratch_database(postgres_server) as url:
         broker = url.replace("postgresql", "pgmq", 1)
+        with closing(Database(url)) as database, database.session() as session:
+            policy_versions.register(session, ARTEFACT)
         with deployed(tmp_path_factory.mktemp("readme"), database_url=url, broker_url=broker, script=SCRIPT) as running:
             yield running
 

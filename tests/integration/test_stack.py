@@ -79,15 +79,16 @@ def test_the_sample_is_solved_twice_with_the_same_figures_and_nothing_is_left_ru
     for _ in range(2):
         printed = run_sample(folder, environment)
         rows = re.findall(
-            r"│ (threshold 0.5|small-only|large-only) +│ +([\d.]+)% │ +(\d+) │ +(\d+) │ +(\d+) │", printed
+            r"│ (threshold 0.5|pomdp|small-only|large-only) +│ +([\d.]+)% │ +(\d+) │ +(\d+) │ +(\d+) │", printed
         )
-        assert [name for name, *_ in rows] == ["threshold 0.5", "small-only", "large-only"]
+        assert [name for name, *_ in rows] == ["threshold 0.5", "pomdp", "small-only", "large-only"]
         tables.append(rows)
         assert left_running(folder) == []
     assert tables[0] == tables[1]
-    routed, small, large = ([float(figure) for figure in row[1:]] for row in tables[0])
-    assert small[0] < routed[0] >= large[0] - 2, "nearly the large model's accuracy"
-    assert routed[3] < large[3] / 4, "for a fraction of its tokens"
+    routed, planned, small, large = ([float(figure) for figure in row[1:]] for row in tables[0])
+    for each in (routed, planned):
+        assert small[0] < each[0] >= large[0] - 2, "nearly the large model's accuracy"
+        assert each[3] < large[3] / 4, "for a fraction of its tokens"
 
 
 def evaluating(problems: int, *arguments: str) -> list[str]:

@@ -60,7 +60,7 @@ def version(name: PolicyName, version: Version, database: WithDatabase) -> Polic
 
 @router.post("/{name}/versions/{version}/default")
 def make_default(name: PolicyName, version: Version, database: WithDatabase) -> PolicyVersion:
-    """Make a version the default for its PRM, in place of the present one."""
+    """Make a version the default for its models, in place of the present one."""
     with database.session() as session, _not_found():
         return show_policy_version(policy_versions.make_default(session, name, version))
 

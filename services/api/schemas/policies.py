@@ -37,7 +37,7 @@ class PolicyVersion(BaseModel):
     digest: str = Field(description="SHA-256 digest of the version's artefact.")
     models: FittedOn = Field(description="Models that it was fitted on.")
     card: dict[str, Any] = Field(description="Data, settings, metrics and command of the fit.")
-    is_default: bool = Field(description="Whether submissions without a version get it while its PRM scores.")
+    is_default: bool = Field(description="Whether submissions without a version get it while its models run.")
     registered_at: AwareDatetime = Field(description="Time at which it was registered.")
     retired_at: AwareDatetime | None = Field(
         description="Time at which it was withdrawn from new submissions; null if it was not."

@@ -96,7 +96,7 @@ class PolicyChoice(_Request):
         None,
         ge=1,
         le=MAX_VERSION,
-        description="Version of a fitted policy; if it is omitted, the default for the running PRM. "
+        description="Version of a fitted policy; if it is omitted, the default for the running models. "
         "GET /v1/policies/{name}/versions lists them.",
     )
     wrappers: WrappersChoice = Field(

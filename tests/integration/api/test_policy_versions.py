@@ -44,13 +44,14 @@ def register(database: Database, artefact: EncodedArtefact) -> int:
         return policy_versions.register(session, artefact).version
 
 
-def beat(database: Database, *prms: str, ago_s: float = 0.0) -> None:
-    """Have the workers of some PRMs, and of no others, send a heartbeat."""
+def beat(database: Database, *prms: str, ago_s: float = 0.0, small: str | None = None) -> None:
+    """Have the workers of some models, and of no others, send a heartbeat."""
+    seen_at = datetime.now(UTC) - timedelta(seconds=ago_s)
+    models = [("prm", prm) for prm in prms] + ([("small", small)] if small else [])
     with database.session() as session:
         session.execute(text("DELETE FROM processes"))
-        for prm in prms:
-            seen_at = datetime.now(UTC) - timedelta(seconds=ago_s)
-            session.execute(insert(Process).values(name=f"prm {prm}", role="prm", model=prm, seen_at=seen_at))
+        for role, model in models:
+            session.execute(insert(Process).values(name=f"{role} {model}", role=role, model=model, seen_at=seen_at))
 
 
 @pytest.fixture(autouse=True)
@@ -115,7 +116,7 @@ def test_an_unknown_policy_or_version_is_not_found(api: TestClient) -> None:
     assert api.get(f"/v1/policies/{POLICY}/versions").json() == {"items": [], "next_cursor": None}
 
 
-def test_a_submission_gets_the_version_that_it_names_or_the_default_for_the_running_prm(
+def test_a_submission_gets_the_version_that_it_names_or_the_default_for_the_running_models(
     api: TestClient, database: Database
 ) -> None:
     register(database, make("prm@1", number=1))
@@ -126,23 +127,26 @@ def test_a_submission_gets_the_version_that_it_names_or_the_default_for_the_runn
     assert chosen(api) == 3
     beat(database, "prm@1")
     assert (chosen(api), chosen(api, version=2)) == (1, 2)
+    beat(database, "prm@1", small="small@1")
+    assert chosen(api) == 1
 
 
 @pytest.mark.parametrize(
-    ("running", "ago_s", "said"),
+    ("running", "small", "ago_s", "said"),
     [
-        ((), 0.0, "more than one default"),
-        (("prm@1",), 3600.0, "no PRM is running"),
-        (("prm@1", "lite@1"), 0.0, "more than one default"),
-        (("other@1",), 0.0, "no default version for the PRM other@1"),
+        ((), None, 0.0, "more than one default version for the running models (none)"),
+        (("prm@1",), None, 3600.0, "more than one default version for the running models (none)"),
+        (("prm@1", "lite@1"), None, 0.0, "more than one default version for the running models (lite@1, prm@1)"),
+        (("other@1",), None, 0.0, "no default version for the running models (other@1)"),
+        (("prm@1",), "small@2", 0.0, "no default version for the running models (prm@1, small@2)"),
     ],
 )
-def test_a_submission_without_a_version_is_refused_where_nothing_chooses_one(
-    api: TestClient, database: Database, running: tuple[str, ...], ago_s: float, said: str
+def test_a_submission_without_a_version_is_refused_where_nothing_chooses_one(  # noqa: PLR0917 - pytest passes by name
+    api: TestClient, database: Database, running: tuple[str, ...], small: str | None, ago_s: float, said: str
 ) -> None:
     register(database, make("prm@1"))
     register(database, make("lite@1"))
-    beat(database, *running, ago_s=ago_s)
+    beat(database, *running, ago_s=ago_s, small=small)
     response = api.post("/v1/problems", json=QUESTION | {"policy": {"name": POLICY}})
     assert said in is_refusal(response, 422, "no_default_policy_version")["detail"]
 

@@ -57,13 +57,15 @@ def released_model() -> Model:
     )
 
 
-def artefact_of(model: Model, **changes: Floats | None) -> Artefact:
-    """Make the artefact of a model, with other arrays in place of some; `None` leaves one out."""
+def artefact_of(
+    model: Model, *, small: str = "small@1", large: str = "large@1", prm: str = "prm@1", **changes: Floats | None
+) -> Artefact:
+    """Make the artefact of a model for some models, with other arrays in place of some; `None` leaves one out."""
     arrays = {name: array for name, array in (model.arrays() | changes).items() if array is not None}
     return Artefact.make(
         arrays,
         policy="pomdp",
-        models=Models(small="small@1", large="large@1", prm="prm@1", prm_format="embedded"),
+        models=Models(small=small, large=large, prm=prm, prm_format="embedded"),
         data={},
         settings={},
         metrics={},

@@ -31,9 +31,7 @@ MODELS = {"small": "small-model", "large": "large-model", "prm": "prm-model"}
 
 def artefact(**models: str) -> Artefact:
     """Make an artefact for the models of the simulation, except for some."""
-    made = artefact_of(released_model())
-    card = made.card.model_copy(update={"models": made.card.models.model_copy(update=MODELS | models)})
-    return replace(made, card=card)
+    return artefact_of(released_model(), **{**MODELS, **models})
 
 
 def simulate() -> SimulatedService:
