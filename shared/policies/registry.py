@@ -11,11 +11,14 @@ from shared.domain.options import Wrappers
 from shared.errors import PermanentError
 from shared.policies.baselines import LargeOnly, Random, SmallOnly
 from shared.policies.cascade import Cascade
+from shared.policies.confidence import Confidence
 from shared.policies.policy import Policy
 from shared.policies.threshold import Threshold
 from shared.policies.wrapping import Routing
 
-POLICIES: Mapping[str, type[Policy]] = {kind.name: kind for kind in (Threshold, Cascade, SmallOnly, LargeOnly, Random)}
+POLICIES: Mapping[str, type[Policy]] = {
+    kind.name: kind for kind in (Threshold, Confidence, Cascade, SmallOnly, LargeOnly, Random)
+}
 
 
 class UnknownPolicy(PermanentError):

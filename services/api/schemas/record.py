@@ -86,6 +86,12 @@ class Observation(BaseModel):
         description="PRM scores of the drafts after this one, if the policy decides whole solutions; otherwise empty."
     )
     draft_tokens: int | None = Field(description="Number of tokens of the draft; null if there was no draft.")
+    mean_logprob: float | None = Field(
+        None, description="Mean log-probability of the draft's tokens; null if the engine did not report it."
+    )
+    min_logprob: float | None = Field(
+        None, description="Log-probability of the draft's least likely token; null if the engine did not report it."
+    )
     is_final: bool = Field(description="Whether the draft completes the solution.")
     large_out: int = Field(description="Number of tokens of the solution that the large model had written so far.")
     seed: int = Field(description="Seed of the problem.")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Any
 
 import httpx2
-from pydantic import AliasChoices, BaseModel, Field
+from pydantic import AliasChoices, BaseModel, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from shared.domain.drafts import Finish
 from shared.domain.text import SEPARATOR
@@ -34,9 +35,37 @@ class _Delta(BaseModel):
     content: str | None = None
 
 
+Logprob = Annotated[float, Field(le=0, allow_inf_nan=False)]
+
+
+class _TokenLogprob(BaseModel):
+    logprob: Logprob
+
+
+class _Logprobs(BaseModel):
+    token_logprobs: list[Logprob] | None = None
+    """As OpenAI's completions report them."""
+    content: list[_TokenLogprob] | None = None
+    """As chat completions do, and llama.cpp's server always."""
+
+    @property
+    def values(self) -> list[float]:
+        return self.token_logprobs or [token.logprob for token in self.content or ()]
+
+
+def _usable(value: Any, validate: ValidatorFunctionWrapHandler) -> _Logprobs | None:
+    """Take log-probabilities of another form as missing: the text is usable without them."""
+    try:
+        logprobs: _Logprobs | None = validate(value)
+    except ValidationError:
+        return None
+    return logprobs
+
+
 class _Choice(BaseModel):
     text: str | None = None
     delta: _Delta | None = None
+    logprobs: Annotated[_Logprobs | None, WrapValidator(_usable)] = None
     finish_reason: str | None = None
     stop_reason: int | str | None = Field(None, validation_alias=AliasChoices("stop_reason", "matched_stop"))
     """The stop string or end token that was met: `stop_reason` of vLLM, `matched_stop` of SGLang."""
@@ -82,6 +111,8 @@ class Completion:
     """Tokens decoded for it."""
     prompt_tokens: int
     cached_tokens: int
+    logprobs: Sequence[float] | None
+    """Log-probabilities of its tokens, as far as the server reported them; `None` if it reported none."""
 
 
 async def read_completion(response: httpx2.Response, *, streamed: Callable[[int], None]) -> Completion:
@@ -101,6 +132,7 @@ async def read_completion(response: httpx2.Response, *, streamed: Callable[[int]
     finish: Finish | None = None
     names_stop = False
     usage: Usage | None = None
+    logprobs: list[float] = []
     tokens = 0
     async for data in _events(response):
         chunk = _Chunk.model_validate_json(data)
@@ -111,6 +143,7 @@ async def read_completion(response: httpx2.Response, *, streamed: Callable[[int]
         streamed(tokens if usage is None or usage.completion_tokens is None else usage.completion_tokens)
         for choice in chunk.choices:
             text.append(choice.content)
+            logprobs += choice.logprobs.values if choice.logprobs else ()
             if choice.finish_reason is not None:
                 finish, names_stop = choice.finish(), choice.names_stop
     if finish is None or usage is None or usage.completion_tokens is None:
@@ -122,6 +155,7 @@ async def read_completion(response: httpx2.Response, *, streamed: Callable[[int]
         tokens=usage.completion_tokens,
         prompt_tokens=usage.prompt_tokens,
         cached_tokens=usage.cached_tokens,
+        logprobs=logprobs or None,
     )
 
 

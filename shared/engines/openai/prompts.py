@@ -23,6 +23,14 @@ PATHS: Mapping[Style, str] = {
     "chat-next-step": "/chat/completions",
 }
 
+LOGPROBS: Mapping[Style, Mapping[str, Any]] = {
+    "completions": {"logprobs": 1},
+    "chat": {"logprobs": True, "top_logprobs": 1},
+    "chat-next-step": {"logprobs": True, "top_logprobs": 1},
+}
+"""Fields with which a request asks for the log-probability of each token that is drawn. The server also sends that of
+the likeliest token, which nobody reads: with 0 instead of 1, llama.cpp's server sends none at all."""
+
 _NEXT_STEP = (
     "You are given a problem and the first steps of its solution, which may be none yet. Write only the next step: one"
     " short paragraph without a blank line in it, and nothing else. If it completes the solution, put the final answer"
