@@ -2,8 +2,8 @@
 
 A script is JSON: `{"problems": {question: [step, ...]}, "default": [step, ...]}`, where a step is
 `{"small": text, "large": text, "score": number, "small_ms": ..., "large_ms": ..., "prm_ms": ...}`. `large` defaults to
-`small`, `score` to 1 and delays to 0. A score may be any JSON number, and NaN, to play bad answers. A step may also have
-`mean_logprob` and `min_logprob`, which both authors report.
+`small`, `score` to 1 and delays to 0. A score may be any JSON number, and NaN, to play bad answers. A step may also
+have `mean_logprob` and `min_logprob`, which both authors report.
 """
 
 from __future__ import annotations

@@ -116,6 +116,8 @@ def test_a_decision_records_what_was_seen_what_was_chosen_and_what_chose(databas
         "score": 0.75,
         "previous_scores": [0.9, 0.5],
         "draft_tokens": 5,
+        "mean_logprob": None,
+        "min_logprob": None,
         "is_final": True,
         "large_out": 5,
         "seed": 0,
