@@ -29,8 +29,8 @@ class OpenAIGenerator:
     counted as the server reports it. A step takes more than one request if a blank line does not end it (inside a code
     fence, for example), or if the model wrote no words and is asked once more.
 
-    Log-probabilities are those that the server reports. A server that refuses to report them is not asked again, and
-    its steps have none; nor has a step whose text had to be cut out of a longer one.
+    Log-probabilities are those that the server reports. The first refusal to report them is remembered: later requests
+    do without, and their steps have none. Neither has a step whose text had to be cut out of a longer one.
     """
 
     def __init__(self, server: Server, *, style: Style, template: str) -> None:
