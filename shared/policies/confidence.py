@@ -25,8 +25,8 @@ class Confidence(Policy):
     of: Annotated[
         Literal["mean", "least"],
         Field(description="Probability to compare: the geometric mean of the tokens', or the least of them."),
-    ] = "least"
-    threshold: Annotated[float, Field(gt=0, le=1, description="Escalate below this probability.")] = 0.5
+    ] = "mean"
+    threshold: Annotated[float, Field(gt=0, le=1, description="Escalate below this probability.")] = 0.98
 
     @property
     def plan(self) -> Plan:

@@ -110,7 +110,7 @@ def test_a_draft_of_unknown_confidence_is_escalated(of: str) -> None:
 
 
 def test_a_draft_that_the_model_was_certain_of_is_kept_at_any_threshold() -> None:
-    certain = Observation(step=0, score=None, min_logprob=0.0)
+    certain = Observation(step=0, score=None, mean_logprob=0.0)
     assert build_policy("confidence", {"threshold": 1.0}).decide(certain).action is Action.ACCEPT
 
 

@@ -71,7 +71,7 @@ def test_confidence_routes_without_a_prm_and_only_its_drafts_carry_log_probabili
     world, seen = World(seed=8, hides_confidence=0.2), set[str]()
     engines = Engines(small=WorldGenerator(world, Author.SMALL), large=WorldGenerator(world, Author.LARGE), prm=None)
     service = SimulatedService(engines)
-    routed = [service.submit(f"What is {n}?", build_policy("confidence", {})) for n in range(20)]
+    routed = [service.submit(f"What is {n}?", build_policy("confidence", {"threshold": 0.5})) for n in range(20)]
     kept = service.submit("What is 20?", SMALL_ONLY)
     service.run()
     for problem_id in routed:
