@@ -47,10 +47,9 @@ def log_probabilities(logits: Floats, tokens: Sequence[int]) -> list[float]:
         logits: (rows, vocabulary).
         tokens: Token of each row.
     """
-    below = logits.astype(np.float64)
-    below -= below.max(axis=1, keepdims=True)
-    chosen: Doubles = below[np.arange(len(tokens)), tokens] - np.log(np.exp(below).sum(axis=1))
-    return [float(logprob) for logprob in chosen]
+    below = logits - logits.max(axis=1, keepdims=True)
+    logprobs: list[float] = (below[np.arange(len(tokens)), tokens] - np.log(np.exp(below).sum(axis=1))).tolist()
+    return logprobs
 
 
 def _draw_warm(logits: Doubles, samplings: Sequence[Sampling], uniforms: Doubles) -> Ids:
