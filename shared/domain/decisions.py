@@ -44,7 +44,7 @@ class Observation:
     draft_tokens: int | None = None
     """`None` if nothing was drafted."""
     mean_logprob: float | None = None
-    """Mean log-probability of the draft's tokens (natural logarithm); `None` if the engine did not report it."""
+    """Mean log-probability of the draft's tokens (natural logarithm); `None` if it was not needed or not reported."""
     min_logprob: float | None = None
     """Log-probability of the draft's least likely token."""
     is_final: bool = False

@@ -116,7 +116,7 @@ class GenerationRequest:
     """Seconds that a single step may take before the call raises `StepTimeout`."""
     sampling: Sampling
     reports_confidence: bool = False
-    """Whether the steps carry log-probabilities. Most engines compute them only for this, and servers stream them."""
+    """Whether the steps carry log-probabilities. Engines compute them, and servers send them, only on request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

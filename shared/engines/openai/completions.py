@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -35,25 +36,22 @@ class _Delta(BaseModel):
     content: str | None = None
 
 
-Logprob = Annotated[float, Field(le=0, allow_inf_nan=False)]
-
-
 class _TokenLogprob(BaseModel):
-    logprob: Logprob
+    logprob: float | None
 
 
 class _Logprobs(BaseModel):
-    token_logprobs: list[Logprob] | None = None
+    token_logprobs: list[float | None] | None = None
     """As OpenAI's completions report them."""
     content: list[_TokenLogprob] | None = None
     """As chat completions do, and llama.cpp's server always."""
 
     @property
-    def values(self) -> list[float]:
+    def values(self) -> list[float | None]:
         return self.token_logprobs or [token.logprob for token in self.content or ()]
 
 
-def _usable(value: Any, validate: ValidatorFunctionWrapHandler) -> _Logprobs | None:
+def _or_missing(value: Any, validate: ValidatorFunctionWrapHandler) -> _Logprobs | None:
     """Take log-probabilities of another form as missing: the text is usable without them."""
     try:
         logprobs: _Logprobs | None = validate(value)
@@ -65,7 +63,7 @@ def _usable(value: Any, validate: ValidatorFunctionWrapHandler) -> _Logprobs | N
 class _Choice(BaseModel):
     text: str | None = None
     delta: _Delta | None = None
-    logprobs: Annotated[_Logprobs | None, WrapValidator(_usable)] = None
+    logprobs: Annotated[_Logprobs | None, WrapValidator(_or_missing)] = None
     finish_reason: str | None = None
     stop_reason: int | str | None = Field(None, validation_alias=AliasChoices("stop_reason", "matched_stop"))
     """The stop string or end token that was met: `stop_reason` of vLLM, `matched_stop` of SGLang."""
@@ -112,7 +110,8 @@ class Completion:
     prompt_tokens: int
     cached_tokens: int
     logprobs: Sequence[float] | None
-    """Log-probabilities of its tokens, as far as the server reported them; `None` if it reported none."""
+    """Log-probabilities of the tokens for which the server reported one; `None` if it reported none, or one that cannot
+    be."""
 
 
 async def read_completion(response: httpx2.Response, *, streamed: Callable[[int], None]) -> Completion:
@@ -132,7 +131,7 @@ async def read_completion(response: httpx2.Response, *, streamed: Callable[[int]
     finish: Finish | None = None
     names_stop = False
     usage: Usage | None = None
-    logprobs: list[float] = []
+    logprobs: list[float | None] = []
     tokens = 0
     async for data in _events(response):
         chunk = _Chunk.model_validate_json(data)
@@ -155,8 +154,14 @@ async def read_completion(response: httpx2.Response, *, streamed: Callable[[int]
         tokens=usage.completion_tokens,
         prompt_tokens=usage.prompt_tokens,
         cached_tokens=usage.cached_tokens,
-        logprobs=logprobs or None,
+        logprobs=_usable(logprobs),
     )
+
+
+def _usable(logprobs: Sequence[float | None]) -> Sequence[float] | None:
+    """Return log-probabilities if there are any, and if all of them are finite numbers up to 0."""
+    usable = [logprob for logprob in logprobs if logprob is not None and -math.inf < logprob <= 0]
+    return usable if usable and len(usable) == len(logprobs) else None
 
 
 async def _events(response: httpx2.Response) -> AsyncIterator[bytes]:

@@ -28,8 +28,8 @@ LOGPROBS: Mapping[Style, Mapping[str, Any]] = {
     "chat": {"logprobs": True, "top_logprobs": 1},
     "chat-next-step": {"logprobs": True, "top_logprobs": 1},
 }
-"""Fields with which a request asks for the log-probability of each token that is drawn. The server also sends that of
-the likeliest token, which nobody reads: with 0 instead of 1, llama.cpp's server sends none at all."""
+"""Fields with which a request asks for the log-probability of each drawn token. With 1, the server also sends that of
+the likeliest token, which is not used; with 0, llama.cpp's server would send none."""
 
 _NEXT_STEP = (
     "You are given a problem and the first steps of its solution, which may be none yet. Write only the next step: one"

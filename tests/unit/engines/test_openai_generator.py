@@ -315,7 +315,9 @@ def test_the_end_of_the_solution_has_log_probabilities(fake: FakeServer) -> None
     [
         None,
         {},
-        {"token_logprobs": [None]},
+        {"token_logprobs": [-0.1, None]},
+        {"token_logprobs": [-0.1, float("nan")]},
+        {"token_logprobs": [-0.1, float("-inf")]},
         {"token_logprobs": []},
         {"token_logprobs": [0.1]},
         {"content": [{"token": "One"}]},
