@@ -87,10 +87,10 @@ class Observation(BaseModel):
     )
     draft_tokens: int | None = Field(description="Number of tokens of the draft; null if there was no draft.")
     mean_logprob: float | None = Field(
-        None, description="Mean log-probability of the draft's tokens; null unless needed and reported."
+        description="Mean log-probability of the draft's tokens; null unless needed and reported."
     )
     min_logprob: float | None = Field(
-        None, description="Log-probability of the draft's least likely token; null unless needed and reported."
+        description="Log-probability of the draft's least likely token; null unless needed and reported."
     )
     is_final: bool = Field(description="Whether the draft completes the solution.")
     large_out: int = Field(description="Number of tokens of the solution that the large model had written so far.")

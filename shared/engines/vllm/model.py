@@ -215,14 +215,17 @@ class Model:
         return tokenizer
 
     async def _warm_up(self, runner: Runner) -> None:
-        """Send a request, so that no call's time-out includes what vLLM compiles and allocates at the first one."""
+        """Send a request, so that no call's time-out includes what vLLM compiles and allocates at the first one.
+
+        A language model is also asked for a log-probability: the first one has vLLM compile a function.
+        """
         ids = self.encode("1", is_beginning=True)
         try:
             match runner:
                 case "pooling":
                     await self.pool(ids, PoolingParams(task="token_classify"))
                 case "generate":
-                    async for _ in self.generate(ids, SamplingParams(max_tokens=1)):
+                    async for _ in self.generate(ids, SamplingParams(max_tokens=1, logprobs=0)):
                         pass
                 case _:
                     assert_never(runner)
