@@ -20,6 +20,8 @@ ENVIRONMENT: Mapping[str, str] = {
     "OMP_NUM_THREADS": "1",
     # Runs the model in the engine's process; with a separate process, the engine would wait in a busy loop.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    # vLLM compiles a function at the first request for log-probabilities, for 10 s on a slow core.
+    "TORCHDYNAMO_DISABLE": "1",
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",

@@ -120,6 +120,8 @@ class GenerateSteps(_Command):
     continuation can be requested before the last scores arrive. Only useful with `results_to="prm"`."""
     unscored_steps: Index = 0
     """Number of steps at the end of the prefix that the PRM has not scored yet; it does so with the first draft."""
+    reports_confidence: bool = False
+    """Whether the drafts carry log-probabilities, if the engine knows them."""
     sampling: Sampling
 
 

@@ -40,7 +40,10 @@ class RememberingGenerator:
     def stream(
         self, request: GenerationRequest, cancellation: Cancellation, meter: Meter
     ) -> abc.Generator[GeneratedStep, None, None]:
-        """Yield known steps, then those that the engine writes after them."""
+        """Yield known steps, then those that the engine writes after them.
+
+        The engine reports confidence for all steps, so that they serve any later request.
+        """
         prefix, tokens = request.prefix, 0
         end = len(prefix) + request.max_steps
         while len(prefix) < end and (not tokens or tokens < request.max_tokens):
@@ -52,7 +55,7 @@ class RememberingGenerator:
                 )
                 yield from self._write(rest, cancellation, meter)
                 return
-            yield step
+            yield _as_requested(step, request)
             prefix, tokens = (*prefix, step.text), tokens + step.tokens
             if step.finish is Finish.ENDED or boxed_answer(step.text) is not None or is_degenerate(step.text):
                 return
@@ -69,14 +72,18 @@ class RememberingGenerator:
         self, request: GenerationRequest, cancellation: Cancellation, meter: Meter
     ) -> abc.Generator[GeneratedStep, None, None]:
         prefix = request.prefix
-        with closing(self._engine.stream(request, cancellation, meter)) as steps:
+        with closing(self._engine.stream(replace(request, reports_confidence=True), cancellation, meter)) as steps:
             for step in steps:
                 self._known[self._key(request, prefix)] = step
-                yield step
+                yield _as_requested(step, request)
                 prefix = (*prefix, step.text)
 
     def _key(self, request: GenerationRequest, prefix: tuple[str, ...]) -> tuple[str, tuple[str, ...], Sampling, int]:
         return request.question, prefix, request.sampling, request.max_step_tokens
+
+
+def _as_requested(step: GeneratedStep, request: GenerationRequest) -> GeneratedStep:
+    return step if request.reports_confidence else replace(step, mean_logprob=None, min_logprob=None)
 
 
 class RememberingScorer:

@@ -34,6 +34,8 @@ class World:
     """Share of steps cut at the limit of tokens for one step."""
     scores_badly: float = 0.06
     """Share of steps for which the PRM gives no usable number."""
+    hides_confidence: float = 0.06
+    """Share of steps whose log-probabilities the engine does not know."""
     estimates: float = 0.3
     """Share of steps whose tokens are an estimate if the call breaks off in them."""
 
@@ -57,6 +59,14 @@ class World:
         if (lot := lot - self.runs_long) < 0:
             return f"And on and on {word}", Finish.LENGTH, tokens
         return f"Step {len(prefix)} by {author}: {word}", Finish.SEPARATOR, tokens
+
+    def logprobs(self, author: Author, question: str, prefix: Sequence[str]) -> tuple[float | None, float | None]:
+        """Draw the mean and the least log-probability of the step after a prefix."""
+        key = (author, question, *prefix)
+        if self.number("hidden", *key) < self.hides_confidence:
+            return None, None
+        mean = math.log(1 - self.number("mean", *key))
+        return mean, mean + math.log(1 - self.number("least", *key))
 
     def score(self, question: str, steps: Sequence[str]) -> float:
         """Score the last of some steps, on a coarse scale so that scores often equal a threshold."""
@@ -147,12 +157,16 @@ class WorldGenerator(_WorldEngine):
             if tokens > request.max_step_tokens:
                 finish, tokens = Finish.LENGTH, request.max_step_tokens
             self._stop_if_broken(cancellation, meter, tokens, self._author, *prefix)
+            key = self._author, request.question, prefix
+            mean_logprob, min_logprob = self.world.logprobs(*key) if request.reports_confidence else (None, None)
             step = GeneratedStep(
                 text=text,
                 finish=finish,
                 tokens=tokens,
                 prompt_tokens=meter.prompt_tokens,
                 cached_tokens=meter.cached_tokens,
+                mean_logprob=mean_logprob,
+                min_logprob=min_logprob,
             )
             meter.clear()
             self.used += tokens

@@ -76,6 +76,7 @@ class Writing:
             max_tokens=command.max_tokens,
             step_timeout_s=command.step_timeout_s,
             sampling=command.sampling,
+            reports_confidence=command.reports_confidence,
         )
         digest, size = prefix_digest(command.question, command.prefix), text_bytes(command.question, *command.prefix)
         waited_ms = max(0.0, (clock.now() - command.issued_at) / timedelta(milliseconds=1))
@@ -103,6 +104,8 @@ class Writing:
             opens_call=index == self._command.first_step,
             prompt_tokens=step.prompt_tokens,
             cached_tokens=step.cached_tokens,
+            mean_logprob=step.mean_logprob,
+            min_logprob=step.min_logprob,
             model=self._engine.model_id,
             worker=self._context.worker,
             waited_ms=waited_ms,

@@ -46,6 +46,10 @@ class Observation:
     """PRM scores of the drafts after this one, if the policy decides whole solutions; otherwise empty."""
     draft_tokens: int | None = None
     """`None` if nothing was drafted."""
+    mean_logprob: float | None = None
+    """Mean log-probability of the draft's tokens (natural logarithm); `None` if it was not needed or not reported."""
+    min_logprob: float | None = None
+    """Log-probability of the draft's least likely token."""
     is_final: bool = False
     """Whether the draft finishes the solution."""
     large_out: int = 0

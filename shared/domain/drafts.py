@@ -42,6 +42,11 @@ class Draft:
     """Tokens of the input of all requests that the engine made for it."""
     cached_tokens: int = 0
     """Those of `prompt_tokens` that came from a cache."""
+    mean_logprob: float | None = None
+    """Mean log-probability that the model gave to its tokens (natural logarithm); `None` if it was not requested, or if
+    the engine does not know it."""
+    min_logprob: float | None = None
+    """Log-probability of its least likely token."""
     model: str
     worker: str
     waited_ms: float

@@ -40,6 +40,8 @@ class Plan:
     """The PRM scores each draft."""
     escalates: bool = True
     """The policy may escalate to the large model."""
+    confidence: bool = False
+    """The small model's engine reports the log-probabilities of each draft."""
     takes_over: bool = False
     """After an escalation the large model writes the rest of the solution."""
     decides_whole: bool = False

@@ -115,11 +115,19 @@ class GenerationRequest:
     step_timeout_s: float
     """Seconds that a single step may take before the call raises `StepTimeout`."""
     sampling: Sampling
+    reports_confidence: bool = False
+    """Whether the steps carry log-probabilities. Engines compute them, and servers send them, only on request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GeneratedStep:
-    """One finished step, as an engine wrote it."""
+    """One finished step, as an engine wrote it.
+
+    The log-probabilities are natural logarithms, at most 0, in the model's own distribution: before temperature, top-p
+    and top-k, so that they are comparable between samplings. They are those of the tokens drawn for the step's text and
+    its end (the separator, or the model's own end), without a dropped degenerate attempt. Both numbers are `None` if
+    the request does not ask for them, or if the engine does not know them.
+    """
 
     text: str
     """Stripped text. It has no letter or digit (it is degenerate) if the model wrote none at a second attempt, or had
@@ -131,6 +139,10 @@ class GeneratedStep:
     """Input tokens of all requests made for the step; 0 if the model continued within an earlier request."""
     cached_tokens: int
     """Those of `prompt_tokens` that were not computed again."""
+    mean_logprob: float | None = None
+    """Mean log-probability of the step's tokens."""
+    min_logprob: float | None = None
+    """Log-probability of the least likely one."""
 
 
 class Generator(Protocol):

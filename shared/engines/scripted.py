@@ -2,7 +2,8 @@
 
 A script is JSON: `{"problems": {question: [step, ...]}, "default": [step, ...]}`, where a step is
 `{"small": text, "large": text, "score": number, "small_ms": ..., "large_ms": ..., "prm_ms": ...}`. `large` defaults to
-`small`, `score` to 1 and delays to 0. A score may be any JSON number, and NaN, to play bad answers.
+`small`, `score` to 1 and delays to 0. A score may be any JSON number, and NaN, to play bad answers. A step may also
+have `mean_logprob` and `min_logprob`, which both authors report.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import threading
 import time
 from collections import abc
 from pathlib import Path
-from typing import assert_never
+from typing import Annotated, assert_never
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -44,6 +45,8 @@ class ScriptedStep(BaseModel):
     small_ms: float = 0.0
     large_ms: float = 0.0
     prm_ms: float = 0.0
+    mean_logprob: Annotated[float, Field(le=0)] | None = None
+    min_logprob: Annotated[float, Field(le=0)] | None = None
 
     def text(self, author: Author) -> str:
         """Return the text that an author writes."""
@@ -202,7 +205,15 @@ class ScriptedGenerator:
                 tokens=tokens,
                 prompt_tokens=prompt_tokens,
             )
-            yield GeneratedStep(text=text, finish=finish, tokens=tokens, prompt_tokens=prompt_tokens, cached_tokens=0)
+            yield GeneratedStep(
+                text=text,
+                finish=finish,
+                tokens=tokens,
+                prompt_tokens=prompt_tokens,
+                cached_tokens=0,
+                mean_logprob=scripted.mean_logprob if request.reports_confidence else None,
+                min_logprob=scripted.min_logprob if request.reports_confidence else None,
+            )
             call_tokens, prompt_tokens = call_tokens + tokens, 0
             ended = finish is Finish.ENDED or boxed_answer(text) is not None or is_degenerate(text)
             if ended or call_tokens >= request.max_tokens:

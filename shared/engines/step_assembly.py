@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from statistics import fmean
 
 from shared.domain.drafts import Finish
 from shared.domain.text import boxed_answer, is_degenerate, split_step
@@ -33,6 +34,8 @@ class StepAssembler:
     _prompt_tokens: int = 0
     _cached_tokens: int = 0
     _text: str = ""
+    _logprobs: list[float] | None = field(default_factory=list)
+    """Log-probabilities of the tokens since the last finished or dropped step; `None` if those of some are unknown."""
     _call_tokens: int = 0
     _steps: int = 0
     _was_degenerate: bool = False
@@ -69,10 +72,17 @@ class StepAssembler:
         self._call_tokens += tokens
         return True
 
-    def feed(self, piece: str, tokens: int = 1) -> GeneratedStep | None:
-        """Take the next piece of decoded text; return the step that it finishes, if any."""
+    def feed(self, piece: str, tokens: int = 1, *, logprobs: Sequence[float] | None = None) -> GeneratedStep | None:
+        """Take the next piece of decoded text; return the step that it finishes, if any.
+
+        Args:
+            piece: The text.
+            tokens: Number of tokens that were decoded for it.
+            logprobs: Their log-probabilities, if they are known.
+        """
         if not self.count_tokens(tokens):
             return None
+        self._take_logprobs(tokens, logprobs)
         self._text += piece
         if "\n" in piece and (parts := split_step(self._text)) is not None:
             return self._close(parts[0], Finish.SEPARATOR, rest=parts[1])
@@ -80,9 +90,10 @@ class StepAssembler:
             return self._close(self._text.strip(), Finish.LENGTH)
         return None
 
-    def end(self, tokens: int = 1) -> GeneratedStep:
+    def end(self, tokens: int = 1, *, logprobs: Sequence[float] | None = None) -> GeneratedStep:
         """Take the model's own end of the solution; return the step that it finishes, which may be empty."""
         self.count_tokens(tokens)
+        self._take_logprobs(tokens, logprobs)
         step = self._close(self._text.strip(), Finish.ENDED)
         assert step is not None, "only a step that ends in a separator is dropped"
         return step
@@ -101,11 +112,17 @@ class StepAssembler:
             with self._metering:
                 self._has_caller_left = True
 
+    def _take_logprobs(self, tokens: int, logprobs: Sequence[float] | None) -> None:
+        if logprobs is not None and self._logprobs is not None:
+            self._logprobs += logprobs
+        elif tokens:
+            self._logprobs = None
+
     def _close(self, text: str, finish: Finish, *, rest: str = "") -> GeneratedStep | None:
         degenerate = is_degenerate(text)
         is_spent = self.step_tokens >= self.request.max_step_tokens
         if degenerate and finish is Finish.SEPARATOR and not self._was_degenerate and not is_spent:
-            self._was_degenerate, self._text = True, rest
+            self._was_degenerate, self._text, self._logprobs = True, rest, []
             return None
         step = GeneratedStep(
             text=text,
@@ -113,6 +130,8 @@ class StepAssembler:
             tokens=self.step_tokens,
             prompt_tokens=self._prompt_tokens,
             cached_tokens=self._cached_tokens,
+            mean_logprob=fmean(self._logprobs) if self._logprobs else None,
+            min_logprob=min(self._logprobs) if self._logprobs else None,
         )
         self._steps += 1
         self.is_done = (
@@ -123,5 +142,5 @@ class StepAssembler:
             or boxed_answer(text) is not None
         )
         self._prompt_tokens = self._cached_tokens = self.step_tokens = 0
-        self._text, self._was_degenerate = rest, False
+        self._text, self._was_degenerate, self._logprobs = rest, False, []
         return step

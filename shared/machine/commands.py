@@ -52,5 +52,6 @@ def _generate(state: State, request: StepRequest) -> GenerateSteps:
         results_to="prm" if is_scored else "events",
         reports_stretch=is_scored and options.lookahead not in (0, None),
         unscored_steps=request.unscored_steps,
+        reports_confidence=request.author is Author.SMALL and options.plan.confidence,
         sampling=options.sampling,
     )

@@ -179,6 +179,8 @@ def _observe(state: State, ready: ScoredDraft | None) -> Observation:
         previous_authors=tuple(step.author for step in state.steps),
         following_scores=tuple(each.score for each in state.chain[1:]) if state.options.plan.decides_whole else (),
         draft_tokens=draft.tokens if draft else None,
+        mean_logprob=draft.mean_logprob if draft else None,
+        min_logprob=draft.min_logprob if draft else None,
         is_final=draft is not None and (draft.ends_solution or draft.index + 1 == state.options.limits.max_steps),
         large_out=state.ledger.large_out,
         seed=state.options.sampling.seed,

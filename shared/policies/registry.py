@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -11,14 +11,15 @@ from shared.domain.options import Wrappers
 from shared.errors import PermanentError
 from shared.policies.baselines import LargeOnly, Random, SmallOnly
 from shared.policies.cascade import Cascade
+from shared.policies.confidence import Confidence
 from shared.policies.policy import Policy
 from shared.policies.pomdp.policy import Pomdp
 from shared.policies.threshold import Threshold
 from shared.policies.wrapping import Routing
 
-POLICIES: Mapping[str, type[Policy]] = {
-    kind.name: kind for kind in (Threshold, Pomdp, Cascade, SmallOnly, LargeOnly, Random)
-}
+KINDS: Sequence[type[Policy]] = (Threshold, Pomdp, Confidence, Cascade, SmallOnly, LargeOnly, Random)
+
+POLICIES: Mapping[str, type[Policy]] = {kind.name: kind for kind in KINDS}
 
 
 class UnknownPolicy(PermanentError):

@@ -121,7 +121,10 @@ def _served_runs(url: str) -> int:
 def _script(folder: Path) -> Path:
     """Write a script of the right solutions, with steps that take a moment."""
     problems: dict[str, Any] = {
-        story.question: [{"small": "?", "large": step, "large_ms": 50, "score": 0.1} for step in story.steps]
+        story.question: [
+            {"small": "?", "large": step, "large_ms": 50, "score": 0.1, "mean_logprob": -0.1, "min_logprob": -0.5}
+            for step in story.steps
+        ]
         for story in STORIES
     }
     problems[SLOW_STORY.question] = [{"small": "?", "large": step, "large_ms": 2_000} for step in SLOW_STORY.steps]

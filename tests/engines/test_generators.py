@@ -6,6 +6,8 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,9 +16,10 @@ from shared.cancellation import Cancellation, Cancelled
 from shared.domain.drafts import Finish
 from shared.domain.options import Sampling
 from shared.domain.text import boxed_answer
+from shared.engines.embedded.generator import EmbeddedGenerator
 from shared.engines.port import GeneratedStep, InputTooLong, Meter, StepTimeout
 from tests.engines.deployed import BLANK_QUESTION, SLOW_STORY, STORIES, Engine, until
-from tests.unit.engines.bundled import make_request, texts, write
+from tests.unit.engines.bundled import GREEDY, MODELS, make_request, texts, write
 
 QUESTION = STORIES[0].question
 
@@ -217,6 +220,45 @@ def test_text_that_spells_a_special_token_stays_text(engine: Engine, special: st
     (without,) = write(engine.large, make_request(QUESTION, ["1) "], max_steps=1))
     assert with_it.text
     assert with_it.prompt_tokens - without.prompt_tokens > 3 * 3, "the special token itself would be one each time"
+
+
+def confidence(step: GeneratedStep) -> tuple[float, float]:
+    assert step.mean_logprob is not None
+    assert step.min_logprob is not None
+    return step.mean_logprob, step.min_logprob
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=1.5, top_p=1, top_k=0, seed=3)])
+def test_a_step_has_log_probabilities_if_the_request_asks(engine: Engine, sampling: Sampling) -> None:
+    request = make_request(QUESTION, sampling=sampling, max_steps=3)
+    steps = write(engine.large, replace(request, reports_confidence=True))
+    for mean, least in map(confidence, steps):
+        assert least <= mean + 1e-9
+        assert mean <= 0
+    assert {(step.mean_logprob, step.min_logprob) for step in write(engine.large, request)} == {(None, None)}
+
+
+def test_a_step_has_the_same_log_probabilities_in_a_call_of_many_steps_and_alone(engine: Engine) -> None:
+    steps = write(engine.large, make_request(QUESTION, max_steps=3, reports_confidence=True))
+    for index, step in enumerate(steps):
+        request = make_request(QUESTION, texts(steps[:index]), max_steps=1, reports_confidence=True)
+        (alone,) = write(engine.large, request)
+        assert (alone.text, confidence(alone)) == (step.text, pytest.approx(confidence(step), abs=0.02))
+
+
+def test_all_engines_report_the_log_probabilities_that_the_embedded_one_does(engine: Engine) -> None:
+    if engine.name in ("scripted", "embedded"):
+        pytest.skip("a script has no probabilities, and the embedded engine would be compared with itself")
+    requests = [
+        make_request(story.question, story.steps[:index], max_steps=1, reports_confidence=True)
+        for story in STORIES[:3]
+        for index in range(len(story.steps))
+    ]
+    with closing(EmbeddedGenerator(MODELS / "large")) as embedded, ThreadPoolExecutor(len(requests)) as pool:
+        steps = pool.map(lambda request: write(engine.large, request)[0], requests)
+        pairs = list(zip(steps, (write(embedded, request)[0] for request in requests), strict=True))
+    for step, expected in pairs:
+        assert (step.text, confidence(step)) == (expected.text, pytest.approx(confidence(expected), abs=0.02))
 
 
 def test_concurrent_calls_make_progress_together(engine: Engine) -> None:

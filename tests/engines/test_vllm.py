@@ -375,8 +375,8 @@ def test_arguments_that_vllm_rejects_are_reported_with_the_setting(changes: dict
         make_generator(settings(**changes), Author.SMALL)
 
 
-@pytest.mark.parametrize("name", ["model", "runner", "pooler_config"])
-def test_arguments_that_other_settings_decide_are_refused(name: str) -> None:
+@pytest.mark.parametrize("name", ["model", "runner", "pooler_config", "logprobs_mode"])
+def test_arguments_that_the_worker_decides_are_refused(name: str) -> None:
     with pytest.raises(UnusableSetting, match=f"TRIM_VLLM_ARGS may not contain {name}"):
         make_scorer(settings(vllm_args={**ARGUMENTS, name: "other"}))
 

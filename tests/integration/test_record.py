@@ -118,6 +118,8 @@ def test_a_decision_records_what_was_seen_what_was_chosen_and_what_chose(databas
         "previous_authors": ["small", "large"],
         "following_scores": [],
         "draft_tokens": 5,
+        "mean_logprob": None,
+        "min_logprob": None,
         "is_final": True,
         "large_out": 5,
         "seed": 0,

@@ -16,6 +16,7 @@ from shared.messages import (
     CancelWork,
     GenerateSteps,
     Message,
+    StepsGenerated,
     StepsScored,
     UndecodableMessage,
     decode,
@@ -69,7 +70,9 @@ def test_a_generate_command_starts_where_its_prefix_ends() -> None:
     assert command.first_step == 2
 
 
-@pytest.mark.parametrize("field", ["kind", "version", "reports_stretch", "unscored_steps", "prefix_scores"])
+@pytest.mark.parametrize(
+    "field", ["kind", "version", "reports_stretch", "unscored_steps", "reports_confidence", "prefix_scores"]
+)
 def test_only_fields_with_a_default_may_be_missing(field: str) -> None:
     for kind, values in ((kind, golden(kind)) for kind in KINDS):
         if field not in values:
@@ -80,6 +83,14 @@ def test_only_fields_with_a_default_may_be_missing(field: str) -> None:
                 decode(json.dumps(values))
         else:
             assert type(decode(json.dumps(values))) is KINDS[kind]
+
+
+def test_a_draft_of_an_older_worker_has_no_log_probabilities() -> None:
+    values = golden("steps_generated")
+    del values["drafts"][0]["mean_logprob"], values["drafts"][0]["min_logprob"]
+    message = decode(json.dumps(values))
+    assert isinstance(message, StepsGenerated)
+    assert (message.drafts[0].mean_logprob, message.drafts[0].min_logprob) == (None, None)
 
 
 def test_a_score_may_be_missing_but_not_out_of_range() -> None:
@@ -139,6 +150,7 @@ UNDECODABLE = {
     "negative PRM tokens": broken("steps_scored", "scoring", "tokens", value=-1),
     "NaN score": broken("steps_scored", "scores", 0, value=float("nan")),
     "NaN in a draft": broken("steps_scored", "drafts", 0, "waited_ms", value=float("nan")),
+    "infinite log-probability": broken("steps_generated", "drafts", 0, "min_logprob", value=float("-inf")),
     "infinity in a scoring": broken("steps_scored", "scoring", "worked_ms", value=float("inf")),
     "infinite timeout": broken("generate_steps", "step_timeout_s", value=float("inf")),
 }

@@ -89,6 +89,12 @@ class Observation(BaseModel):
         description="PRM scores of the drafts after this one, if the policy decides whole solutions; otherwise empty."
     )
     draft_tokens: int | None = Field(description="Number of tokens of the draft; null if there was no draft.")
+    mean_logprob: float | None = Field(
+        description="Mean log-probability of the draft's tokens; null unless needed and reported."
+    )
+    min_logprob: float | None = Field(
+        description="Log-probability of the draft's least likely token; null unless needed and reported."
+    )
     is_final: bool = Field(description="Whether the draft completes the solution.")
     large_out: int = Field(description="Number of tokens of the solution that the large model had written so far.")
     seed: int = Field(description="Seed of the problem.")

@@ -13,7 +13,7 @@ from shared.domain.drafts import Finish
 from shared.domain.text import SEPARATOR
 from shared.engines.embedded.engine import EmbeddedEngine, Member
 from shared.engines.embedded.runtime import Floats
-from shared.engines.embedded.sampling import draw
+from shared.engines.embedded.sampling import draw, log_probabilities
 from shared.engines.port import GeneratedStep, GenerationRequest, Meter
 from shared.engines.step_assembly import StepAssembler
 
@@ -84,16 +84,21 @@ class EmbeddedGenerator(EmbeddedEngine[_Writing]):
     def _take_tokens(self, calls: Sequence[_Writing], logits: Floats) -> None:
         """Draw the next token for each call from its line of logits."""
         tokens = draw(logits, [call.request.sampling for call in calls], [len(call.ids) for call in calls])
-        for call, token in zip(calls, tokens, strict=True):
-            if (step := self._step_with(call, token)) is not None:
+        logprobs: list[tuple[float] | None] = [None] * len(calls)
+        if asking := [index for index, call in enumerate(calls) if call.request.reports_confidence]:
+            found = log_probabilities(logits[asking], [tokens[index] for index in asking])
+            for index, logprob in zip(asking, found, strict=True):
+                logprobs[index] = (logprob,)
+        for call, token, known in zip(calls, tokens, logprobs, strict=True):
+            if (step := self._step_with(call, token, known)) is not None:
                 self._hand_over(call, step)
 
-    def _step_with(self, call: _Writing, token: int) -> GeneratedStep | None:
+    def _step_with(self, call: _Writing, token: int, logprobs: tuple[float] | None) -> GeneratedStep | None:
         """Append a token; return the step that it finishes, if any."""
         if token in self._model.end_ids:
-            return call.assembler.end()
+            return call.assembler.end(logprobs=logprobs)
         call.ids.append(token)
-        step = call.assembler.feed(call.decoder.decode(self._model.token_bytes[token]))
+        step = call.assembler.feed(call.decoder.decode(self._model.token_bytes[token]), logprobs=logprobs)
         if step is None and len(call.ids) >= self._model.max_tokens:
             return replace(call.assembler.end(tokens=0), finish=Finish.LENGTH)
         return step

@@ -40,6 +40,18 @@ def draw(logits: Floats, samplings: Sequence[Sampling], positions: Sequence[int]
     return [int(token) for token in tokens]
 
 
+def log_probabilities(logits: Floats, tokens: Sequence[int]) -> list[float]:
+    """Compute the log-probability of one token per row in the model's own distribution: a log-softmax of the logits.
+
+    Args:
+        logits: (rows, vocabulary).
+        tokens: Token of each row.
+    """
+    below = logits - logits.max(axis=1, keepdims=True)
+    logprobs: list[float] = (below[np.arange(len(tokens)), tokens] - np.log(np.exp(below).sum(axis=1))).tolist()
+    return logprobs
+
+
 def _draw_warm(logits: Doubles, samplings: Sequence[Sampling], uniforms: Doubles) -> Ids:
     vocabulary = logits.shape[1]
     top_k = np.array([[sampling.top_k or vocabulary] for sampling in samplings])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import math
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated, Any
 
 import httpx2
-from pydantic import AliasChoices, BaseModel, Field
+from pydantic import AliasChoices, BaseModel, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from shared.domain.drafts import Finish
 from shared.domain.text import SEPARATOR
@@ -34,9 +36,34 @@ class _Delta(BaseModel):
     content: str | None = None
 
 
+class _TokenLogprob(BaseModel):
+    logprob: float | None
+
+
+class _Logprobs(BaseModel):
+    token_logprobs: list[float | None] | None = None
+    """As OpenAI's completions report them."""
+    content: list[_TokenLogprob] | None = None
+    """As chat completions do, and llama.cpp's server always."""
+
+    @property
+    def values(self) -> list[float | None]:
+        return self.token_logprobs or [token.logprob for token in self.content or ()]
+
+
+def _or_missing(value: Any, validate: ValidatorFunctionWrapHandler) -> _Logprobs | None:
+    """Take log-probabilities of another form as missing: the text is usable without them."""
+    try:
+        logprobs: _Logprobs | None = validate(value)
+    except ValidationError:
+        return None
+    return logprobs
+
+
 class _Choice(BaseModel):
     text: str | None = None
     delta: _Delta | None = None
+    logprobs: Annotated[_Logprobs | None, WrapValidator(_or_missing)] = None
     finish_reason: str | None = None
     stop_reason: int | str | None = Field(None, validation_alias=AliasChoices("stop_reason", "matched_stop"))
     """The stop string or end token that was met: `stop_reason` of vLLM, `matched_stop` of SGLang."""
@@ -82,6 +109,9 @@ class Completion:
     """Tokens decoded for it."""
     prompt_tokens: int
     cached_tokens: int
+    logprobs: Sequence[float] | None
+    """Log-probabilities of the tokens for which the server reported one; `None` if it reported none, or one that cannot
+    be."""
 
 
 async def read_completion(response: httpx2.Response, *, streamed: Callable[[int], None]) -> Completion:
@@ -89,8 +119,7 @@ async def read_completion(response: httpx2.Response, *, streamed: Callable[[int]
 
     Args:
         response: The response, its body not yet read.
-        streamed: Is called with the number of tokens received so far: the server's own count if its chunks carry the
-            usage, otherwise the number of chunks with text.
+        streamed: Is called with the number of tokens so far: the server's count if chunks carry one, or of chunks.
 
     Raises:
         ValueError: The body is not such a stream, or its end is missing.
@@ -101,6 +130,7 @@ async def read_completion(response: httpx2.Response, *, streamed: Callable[[int]
     finish: Finish | None = None
     names_stop = False
     usage: Usage | None = None
+    logprobs: list[float | None] = []
     tokens = 0
     async for data in _events(response):
         chunk = _Chunk.model_validate_json(data)
@@ -111,6 +141,7 @@ async def read_completion(response: httpx2.Response, *, streamed: Callable[[int]
         streamed(tokens if usage is None or usage.completion_tokens is None else usage.completion_tokens)
         for choice in chunk.choices:
             text.append(choice.content)
+            logprobs += choice.logprobs.values if choice.logprobs else ()
             if choice.finish_reason is not None:
                 finish, names_stop = choice.finish(), choice.names_stop
     if finish is None or usage is None or usage.completion_tokens is None:
@@ -122,7 +153,14 @@ async def read_completion(response: httpx2.Response, *, streamed: Callable[[int]
         tokens=usage.completion_tokens,
         prompt_tokens=usage.prompt_tokens,
         cached_tokens=usage.cached_tokens,
+        logprobs=_usable(logprobs),
     )
+
+
+def _usable(logprobs: Sequence[float | None]) -> Sequence[float] | None:
+    """Return log-probabilities if there are any, and if all of them are finite numbers up to 0."""
+    usable = [logprob for logprob in logprobs if logprob is not None and -math.inf < logprob <= 0]
+    return usable if usable and len(usable) == len(logprobs) else None
 
 
 async def _events(response: httpx2.Response) -> AsyncIterator[bytes]:

@@ -23,6 +23,14 @@ PATHS: Mapping[Style, str] = {
     "chat-next-step": "/chat/completions",
 }
 
+LOGPROBS: Mapping[Style, Mapping[str, Any]] = {
+    "completions": {"logprobs": 1},
+    "chat": {"logprobs": True, "top_logprobs": 1},
+    "chat-next-step": {"logprobs": True, "top_logprobs": 1},
+}
+"""Fields with which a request asks for the log-probability of each drawn token. With 1, the server also sends that of
+the likeliest token, which is not used; with 0, llama.cpp's server would send none."""
+
 _NEXT_STEP = (
     "You are given a problem and the first steps of its solution, which may be none yet. Write only the next step: one"
     " short paragraph without a blank line in it, and nothing else. If it completes the solution, put the final answer"

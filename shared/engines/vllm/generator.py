@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Generator, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Literal, assert_never
 
 from tokenizers.decoders import DecodeStream
 from vllm import SamplingParams
-from vllm.outputs import RequestOutput
+from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
 
 from shared.cancellation import Cancellation
@@ -81,21 +81,28 @@ class _Writing:
         self._count_input(output)
         (written,) = output.outputs
         has_ended = written.finish_reason == "stop" and written.stop_reason != SEPARATOR
-        tokens = list(written.token_ids)
-        for token in tokens[:-1] if has_ended else tokens:
+        tokens = list(zip(written.token_ids, self._logprobs(written), strict=True))
+        for token, logprobs in tokens[:-1] if has_ended else tokens:
             self.ids.append(token)
-            step = self.assembler.feed(self._decode(token))
+            step = self.assembler.feed(self._decode(token), logprobs=logprobs)
             if step is not None:
                 yield self._settle(step)
                 if self.is_cut:
                     return
         if has_ended:
-            yield self._settle(self.assembler.end())
+            yield self._settle(self.assembler.end(logprobs=tokens[-1][1]))
         elif written.finish_reason in ("length", "stop"):
             if self.room <= 0:  # None for the rest of the step, or for a second attempt.
                 yield self._settle(replace(self.assembler.end(tokens=0), finish=Finish.LENGTH))
         elif written.finish_reason is not None:
             raise EngineStopped if written.finish_reason == "abort" else EngineFailed
+
+    def _logprobs(self, written: CompletionOutput) -> Sequence[tuple[float] | None]:
+        """Return the log-probability of each token, if the call asks for them."""
+        if not self.assembler.request.reports_confidence:
+            return [None] * len(written.token_ids)
+        pairs = zip(written.token_ids, written.logprobs or (), strict=True)
+        return [(found[token].logprob,) for token, found in pairs]
 
     def _count_input(self, output: RequestOutput) -> None:
         if not self.has_input:
@@ -198,5 +205,7 @@ class VllmGenerator(OnModel):
             top_k=sampling.top_k,
             seed=request_seed(sampling.seed, len(writing.ids)) if sampling.temperature else None,
             max_tokens=writing.room,
+            # 0 is the drawn token alone. For it, vLLM computes a log-softmax over the vocabulary for the whole batch.
+            logprobs=0 if writing.assembler.request.reports_confidence else None,
             **delivery,
         )

@@ -77,13 +77,13 @@ class Model:
         """Start the engine of a role with its settings.
 
         Raises:
-            UnusableSetting: The arguments contain one that follows from other settings.
+            UnusableSetting: The arguments contain one that the worker decides.
             ModelUnusable: As for the class.
         """
-        if decided := sorted(settings.vllm_args.keys() & {"model", "runner", "pooler_config"}):
+        if decided := sorted(settings.vllm_args.keys() & {"model", "runner", "pooler_config", "logprobs_mode"}):
             raise UnusableSetting(
-                f"TRIM_VLLM_ARGS may not contain {', '.join(decided)}; set TRIM_SMALL_MODEL, TRIM_LARGE_MODEL,"
-                " TRIM_PRM_MODEL and TRIM_PRM_FORMAT instead."
+                f"TRIM_VLLM_ARGS may not contain {', '.join(decided)}, which the worker decides; choose models with"
+                " TRIM_SMALL_MODEL, TRIM_LARGE_MODEL, TRIM_PRM_MODEL and TRIM_PRM_FORMAT."
             )
         arguments = {"max_num_seqs": settings.concurrency, **settings.vllm_args}
         return cls(model_of(settings, role), setting=model_variable(role), runner=runner, arguments=arguments)
@@ -215,14 +215,17 @@ class Model:
         return tokenizer
 
     async def _warm_up(self, runner: Runner) -> None:
-        """Send a request, so that no call's time-out includes what vLLM compiles and allocates at the first one."""
+        """Send a request, so that no call's time-out includes what vLLM compiles and allocates at the first one.
+
+        A language model is also asked for a log-probability: the first one has vLLM compile a function.
+        """
         ids = self.encode("1", is_beginning=True)
         try:
             match runner:
                 case "pooling":
                     await self.pool(ids, PoolingParams(task="token_classify"))
                 case "generate":
-                    async for _ in self.generate(ids, SamplingParams(max_tokens=1)):
+                    async for _ in self.generate(ids, SamplingParams(max_tokens=1, logprobs=0)):
                         pass
                 case _:
                     assert_never(runner)
@@ -297,7 +300,12 @@ def _shards(index: Path, setting: str) -> list[str]:
 
 
 async def _start(name: str, setting: str, runner: Runner, arguments: Mapping[str, Any]) -> AsyncLLM:
-    chosen: dict[str, Any] = {"enable_prefix_caching": True, "disable_log_stats": True, **arguments}
+    chosen: dict[str, Any] = {
+        "enable_prefix_caching": True,
+        "disable_log_stats": True,
+        "logprobs_mode": "raw_logprobs",  # As the port defines log-probabilities: before temperature, top-p and top-k.
+        **arguments,
+    }
     if runner == "pooling":
         # Rows of all tokens, and not only of the tags: the cache decides which tokens have rows, so we count them.
         chosen["pooler_config"] = PoolerConfig(task="token_classify", tok_pooling_type="ALL")

@@ -129,6 +129,8 @@ def test_a_decision_shows_what_was_seen_chosen_and_by_which_policy(api: TestClie
             "previous_authors": ["small", "large", "small"],
             "following_scores": [0.875],
             "draft_tokens": 5,
+            "mean_logprob": None,
+            "min_logprob": None,
             "is_final": False,
             "large_out": 3,
             "seed": 2**53,

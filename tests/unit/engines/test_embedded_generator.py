@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,14 +13,15 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from recipe.reference import load_weights, logits
 from shared.cancellation import Cancellation, Cancelled
 from shared.domain.drafts import Finish
 from shared.domain.options import Sampling
 from shared.domain.roles import Author
-from shared.domain.text import boxed_answer
+from shared.domain.text import SEPARATOR, boxed_answer
 from shared.engines.embedded.cache import PrefixCache
 from shared.engines.embedded.generator import EmbeddedGenerator
-from shared.engines.embedded.sampling import draw, uniform
+from shared.engines.embedded.sampling import draw, log_probabilities, uniform
 from shared.engines.embedded.scorer import EmbeddedScorer
 from shared.engines.embedded.token_bytes import token_bytes
 from shared.engines.factory import make_generator
@@ -121,6 +123,39 @@ def test_a_batch_that_is_full_lets_calls_wait_their_turn() -> None:
         solutions = list(pool.map(lambda problem: write(engine, make_request(problem["question"])), PROBLEMS[:6]))
     engine.close()
     assert all(solutions)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, Sampling(seed=1)])
+def test_confidence_is_read_from_the_models_own_distribution(small: EmbeddedGenerator, sampling: Sampling) -> None:
+    question = PROBLEMS[1]["question"]
+    steps = write(small, make_request(question, sampling=sampling, reports_confidence=True))
+    model = small._model
+    ids, ends = model.encode_question(question), list[int]()
+    for step in steps:
+        is_last = step.finish is Finish.ENDED
+        ids += [*model.encode(step.text), *model.end_ids] if is_last else model.encode(step.text + SEPARATOR)
+        ends.append(len(ids))
+    config = json.loads((MODELS / "small" / "config.json").read_text())
+    rows = logits(config, load_weights(MODELS / "small" / "model.safetensors"), ids)
+    expected = np.array([0, *log_probabilities(rows[:-1], ids[1:])])
+    for step, end in zip(steps, ends, strict=True):
+        own = expected[end - step.tokens : end]
+        assert (step.mean_logprob, step.min_logprob) == pytest.approx((own.mean(), own.min()), abs=1e-4)
+
+
+def test_only_calls_that_ask_have_log_probabilities(small: EmbeddedGenerator) -> None:
+    requests = [
+        make_request(problem["question"], max_steps=2, reports_confidence=index % 2 == 1)
+        for index, problem in enumerate(PROBLEMS[:4])
+    ]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda request: write(small, request), requests))
+    for request, steps in zip(requests, together, strict=True):
+        assert {step.mean_logprob is not None for step in steps} == {request.reports_confidence}
+        for step, alone in zip(steps, write(small, request), strict=True):
+            assert (alone.mean_logprob, alone.min_logprob) == pytest.approx(
+                (step.mean_logprob, step.min_logprob), abs=1e-4
+            )
 
 
 def test_a_closed_iterator_frees_its_place_within_one_decode_step(
@@ -390,6 +425,13 @@ def test_greedy_and_warm_rows_may_be_mixed() -> None:
     logits = np.array([[0, 3, 1], [5, 0, 0], [0, 0, 9]], np.float32)
     tokens = draw(logits, [GREEDY, Sampling(temperature=1, top_k=1), Sampling(temperature=1, top_p=0.1)], [0, 1, 2])
     assert tokens == [1, 0, 2]
+
+
+def test_log_probabilities_are_those_of_the_softmax() -> None:
+    chances = np.array([[0.5, 0.25, 0.25], [0.01, 0.09, 0.9]])
+    shifted = np.log(chances) + np.array([[1000], [-1000]])
+    assert log_probabilities(shifted.astype(np.float32), [1, 0]) == pytest.approx(np.log([0.25, 0.01]), abs=1e-3)
+    assert log_probabilities(np.array([[9, -9999]], np.float32), [1]) == [-10008]
 
 
 def test_tokens_are_drawn_with_the_chances_of_the_softmax_within_top_k_and_top_p() -> None:

@@ -104,6 +104,19 @@ def test_a_scoring_that_is_cut_short_meters_the_steps_that_it_has_scored() -> No
     assert 11 <= meter.tokens <= 11 * elapsed_s / 0.1
 
 
+def test_log_probabilities_are_those_of_the_script_if_the_request_asks() -> None:
+    engine = ScriptedGenerator(
+        script({"small": "one", "mean_logprob": -0.5, "min_logprob": -2.0}, {"small": "two"}), Author.SMALL
+    )
+
+    def confidences(*, asks: bool) -> list[tuple[float | None, float | None]]:
+        steps = engine.stream(make_request(reports_confidence=asks), Cancellation(), Meter())
+        return [(step.mean_logprob, step.min_logprob) for step in steps]
+
+    assert confidences(asks=True) == [(-0.5, -2.0), (None, None)]
+    assert confidences(asks=False) == [(None, None)] * 2
+
+
 def test_a_finished_scoring_leaves_the_meter_at_zero() -> None:
     meter = Meter()
     assert ScriptedScorer(script({"small": TEN_WORDS})).score(request_of(TEN_WORDS), Cancellation(), meter).tokens == 11

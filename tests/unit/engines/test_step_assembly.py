@@ -124,6 +124,43 @@ def test_the_call_ends_with_its_last_step() -> None:
     assert writing.is_done
 
 
+# Log-probabilities
+
+
+def confidences(to: StepAssembler, *pieces: tuple[str, float | None]) -> list[tuple[float | None, float | None]]:
+    """Feed pieces of one token each; return mean and least log-probability of each step."""
+    fed = [to.feed(piece, logprobs=None if logprob is None else (logprob,)) for piece, logprob in pieces]
+    return [(step.mean_logprob, step.min_logprob) for step in fed if step is not None]
+
+
+def test_the_log_probabilities_of_a_step_are_those_of_its_tokens_and_its_end() -> None:
+    pieces = ("One", -0.5), (".", -1.0), ("\n\n", -3.0), ("Two", -0.25), (".\n\n", -0.75)
+    assert confidences(assembler(), *pieces) == [(-1.5, -3.0), (-0.5, -0.75)]
+
+
+def test_a_dropped_attempt_is_left_out_of_the_log_probabilities() -> None:
+    assert confidences(assembler(), ("...", -5.0), ("\n\n", None), ("One.", -1.0), ("\n\n", -2.0)) == [(-1.5, -2.0)]
+
+
+def test_a_step_with_a_token_of_unknown_log_probability_has_none() -> None:
+    pieces = ("One", -0.5), (".\n\n", None), ("Two", -1.0), (".\n\n", -2.0)
+    assert confidences(assembler(), *pieces) == [(None, None), (-1.5, -2.0)]
+
+
+def test_the_models_own_end_is_one_of_the_tokens() -> None:
+    writing = assembler()
+    writing.feed("One", logprobs=(-1.0,))
+    step = writing.end(logprobs=(-3.0,))
+    assert (step.mean_logprob, step.min_logprob) == (-2.0, -3.0)
+
+
+def test_an_end_without_a_token_does_not_change_them() -> None:
+    writing = assembler()
+    writing.feed("One", tokens=2, logprobs=(-1.0, -3.0))
+    step = writing.end(tokens=0)
+    assert (step.mean_logprob, step.min_logprob) == (-2.0, -3.0)
+
+
 # The meter
 
 

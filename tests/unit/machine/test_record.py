@@ -9,6 +9,7 @@ import pytest
 from shared.domain.decisions import DecidedBy
 from shared.domain.drafts import Finish, UnfinishedWork
 from shared.domain.ledger import Ledger
+from shared.domain.options import Plan
 from shared.domain.roles import Author, WorkerRole
 from shared.domain.status import Status, StopReason
 from shared.domain.text import prefix_digest
@@ -164,6 +165,19 @@ def test_a_policy_sees_the_question_and_scores_aligned_with_steps() -> None:
         seen.question_digest,
         "",
     )
+
+
+def test_a_policy_sees_the_confidence_that_its_plan_asks_for() -> None:
+    state = running(plan=Plan(scores=False, confidence=True))
+    command = command_of(state)
+    (draft,) = drafts_of(command, "one")
+    state = feed(state, generated(replace(draft, mean_logprob=-0.5, min_logprob=-2.0)))
+    seen = state.decisions[0].observation
+    assert (seen.mean_logprob, seen.min_logprob) == (-0.5, -2.0)
+    rewriting = command_of(state)
+    assert (command.reports_confidence, command.author) == (True, Author.SMALL)
+    assert (rewriting.reports_confidence, rewriting.author) == (False, Author.LARGE)
+    assert not command_of(running()).reports_confidence
 
 
 # --- size, and problems that cannot be read ---------------------------------------------------------------------------

@@ -28,6 +28,7 @@ POLICIES: dict[str, Routing] = {
     "small-only": _routing("small-only", {}),
     "large-only": _routing("large-only", {}),
     "random": _routing("random", {"p": 0.4}),
+    "confidence": _routing("confidence", {"threshold": 0.4}),
     "cascade": _routing("cascade", {"threshold": 0.1}),
     "take-over": _routing("threshold", {"threshold": 0.3}, take_over=True),
     "epsilon": _routing("threshold", {"threshold": 0.5}, epsilon=0.4),

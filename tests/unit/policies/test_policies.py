@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import pytest
@@ -11,17 +12,23 @@ from hypothesis import strategies as st
 from shared.domain.decisions import Action, Decision, Observation
 from shared.domain.options import Plan
 from shared.errors import PermanentError
-from shared.policies.policy import Policy
+from shared.policies.policy import FittedPolicy, Policy
 from shared.policies.registry import POLICIES, BadParameters, UnknownPolicy, build_policy
+
+UNFITTED = sorted(name for name, kind in POLICIES.items() if not issubclass(kind, FittedPolicy))
+"""Policies that need no artefact; those that do are tested with one."""
 
 quick = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 shares = st.floats(0, 1)
+cuts = st.floats(0, 1, exclude_min=True)
 observations = st.builds(
     Observation,
     step=st.integers(0, 30),
     score=st.none() | shares,
     previous_scores=st.lists(shares, max_size=4).map(tuple),
     draft_tokens=st.none() | st.integers(0, 512),
+    mean_logprob=st.none() | st.floats(allow_nan=False),
+    min_logprob=st.none() | st.floats(allow_nan=False),
     is_final=st.booleans(),
     large_out=st.integers(0, 4096),
     seed=st.integers(),
@@ -33,7 +40,7 @@ def escalates(name: str, observation: Observation, **parameters: float) -> bool:
 
 
 @quick
-@given(name=st.sampled_from(sorted(POLICIES)), observation=observations)
+@given(name=st.sampled_from(UNFITTED), observation=observations)
 def test_every_policy_is_total_and_deterministic(name: str, observation: Observation) -> None:
     first, second = (build_policy(name, {}).decide(observation) for _ in range(2))
     assert first == second
@@ -50,13 +57,13 @@ def test_every_policy_and_parameter_has_a_description(name: str) -> None:
 
 
 @quick
-@given(observation=observations, lower=shares, higher=shares)
+@given(name=st.sampled_from(["threshold", "confidence"]), observation=observations, two=st.tuples(cuts, cuts))
 def test_a_higher_threshold_escalates_whatever_a_lower_one_does(
-    observation: Observation, lower: float, higher: float
+    name: str, observation: Observation, two: tuple[float, float]
 ) -> None:
-    lower, higher = sorted((lower, higher))
-    if escalates("threshold", observation, threshold=lower):
-        assert escalates("threshold", observation, threshold=higher)
+    lower, higher = sorted(two)
+    if escalates(name, observation, threshold=lower):
+        assert escalates(name, observation, threshold=higher)
 
 
 @quick
@@ -86,6 +93,32 @@ def test_a_threshold_at_either_end_needs_one_model_and_no_score(value: float, pl
     assert policy.plan == plan
     decision = policy.decide(Observation(step=0, score=None))
     assert (decision.action, decision.reason) == (action, "threshold_without_score")
+
+
+def test_confidence_compares_the_geometric_mean_or_the_least_probability_of_the_tokens() -> None:
+    draft = Observation(step=0, score=None, mean_logprob=math.log(0.8), min_logprob=math.log(0.3))
+    mean = build_policy("confidence", {"of": "mean", "threshold": 0.5}).decide(draft)
+    assert (mean.action, mean.reason) == (Action.ACCEPT, "confidence_at_least_threshold")
+    assert (mean.value, mean.compared_with) == (pytest.approx(0.8), 0.5)
+    least = build_policy("confidence", {"of": "least", "threshold": 0.5}).decide(draft)
+    assert (least.action, least.reason) == (Action.ESCALATE, "confidence_below_threshold")
+    assert (least.value, least.compared_with) == (pytest.approx(0.3), 0.5)
+
+
+@pytest.mark.parametrize("of", ["mean", "least"])
+def test_a_draft_of_unknown_confidence_is_escalated(of: str) -> None:
+    known = {"mean_logprob": 0.0} if of == "least" else {"min_logprob": 0.0}
+    decision = build_policy("confidence", {"of": of}).decide(Observation(step=0, score=None, **known))
+    assert (decision.action, decision.reason, decision.value) == (Action.ESCALATE, "no_confidence", None)
+
+
+def test_a_draft_that_the_model_was_certain_of_is_kept_at_any_threshold() -> None:
+    certain = Observation(step=0, score=None, mean_logprob=0.0)
+    assert build_policy("confidence", {"threshold": 1.0}).decide(certain).action is Action.ACCEPT
+
+
+def test_confidence_needs_no_prm() -> None:
+    assert build_policy("confidence", {}).plan == Plan(scores=False, confidence=True)
 
 
 @quick
@@ -158,7 +191,8 @@ def test_a_policy_without_a_plan_needs_all_models() -> None:
 
 
 def test_an_unknown_policy_is_a_typed_error_that_names_the_known_ones() -> None:
-    with pytest.raises(UnknownPolicy, match="cascade, large-only, pomdp, random, small-only, threshold") as caught:
+    known = "cascade, confidence, large-only, pomdp, random, small-only, threshold"
+    with pytest.raises(UnknownPolicy, match=known) as caught:
         build_policy("x" * 1000, {})
     assert isinstance(caught.value, PermanentError)
     assert caught.value.code == "unknown_policy"
@@ -175,6 +209,8 @@ def test_an_unknown_policy_is_a_typed_error_that_names_the_known_ones() -> None:
         ("threshold", {"unknown": 1}),
         ("small-only", {"p": 1}),
         ("random", {"p": 2}),
+        ("confidence", {"threshold": 0.0}),
+        ("confidence", {"of": "median"}),
     ],
 )
 def test_wrong_parameters_are_a_typed_error_that_names_the_parameter(name: str, parameters: dict[str, object]) -> None:

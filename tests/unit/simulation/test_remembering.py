@@ -88,6 +88,21 @@ def test_another_request_is_not_answered_from_memory(change: dict[str, object]) 
     assert len(engine.requests) == 2
 
 
+def test_known_steps_have_log_probabilities_for_requests_that_ask() -> None:
+    engine = Counting()
+    remembering = RememberingGenerator(engine)
+
+    def confidences(*, asks: bool) -> list[tuple[float | None, float | None]]:
+        request = replace(REQUEST, reports_confidence=asks)
+        return [(step.mean_logprob, step.min_logprob) for step in remembering.stream(request, Cancellation(), Meter())]
+
+    assert confidences(asks=False) == confidences(asks=False) == [(None, None)] * 3
+    assert confidences(asks=True) == [
+        WORLD.logprobs(Author.SMALL, "What?", (*texts(remembering, REQUEST)[:index],)) for index in range(3)
+    ]
+    assert len(engine.requests) == 1
+
+
 def test_known_steps_stop_at_a_cancel() -> None:
     remembering = RememberingGenerator(Counting())
     texts(remembering, REQUEST)

@@ -67,6 +67,27 @@ def test_threads_give_the_solutions_of_a_run_step_by_step(lookahead: int) -> Non
     assert found[0] == found[1]
 
 
+def test_confidence_routes_without_a_prm_and_only_its_drafts_carry_log_probabilities() -> None:
+    world, seen = World(seed=8, hides_confidence=0.2), set[str]()
+    engines = Engines(small=WorldGenerator(world, Author.SMALL), large=WorldGenerator(world, Author.LARGE), prm=None)
+    service = SimulatedService(engines)
+    routed = [service.submit(f"What is {n}?", build_policy("confidence", {"threshold": 0.5})) for n in range(20)]
+    kept = service.submit("What is 20?", SMALL_ONLY)
+    service.run()
+    for problem_id in routed:
+        state = service.state(problem_id)
+        for record in state.decisions:
+            assert record.draft is not None
+            known = world.logprobs(
+                Author.SMALL, state.question, tuple(step.text for step in state.steps[: record.step])
+            )
+            assert (record.draft.mean_logprob, record.draft.min_logprob) == known
+            assert (record.observation.mean_logprob, record.observation.min_logprob) == known
+            seen.add(record.decision.reason)
+    assert {"confidence_below_threshold", "confidence_at_least_threshold", "no_confidence"} <= seen
+    assert {record.draft and record.draft.mean_logprob for record in service.state(kept).decisions} == {None}
+
+
 @pytest.mark.parametrize("threads", [0, 2])
 def test_an_engine_that_crashes_ends_a_run(threads: int) -> None:
     world = World()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 
@@ -49,6 +50,22 @@ def test_a_failure_reports_what_the_engine_used_past_the_last_finished_step() ->
     [failed] = carry_out(SCORING, Scripted(EngineFailed()))
     assert isinstance(failed, WorkFailed)
     assert failed.unfinished == UnfinishedWork(role=WorkerRole.PRM, tokens=4, opens_call=True)
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_drafts_carry_the_log_probabilities_that_the_command_asks_for(asks: bool) -> None:
+    class Confident(Scripted):
+        def stream(
+            self, request: GenerationRequest, cancellation: Cancellation, meter: Meter
+        ) -> Generator[GeneratedStep, None, None]:
+            for step in super().stream(request, cancellation, meter):
+                yield replace(step, mean_logprob=-0.5, min_logprob=-2.0) if request.reports_confidence else step
+
+    [sent] = carry_out(COMMAND.model_copy(update={"reports_confidence": asks}), Confident("One."))
+    assert isinstance(sent, ScoreSteps)
+    assert [(draft.mean_logprob, draft.min_logprob) for draft in sent.drafts] == [
+        (-0.5, -2.0) if asks else (None, None)
+    ]
 
 
 def test_cancelled_writing_reports_its_cost_and_publishes_the_steps_that_were_finished() -> None:
