@@ -298,6 +298,7 @@ def test_replaying_the_decisions_rebuilds_the_trajectory(
         else:
             assert observation.previous_scores == tuple(scored)
         assert observation.previous_authors == tuple(step.author for step in state.steps[: record.step])
+        assert observation.previous_tokens == tuple(step.tokens for step in state.steps[: record.step])
         assert record.policy == policy.version
         if record.decided_by is DecidedBy.POLICY:
             assert policy.decide(observation) == record.decision
