@@ -212,7 +212,7 @@ class Training:
         self._weights = self._network.fresh(settings.seed)
         for weight in self._weights.values():
             weight.requires_grad_()
-        self._optimizer = torch.optim.Adam(list(self._weights.values()), lr=RATE, weight_decay=WEIGHT_DECAY)
+        self._optimizer = torch.optim.Adam(list(self._weights.values()), lr=RATE, weight_decay=WEIGHT_DECAY, fused=True)
         self._best: Best | None = None
         if path.exists():
             self._load()
