@@ -61,7 +61,7 @@ class Branches(ABC, Generic[Place]):
     def follow(self, turns: Sequence[Turn[Place]], actions: Sequence[Action]) -> list[Outcome[Place]]:
         """Take an action at each turn."""
         pairs = list(zip(turns, actions, strict=True))
-        unknown = [(turn, action) for turn, action in pairs if action not in turn.outcomes]
+        unknown = [(turn, action) for turn, action in dict.fromkeys(pairs) if action not in turn.outcomes]
         computed = self._compute([partial(self._take, turn.place, action) for turn, action in unknown])
         for (turn, action), outcome in zip(unknown, computed, strict=True):
             turn.outcomes[action] = outcome

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from shared.domain.decisions import Action, Observation
+from shared.policies.learned.policy import LIKELIER
 from training.environment import Branches, Outcome
 from training.networks import Network, Weights
 
@@ -78,7 +79,7 @@ Choose = Callable[[Tensor], Tensor]
 
 def preferred(probabilities: Tensor) -> Tensor:
     """Escalate where that is the likelier action."""
-    return probabilities > 0.5  # noqa: PLR2004 - half
+    return probabilities > LIKELIER
 
 
 def drawn(generator: torch.Generator) -> Choose:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -30,14 +31,21 @@ Inputs = tuple[Tensor, ...]
 HEADS = {"actor": 2, "critic": 1}
 """Number of outputs of each head."""
 
-HIDDEN = ".linear"
-"""End of the names of linear layers that LayerNorm and tanh follow."""
-
 GAIN = math.sqrt(2)
 """Gain of the orthogonal initial weights."""
 
 ACTOR_GAIN = 0.01
 """Gain for the actor's last layer: at first all actions are about equally likely."""
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A linear layer of a network."""
+
+    name: str
+    inputs: int
+    outputs: int
+    has_bias: bool = True
 
 
 class Network(ABC):
@@ -47,8 +55,8 @@ class Network(ABC):
     """The policy that decides with it."""
 
     @abstractmethod
-    def body_layers(self) -> Iterator[tuple[str, int, int]]:
-        """Yield the linear layers of the body: name, inputs, outputs."""
+    def body_layers(self) -> Iterator[Linear]:
+        """Yield the linear layers of the body."""
 
     @abstractmethod
     def encode(self, observations: Sequence[Observation]) -> Inputs:
@@ -58,24 +66,25 @@ class Network(ABC):
     def body(self, weights: Weights, inputs: Inputs) -> Tensor:
         """Compute the body's output for encoded observations, (N, WIDTH)."""
 
-    def layers(self) -> Iterator[tuple[str, int, int]]:
-        """Yield all linear layers: name, inputs, outputs."""
+    def layers(self) -> Iterator[Linear]:
+        """Yield all linear layers."""
         yield from self.body_layers()
         for head, outputs in HEADS.items():
-            yield f"{head}.hidden{HIDDEN}", WIDTH, WIDTH
-            yield f"{head}.out", WIDTH, outputs
+            yield Linear(f"{head}.hidden.linear", WIDTH, WIDTH)
+            yield Linear(f"{head}.out", WIDTH, outputs)
 
     def fresh(self, seed: int) -> Weights:
-        """Draw the weights of a new network: orthogonal matrices, no biases."""
+        """Draw the weights of a new network: orthogonal matrices, and biases of 0."""
         generator = torch.Generator().manual_seed(seed)
         weights: Weights = {}
-        for name, inputs, outputs in self.layers():
-            weight = torch.empty(outputs, inputs)
-            gain = ACTOR_GAIN if name == "actor.out" else GAIN
+        for layer in self.layers():
+            name, gain = layer.name, ACTOR_GAIN if layer.name == "actor.out" else GAIN
+            weight = torch.empty(layer.outputs, layer.inputs)
             weights[f"{name}.weight"] = torch.nn.init.orthogonal_(weight, gain, generator=generator)
-            weights[f"{name}.bias"] = torch.zeros(outputs)
-            if name.endswith(HIDDEN):
-                norm = name.removesuffix(HIDDEN) + ".norm"
+            if layer.has_bias:
+                weights[f"{name}.bias"] = torch.zeros(layer.outputs)
+            if name.endswith(".linear"):  # LayerNorm and tanh follow.
+                norm = name.removesuffix("linear") + "norm"
                 weights |= {f"{norm}.weight": torch.ones(WIDTH), f"{norm}.bias": torch.zeros(WIDTH)}
         return weights
 
@@ -94,10 +103,10 @@ class AggregateNetwork(Network):
 
     policy = aggregate.AggregatePolicy
 
-    def body_layers(self) -> Iterator[tuple[str, int, int]]:
-        """Yield the linear layers of the body: name, inputs, outputs."""
-        yield f"first{HIDDEN}", aggregate.FEATURES, WIDTH
-        yield f"second{HIDDEN}", WIDTH, WIDTH
+    def body_layers(self) -> Iterator[Linear]:
+        """Yield the linear layers of the body."""
+        yield Linear("first.linear", aggregate.FEATURES, WIDTH)
+        yield Linear("second.linear", WIDTH, WIDTH)
 
     def encode(self, observations: Sequence[Observation]) -> Inputs:
         """Return the features of observations, (N, FEATURES)."""
@@ -114,14 +123,14 @@ class SequenceNetwork(Network):
 
     policy = sequence.SequencePolicy
 
-    def body_layers(self) -> Iterator[tuple[str, int, int]]:
-        """Yield the linear layers of the body: name, inputs, outputs."""
-        yield "embed", 2, WIDTH
+    def body_layers(self) -> Iterator[Linear]:
+        """Yield the linear layers of the body."""
+        yield Linear("embed", 2, WIDTH)
         for layer in range(sequence.LAYERS):
             for part in ("query", "key", "value", "mix"):
-                yield f"layers.{layer}.{part}", WIDTH, WIDTH
-            yield f"layers.{layer}.widen", WIDTH, sequence.WIDE
-            yield f"layers.{layer}.narrow", sequence.WIDE, WIDTH
+                yield Linear(f"layers.{layer}.{part}", WIDTH, WIDTH, has_bias=False)
+            yield Linear(f"layers.{layer}.widen", WIDTH, sequence.WIDE, has_bias=False)
+            yield Linear(f"layers.{layer}.narrow", sequence.WIDE, WIDTH, has_bias=False)
 
     def encode(self, observations: Sequence[Observation]) -> Inputs:
         """Return score and tokens of each step, (N, T, 2), padded on the right, and the index of each draft, (N,)."""
@@ -166,13 +175,13 @@ NETWORKS: Mapping[str, Network] = {each.policy.name: each for each in (Aggregate
 
 
 def linear(weights: Weights, name: str, x: Tensor) -> Tensor:
-    """Apply a linear layer."""
-    return functional.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
+    """Apply a linear layer, with biases if it has them."""
+    return functional.linear(x, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
 
 
 def hidden(weights: Weights, name: str, x: Tensor) -> Tensor:
     """Apply a hidden layer: linear, LayerNorm, tanh."""
-    x = linear(weights, f"{name}{HIDDEN}", x)
+    x = linear(weights, f"{name}.linear", x)
     norm = weights[f"{name}.norm.weight"], weights[f"{name}.norm.bias"]
     return functional.layer_norm(x, (WIDTH,), *norm, EPSILON).tanh()
 

@@ -23,9 +23,18 @@ EPSILON = 1e-5
 """Number that norms add to a variance."""
 
 
+def matrix(artefact: Artefact, name: str, inputs: int, outputs: int) -> Array:
+    """Read the weights of a linear layer, (inputs, outputs).
+
+    Raises:
+        BadArtefact: The array is missing or has another shape.
+    """
+    return np.ascontiguousarray(artefact.array(f"{name}.weight", outputs, inputs).T, dtype=np.float32)
+
+
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """A linear layer."""
+    """A linear layer with biases."""
 
     weight: Array
     """(inputs, outputs)."""
@@ -39,8 +48,8 @@ class Linear:
         Raises:
             BadArtefact: An array is missing or has another shape.
         """
-        weight, bias = artefact.array(f"{name}.weight", outputs, inputs), artefact.array(f"{name}.bias", outputs)
-        return cls(np.ascontiguousarray(weight.T, dtype=np.float32), bias.astype(np.float32))
+        bias = artefact.array(f"{name}.bias", outputs).astype(np.float32)
+        return cls(matrix(artefact, name, inputs, outputs), bias)
 
     def __call__(self, x: Array) -> Array:
         """Apply the layer to a vector or to the rows of a matrix."""

@@ -16,6 +16,9 @@ from shared.policies.policy import FittedPolicy
 QUANTILES = 1001
 """Number of quantiles of the probability that an artefact holds, at the levels 0, 0.001, ..., 1."""
 
+LIKELIER = 0.5
+"""Cut above which escalation is the likelier action."""
+
 Network = Callable[[Observation], float]
 """Computes the probability of escalation."""
 
@@ -37,25 +40,25 @@ class LearnedPolicy(FittedPolicy):
         ),
     ] = None
 
-    _network: Network | None = PrivateAttr(default=None)
-    _cut: float = PrivateAttr(default=0.5)
+    _network_and_cut: tuple[Network, float] | None = PrivateAttr(default=None)
 
     def decide(self, observation: Observation) -> Decision:
         """Compare the probability of escalation with the cut."""
-        assert self._network is not None, "a learned policy decides only once it is fitted"
-        probability = self._network(observation)
-        is_above = probability > self._cut
+        ready = self._network_and_cut  # Read once: pydantic takes microseconds to find a private attribute.
+        assert ready is not None, "a learned policy decides only once it is fitted"
+        network, cut = ready
+        probability = network(observation)
+        is_above = probability > cut
         return Decision(
             action=Action.ESCALATE if is_above else Action.ACCEPT,
             reason="probability_above_cut" if is_above else "probability_at_most_cut",
             value=probability,
-            compared_with=self._cut,
+            compared_with=cut,
         )
 
     def _prepare(self, artefact: Artefact) -> None:
-        self._network = self._read(artefact)
-        if self.escalate_share is not None:
-            self._cut = _cut(artefact, self.escalate_share)
+        network, share = self._read(artefact), self.escalate_share
+        self._network_and_cut = network, LIKELIER if share is None else _cut(artefact, share)
 
     @abstractmethod
     def _read(self, artefact: Artefact) -> Network:

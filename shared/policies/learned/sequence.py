@@ -14,7 +14,7 @@ import numpy as np
 from shared.domain.decisions import Observation
 from shared.policies.artefact import Artefact
 from shared.policies.learned.aggregate import TOKENS_UNIT
-from shared.policies.learned.layers import EPSILON, WIDTH, Actor, Array, Linear
+from shared.policies.learned.layers import EPSILON, WIDTH, Actor, Array, Linear, matrix
 from shared.policies.learned.policy import LearnedPolicy
 
 LAYERS = 2
@@ -43,11 +43,13 @@ def tokens(observation: Observation) -> list[tuple[float, float]]:
 def positions() -> Array:
     """Compute the sinusoidal encoding of the positions in the window (Vaswani et al. 2017, section 3.5).
 
+    It is scaled down to about the length of an embedded score, which it would drown otherwise.
+
     Returns:
         (WINDOW, WIDTH): sines in the first half of the columns, cosines in the second.
     """
     angles = np.outer(np.arange(WINDOW), 1e4 ** (-np.arange(WIDTH // 2) / (WIDTH // 2)))
-    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1, dtype=np.float32)
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1, dtype=np.float32) * WIDTH**-0.5
 
 
 _POSITIONS = positions()
@@ -58,14 +60,21 @@ _UNSEEN = np.triu(np.full((WINDOW, WINDOW), -1e9, dtype=np.float32), 1)
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A layer of the transformer: attention and a feed-forward layer, each after a norm and added to its input."""
+    """A layer of the transformer: attention and a feed-forward layer, each after a norm and added to its input.
 
-    query: Linear
-    key: Linear
-    value: Linear
-    mix: Linear
-    widen: Linear
-    narrow: Linear
+    It has no biases, and keys and values come from one product: numpy takes longer to call than to compute here.
+    """
+
+    query: Array
+    """(WIDTH, WIDTH); includes the scale of the attention."""
+    key_value: Array
+    """(WIDTH, 2 * WIDTH)."""
+    mix: Array
+    """(WIDTH, WIDTH)."""
+    widen: Array
+    """(WIDTH, WIDE)."""
+    narrow: Array
+    """(WIDE, WIDTH)."""
 
     @classmethod
     def read(cls, artefact: Artefact, name: str) -> Self:
@@ -74,12 +83,12 @@ class Layer:
         Raises:
             BadArtefact: An array is missing or has another shape.
         """
-
-        def linear(part: str, inputs: int, outputs: int) -> Linear:
-            return Linear.read(artefact, f"{name}.{part}", inputs, outputs)
-
-        query, key, value, mix = (linear(part, WIDTH, WIDTH) for part in ("query", "key", "value", "mix"))
-        return cls(query, key, value, mix, linear("widen", WIDTH, WIDE), linear("narrow", WIDE, WIDTH))
+        query, key, value, mix = (
+            matrix(artefact, f"{name}.{part}", WIDTH, WIDTH) for part in ("query", "key", "value", "mix")
+        )
+        widen = matrix(artefact, f"{name}.widen", WIDTH, WIDE)
+        narrow = matrix(artefact, f"{name}.narrow", WIDE, WIDTH)
+        return cls(query * _SIZE**-0.5, np.concatenate([key, value], axis=1), mix, widen, narrow)
 
     def __call__(self, x: Array, newest: int) -> Array:
         """Compute the newest rows of the output.
@@ -92,25 +101,21 @@ class Layer:
             (newest, WIDTH).
         """
         count, normed = len(x), norm(x)
-        queries, keys, values = self.query(normed[-newest:]), self.key(normed), self.value(normed)
-        attention = _by_head(queries) @ _by_head(keys).swapaxes(1, 2) * _SIZE**-0.5
-        attention += _UNSEEN[count - newest : count, :count]
-        attention -= attention.max(-1, keepdims=True)
-        np.exp(attention, out=attention)
-        mixed = attention @ _by_head(values) / attention.sum(-1, keepdims=True)
-        x = x[-newest:] + self.mix(mixed.swapaxes(0, 1).reshape(newest, WIDTH))
-        return x + self.narrow(np.maximum(self.widen(norm(x)), 0))
+        # Split into heads: (HEADS, rows, size).
+        queries = (normed[-newest:] @ self.query).reshape(newest, HEADS, _SIZE).swapaxes(0, 1)
+        keys, values = (normed @ self.key_value).reshape(count, 2, HEADS, _SIZE).transpose(1, 2, 0, 3)
+        attention = queries @ keys.swapaxes(1, 2) + _UNSEEN[count - newest : count, :count]
+        attention = np.exp(attention - attention.max(-1, keepdims=True))
+        mixed = attention @ values / attention.sum(-1, keepdims=True)
+        x = x[-newest:] + mixed.swapaxes(0, 1).reshape(newest, WIDTH) @ self.mix
+        deeper: Array = x + np.maximum(norm(x) @ self.widen, 0) @ self.narrow
+        return deeper
 
 
 def norm(x: Array) -> Array:
     """Apply RMSNorm without weights to the rows: the linear layers after it scale as well."""
     normed: Array = x / np.sqrt(np.vecdot(x, x) / WIDTH + EPSILON)[:, None]
     return normed
-
-
-def _by_head(x: Array) -> Array:
-    """Split rows, (T, WIDTH), into heads, (HEADS, T, size)."""
-    return x.reshape(len(x), HEADS, _SIZE).swapaxes(0, 1)
 
 
 @dataclass(frozen=True, slots=True)

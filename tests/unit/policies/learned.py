@@ -42,23 +42,13 @@ _HEADS = (
     | _linear("critic.out", 64, 1)
 )
 _LAYER = {
-    "query": (64, 64),
-    "key": (64, 64),
-    "value": (64, 64),
-    "mix": (64, 64),
-    "widen": (64, 128),
-    "narrow": (128, 64),
-}
+    "query": (64, 64), "key": (64, 64), "value": (64, 64), "mix": (64, 64), "widen": (128, 64), "narrow": (64, 128)
+}  # fmt: skip
 
 SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
     "aggregate": _hidden("first", 5) | _hidden("second", 64) | _HEADS,
     "sequence": _linear("embed", 2, 64)
-    | {
-        name: shape
-        for layer in range(2)
-        for part, sizes in _LAYER.items()
-        for name, shape in _linear(f"layers.{layer}.{part}", *sizes).items()
-    }
+    | {f"layers.{layer}.{part}.weight": shape for layer in range(2) for part, shape in _LAYER.items()}
     | _HEADS,
 }
 """Arrays of each policy."""

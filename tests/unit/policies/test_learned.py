@@ -97,7 +97,7 @@ def test_the_aggregate_network_has_the_parameters_of_the_released_code() -> None
 
 
 def test_the_sequence_network_has_two_layers_and_the_same_heads() -> None:
-    layer = 4 * (64 * 64 + 64) + (64 * 128 + 128) + (128 * 64 + 64)
+    layer = 4 * 64 * 64 + 2 * 64 * 128
     heads = 2 * (64 * 64 + 64 + 2 * 64) + (64 * 2 + 2) + (64 + 1)
     assert sum(array.size for array in arrays("sequence").values()) == (2 * 64 + 64) + 2 * layer + heads
 

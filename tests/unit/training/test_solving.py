@@ -45,8 +45,10 @@ def problems(count: int, *, reference: str | None = None) -> list[State]:
     ]
 
 
-def used(used: Engines) -> Sequence[int]:
-    return [each.used for each in (used.small, used.large, used.prm) if isinstance(each, WorldGenerator | WorldScorer)]
+def used(computing: Engines) -> Sequence[int]:
+    """Return how many tokens each engine has computed."""
+    each = (computing.small, computing.large, computing.prm)
+    return [engine.used for engine in each if isinstance(engine, WorldGenerator | WorldScorer)]
 
 
 def follow(branches: EngineBranches, problem: int) -> tuple[list[Observation], int, Outcome[Undecided]]:
@@ -88,17 +90,19 @@ def test_a_wrong_answer_is_not_solved() -> None:
 
 @pytest.mark.parametrize("threads", [0, 4])
 def test_each_outcome_is_computed_once(threads: int) -> None:
-    used_engines = engines()
-    branches = EngineBranches(problems(8), used_engines, threads=threads)
-    [first, *_] = branches.begin([0, 1, 2, 3, 0])
+    computing = engines()
+    branches = EngineBranches(problems(8), computing, threads=threads)
+    first, _, _, _, again = branches.begin([0, 1, 2, 3, 0])
+    assert again is first
     turns = [outcome.turn for outcome in branches.begin(range(4)) if outcome.turn is not None]
-    outcomes = branches.follow(turns, [Action.ACCEPT] * len(turns))
-    before = used(used_engines)
+    outcomes = branches.follow([*turns, turns[0]], [Action.ACCEPT] * (len(turns) + 1))
+    assert outcomes[-1] is outcomes[0]
+    before = used(computing)
     assert branches.begin([0])[0] is first
-    assert branches.follow(turns, [Action.ACCEPT] * len(turns)) == outcomes
-    assert used(used_engines) == before
+    assert branches.follow(turns, [Action.ACCEPT] * len(turns)) == outcomes[:-1]
+    assert used(computing) == before
     branches.follow(turns[:1], [Action.ESCALATE])
-    assert used(used_engines) != before
+    assert used(computing) != before
 
 
 def test_threads_change_no_outcome() -> None:
