@@ -68,9 +68,9 @@ class Figures:
             escalated=sum(decisions) / max(1, len(decisions)),
         )
 
-    def reward(self, token_price: float) -> float:
+    def reward(self, large_token_price: float) -> float:
         """Return the mean reward per problem."""
-        return self.accuracy - token_price * self.large_tokens
+        return self.accuracy - large_token_price * self.large_tokens
 
 
 Choose = Callable[[Tensor], Tensor]
@@ -94,7 +94,7 @@ def play(
     problems: Sequence[int],
     *,
     choose: Choose,
-    token_price: float,
+    large_token_price: float,
 ) -> list[Episode]:
     """Solve problems, all in step, so that the network takes their decisions together."""
     episodes = [Episode(outcome, outcome.large_tokens) for outcome in branches.begin(problems)]
@@ -108,7 +108,7 @@ def play(
         taken = logs.gather(1, escalates.long()[:, None])[:, 0]
         rows = zip(turns, escalates.tolist(), taken.tolist(), values.tolist(), outcomes, strict=True)
         for (episode, turn), is_escalated, log_probability, value, outcome in rows:
-            reward = outcome.is_solved - token_price * outcome.large_tokens
+            reward = outcome.is_solved - large_token_price * outcome.large_tokens
             episode.steps.append(Step(turn.observation, is_escalated, log_probability, value, reward))
             episode.large_tokens += outcome.large_tokens
             episode.outcome = outcome

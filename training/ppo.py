@@ -1,6 +1,6 @@
 """Trains a learned policy by proximal policy optimisation (Schulman et al. 2017), as the TRIM paper does (section 4).
 
-A right answer earns 1, and each token of the large model costs `token_price`.
+A right answer earns 1, and each token of the large model costs `large_token_price`.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class Settings:
 
     seed: int = 0
     batches: int = 1000
-    token_price: float = 8e-4
-    """Cost of a token of the large model, where a right answer is worth 1: lambda in the paper."""
+    large_token_price: float = 8e-4
+    """Price of a token of the large model; a right answer is worth 1. Lambda in the paper."""
 
     def record(self) -> dict[str, Any]:
         """Return all settings of the training, those that never change included, for the card of the artefact."""
@@ -272,7 +272,7 @@ class Training:
     def _validate(self) -> tuple[Figures, Figures]:
         """Measure the weights, and keep them if they are the best so far; return their figures and the best."""
         episodes = self._play(self._weights, self._validation, range(self._validation.count), choose=preferred)
-        figures, price = Figures.of(episodes), self._settings.token_price
+        figures, price = Figures.of(episodes), self._settings.large_token_price
         if self._best is None or figures.reward(price) > self._best.figures.reward(price):
             weights = {name: weight.detach().clone() for name, weight in self._weights.items()}
             self._best = Best(weights=weights, figures=figures)
@@ -281,8 +281,8 @@ class Training:
     def _play(
         self, weights: Weights, branches: Branches[Any], problems: Sequence[int], *, choose: Choose
     ) -> list[Episode]:
-        price = self._settings.token_price
-        return play(self._network, weights, branches, problems, choose=choose, token_price=price)
+        price = self._settings.large_token_price
+        return play(self._network, weights, branches, problems, choose=choose, large_token_price=price)
 
     def _save(self) -> None:
         """Write the state file; the old one stays intact until the new one is complete."""

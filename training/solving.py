@@ -99,6 +99,7 @@ class _Always:
     """Takes the same action at every decision, and remembers what it saw at the last one."""
 
     version = PolicyVersion(name="always", revision=1, parameters_digest="0" * 16)
+    models = None
 
     def __init__(self, action: Action) -> None:
         self.seen: Observation | None = None
@@ -108,3 +109,7 @@ class _Always:
         """Take the action."""
         self.seen = observation
         return Decision(action=self._action, reason="always")
+
+    def before_draft(self, observation: Observation) -> Decision | None:  # noqa: ARG002 - each step is drafted
+        """Have the step drafted."""
+        return None

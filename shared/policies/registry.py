@@ -1,4 +1,4 @@
-"""The policies that a submission can name. To add one, add it to `KINDS`."""
+"""The policies that a submission can name. To add one, add it to `POLICIES`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from shared.domain.options import Wrappers
 from shared.errors import PermanentError
 from shared.policies.baselines import LargeOnly, Random, SmallOnly
 from shared.policies.cascade import Cascade
+from shared.policies.learned.aggregate import AggregatePolicy
+from shared.policies.learned.sequence import SequencePolicy
 from shared.policies.policy import Policy
 from shared.policies.pomdp.policy import Pomdp
 from shared.policies.threshold import Threshold
 from shared.policies.wrapping import Routing
 
 POLICIES: Mapping[str, type[Policy]] = {
-    kind.name: kind for kind in (Threshold, Pomdp, Cascade, SmallOnly, LargeOnly, Random)
+    kind.name: kind
+    for kind in (Threshold, AggregatePolicy, SequencePolicy, Pomdp, Cascade, SmallOnly, LargeOnly, Random)
 }
 
 

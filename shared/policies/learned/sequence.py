@@ -49,7 +49,8 @@ def positions() -> Array:
         (WINDOW, WIDTH): sines in the first half of the columns, cosines in the second.
     """
     angles = np.outer(np.arange(WINDOW), 1e4 ** (-np.arange(WIDTH // 2) / (WIDTH // 2)))
-    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1, dtype=np.float32) * WIDTH**-0.5
+    codes: Array = (np.concatenate([np.sin(angles), np.cos(angles)], axis=1) * WIDTH**-0.5).astype(np.float32)
+    return codes
 
 
 _POSITIONS = positions()

@@ -22,7 +22,7 @@ from shared.policies.learned.sequence import SequencePolicy
 GOLDEN = Path(__file__).parent / "golden" / "learned.json"
 
 CARD: dict[str, Any] = {
-    "models": Models(small="s@1", large="l@1", prm="p@1", prm_format="embedded"),
+    "models": Models(small="small-model", large="large-model", prm="prm", prm_format="embedded"),
     "data": {}, "settings": {}, "metrics": {}, "created_at": datetime(2026, 1, 2, tzinfo=UTC), "command": "test",
 }  # fmt: skip
 

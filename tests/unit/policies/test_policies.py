@@ -11,8 +11,18 @@ from hypothesis import strategies as st
 from shared.domain.decisions import Action, Decision, Observation
 from shared.domain.options import Plan
 from shared.errors import PermanentError
-from shared.policies.policy import Policy
+from shared.policies.policy import FittedPolicy, Policy
+from shared.policies.pomdp.policy import Pomdp
 from shared.policies.registry import POLICIES, BadParameters, UnknownPolicy, build_policy
+from tests.unit.policies import learned
+from tests.unit.policies.pomdp_models import artefact_of, released_model
+
+READY: dict[str, Policy] = {
+    name: build_policy(name, {}) for name in POLICIES if not issubclass(POLICIES[name], FittedPolicy)
+}
+READY |= {name: learned.fitted(name) for name in learned.POLICIES}
+READY["pomdp"] = Pomdp().fitted(artefact_of(released_model()))
+"""Every policy, ready to decide."""
 
 quick = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 shares = st.floats(0, 1)
@@ -20,7 +30,7 @@ observations = st.builds(
     Observation,
     step=st.integers(0, 30),
     score=st.none() | shares,
-    previous_scores=st.lists(shares, max_size=4).map(tuple),
+    previous_scores=st.lists(st.none() | shares, max_size=4).map(tuple),
     draft_tokens=st.none() | st.integers(0, 512),
     is_final=st.booleans(),
     large_out=st.integers(0, 4096),
@@ -35,7 +45,7 @@ def escalates(name: str, observation: Observation, **parameters: float) -> bool:
 @quick
 @given(name=st.sampled_from(sorted(POLICIES)), observation=observations)
 def test_every_policy_is_total_and_deterministic(name: str, observation: Observation) -> None:
-    first, second = (build_policy(name, {}).decide(observation) for _ in range(2))
+    first, second = (READY[name].decide(observation) for _ in range(2))
     assert first == second
     assert first.reason
 
@@ -158,11 +168,13 @@ def test_a_policy_without_a_plan_needs_all_models() -> None:
 
 
 def test_an_unknown_policy_is_a_typed_error_that_names_the_known_ones() -> None:
-    with pytest.raises(UnknownPolicy, match="cascade, large-only, pomdp, random, small-only, threshold") as caught:
+    with pytest.raises(
+        UnknownPolicy, match="aggregate, cascade, large-only, pomdp, random, sequence, small-only"
+    ) as caught:
         build_policy("x" * 1000, {})
     assert isinstance(caught.value, PermanentError)
     assert caught.value.code == "unknown_policy"
-    assert len(str(caught.value)) < 200
+    assert len(str(caught.value)) < 250
 
 
 @pytest.mark.parametrize(

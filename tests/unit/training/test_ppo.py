@@ -150,7 +150,7 @@ def test_rewards_are_the_answer_less_the_price_of_large_tokens() -> None:
         world,
         range(20),
         choose=lambda p: torch.ones_like(p, dtype=torch.bool),
-        token_price=0.001,
+        large_token_price=0.001,
     )
     assert [[step.reward for step in each.steps] for each in found] == [[-0.04, -0.04, 0.96]] * 20
     assert Figures.of(found) == Figures(accuracy=1.0, large_tokens=120.0, escalated=1.0)
@@ -163,7 +163,7 @@ def test_a_problem_that_ends_without_a_decision_is_an_episode_without_steps() ->
             return Outcome(large_tokens=7, turn=None, is_solved=True)
 
     network = NETWORKS["aggregate"]
-    found = play(network, network.fresh(0), Decided(2, seed=1), [0, 1], choose=preferred, token_price=0.001)
+    found = play(network, network.fresh(0), Decided(2, seed=1), [0, 1], choose=preferred, large_token_price=0.001)
     assert Figures.of(found) == Figures(accuracy=1.0, large_tokens=7.0, escalated=0.0)
 
 
@@ -173,14 +173,14 @@ def test_a_problem_that_ends_without_a_decision_is_an_episode_without_steps() ->
 @pytest.mark.parametrize(("policy", "batches"), [("aggregate", 60), ("sequence", 40)])
 def test_training_learns_to_escalate_exactly_the_wrong_drafts(policy: str, batches: int, tmp_path: Path) -> None:
     seen: list[Progress] = []
-    trained = training(tmp_path, policy=policy, problems=256, batches=batches, token_price=0.004).run(seen.append)
+    trained = training(tmp_path, policy=policy, problems=256, batches=batches, large_token_price=0.004).run(seen.append)
     best = World(100, seed=2).best
     assert trained.figures.reward(0.004) > best.reward(0.004) - 0.02
     assert [each.batch for each in seen] == list(range(batches // 20, batches + 1, batches // 20))
 
     made = made_from(trained)
     assert made.card.policy == policy
-    assert made.card.settings["token_price"] == 0.004
+    assert made.card.settings["large_token_price"] == 0.004
     assert made.card.data == DATA | {"problems": 256, "validation_problems": 100}
     decide = trained.policy(escalate_share=best.escalated).fitted(made).decide
     decided = [(each, decide(each).action is Action.ESCALATE) for each in trained.observations]
@@ -217,7 +217,7 @@ def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"token_price": 0.001}, "token_price 0.0008, not 0.001"),
+        ({"large_token_price": 0.001}, "large_token_price 0.0008, not 0.001"),
         ({"batches": 9}, "batches 8, not 9"),
         ({"seed": 1}, "seed 0, not 1"),
         ({"problems": 64}, "problems 128, not 64"),
