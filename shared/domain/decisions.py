@@ -42,6 +42,8 @@ class Observation:
     """PRM scores of the accepted steps, aligned with them; `None` where the PRM has given no usable number (yet)."""
     previous_authors: tuple[Author, ...] = ()
     """Authors of the accepted steps, aligned with them; empty in observations stored before the field existed."""
+    previous_tokens: tuple[int, ...] = ()
+    """Tokens of the accepted steps, aligned with them; empty in observations stored before the field existed."""
     following_scores: tuple[float | None, ...] = ()
     """PRM scores of the drafts after this one, if the policy decides whole solutions; otherwise empty."""
     draft_tokens: int | None = None

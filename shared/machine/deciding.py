@@ -177,6 +177,7 @@ def _observe(state: State, ready: ScoredDraft | None) -> Observation:
         score=ready.score if ready else None,
         previous_scores=tuple(step.score for step in state.steps),
         previous_authors=tuple(step.author for step in state.steps),
+        previous_tokens=tuple(step.tokens for step in state.steps),
         following_scores=tuple(each.score for each in state.chain[1:]) if state.options.plan.decides_whole else (),
         draft_tokens=draft.tokens if draft else None,
         mean_logprob=draft.mean_logprob if draft else None,

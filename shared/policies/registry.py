@@ -1,4 +1,4 @@
-"""The policies that a submission can name. To add one, add it to `KINDS`."""
+"""The policies that a submission can name. To add one, add it to `POLICIES`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,16 @@ from shared.errors import PermanentError
 from shared.policies.baselines import LargeOnly, Random, SmallOnly
 from shared.policies.cascade import Cascade
 from shared.policies.confidence import Confidence
+from shared.policies.learned.aggregate import AggregatePolicy
+from shared.policies.learned.sequence import SequencePolicy
 from shared.policies.policy import Policy
 from shared.policies.pomdp.policy import Pomdp
 from shared.policies.threshold import Threshold
 from shared.policies.wrapping import Routing
 
-KINDS: Sequence[type[Policy]] = (Threshold, Pomdp, Confidence, Cascade, SmallOnly, LargeOnly, Random)
+KINDS: Sequence[type[Policy]] = (
+    Threshold, AggregatePolicy, SequencePolicy, Pomdp, Confidence, Cascade, SmallOnly, LargeOnly, Random,
+)  # fmt: skip
 
 POLICIES: Mapping[str, type[Policy]] = {kind.name: kind for kind in KINDS}
 

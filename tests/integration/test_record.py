@@ -116,6 +116,7 @@ def test_a_decision_records_what_was_seen_what_was_chosen_and_what_chose(databas
         "score": 0.75,
         "previous_scores": [0.9, 0.5],
         "previous_authors": ["small", "large"],
+        "previous_tokens": [5, 5],
         "following_scores": [],
         "draft_tokens": 5,
         "mean_logprob": None,

@@ -85,6 +85,9 @@ class Observation(BaseModel):
     previous_authors: list[Author] = Field(
         description="Authors of the accepted steps, one for each step; empty in records of older versions."
     )
+    previous_tokens: list[int] = Field(
+        description="Numbers of tokens of the accepted steps, one for each step; empty in records of older versions."
+    )
     following_scores: list[float | None] = Field(
         description="PRM scores of the drafts after this one, if the policy decides whole solutions; otherwise empty."
     )

@@ -133,9 +133,7 @@ async def read_completion(response: httpx2.Response, *, streamed: Callable[[int]
     logprobs: list[float | None] = []
     tokens = 0
     async for data in _events(response):
-        chunk = _Chunk.model_validate_json(data)
-        if chunk.error is not None:
-            raise IncompleteAnswer("The model's server failed while it was writing; check its log.")
+        chunk = _read_chunk(data)
         usage = chunk.usage or usage
         tokens += any(choice.content for choice in chunk.choices)
         streamed(tokens if usage is None or usage.completion_tokens is None else usage.completion_tokens)
@@ -155,6 +153,13 @@ async def read_completion(response: httpx2.Response, *, streamed: Callable[[int]
         cached_tokens=usage.cached_tokens,
         logprobs=_usable(logprobs),
     )
+
+
+def _read_chunk(data: str) -> _Chunk:
+    chunk = _Chunk.model_validate_json(data)
+    if chunk.error is not None:
+        raise IncompleteAnswer("The model's server failed while it was writing; check its log.")
+    return chunk
 
 
 def _usable(logprobs: Sequence[float | None]) -> Sequence[float] | None:

@@ -61,8 +61,9 @@ def add_decision(database: Database, problem_id: str, **values: Any) -> None:
     step = values["step"]
     observation = {
         "step": step, "score": 0.25, "previous_scores": [0.5, None, 0.75][:step],
-        "previous_authors": ["small", "large", "small"][:step], "draft_tokens": 5, "is_final": False, "large_out": 3,
-        "seed": 2**53, "question_digest": "0123456789abcdef", "following_scores": [0.875],
+        "previous_authors": ["small", "large", "small"][:step], "previous_tokens": [4, 3, 4][:step],
+        "draft_tokens": 5, "is_final": False, "large_out": 3, "seed": 2**53, "question_digest": "0123456789abcdef",
+        "following_scores": [0.875],
     }  # fmt: skip
     row = {
         "problem_id": UUID(problem_id), "epoch": 0, "decided_at": datetime.now(UTC), "decided_by": "policy",

@@ -127,6 +127,7 @@ def test_a_decision_shows_what_was_seen_chosen_and_by_which_policy(api: TestClie
             "score": 0.25,
             "previous_scores": [0.5, None, 0.75],
             "previous_authors": ["small", "large", "small"],
+            "previous_tokens": [4, 3, 4],
             "following_scores": [0.875],
             "draft_tokens": 5,
             "mean_logprob": None,
@@ -171,6 +172,7 @@ def test_a_decision_of_an_earlier_version_shows_the_defaults_of_what_was_not_sto
     assert shown["observation"]["score"] == 0.5
     assert shown["observation"]["following_scores"] == []
     assert shown["observation"]["previous_authors"] == []
+    assert shown["observation"]["previous_tokens"] == []
 
 
 def test_a_decision_without_a_draft_or_a_score_shows_neither(api: TestClient, database: Database) -> None:

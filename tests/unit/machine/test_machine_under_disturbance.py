@@ -292,12 +292,14 @@ def test_replaying_the_decisions_rebuilds_the_trajectory(
     scored: list[float | None] = []
     for record in state.decisions:
         observation = record.observation
-        if policy.plan.takes_over:  # The PRM scores large steps with the next draft, if one follows.
+        # The PRM scores large steps with the next draft that has words, if one follows.
+        if policy.plan.takes_over or (record.draft is not None and record.draft.is_degenerate):
             seen = zip(observation.previous_scores, scored, strict=True)
             assert all(score in (None, final) for score, final in seen)
         else:
             assert observation.previous_scores == tuple(scored)
         assert observation.previous_authors == tuple(step.author for step in state.steps[: record.step])
+        assert observation.previous_tokens == tuple(step.tokens for step in state.steps[: record.step])
         assert record.policy == policy.version
         if record.decided_by is DecidedBy.POLICY:
             assert policy.decide(observation) == record.decision

@@ -105,6 +105,7 @@ def test_a_bad_draft_is_replaced_by_a_large_step_whose_score_the_next_decision_s
     state = feed(state, scored(draft, scores=(1.0,), prefix_scores=(0.75,), epoch=1))
     assert state.decisions[-1].observation.previous_scores == (0.75,)
     assert state.decisions[-1].observation.previous_authors == (Author.LARGE,)
+    assert state.decisions[-1].observation.previous_tokens == (5,)
     assert state.decisions[-1].observation.large_out == 5
     assert [step.score for step in state.steps] == [0.75, 1.0]
     assert (state.ledger.small_discarded, state.ledger.small_kept, state.ledger.large_out) == (5, 5, 5)

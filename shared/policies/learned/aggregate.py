@@ -1,0 +1,73 @@
+"""TRIM-Agg: a small network over five numbers that summarise the solution so far (TRIM paper, section 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+
+from shared.domain.decisions import Observation
+from shared.policies.artefact import Artefact
+from shared.policies.learned.layers import WIDTH, Actor, Hidden
+from shared.policies.learned.policy import LearnedPolicy
+
+TOKENS_UNIT = 300
+"""Tokens of a step that count as 1."""
+
+STEPS_UNIT = 30
+"""Index of a step that counts as 1, whatever the maximum number of steps is."""
+
+
+def features(observation: Observation) -> tuple[float, float, float, float, float]:
+    """Summarise an observation: least and product of the earlier scores, score, tokens and index of the draft.
+
+    Earlier steps without a score are left out. A draft without a score counts as 0, and without tokens as empty; the
+    service decides such drafts by rule.
+    """
+    return (
+        observation.min_previous,
+        observation.product_previous,
+        observation.score or 0.0,
+        (observation.draft_tokens or 0) / TOKENS_UNIT,
+        min(1.0, observation.step / STEPS_UNIT),
+    )
+
+
+FEATURES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class AggregateNetwork:
+    """Two hidden layers and the actor. The critic, which has a head like the actor's, is needed only for training."""
+
+    first: Hidden
+    second: Hidden
+    actor: Actor
+
+    @classmethod
+    def read(cls, artefact: Artefact) -> Self:
+        """Read the network.
+
+        Raises:
+            BadArtefact: An array is missing or has another shape.
+        """
+        return cls(
+            Hidden.read(artefact, "first", FEATURES), Hidden.read(artefact, "second", WIDTH), Actor.read(artefact)
+        )
+
+    def __call__(self, observation: Observation) -> float:
+        """Return the probability of escalation."""
+        return self.actor(self.second(self.first(np.array(features(observation), dtype=np.float32))))
+
+
+class AggregatePolicy(LearnedPolicy):
+    """Escalate where a small network expects that it pays (TRIM-Agg, section 4 of the TRIM paper).
+
+    The network sees the least and the product of the earlier PRM scores, and score, tokens and index of the draft.
+    """
+
+    name: ClassVar[str] = "aggregate"
+
+    def _read(self, artefact: Artefact) -> AggregateNetwork:
+        return AggregateNetwork.read(artefact)
