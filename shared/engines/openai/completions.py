@@ -155,7 +155,7 @@ async def read_completion(response: httpx2.Response, *, streamed: Callable[[int]
     )
 
 
-def _read_chunk(data: str) -> _Chunk:
+def _read_chunk(data: bytes) -> _Chunk:
     chunk = _Chunk.model_validate_json(data)
     if chunk.error is not None:
         raise IncompleteAnswer("The model's server failed while it was writing; check its log.")
