@@ -134,7 +134,7 @@ class SequenceNetwork(Network):
 
     def encode(self, observations: Sequence[Observation]) -> Inputs:
         """Return score and tokens of each step, (N, T, 2), padded on the right, and the index of each draft, (N,)."""
-        steps = [torch.tensor(sequence.tokens(each)) for each in observations]
+        steps = [torch.tensor(sequence.inputs(each)).T for each in observations]
         last = torch.tensor([len(each) - 1 for each in steps])
         return torch.nn.utils.rnn.pad_sequence(steps, batch_first=True), last
 

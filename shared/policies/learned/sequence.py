@@ -6,7 +6,6 @@ The paper gives no sizes; docs/decisions/0019 has the choices and their reasons.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import ClassVar, Self
 
 import numpy as np
@@ -19,7 +18,7 @@ from shared.policies.learned.policy import LearnedPolicy
 
 LAYERS = 2
 HEADS = 4
-WIDE = 128
+WIDE = 64
 """Width of the feed-forward layers."""
 
 WINDOW = 30
@@ -28,16 +27,17 @@ WINDOW = 30
 _SIZE = WIDTH // HEADS
 
 
-def tokens(observation: Observation) -> list[tuple[float, float]]:
-    """List score and scaled number of tokens of each step in the window, the draft's last.
+def inputs(observation: Observation) -> tuple[list[float], list[float]]:
+    """Return the scores and the scaled numbers of tokens of the steps in the window, the draft's last.
 
     An earlier step without a score counts as 1, which changes neither the least score nor the product. A draft without
     a score counts as 0; the service decides it by rule. Unknown numbers of tokens count as 0.
     """
-    earlier = zip_longest(observation.previous_scores, observation.previous_tokens)
-    steps = [(1.0 if score is None else score, (count or 0) / TOKENS_UNIT) for score, count in earlier]
-    steps.append((observation.score or 0.0, (observation.draft_tokens or 0) / TOKENS_UNIT))
-    return steps[-WINDOW:]
+    earlier = observation.previous_scores[1 - WINDOW :]
+    counts = observation.previous_tokens[1 - WINDOW :] or (0,) * len(earlier)
+    scores = [1.0 if score is None else score for score in earlier]
+    tokens = [count / TOKENS_UNIT for count in (*counts, observation.draft_tokens or 0)]
+    return [*scores, observation.score or 0.0], tokens
 
 
 def positions() -> Array:
@@ -105,8 +105,10 @@ class Layer:
         # Split into heads: (HEADS, rows, size).
         queries = (normed[-newest:] @ self.query).reshape(newest, HEADS, _SIZE).swapaxes(0, 1)
         keys, values = (normed @ self.key_value).reshape(count, 2, HEADS, _SIZE).transpose(1, 2, 0, 3)
-        attention = queries @ keys.swapaxes(1, 2) + _UNSEEN[count - newest : count, :count]
-        attention = np.exp(attention - attention.max(-1, keepdims=True))
+        attention = queries @ keys.swapaxes(1, 2)
+        attention += _UNSEEN[count - newest : count, :count]
+        attention -= attention.max(-1, keepdims=True)
+        np.exp(attention, out=attention)
         mixed = attention @ values / attention.sum(-1, keepdims=True)
         x = x[-newest:] + mixed.swapaxes(0, 1).reshape(newest, WIDTH) @ self.mix
         deeper: Array = x + np.maximum(norm(x) @ self.widen, 0) @ self.narrow
@@ -142,7 +144,7 @@ class SequenceNetwork:
 
     def __call__(self, observation: Observation) -> float:
         """Return the probability of escalation."""
-        steps = np.array(tokens(observation), dtype=np.float32)
+        steps = np.array(inputs(observation), dtype=np.float32).T
         x = self.embed(steps) + _POSITIONS[: len(steps)]
         for layer in self.layers[:-1]:
             x = layer(x, len(x))

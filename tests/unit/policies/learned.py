@@ -42,7 +42,7 @@ _HEADS = (
     | _linear("critic.out", 64, 1)
 )
 _LAYER = {
-    "query": (64, 64), "key": (64, 64), "value": (64, 64), "mix": (64, 64), "widen": (128, 64), "narrow": (64, 128)
+    "query": (64, 64), "key": (64, 64), "value": (64, 64), "mix": (64, 64), "widen": (64, 64), "narrow": (64, 64)
 }  # fmt: skip
 
 SHAPES: dict[str, dict[str, tuple[int, ...]]] = {

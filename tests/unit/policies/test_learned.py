@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from shared.domain.decisions import Action, Observation
+from shared.machine.state import State
 from shared.machine.transitions import apply
 from shared.policies.artefact import Artefact, BadArtefact
 from shared.policies.learned.aggregate import AggregatePolicy, features
-from shared.policies.learned.sequence import WINDOW, tokens
+from shared.policies.learned.policy import LearnedPolicy
+from shared.policies.learned.sequence import WINDOW, inputs
 from shared.store.rows import decision_values
-from tests.unit.machine.histories import START, answer, command_of, drafts_of, running, scored
+from tests.unit.machine.histories import PROBLEM_ID, START, answer, command_of, drafts_of, running, scored
 from tests.unit.policies.learned import CARD, GOLDEN, POLICIES, SHAPES, SOLUTIONS, arrays, artefact, fitted, solution
 
 FITTED = {name: fitted(name) for name in POLICIES}
@@ -25,12 +27,17 @@ FITTED = {name: fitted(name) for name in POLICIES}
 quick = settings(max_examples=50, deadline=None, derandomize=True, database=None)
 names = st.sampled_from(sorted(POLICIES))
 scores = st.none() | st.floats(0, 1)
+steps = st.lists(st.tuples(scores, st.integers(0, 4096)), max_size=40)
 observations = st.builds(
-    Observation,
-    step=st.integers(0, 40),
+    lambda steps, are_tokens_known, **seen: Observation(
+        step=len(steps),
+        previous_scores=tuple(score for score, _ in steps),
+        previous_tokens=tuple(tokens for _, tokens in steps) if are_tokens_known else (),
+        **seen,
+    ),
+    steps,
+    st.booleans(),
     score=scores,
-    previous_scores=st.lists(scores, max_size=40).map(tuple),
-    previous_tokens=st.lists(st.integers(0, 4096), max_size=40).map(tuple),
     draft_tokens=st.none() | st.integers(0, 4096),
 )
 
@@ -56,24 +63,24 @@ def test_the_sequence_network_sees_score_and_tokens_of_each_step() -> None:
     seen = Observation(
         step=2, score=0.75, previous_scores=(0.5, 0.25), previous_tokens=(300, 30), draft_tokens=150, large_out=30
     )
-    assert tokens(seen) == [(0.5, 1.0), (0.25, 0.1), (0.75, 0.5)]
+    assert inputs(seen) == ([0.5, 0.25, 0.75], [1.0, 0.1, 0.5])
 
 
 def test_a_missing_score_of_an_earlier_step_changes_nothing_and_one_of_the_draft_counts_as_wrong() -> None:
     seen = Observation(step=1, score=None, previous_scores=(None,), previous_tokens=(60,), draft_tokens=None)
-    assert tokens(seen) == [(1.0, 0.2), (0.0, 0.0)]
+    assert inputs(seen) == ([1.0, 0.0], [0.2, 0.0])
     assert features(seen) == (1.0, 1.0, 0.0, 0.0, 1 / 30)
 
 
 def test_steps_whose_tokens_were_not_recorded_count_as_empty() -> None:
     seen = Observation(step=2, score=0.75, previous_scores=(0.5, 0.25), draft_tokens=150)
-    assert tokens(seen) == [(0.5, 0.0), (0.25, 0.0), (0.75, 0.5)]
+    assert inputs(seen) == ([0.5, 0.25, 0.75], [0.0, 0.0, 0.5])
 
 
 def test_the_sequence_network_sees_the_latest_steps_of_a_long_solution() -> None:
     [*_, last] = solution(WINDOW + 5)
     other = replace(last, previous_scores=(0.5,) * 5 + last.previous_scores[5:])
-    assert len(tokens(last)) == WINDOW
+    assert [len(each) for each in inputs(last)] == [WINDOW, WINDOW]
     assert FITTED["sequence"].decide(last) == FITTED["sequence"].decide(other)
     within = replace(last, previous_scores=last.previous_scores[:5] + (0.0,) * (WINDOW - 1))
     assert FITTED["sequence"].decide(last) != FITTED["sequence"].decide(within)
@@ -97,7 +104,7 @@ def test_the_aggregate_network_has_the_parameters_of_the_released_code() -> None
 
 
 def test_the_sequence_network_has_two_layers_and_the_same_heads() -> None:
-    layer = 4 * 64 * 64 + 2 * 64 * 128
+    layer = 6 * 64 * 64
     heads = 2 * (64 * 64 + 64 + 2 * 64) + (64 * 2 + 2) + (64 + 1)
     assert sum(array.size for array in arrays("sequence").values()) == (2 * 64 + 64) + 2 * layer + heads
 
@@ -201,7 +208,22 @@ def test_an_artefact_that_does_not_fit_is_refused_in_one_sentence(made: Artefact
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
 def test_a_decision_is_repeated_from_its_stored_row(name: str) -> None:
-    policy, state = FITTED[name], running()
+    taken = set[Action]()
+    for policy in SHARES[name]:
+        for record in decided_by(policy).decisions:
+            row = decision_values(PROBLEM_ID, record)
+            again = policy.decide(TypeAdapter(Observation).validate_json(row["observation"]))
+            assert (again.action, again.reason, again.value, again.compared_with) == (
+                row["action"], row["reason"], row["value"], row["compared_with"],
+            )  # fmt: skip
+            assert policy.version.parameters_digest == row["policy_digest"]
+            taken.add(again.action)
+    assert taken == set(Action)
+
+
+def decided_by(policy: LearnedPolicy) -> State:
+    """Have a policy decide five drafts."""
+    state = running()
     for score in (0.9, 0.2, 0.7, 0.1, 0.95):
         command = command_of(state)
         (draft,) = drafts_of(command, f"{score} so far", tokens=int(score * 100))
@@ -209,11 +231,5 @@ def test_a_decision_is_repeated_from_its_stored_row(name: str) -> None:
         state = apply(state, event, policy=policy, now=START)
         if state.is_escalating:
             state = answer(state, "written by the large model")
-    assert {each.decision.action for each in state.decisions} == set(Action)
-    for record in state.decisions:
-        row = decision_values(state.problem_id, record)
-        again = policy.decide(TypeAdapter(Observation).validate_json(row["observation"]))
-        assert (again.action, again.reason, again.value, again.compared_with) == (
-            row["action"], row["reason"], row["value"], row["compared_with"],
-        )  # fmt: skip
-        assert policy.version.parameters_digest == row["policy_digest"]
+    assert len(state.decisions) == 5
+    return state
