@@ -53,6 +53,11 @@ CREATE TRIGGER policy_versions_immutable BEFORE UPDATE OR DELETE ON policy_versi
 FOR EACH ROW EXECUTE FUNCTION refuse_policy_change()
 """
 
+POLICY_VERSIONS_NEVER_TRUNCATED = """
+CREATE TRIGGER policy_versions_never_truncated BEFORE TRUNCATE ON policy_versions
+FOR EACH STATEMENT EXECUTE FUNCTION refuse_policy_change()
+"""
+
 
 def upgrade() -> None:
     """Apply."""
@@ -81,6 +86,7 @@ def upgrade() -> None:
     )
     op.execute(REFUSE_POLICY_CHANGE)
     op.execute(POLICY_VERSIONS_IMMUTABLE)
+    op.execute(POLICY_VERSIONS_NEVER_TRUNCATED)
     op.add_column("problems", sa.Column("policy_version", sa.Integer(), nullable=True))
     op.add_column("decisions", sa.Column("policy_version", sa.Integer(), nullable=True))
     op.add_column("problems", sa.Column("policy_wrappers", postgresql.JSONB(), nullable=False, server_default="{}"))

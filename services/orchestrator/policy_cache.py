@@ -7,10 +7,12 @@ needs one which is not here yet raises `NotLoaded`, and is repeated once it is l
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final, TypeVar
 
-from shared.domain.options import PolicyChoice
+from shared.domain.options import PolicyChoice, Wrappers
 from shared.errors import PermanentError
 from shared.policies.artefact import Artefact, BadArtefact
 from shared.policies.policy import FittedPolicy
@@ -19,9 +21,12 @@ from shared.policies.wrapping import Routing
 from shared.store.port import Store
 
 SIZE: Final = 1024
-"""Maximum number of policies that are kept."""
+"""Maximum number of policies, and of fitted ones, that are kept."""
 
 T = TypeVar("T")
+
+_Key = tuple[str, str, Wrappers, int | None]
+"""Name, parameters as JSON, wrappers and version of a policy."""
 
 
 class NotLoaded(Exception):
@@ -33,11 +38,13 @@ class NotLoaded(Exception):
 
 
 class PolicyCache:
-    """Keeps the policies of one store that were built last. Threads may share it."""
+    """Keeps the fitted policies of one store that were loaded last. Threads may share it."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._known: dict[str, Routing | PermanentError] = {}
+        self._fitted: dict[_Key, Routing] = {}
+        self._changing = threading.Lock()
+        self._thread = _Errors()
 
     def routing_of(self, choice: PolicyChoice) -> Routing:
         """Return what a problem's submitter chose, as this version of the code decides. Reads nothing.
@@ -49,44 +56,52 @@ class PolicyCache:
             BadArtefact: The policy's artefact is missing, damaged or another policy's.
         """
         key = _key(choice)
-        known = self._known.get(key)
-        if known is None:
-            raise NotLoaded(choice)
-        if isinstance(known, PermanentError):
-            # Forgotten, so that a later problem finds an artefact that was registered meanwhile.
-            self._known.pop(key, None)
-            raise known
-        return known
-
-    def load(self, choice: PolicyChoice) -> None:
-        """Build a policy, so that `routing_of` returns it or raises what is wrong with it.
-
-        Raises:
-            RetryableError: The store is unavailable.
-        """
-        made: Routing | PermanentError
-        try:
-            made = self._build(choice)
-        except PermanentError as error:
-            made = error
-        self._known[_key(choice)] = made
-        while len(self._known) > SIZE:
-            self._known.pop(next(iter(self._known)), None)
-
-    def loading(self, work: Callable[[], T]) -> T:
-        """Run a transaction, and repeat it after loading each policy that it needs."""
-        while True:
-            try:
-                return work()
-            except NotLoaded as missing:
-                self.load(missing.choice)
-
-    def _build(self, choice: PolicyChoice) -> Routing:
-        routing = build_routing(choice.name, choice.parameters, choice.wrappers)
+        routing = _build(*key[:3])
         if not isinstance(routing.policy, FittedPolicy):
             return routing
         if choice.version is None:
             raise BadParameters(f"The policy {choice.name!r} decides with an artefact, and none was chosen.")
+        if (error := self._thread.errors.get(key)) is not None:
+            raise error
+        if (fitted := self._fitted.get(key)) is None:
+            raise NotLoaded(choice)
+        return fitted
+
+    def loading(self, work: Callable[[], T]) -> T:
+        """Run a transaction, and repeat it after loading each policy that it needs.
+
+        What is wrong with an artefact is remembered until the transaction is done: a later one may find it mended.
+        """
+        try:
+            while True:
+                try:
+                    return work()
+                except NotLoaded as missing:
+                    self.load(missing.choice)
+        finally:
+            self._thread.errors.clear()
+
+    def load(self, choice: PolicyChoice) -> None:
+        """Load a policy, so that `routing_of` returns it or raises what is wrong with its artefact.
+
+        Raises:
+            RetryableError: The store is unavailable.
+        """
+        key = _key(choice)
+        try:
+            fitted = self._fit(choice)
+        except PermanentError as error:
+            self._thread.errors[key] = error
+            return
+        with self._changing:
+            self._fitted[key] = fitted
+            while len(self._fitted) > SIZE:
+                del self._fitted[next(iter(self._fitted))]
+
+    def _fit(self, choice: PolicyChoice) -> Routing:
+        routing = _build(*_key(choice)[:3])
+        assert isinstance(routing.policy, FittedPolicy), "a policy without an artefact is never loaded"
+        assert choice.version is not None, "a policy without a version is never loaded"
         encoded = self._store.read_artefact(choice.name, choice.version)
         if encoded is None:
             raise BadArtefact(f"The policy {choice.name!r} has no version {choice.version}.")
@@ -94,5 +109,17 @@ class PolicyCache:
         return Routing(routing.policy.fitted(artefact), routing.wrappers, choice.version)
 
 
-def _key(choice: PolicyChoice) -> str:
-    return json.dumps([choice.name, choice.version, dict(choice.parameters), repr(choice.wrappers)], sort_keys=True)
+class _Errors(threading.local):
+    """What a thread could not load for the transaction at hand."""
+
+    def __init__(self) -> None:
+        self.errors: dict[_Key, PermanentError] = {}
+
+
+def _key(choice: PolicyChoice) -> _Key:
+    return choice.name, json.dumps(dict(choice.parameters), sort_keys=True), choice.wrappers, choice.version
+
+
+@lru_cache(maxsize=SIZE)
+def _build(name: str, parameters: str, wrappers: Wrappers) -> Routing:
+    return build_routing(name, json.loads(parameters), wrappers)

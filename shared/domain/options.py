@@ -74,7 +74,7 @@ class Wrappers:
     """How a policy is applied, whichever it is."""
 
     budget: int | None = None
-    """Large-model tokens that the problem may use; `None` is no limit. Once they are spent, drafts are accepted."""
+    """Large-model tokens that the problem may use; `None` is no limit. Where it has no room, drafts are accepted."""
     take_over: bool = False
     """After the first escalation the large model writes the rest of the solution."""
     epsilon: float = 0.0

@@ -194,9 +194,9 @@ class ScriptedGenerator:
             text = scripted.text(self._author)
             words = text.split()
             finish = Finish.ENDED if index + 1 >= length else Finish.SEPARATOR
-            if len(words) > request.max_step_tokens:
+            if len(words) >= request.max_step_tokens:
                 text, finish = " ".join(words[: request.max_step_tokens]), Finish.LENGTH
-            tokens = min(len(words), request.max_step_tokens) + 1
+            tokens = min(len(words) + 1, request.max_step_tokens)
             self._delays.wait(
                 scripted.delay_ms(self._author),
                 request.step_timeout_s,

@@ -17,7 +17,7 @@ def next_commands(state: State) -> tuple[Command | CancelWork, ...]:
     if request is None or request.failed_at_step is not None:
         return ()
     generate = _generate(state, request)
-    if state.is_escalating and state.options.lookahead != 0:
+    if state.is_escalating and (state.options.lookahead != 0 or state.options.plan.decides_whole):
         return cancel, generate
     return (generate,)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from shared.domain.decisions import Action, DecidedBy, Decider, Decision, DecisionRecord, Observation
@@ -50,8 +51,9 @@ def _is_decidable(state: State, ready: ScoredDraft) -> bool:
     if not plan.decides_whole:
         return _is_judged(ready) or not plan.scores
     chain, request = state.chain, state.request
-    # After a failure no more drafts arrive, until those that are here are decided.
-    is_cut = request is not None and request.failed_at_step == len(state.steps) + len(chain)
+    # After a failure no more drafts arrive, until those that are here are decided. Without a request all had arrived
+    # before, so the rest was lost on the way to its scores.
+    is_cut = request is None or request.failed_at_step == len(state.steps) + len(chain)
     return (is_cut or is_complete(state)) and all(_is_judged(each) for each in chain)
 
 
@@ -64,12 +66,15 @@ def _take_small(state: State, ready: ScoredDraft, *, policy: Decider, now: datet
     draft = ready.draft
     if (foreign := _foreign(policy, ready)) is not None:
         return fail(state, foreign, now=now)
+    needed = _rewrite_tokens(state, draft)
     observation, state = _observe(state, ready), _without(state, ready)
     decision = _rule(state, ready)
     decided_by = DecidedBy.POLICY if decision is None else DecidedBy.RULE
     decision = decision or policy.decide(observation)
-    if decision.action is Action.ESCALATE and not state.can_pay_large(max(1, draft.tokens)):
-        decision, decided_by = _budget_spent(state), DecidedBy.RULE
+    if not state.can_pay_large(needed):
+        if decision.action is Action.ESCALATE:
+            decision, decided_by = _budget_spent(state), DecidedBy.RULE
+        decision = replace(decision, propensity=1.0)
     state = _record(state, ready, observation, decision, decided_by=decided_by, policy=policy, now=now)
     if decision.action is Action.ACCEPT:
         return _append(state, draft, score=ready.score, now=now)
@@ -106,12 +111,20 @@ def _without(state: State, decided: ScoredDraft) -> State:
 
 
 def _budget_spent(state: State) -> Decision:
-    """Return the decision in place of an escalation that the budget has no room for.
-
-    A rewrite is expected to be about as long as the draft: with less left it would be cut off.
-    """
+    """Return the decision in place of an escalation that the budget has no room for."""
     budget = state.options.plan.large_budget
     return Decision(action=Action.ACCEPT, reason="budget_spent", value=state.large_spent, compared_with=budget)
+
+
+def _rewrite_tokens(state: State, draft: Draft) -> int:
+    """Return the tokens that a rewrite is expected to take: those of the draft, or of the whole solution.
+
+    With less left of the budget, it would be cut off. For a whole solution the number is the same at each of its steps,
+    so that all of them are decided alike.
+    """
+    if state.options.plan.decides_whole:
+        return state.tokens + sum(each.draft.tokens for each in state.chain)
+    return max(1, draft.tokens)
 
 
 def _rule(state: State, ready: ScoredDraft) -> Decision | None:

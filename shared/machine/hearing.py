@@ -54,9 +54,13 @@ def hear_failure(state: State, event: WorkFailed, *, policy: Decider, now: datet
         return state
     state = state.evolve(booked=state.booked | {event.id})
     if state.chain or event.step > len(state.steps):
-        state = state.evolve(request=state.request and replace(state.request, failed_at_step=event.step))
-        # No draft may follow, so a plan that waits for all of them decides those that are here.
-        return _decide(state, policy=policy, now=now) if state.options.plan.decides_whole else state
+        state = _mark_failed(state, event.step)
+        if not state.options.plan.decides_whole:
+            return state
+        # No draft may follow, so a plan that waits for all of them decides those that are here. If their scores are
+        # missing, it goes on waiting for these: another request now would be one that nobody counts.
+        decided = decide_ready(state, policy=policy, now=now)
+        return state if _place_of(decided) == _place_of(state) else _go_on(state, decided, policy=policy, now=now)
     return _judge_failure(state, event, now=now)
 
 
@@ -67,14 +71,30 @@ def hear_cancelled(state: State, event: WorkCancelled) -> State:
 
 def _decide(state: State, *, policy: Decider, now: datetime) -> State:
     """Decide what can be decided, and request what follows."""
-    before = len(state.steps), state.epoch
-    state = decide_ready(state, policy=policy, now=now)
+    return _go_on(state, decide_ready(state, policy=policy, now=now), policy=policy, now=now)
+
+
+def _go_on(before: State, state: State, *, policy: Decider, now: datetime) -> State:
+    """Request what follows after drafts were heard or decided."""
     if state.status.is_final:
         return state
-    if (len(state.steps), state.epoch) != before:
+    if _place_of(state) != _place_of(before):
         state = state.evolve(attempts=0)
     state = decide_before_draft(state.evolve(due_at=due(state, now)), policy=policy, now=now)
     return request_ahead(state, now=now)
+
+
+def _place_of(state: State) -> tuple[int, int]:
+    return len(state.steps), state.epoch
+
+
+def _mark_failed(state: State, step: int) -> State:
+    """Mark the first step that the present request will not bring."""
+    request = state.request
+    if request is None:
+        return state
+    known = step if request.failed_at_step is None else min(step, request.failed_at_step)
+    return state.evolve(request=replace(request, failed_at_step=known))
 
 
 def _judge_failure(state: State, event: WorkFailed, *, now: datetime) -> State:

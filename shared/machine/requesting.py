@@ -36,8 +36,6 @@ def request_steps(
         unscored_steps=_unscored(state) if author is Author.SMALL and start == len(state.steps) else 0,
         large_left=state.large_left if author is Author.LARGE else None,
     )
-    if request.max_steps < 1:
-        return state.evolve(request=None)
     return state.evolve(request=request, request_count=state.request_count + 1, due_at=request.expires_at)
 
 

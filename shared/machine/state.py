@@ -122,10 +122,12 @@ class State:
         budget = self.options.plan.large_budget
         return None if budget is None else max(0, budget - self.large_spent)
 
-    def can_pay_large(self, tokens: int = 1) -> bool:
-        """Tell whether the budget has room for this many more large-model tokens."""
+    def can_pay_large(self, tokens: int | None = None) -> bool:
+        """Tell whether the budget has room for this many more large-model tokens; by default for a mean step."""
         left = self.large_left
-        return left is None or left >= tokens
+        if left is None:
+            return True
+        return left >= max(1, self.tokens // max(1, len(self.steps)) if tokens is None else tokens)
 
     @property
     def chain(self) -> tuple[ScoredDraft, ...]:

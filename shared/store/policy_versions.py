@@ -155,6 +155,7 @@ def retire(session: Session, policy: str, version: int, *, now: datetime) -> Pol
     Raises:
         UnknownVersion: There is none of this number.
     """
+    session.execute(select(func.pg_advisory_xact_lock(_REGISTRATION_LOCK)))
     found = read_version(session, policy, version)
     if found.retired_at is None:
         found.retired_at, found.is_default = now, False

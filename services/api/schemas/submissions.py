@@ -70,8 +70,8 @@ class WrappersChoice(_Request):
         None,
         ge=0,
         le=MAX_SEED,
-        description="Number of large-model tokens that the problem may use; once they are spent, drafts are accepted. "
-        "Null is no limit.",
+        description="Number of large-model tokens that the problem may use; where it has no room for another step, "
+        "drafts are accepted. Null is no limit.",
     )
     take_over: bool = Field(
         default=False, description="Whether the large model writes the rest of the solution after the first escalation."

@@ -85,7 +85,9 @@ def test_a_registered_artefact_is_read_as_it_was(database: Database) -> None:
     assert Artefact.read(read.card, read.arrays).digest == made.digest
 
 
-@pytest.mark.parametrize("statement", ["UPDATE policy_versions SET arrays = ''", "DELETE FROM policy_versions"])
+@pytest.mark.parametrize(
+    "statement", ["UPDATE policy_versions SET arrays = ''", "DELETE FROM policy_versions", "TRUNCATE policy_versions"]
+)
 def test_a_version_never_changes(database: Database, statement: str) -> None:
     register(database, make("prm@1"))
     with pytest.raises(DBAPIError) as caught, database.session() as session:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -13,7 +14,7 @@ from shared.domain.status import CONTEXT_FULL, Status
 from shared.machine.commands import next_commands
 from shared.machine.state import ControlEvent, ProblemAdmitted, RequestOverdue, State, new_state
 from shared.machine.transitions import apply
-from shared.messages import ProblemEvent
+from shared.messages import CancelWork, ProblemEvent
 from tests.unit.machine.histories import (
     PROBLEM_ID,
     QUESTION,
@@ -91,6 +92,26 @@ def test_a_draft_is_accepted_where_the_budget_has_no_room_for_its_length() -> No
         Decision(action=Action.ACCEPT, reason="budget_spent", value=5, compared_with=9),
     )
     assert [step.author for step in state.steps] == [Author.LARGE, Author.SMALL]
+
+
+@pytest.mark.parametrize(("budget", "propensity"), [(5, 0.25), (4, 1.0)])
+def test_an_explored_decision_that_the_budget_leaves_no_choice_is_certain(budget: int, propensity: float) -> None:
+    accepted = Decision(action=Action.ACCEPT, reason="explored", propensity=0.25)
+    state = new_state(problem_id=PROBLEM_ID, question=QUESTION, options=Options(plan=Plan(large_budget=budget)))
+    policy = Deciding(lambda _: accepted)
+    state = apply(state, ProblemAdmitted(), policy=policy, now=START)
+    (draft,) = drafts_of(command_of(state), "one", tokens=5)
+    state = apply(state, scored(draft, scores=(0.9,)), policy=policy, now=START)
+    assert state.decisions[0].decision.propensity == propensity
+
+
+def test_a_step_is_not_begun_by_the_large_model_with_less_than_a_mean_step_left() -> None:
+    plan = Plan(skips_drafts=True, large_budget=9)
+    state = new_state(problem_id=PROBLEM_ID, question=QUESTION, options=Options(plan=plan))
+    policy = skipping(0, 1)
+    state = apply(state, ProblemAdmitted(), policy=policy, now=START)
+    state = apply(state, generated(*drafts_of(command_of(state), "one", tokens=5), epoch=1), policy=policy, now=START)
+    assert (command_of(state).author, state.large_left) == (Author.SMALL, 4)
 
 
 def test_without_a_budget_left_a_draft_that_the_policy_accepts_is_accepted_by_the_policy() -> None:
@@ -216,6 +237,67 @@ def test_a_failure_within_the_solution_has_the_drafts_before_it_decided(retryabl
     state = then(state, scored(first, second, scores=(0.9, 0.9)), failed(retryable=retryable, step=2))
     assert [step.text for step in state.steps] == ["one", "two"], "no further event may come"
     assert command_of(state).prefix == ("one", "two")
+
+
+def test_a_part_that_the_prm_cannot_score_costs_attempts_and_ends_the_problem() -> None:
+    """All drafts had arrived, so nothing was requested any more when the scores of the last ones failed."""
+    state = drafting_whole(limits=Limits(max_steps=4), lookahead=4, max_attempts=3)
+    for attempt in range(4):
+        command = command_of(state)
+        drafts = drafts_of(command, *[f"{attempt} {step}" for step in range(command.first_step, 4)])
+        good, lost = [each for each in drafts if each.index < 2], [each for each in drafts if each.index >= 2]
+        state = then(state, generated(*drafts))
+        if good:
+            state = then(state, scored(*good, scores=(0.9, 0.9)))
+        failure = failed(
+            retryable=True, name=f"{attempt}", step=2, request_number=command.request_number, lost=tuple(lost)
+        )
+        state = then(state, failure)
+        if state.status is not Status.RUNNING:
+            break
+        if attempt:
+            assert state.due_at is not None
+            state = apply(state, RequestOverdue(), policy=Deciding(least), now=state.due_at)
+    assert state.failure is not None
+    assert (len(state.steps), state.failure.code, attempt) == (2, "attempts_exhausted", 3)
+
+
+def test_a_failure_behind_a_draft_without_its_score_requests_nothing_by_itself() -> None:
+    state = drafting_whole(limits=Limits(max_steps=6))
+    first, second = drafts_of(command_of(state), "one", "two")
+    state = then(state, generated(first, second))
+    due_at = state.due_at
+    state = then(state, failed(retryable=True, step=1, lost=(second,)))
+    assert (next_commands(state), state.due_at) == ((), due_at)
+    state = then(state, scored(first, scores=(0.9,)))
+    assert ([step.text for step in state.steps], command_of(state).prefix) == (["one"], ("one",))
+
+
+def test_of_two_failures_the_earlier_step_counts() -> None:
+    state = drafting_whole(limits=Limits(max_steps=6))
+    first, second = drafts_of(command_of(state), "one", "two")
+    state = then(state, failed(retryable=True, step=1, lost=(second,)), failed(retryable=True, name="g", step=3))
+    state = then(state, scored(first, scores=(0.9,)))
+    assert command_of(state).prefix == ("one",)
+
+
+def test_a_solution_that_is_cut_short_and_escalated_cancels_what_is_still_written() -> None:
+    state = drafting_whole(limits=Limits(max_steps=6))
+    first, second = drafts_of(command_of(state), "bad", "lost")
+    state = then(state, scored(first, scores=(0.1,)), failed(retryable=True, step=1, lost=(second,)))
+    assert next_commands(state)[0] == CancelWork(problem_id=PROBLEM_ID, epoch=1)
+
+
+def test_a_whole_solution_is_accepted_where_the_budget_has_no_room_for_all_of_it() -> None:
+    plan = Plan(decides_whole=True, takes_over=True, large_budget=44)
+    state = new_state(problem_id=PROBLEM_ID, question=QUESTION, options=Options(plan=plan, limits=Limits(max_steps=3)))
+    state = then(state, ProblemAdmitted())
+    drafts = [
+        replace(draft, tokens=tokens)
+        for draft, tokens in zip(drafts_of(command_of(state), "a", "b", "c"), (20, 5, 20), strict=True)
+    ]
+    state = then(state, scored(*drafts, scores=(0.1, 0.1, 0.1)))
+    assert reasons(state) == [(step, "rule", "budget_spent") for step in range(3)]
 
 
 # --- steps without a draft --------------------------------------------------------------------------------------------

@@ -99,16 +99,22 @@ DAMAGED = replace(artefact().encoded, arrays=b"nothing of the kind")
         (CHOICE, DAMAGED, BadArtefact),
     ],
 )
-def test_what_is_wrong_with_a_policy_is_raised_once_and_looked_up_again_later(
+def test_what_is_wrong_with_a_policy_is_raised_by_every_transaction_that_needs_it(
     choice: PolicyChoice, found: EncodedArtefact | None, expected: type[PermanentError]
 ) -> None:
     cache = PolicyCache(WithoutArtefacts(found))
     for _ in range(2):
-        with pytest.raises(NotLoaded):
-            cache.routing_of(choice)
-        cache.load(choice)
         with pytest.raises(expected):
-            cache.routing_of(choice)
+            cache.loading(lambda: cache.routing_of(choice))
+
+
+def test_an_artefact_that_was_missing_is_looked_up_again_in_the_next_transaction() -> None:
+    store = WithoutArtefacts(None)
+    cache = PolicyCache(store)
+    with pytest.raises(BadArtefact):
+        cache.loading(lambda: cache.routing_of(CHOICE))
+    store.found = artefact().encoded
+    assert cache.loading(lambda: cache.routing_of(CHOICE)).number == CHOICE.version
 
 
 def test_a_policy_is_read_once_and_returned_until_many_others_were_built(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,8 +124,9 @@ def test_a_policy_is_read_once_and_returned_until_many_others_were_built(monkeyp
     first = cache.loading(lambda: cache.routing_of(CHOICE))
     store.found = None
     assert cache.loading(lambda: cache.routing_of(CHOICE)) is first
-    for threshold in (0.1, 0.2):
-        cache.load(PolicyChoice(name="threshold", revision=1, parameters={"threshold": threshold}))
+    store.found = artefact().encoded
+    for version in (7, 8):
+        cache.load(replace(CHOICE, version=version))
     with pytest.raises(NotLoaded):
         cache.routing_of(CHOICE)
 
@@ -131,6 +138,27 @@ def test_a_store_out_of_reach_is_no_fault_of_the_policy() -> None:
         cache.loading(lambda: cache.routing_of(CHOICE))
     store.found = artefact().encoded
     assert cache.loading(lambda: cache.routing_of(CHOICE)).number == 3
+
+
+UNBUILDABLE = {
+    "unknown": PolicyChoice(name="of-a-newer-version", revision=1, parameters={}),
+    "refused": replace(CHOICE, parameters={"belief": "of a newer version"}),
+    "missing": replace(CHOICE, version=9),
+}
+
+
+@pytest.mark.parametrize("choice", UNBUILDABLE.values(), ids=UNBUILDABLE)
+def test_many_problems_with_one_policy_that_cannot_be_built_all_fail(choice: PolicyChoice) -> None:
+    service = simulate()
+    problems = [service.submit(f"What is {number}?", Pomdp().fitted(artefact()), Options()) for number in range(3)]
+    for problem_id in problems[:2]:
+        service.store.choose(problem_id, choice)
+    service.sweep()
+    service.store.choose(problems[2], choice)
+    while service.turn():
+        pass
+    failures = [service.state(problem_id).failure for problem_id in problems]
+    assert [failure and failure.code for failure in failures] == ["unreadable"] * 3
 
 
 def test_a_problem_whose_artefact_is_gone_fails_and_no_other() -> None:
