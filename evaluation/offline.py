@@ -6,11 +6,15 @@ than one point.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from evaluation.true_cost import recounted
 from shared.domain.artefacts import ModelIds
 from shared.domain.options import Limits, Options, Sampling, Wrappers
 from shared.engines.embedded.generator import EmbeddedGenerator
@@ -38,7 +42,9 @@ class Models:
     """Loaded models. Without a PRM, only policies that need no scores can run."""
 
     def __init__(self, small: Path, large: Path, prm: Path | None = None) -> None:
-        self._small = RememberingGenerator(EmbeddedGenerator(small))
+        small_engine = EmbeddedGenerator(small)
+        self._read = cache(small_engine.input_ids)
+        self._small = RememberingGenerator(small_engine)
         self._large = RememberingGenerator(EmbeddedGenerator(large))
         self.prm = RememberingScorer(EmbeddedScorer(prm)) if prm else None
 
@@ -63,6 +69,16 @@ class Models:
             raise RuntimeError("these models were loaded without a PRM")
         return ModelIds(small=self._small.model_id, large=self._large.model_id, prm=self.prm.model_id)
 
+    @contextmanager
+    def with_prm(self, prm: Path) -> Iterator[Self]:
+        """Yield the same models with another PRM; both share the generators, and all steps that these have written."""
+        other = copy(self)
+        other.prm = RememberingScorer(EmbeddedScorer(prm))
+        try:
+            yield other
+        finally:
+            other.prm.close()
+
     def solve(
         self,
         problems: Sequence[tuple[str, str]],
@@ -73,6 +89,8 @@ class Models:
         wrappers: Wrappers = UNWRAPPED,
     ) -> list[State]:
         """Solve problems with a policy; return them in their order as the service would store them.
+
+        Their ledgers have the input that engines without the memory of earlier runs compute.
 
         Args:
             problems: Question and reference of each.
@@ -95,4 +113,4 @@ class Models:
             for question, reference in problems
         ]
         service.run(threads=IN_FLIGHT)
-        return [service.state(problem_id) for problem_id in ids]
+        return [recounted(service.state(problem_id), self._read) for problem_id in ids]

@@ -48,9 +48,7 @@ class EmbeddedGenerator(EmbeddedEngine[_Writing]):
 
         A run of the model that is under way when the caller leaves gives the call no token.
         """
-        ids = self._model.encode_question(request.question)
-        for text in request.prefix:
-            ids += self._model.encode(text + SEPARATOR)
+        ids = self.input_ids(request.question, request.prefix)
         self._model.refuse_past(self._model.max_tokens - 1, ids)
         call = _Writing(
             problem_id=request.problem_id,
@@ -61,6 +59,13 @@ class EmbeddedGenerator(EmbeddedEngine[_Writing]):
             assembler=StepAssembler(request, meter),
         )
         yield from call.assembler.deliver(self._steps(call))
+
+    def input_ids(self, question: str, steps: Sequence[str]) -> list[int]:
+        """Encode a question and the steps after it, as a call that continues them begins."""
+        ids = self._model.encode_question(question)
+        for text in steps:
+            ids += self._model.encode(text + SEPARATOR)
+        return ids
 
     def _steps(self, call: _Writing) -> Generator[GeneratedStep, None, None]:
         with self._loop.submitted(call):
