@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 from shared.domain.decisions import Action
 from shared.domain.drafts import Draft, Finish
@@ -18,7 +19,7 @@ from shared.machine.state import State
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Computed:
-    """Tokens that each model computed, or their cost: output, and input that no cache held."""
+    """Tokens that each model computed, output and input that no cache held; or what they cost."""
 
     small: float
     prm: float
@@ -38,19 +39,18 @@ class Computed:
         """Sum over the models."""
         return self.small + self.prm + self.large
 
-    def priced(self, prices: Computed) -> Computed:
-        """Multiply each model's tokens by its price of one token."""
-        return Computed(
-            small=self.small * prices.small, prm=self.prm * prices.prm, large=self.large * prices.large
-        )
 
+def mean_cost(computed: Sequence[Computed], prices: Computed) -> Computed:
+    """Compute the mean cost of a problem by model.
 
-def mean(computed: Sequence[Computed]) -> Computed:
-    """Compute the mean over problems."""
+    Args:
+        computed: What the models computed for each problem.
+        prices: Price of one token of each model. A model's number of parameters gives its computation.
+    """
     return Computed(
-        small=sum(each.small for each in computed) / len(computed),
-        prm=sum(each.prm for each in computed) / len(computed),
-        large=sum(each.large for each in computed) / len(computed),
+        small=prices.small * fmean(each.small for each in computed),
+        prm=prices.prm * fmean(each.prm for each in computed),
+        large=prices.large * fmean(each.large for each in computed),
     )
 
 
