@@ -7,14 +7,13 @@ than one point.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from copy import copy
-from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from evaluation.true_cost import recounted
+from evaluation.counting import CountingGenerator, CountingScorer
 from shared.domain.artefacts import ModelIds
 from shared.domain.options import Limits, Options, Sampling, Wrappers
 from shared.engines.embedded.generator import EmbeddedGenerator
@@ -42,11 +41,14 @@ class Models:
     """Loaded models. Without a PRM, only policies that need no scores can run."""
 
     def __init__(self, small: Path, large: Path, prm: Path | None = None) -> None:
-        small_engine = EmbeddedGenerator(small)
-        self._read = cache(small_engine.input_ids)
-        self._small = RememberingGenerator(small_engine)
-        self._large = RememberingGenerator(EmbeddedGenerator(large))
-        self.prm = RememberingScorer(EmbeddedScorer(prm)) if prm else None
+        self._writers = EmbeddedGenerator(small), EmbeddedGenerator(large)
+        self._small, self._large = (RememberingGenerator(writer) for writer in self._writers)
+        self.load_prm(prm)
+
+    def load_prm(self, prm: Path | None) -> None:
+        """Load a PRM in place of the present one, which stays open."""
+        self._judge = EmbeddedScorer(prm) if prm else None
+        self.prm = RememberingScorer(self._judge) if self._judge else None
 
     def __enter__(self) -> Self:
         return self
@@ -73,11 +75,10 @@ class Models:
     def with_prm(self, prm: Path) -> Iterator[Self]:
         """Yield the same models with another PRM; both share the generators, and all steps that these have written."""
         other = copy(self)
-        other.prm = RememberingScorer(EmbeddedScorer(prm))
-        try:
+        other.load_prm(prm)
+        assert other.prm is not None
+        with closing(other.prm):
             yield other
-        finally:
-            other.prm.close()
 
     def solve(
         self,
@@ -90,7 +91,7 @@ class Models:
     ) -> list[State]:
         """Solve problems with a policy; return them in their order as the service would store them.
 
-        Their ledgers have the input that engines without the memory of earlier runs compute.
+        Their ledgers have what engines without the memory of earlier runs would compute.
 
         Args:
             problems: Question and reference of each.
@@ -103,14 +104,16 @@ class Models:
             RuntimeError: The policy needs scores, and there is no scorer.
             EngineDead: A model's engine crashed.
         """
-        scorer = scorer or self.prm
+        if scorer is None and self.prm is not None and self._judge is not None:
+            scorer = CountingScorer(self.prm, self._judge)
         if Routing(policy, wrappers).plan.scores and scorer is None:
             raise RuntimeError("these models were loaded without a PRM")
-        service = SimulatedService(Engines(small=self._small, large=self._large, prm=scorer), window=IN_FLIGHT)
+        small, large = map(CountingGenerator, (self._small, self._large), self._writers)
+        service = SimulatedService(Engines(small=small, large=large, prm=scorer), window=IN_FLIGHT)
         options = Options(limits=LIMITS, sampling=sampling, step_timeout_s=TIMEOUT_S)
         ids = [
             service.submit(question, policy, options, reference=reference, wrappers=wrappers)
             for question, reference in problems
         ]
         service.run(threads=IN_FLIGHT)
-        return [recounted(service.state(problem_id), self._read) for problem_id in ids]
+        return [service.state(problem_id) for problem_id in ids]

@@ -48,7 +48,9 @@ class EmbeddedGenerator(EmbeddedEngine[_Writing]):
 
         A run of the model that is under way when the caller leaves gives the call no token.
         """
-        ids = self.input_ids(request.question, request.prefix)
+        ids = self.question_ids(request.question)
+        for text in request.prefix:
+            ids += self.step_ids(text)
         self._model.refuse_past(self._model.max_tokens - 1, ids)
         call = _Writing(
             problem_id=request.problem_id,
@@ -60,12 +62,9 @@ class EmbeddedGenerator(EmbeddedEngine[_Writing]):
         )
         yield from call.assembler.deliver(self._steps(call))
 
-    def input_ids(self, question: str, steps: Sequence[str]) -> list[int]:
-        """Encode a question and the steps after it, as a call that continues them begins."""
-        ids = self._model.encode_question(question)
-        for text in steps:
-            ids += self._model.encode(text + SEPARATOR)
-        return ids
+    def step_ids(self, text: str) -> list[int]:
+        """Encode a finished step, as the model reads it before the next one."""
+        return self._model.encode(text + SEPARATOR)
 
     def _steps(self, call: _Writing) -> Generator[GeneratedStep, None, None]:
         with self._loop.submitted(call):
@@ -112,7 +111,7 @@ class EmbeddedGenerator(EmbeddedEngine[_Writing]):
         """
         call.answer(step)
         call.decoder.reset()
-        call.settled += self._model.encode(step.text + SEPARATOR)
+        call.settled += self.step_ids(step.text)
         if call.assembler.is_done or len(call.settled) >= self._model.max_tokens:
             self._batch.leave(call)
             call.is_over = True

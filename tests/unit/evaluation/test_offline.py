@@ -16,7 +16,7 @@ from recipe.problems.checker import first_error
 from recipe.problems.drawing import Split, draw
 from recipe.problems.story import problems_of
 from shared.cancellation import Cancellation
-from shared.domain.options import Options
+from shared.domain.options import Options, Wrappers
 from shared.domain.status import StopReason
 from shared.engines.embedded.generator import EmbeddedGenerator
 from shared.engines.embedded.scorer import EmbeddedScorer
@@ -24,6 +24,7 @@ from shared.engines.port import Meter, ScoringRequest
 from shared.machine.state import State
 from shared.policies.baselines import LargeOnly, Random, SmallOnly
 from shared.policies.threshold import Threshold
+from shared.policies.wrapping import UNWRAPPED
 from simulation.simulated_service import SimulatedService
 from simulation.workers import Engines
 from tests.unit.simulation.conftest import quiet  # noqa: F401 - a fixture
@@ -80,20 +81,31 @@ def test_the_exact_checker_scores_the_first_wrong_step_alone_as_wrong() -> None:
 
 
 def test_models_that_remember_book_what_engines_without_memory_compute(models: Models) -> None:
-    policies = [SmallOnly(), LargeOnly(), Threshold(threshold=0.5), Threshold(threshold=0.9999), Random(p=0.4)]
+    runs = [
+        (SmallOnly(), UNWRAPPED),
+        (LargeOnly(), UNWRAPPED),
+        (Threshold(threshold=0.5), UNWRAPPED),
+        (Threshold(threshold=0.9999), Wrappers(take_over=True)),
+        (Random(p=0.4), Wrappers(budget=60)),
+    ]
+    problems = PROBLEMS[:3]
     with ExitStack() as stack:
         engines = Engines(
             small=stack.enter_context(closing(EmbeddedGenerator(BUNDLED / "small"))),
             large=stack.enter_context(closing(EmbeddedGenerator(BUNDLED / "large"))),
             prm=stack.enter_context(closing(EmbeddedScorer(BUNDLED / "prm"))),
         )
-        # One service for all policies: an engine's cache must not know a problem's id from another policy.
-        service = SimulatedService(engines)
-        options = Options(limits=LIMITS, sampling=GREEDY)
-        ids = [service.submit(question, policy, options) for policy in policies for question, _ in PROBLEMS[:3]]
+        # One service for all runs: an engine's cache must not know a problem's id from another run.
+        service, options = SimulatedService(engines), Options(limits=LIMITS, sampling=GREEDY)
+        ids = [
+            service.submit(question, policy, options, wrappers=wrappers)
+            for policy, wrappers in runs
+            for question, _ in problems
+        ]
         service.run(threads=len(ids))
         computed = [service.state(problem_id).ledger for problem_id in ids]
-    assert [state.ledger for policy in policies for state in models.solve(PROBLEMS[:3], policy)] == computed
+    solved = [state for policy, wrappers in runs for state in models.solve(problems, policy, wrappers=wrappers)]
+    assert [state.ledger for state in solved] == computed
 
 
 def test_another_prm_scores_what_the_same_models_have_written(models: Models) -> None:
