@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 from typing import Any
 
 from evaluation.bootstrap import Interval, interval
 from evaluation.metrics import Baselines, Result, accuracy
+from evaluation.true_cost import Computed
+from shared.domain.ledger import Ledger
+from shared.domain.verdict import Verdict
 from shared.errors import TrimError
 
 
@@ -24,9 +28,16 @@ class ServiceDiffers(TrimError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered(Result):
-    """A result with the problem's answer."""
+    """A result with the problem's answer, and what its models computed."""
 
     answer: str | None
+    computed: Computed
+
+    @classmethod
+    def of(cls, *, verdict: str | None, answer: str | None, ledger: Ledger) -> Answered:
+        """Return the result of a problem that has ended."""
+        is_solved = verdict == Verdict.CORRECT
+        return cls(is_solved=is_solved, large_tokens=ledger.large_out, answer=answer, computed=Computed.of(ledger))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +82,11 @@ def _share_difference(service: Sequence[Result], offline: Sequence[Result], alon
     return baselines.share(service) - baselines.share(offline)
 
 
+def _mean_computed(results: Sequence[Answered]) -> float:
+    """Compute the mean number of tokens that all models together computed for a problem."""
+    return fmean(result.computed.total for result in results)
+
+
 Comparisons = Mapping[str, Mapping[str, Comparison]]
 """By the split's and the policy's name."""
 
@@ -79,9 +95,9 @@ def table(comparisons: Comparisons) -> Iterator[str]:
     """Yield the lines of a Markdown table of comparisons."""
     yield (
         "| policy | accuracy | offline | difference, 95 % | large tokens | offline | difference, 95 %"
-        " | zero within both | same answers | same tokens |"
+        " | zero within both | same answers | same tokens | computed tokens | offline |"
     )
-    yield "|---|---|---|---|---|---|---|---|---|---|"
+    yield "|---|---|---|---|---|---|---|---|---|---|---|---|"
     for split, policies in comparisons.items():
         for name, each in policies.items():
             accurate, spent, size = each.accuracy_difference, each.share_difference, len(each.service)
@@ -90,7 +106,8 @@ def table(comparisons: Comparisons) -> Iterator[str]:
                 f" | {accurate.low:+.1%} to {accurate.high:+.1%}"
                 f" | {each.baselines.share(each.service):.1%} | {each.baselines.share(each.offline):.1%}"
                 f" | {spent.low:+.2%} to {spent.high:+.2%} | {'yes' if each.is_same else 'no'}"
-                f" | {each.same_answers} of {size} | {each.same_tokens} of {size} |"
+                f" | {each.same_answers} of {size} | {each.same_tokens} of {size}"
+                f" | {_mean_computed(each.service):.1f} | {_mean_computed(each.offline):.1f} |"
             )
 
 

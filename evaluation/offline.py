@@ -6,11 +6,14 @@ than one point.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from copy import copy
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from evaluation.counting import CountingGenerator, CountingScorer
 from shared.domain.artefacts import ModelIds
 from shared.domain.options import Limits, Options, Sampling, Wrappers
 from shared.engines.embedded.generator import EmbeddedGenerator
@@ -38,9 +41,14 @@ class Models:
     """Loaded models. Without a PRM, only policies that need no scores can run."""
 
     def __init__(self, small: Path, large: Path, prm: Path | None = None) -> None:
-        self._small = RememberingGenerator(EmbeddedGenerator(small))
-        self._large = RememberingGenerator(EmbeddedGenerator(large))
-        self.prm = RememberingScorer(EmbeddedScorer(prm)) if prm else None
+        self._writers = EmbeddedGenerator(small), EmbeddedGenerator(large)
+        self._small, self._large = (RememberingGenerator(writer) for writer in self._writers)
+        self.load_prm(prm)
+
+    def load_prm(self, prm: Path | None) -> None:
+        """Load a PRM in place of the present one, which stays open."""
+        self._judge = EmbeddedScorer(prm) if prm else None
+        self.prm = RememberingScorer(self._judge) if self._judge else None
 
     def __enter__(self) -> Self:
         return self
@@ -63,6 +71,15 @@ class Models:
             raise RuntimeError("these models were loaded without a PRM")
         return ModelIds(small=self._small.model_id, large=self._large.model_id, prm=self.prm.model_id)
 
+    @contextmanager
+    def with_prm(self, prm: Path) -> Iterator[Self]:
+        """Yield the same models with another PRM; both share the generators, and all steps that these have written."""
+        other = copy(self)
+        other.load_prm(prm)
+        assert other.prm is not None
+        with closing(other.prm):
+            yield other
+
     def solve(
         self,
         problems: Sequence[tuple[str, str]],
@@ -73,6 +90,8 @@ class Models:
         wrappers: Wrappers = UNWRAPPED,
     ) -> list[State]:
         """Solve problems with a policy; return them in their order as the service would store them.
+
+        Their ledgers have what engines without the memory of earlier runs would compute.
 
         Args:
             problems: Question and reference of each.
@@ -85,10 +104,12 @@ class Models:
             RuntimeError: The policy needs scores, and there is no scorer.
             EngineDead: A model's engine crashed.
         """
-        scorer = scorer or self.prm
+        if scorer is None and self.prm is not None and self._judge is not None:
+            scorer = CountingScorer(self.prm, self._judge)
         if Routing(policy, wrappers).plan.scores and scorer is None:
             raise RuntimeError("these models were loaded without a PRM")
-        service = SimulatedService(Engines(small=self._small, large=self._large, prm=scorer), window=IN_FLIGHT)
+        small, large = map(CountingGenerator, (self._small, self._large), self._writers)
+        service = SimulatedService(Engines(small=small, large=large, prm=scorer), window=IN_FLIGHT)
         options = Options(limits=LIMITS, sampling=sampling, step_timeout_s=TIMEOUT_S)
         ids = [
             service.submit(question, policy, options, reference=reference, wrappers=wrappers)

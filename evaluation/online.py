@@ -12,7 +12,7 @@ from rich.console import Console
 
 from evaluation.comparison import Answered
 from evaluation.offline import GREEDY, LIMITS, TIMEOUT_S
-from shared.domain.verdict import Verdict
+from shared.domain.ledger import Ledger
 from shared.settings import Settings
 from stack.client import Api
 from stack.postgres import EmbeddedPostgres
@@ -52,11 +52,7 @@ class Service:
                 console.print(warning, soft_wrap=True, highlight=False)
         return {
             name: [
-                Answered(
-                    is_solved=problem["verdict"] == Verdict.CORRECT,
-                    large_tokens=problem["ledger"]["large_out"],
-                    answer=problem["answer"],
-                )
+                Answered.of(verdict=problem["verdict"], answer=problem["answer"], ledger=Ledger(**problem["ledger"]))
                 for problem in self.api.batch_problems(batch["id"])
             ]
             for name, batch in ended.items()

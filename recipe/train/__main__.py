@@ -1,8 +1,8 @@
 """Trains the bundled models from scratch: `python -m recipe.train [--threads N] [--state FOLDER] [--into FOLDER]`.
 
-Stages: tokenizer, small model, large model, samples of both, PRM, model folders. Each stage stores its result in the
-state folder. Run the same command again after an interruption: it resumes at the last checkpoint. The same machine
-and number of threads reproduce the same models; elsewhere they differ by rounding.
+Stages: tokenizer, small model, large model, samples of both, PRM, lite PRM, model folders. Each stage stores its result
+in the state folder. Run the same command again after an interruption: it resumes at the last checkpoint. The same
+machine and number of threads reproduce the same models; elsewhere they differ by rounding.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -50,7 +50,7 @@ SAMPLES = (
     (Sampling(seed=1), 1500),
     (Sampling(temperature=1.0, top_p=1.0, top_k=0, seed=2), 1500),
 )
-"""How the PRM's training problems are sampled, and how many with each setting."""
+"""How the PRMs' training problems are sampled, and how many with each setting."""
 
 Made = TypeVar("Made")
 
@@ -82,12 +82,27 @@ def large_plan(vocabulary: int) -> language_model.Plan:
 
 PRM_PLAN = prm.Plan(
     name="prm",
+    layers=5,
+    fresh_layers=2,
     adapting=Schedule(steps=600, rate=7e-4),
     judging=Schedule(steps=1800, rate=3e-3),
     seed=5,
     compare_until=0.2,
     simple_until=0.5,
 )
+"""Plan of the PRM, on all layers of the large model."""
+
+PRM_LITE_PLAN = prm.Plan(
+    name="prm-lite",
+    layers=2,
+    fresh_layers=1,
+    adapting=Schedule(steps=600, rate=7e-4),
+    judging=Schedule(steps=1800, rate=3e-3),
+    seed=6,
+    compare_until=0.2,
+    simple_until=0.5,
+)
+"""Plan of the lite PRM, on the first layers of the small model."""
 
 
 def main() -> None:
@@ -128,31 +143,35 @@ def main() -> None:
     for name, plan in plans.items():
         put(state / name, plan.shape, without_helpers(weights[name]), tokenizer)
     held_out = timed("samples", lambda: sample(state))
-    large = plans["large"].shape
-    weights["prm"] = timed(
-        "prm",
-        partial(
-            prm.train,
-            PRM_PLAN,
-            tokenizer,
-            large=large,
-            weights=weights["large"],
-            training=samples.read(state / "samples.jsonl"),
-            held_out=held_out,
-            folder=state,
-        ),
-    )
-    put(state / "prm", prm.shape_of(large), weights["prm"], tokenizer)
-    for name in weights:
+    train_prm(PRM_PLAN, tokenizer, state, model=plans["large"].shape, weights=weights["large"], held_out=held_out)
+    # From the written file, which is rounded: the bundled small model gives the same lite PRM as a new training.
+    written = folder.read(state / "small")
+    train_prm(PRM_LITE_PLAN, tokenizer, state, model=plans["small"].shape, weights=written, held_out=held_out)
+    for name in (*plans, PRM_PLAN.name, PRM_LITE_PLAN.name):
         shutil.copytree(state / name, arguments.into / name, dirs_exist_ok=True)
     print(f"The models are in {arguments.into}.")
 
 
+def train_prm(
+    plan: prm.Plan,
+    tokenizer: Tokenizer,
+    state: Path,
+    *,
+    model: Shape,
+    weights: Weights,
+    held_out: Sequence[samples.Sample],
+) -> None:
+    """Train a PRM from a language model on the samples in the state folder, and write its folder."""
+    training = samples.read(state / "samples.jsonl")
+    train = partial(prm.train, plan, tokenizer, model=model, weights=weights, training=training, held_out=held_out)
+    put(state / plan.name, prm.shape_of(plan, model), timed(plan.name, partial(train, folder=state)), tokenizer)
+
+
 def sample(state: Path) -> list[samples.Sample]:
-    """Sample the PRM's training and validation data; return the validation data."""
+    """Sample the PRMs' training and validation data; return the validation data."""
     with Models(state / "small", state / "large") as models:
         samples.sample_training(models, state / "samples.jsonl", seed=1000, plan=SAMPLES)
-        return samples.held_out(models, HELD_OUT)
+        return samples.held_out(models, HELD_OUT, Sampling())
 
 
 def share_solved(path: Path) -> float:

@@ -1,4 +1,4 @@
-"""Writes a model folder: Hugging Face format for transformers and vLLM, a graph for ONNX Runtime."""
+"""Writes and reads model folders: Hugging Face format for transformers and vLLM, a graph for ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from recipe import export
-from recipe.train.network import EPSILON, MAX_TOKENS, ROPE_THETA, Shape
+from recipe.train.network import EPSILON, MAX_TOKENS, ROPE_THETA, Shape, Weights
 from recipe.train.tokenizer import END, END_ID, END_OF_TEXT, PAD_ID
 from shared.domain.text import STEP_TAG
 
@@ -53,6 +53,11 @@ def write(folder: Path, shape: Shape, weights: Mapping[str, Tensor], tokenizer: 
     if not is_prm:
         _write_json(folder / "generation_config.json", {"eos_token_id": END_ID, "pad_token_id": PAD_ID})
     return export.export(folder)
+
+
+def read(folder: Path) -> Weights:
+    """Read the weights of a folder as float32."""
+    return {name: weight.float() for name, weight in load_file(folder / "model.safetensors").items()}
 
 
 def _config(shape: Shape, *, is_prm: bool) -> dict[str, Any]:

@@ -24,6 +24,9 @@ INITIAL = 0.02
 HELPERS = "helper."
 """Prefix of the names of weights that only training uses."""
 
+_LAYER = "model.layers."
+"""Prefix of the names of the layers' weights; the index of the layer follows."""
+
 _MASKED = -1e4
 _LOOKING = 7.0
 """Size of the biases of heads that look back; at this size their attention is nearly certain from the start."""
@@ -53,7 +56,7 @@ def fresh_weights(shape: Shape, seed: int) -> Weights:
 
 def fresh_layer(shape: Shape, layer: int, seed: int) -> Weights:
     """Draw the weights of one layer of a model that is trained from scratch."""
-    at, hidden, wide = f"model.layers.{layer}", shape.hidden, shape.wide
+    at, hidden, wide = f"{_LAYER}{layer}", shape.hidden, shape.wide
     weights: Weights = {}
     for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
         weights[f"{at}.self_attn.{name}.weight"] = _normal((hidden, hidden), seed, f"{at}.{name}")
@@ -72,7 +75,7 @@ def comparing_layer(shape: Shape, layer: int, seed: int) -> Weights:
     The output of trained layers is large, so weights as small as those of a new model would have no effect. Half of the
     heads start by looking one token back, where the token was predicted.
     """
-    at, size = f"model.layers.{layer}", shape.hidden // shape.heads
+    at, size = f"{_LAYER}{layer}", shape.hidden // shape.heads
     weights = {
         name: weight if weight.dim() == 1 else weight * (weight.shape[1] ** -0.5 / INITIAL)
         for name, weight in fresh_layer(shape, layer, seed).items()
@@ -118,6 +121,12 @@ def fresh_surprise(shape: Shape, seed: int) -> Weights:
 def without_helpers(weights: Mapping[str, Tensor]) -> Weights:
     """Return the weights without helpers, which only training uses."""
     return {name: weight for name, weight in weights.items() if not name.startswith(HELPERS)}
+
+
+def lowest_layers(weights: Mapping[str, Tensor], layers: int) -> Weights:
+    """Return the weights without those of the layers above the first `layers` ones."""
+    kept = tuple(f"{_LAYER}{layer}." for layer in range(layers))
+    return {name: weight for name, weight in weights.items() if not name.startswith(_LAYER) or name.startswith(kept)}
 
 
 def _normal(size: tuple[int, ...], seed: int, name: str) -> Tensor:
@@ -167,7 +176,7 @@ def through(shape: Shape, weights: Mapping[str, Tensor], x: Tensor, layers: Iter
 
     states = []
     for layer in layers:
-        at = f"model.layers.{layer}"
+        at = f"{_LAYER}{layer}"
         normed = norm(x, weights[f"{at}.input_layernorm.weight"])
         fused = [
             torch.cat([weights[f"{at}.self_attn.{name}_proj.{part}"] for name in "qkv"]) for part in ("weight", "bias")

@@ -1,11 +1,12 @@
-"""Trains the process reward model: the large model's layers, and new layers that compare a draft with its expectation.
+"""Trains process reward models: layers of a language model, and new layers that compare a draft with its expectation.
 
-The large model knows right from wrong. The output of its last layer encodes the next token and, because it was
-trained to keep it, the token that was written. There are two trainings:
+A language model knows right from wrong, as far as it can solve the problems. The output of its last layer encodes the
+next token and, if it was trained to keep it, the token that was written. There are two trainings:
 
-1. The large model's layers learn to read tags instead of blank lines, with their original losses.
+1. The language model's layers learn to read tags instead of blank lines, with the losses of a language model that
+   keeps the written token.
 2. These layers are frozen, and new layers learn to judge. The first new layer learns to compare, from solutions in
-   which many tokens were replaced: did the large model expect this token? Later, fewer batches compare and more train
+   which many tokens were replaced: did the layers below expect this token? Later, fewer batches compare and more train
    the steps' labels.
 
 If all layers trained together, the new layers' early errors would damage the layers that they read. From the steps'
@@ -37,8 +38,6 @@ from recipe.train.samples import Sample, expected_steps
 from recipe.train.tokenizer import STEP_TAG_ID
 from shared.domain.text import SEPARATOR
 
-FRESH_LAYERS = 2
-
 _IDENTITY = 0.2
 _WRONG_WEIGHT, _SURPRISE_WEIGHT = 2.0, 3.0
 _EXPECTED = 0.5
@@ -65,8 +64,12 @@ class Plan:
     """How to train a PRM."""
 
     name: str
+    layers: int
+    """Number of layers that it takes from the language model, from the first one on."""
+    fresh_layers: int
+    """Number of new layers on top of them."""
     adapting: Schedule
-    """Schedule of the large model's layers."""
+    """Schedule of the language model's layers."""
     judging: Schedule
     """Schedule of the new layers."""
     seed: int
@@ -76,27 +79,36 @@ class Plan:
     """Share of the second training in which two of three judged batches are sheets or short problems."""
 
 
-def shape_of(large: Shape) -> Shape:
-    """Return the shape of the PRM that is made from a large model."""
-    return replace(large, layers=large.layers + FRESH_LAYERS)
+def shape_of(plan: Plan, model: Shape) -> Shape:
+    """Return the shape of the PRM that is made from a language model."""
+    return replace(model, layers=plan.layers + plan.fresh_layers)
 
 
 def train(
     plan: Plan,
     tokenizer: Tokenizer,
     *,
-    large: Shape,
+    model: Shape,
     weights: Weights,
     training: Sequence[Sample],
     held_out: Sequence[Sample],
     folder: Path,
 ) -> Weights:
-    """Train a PRM from a large model's weights, or resume its training.
+    """Train a PRM from a language model, or resume its training.
+
+    Args:
+        plan: How to train it.
+        tokenizer: The tokenizer.
+        model: Shape of the language model.
+        weights: Weights of the language model, with or without its helpers.
+        training: Samples to train on.
+        held_out: Samples to measure on.
+        folder: Folder of the checkpoints.
 
     Returns:
         The weights of the PRM, without helpers.
     """
-    shape = shape_of(large)
+    shape, base = shape_of(plan, model), replace(model, layers=plan.layers)
     maker = _Maker(tokenizer, training)
     batches = {
         "sheets": Batches(maker.sheets, name="prm-sheets", seed=plan.seed, size=20),
@@ -111,28 +123,29 @@ def train(
         turns = 3 if step < plan.simple_until * plan.judging.steps else 8
         return {0: "sheets", 1: "short"}.get(step % turns, "whole")
 
-    adapting = Training(f"{plan.name}-layers", _adapted(tokenizer, weights), plan.adapting, folder)
+    start = _adapted(plan, tokenizer, base, weights)
+    adapting = Training(f"{plan.name}-layers", start, plan.adapting, folder)
 
     def expecting(step: int) -> Losses:
         kind = ("whole", "short")[step % 2]
         ids, right, _ = batches[kind][_EARLIER + step]
-        return _expectation(large, network.half(adapting.weights), ids, right, kind)
+        return _expectation(base, network.half(adapting.weights), ids, right, kind)
 
     adapting.run(expecting)
     layers = {name: weight.detach() for name, weight in network.without_helpers(adapting.weights).items()}
     halved = network.half(layers)
-    judging = Training(plan.name, _fresh(plan, large, layers), plan.judging, folder)
+    judging = Training(plan.name, _fresh(plan, base, layers), plan.judging, folder)
 
     def losses_of(step: int) -> Losses:
         kind = kind_of(step)
         ids, right, labels = batches[kind][step]
         with torch.no_grad():
-            handed_on = network.hidden_states(large, halved, ids)[-1]
+            handed_on = network.hidden_states(base, halved, ids)[-1]
         fresh = network.half(judging.weights)
         if kind == "exchanged":
-            compared = network.through(shape, fresh, handed_on, [large.layers])[-1]
+            compared = network.through(shape, fresh, handed_on, [base.layers])[-1]
             return {kind: _surprise_loss(fresh, compared, _surprises(halved, handed_on, ids, right))}
-        last = network.through(shape, fresh, handed_on, range(large.layers, shape.layers))[-1]
+        last = network.through(shape, fresh, handed_on, range(base.layers, shape.layers))[-1]
         return {
             f"{kind} step": _judgement_loss(fresh, last, labels),
             f"{kind} token": _judgement_loss(fresh, last, right),
@@ -149,26 +162,33 @@ def train(
     return layers | network.without_helpers(judging.weights)
 
 
-def _adapted(tokenizer: Tokenizer, weights: Weights) -> Weights:
-    """Copy the large model's weights; the tag's embedding, which it never saw, starts as a copy of the blank line's."""
-    start = {name: weight.detach().clone() for name, weight in weights.items()}
+def _adapted(plan: Plan, tokenizer: Tokenizer, base: Shape, weights: Weights) -> Weights:
+    """Copy the language model's weights up to its last layer that the PRM takes.
+
+    The tag's embedding, which the model never saw, starts as a copy of the blank line's. The helper that identifies
+    tokens is new if the model was trained without it.
+    """
+    taken = network.lowest_layers(weights, base.layers)
+    start = {name: weight.detach().clone() for name, weight in taken.items()}
+    # After the others: the order of the weights decides how the norm of the gradients is rounded.
+    start |= {name: weight for name, weight in network.fresh_identity(base, plan.seed).items() if name not in start}
     embedding = start["model.embed_tokens.weight"]
     embedding[STEP_TAG_ID] = embedding[examples.encode(tokenizer, "." + SEPARATOR)[-1]]
     return start
 
 
-def _fresh(plan: Plan, large: Shape, layers: Weights) -> Weights:
-    """Draw the weights on top of the large model's layers."""
-    fresh = {"model.norm.weight": layers["model.norm.weight"].clone()} | network.fresh_score(large, plan.seed)
-    fresh |= network.fresh_surprise(large, plan.seed)
-    for layer in range(large.layers, large.layers + FRESH_LAYERS):
-        fresh |= network.comparing_layer(large, layer, plan.seed)
+def _fresh(plan: Plan, base: Shape, layers: Weights) -> Weights:
+    """Draw the weights on top of the language model's layers."""
+    fresh = {"model.norm.weight": layers["model.norm.weight"].clone()} | network.fresh_score(base, plan.seed)
+    fresh |= network.fresh_surprise(base, plan.seed)
+    for layer in range(base.layers, base.layers + plan.fresh_layers):
+        fresh |= network.comparing_layer(base, layer, plan.seed)
     return fresh
 
 
-def _expectation(large: Shape, weights: Weights, ids: Tensor, right: Tensor, kind: str) -> dict[str, Tensor]:
-    """Compute the losses that preserve the large model's layers: predict right tokens, identify written ones."""
-    last = network.hidden_states(large, weights, ids)[-1]
+def _expectation(base: Shape, weights: Weights, ids: Tensor, right: Tensor, kind: str) -> dict[str, Tensor]:
+    """Compute the losses of the language model's layers: predict right tokens, identify written ones."""
+    last = network.hidden_states(base, weights, ids)[-1]
     expected = torch.where((right == 1) & (ids != STEP_TAG_ID), ids, IGNORED)
     states = network.norm(last, weights["model.norm.weight"])
     return {
@@ -178,7 +198,7 @@ def _expectation(large: Shape, weights: Weights, ids: Tensor, right: Tensor, kin
 
 
 def _surprises(weights: Weights, handed_on: Tensor, ids: Tensor, right: Tensor) -> Tensor:
-    """Label each token of a step: 1 if the large model expected it, 0 if not."""
+    """Label each token of a step: 1 if the layers below expected it, 0 if not."""
     wanted = right[:, 1:] != IGNORED
     states = network.norm(handed_on[:, :-1][wanted], weights["model.norm.weight"])
     chances = functional.linear(states, weights["model.embed_tokens.weight"]).float().softmax(-1)

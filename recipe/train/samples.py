@@ -1,4 +1,4 @@
-"""Samples training data of the PRM: the small model's drafts in trajectories that the large model corrects."""
+"""Samples training data of the PRMs: the small model's drafts in trajectories that the large model corrects."""
 
 from __future__ import annotations
 
@@ -110,10 +110,10 @@ def read(path: Path) -> list[Sample]:
     return [Sample(row["question"], tuple(row["steps"]), row["right"]) for row in rows]
 
 
-def held_out(models: Models, count: int) -> list[Sample]:
-    """Sample validation problems as the small model solves them alone, greedily."""
+def held_out(models: Models, count: int, sampling: Sampling) -> list[Sample]:
+    """Sample validation problems as the small model solves them alone."""
     stories = list(islice(draw(Split.VALIDATION), count))
-    solved = models.solve(problems_of(stories), SmallOnly())
+    solved = models.solve(problems_of(stories), SmallOnly(), sampling=sampling)
     return [small_alone(story, state) for story, state in zip(stories, solved, strict=True)]
 
 

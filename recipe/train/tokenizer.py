@@ -1,4 +1,4 @@
-"""Trains the tokenizer that all three models share."""
+"""Trains the tokenizer that all models share."""
 
 from __future__ import annotations
 

@@ -62,6 +62,14 @@ class EmbeddedEngine(ABC, Generic[SomeMember]):
         """Name of the model, with the first digits of the digest of its weights."""
         return self._model.model_id
 
+    def question_ids(self, question: str) -> list[int]:
+        """Encode a question; every solution of it begins with these ids."""
+        return self._model.encode_question(question)
+
+    @abstractmethod
+    def step_ids(self, text: str) -> list[int]:
+        """Encode a step as the model reads it after the question and the steps before it."""
+
     def check(self) -> None:
         """Raise `EngineDead` if the thread broke down."""
         self._loop.check()

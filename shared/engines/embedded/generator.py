@@ -48,9 +48,9 @@ class EmbeddedGenerator(EmbeddedEngine[_Writing]):
 
         A run of the model that is under way when the caller leaves gives the call no token.
         """
-        ids = self._model.encode_question(request.question)
+        ids = self.question_ids(request.question)
         for text in request.prefix:
-            ids += self._model.encode(text + SEPARATOR)
+            ids += self.step_ids(text)
         self._model.refuse_past(self._model.max_tokens - 1, ids)
         call = _Writing(
             problem_id=request.problem_id,
@@ -61,6 +61,10 @@ class EmbeddedGenerator(EmbeddedEngine[_Writing]):
             assembler=StepAssembler(request, meter),
         )
         yield from call.assembler.deliver(self._steps(call))
+
+    def step_ids(self, text: str) -> list[int]:
+        """Encode a finished step, as the model reads it before the next one."""
+        return self._model.encode(text + SEPARATOR)
 
     def _steps(self, call: _Writing) -> Generator[GeneratedStep, None, None]:
         with self._loop.submitted(call):
@@ -112,7 +116,7 @@ class EmbeddedGenerator(EmbeddedEngine[_Writing]):
         """
         call.answer(step)
         call.decoder.reset()
-        call.settled += self._model.encode(step.text + SEPARATOR)
+        call.settled += self.step_ids(step.text)
         if call.assembler.is_done or len(call.settled) >= self._model.max_tokens:
             self._batch.leave(call)
             call.is_over = True

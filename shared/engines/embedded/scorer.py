@@ -32,11 +32,11 @@ class EmbeddedScorer(EmbeddedEngine[_Scoring]):
 
     def score(self, request: ScoringRequest, cancellation: Cancellation, meter: Meter) -> Scores:
         """Score the newest steps of a solution; see `Scorer.score`."""
-        ids = self._model.encode_question(request.question)
+        ids = self.question_ids(request.question)
         tags = []
         for step in request.steps:
-            tags.append(len(ids) + len(step_ids := self._model.encode(step)))
-            ids += [*step_ids, self._tag]
+            ids += self.step_ids(step)
+            tags.append(len(ids) - 1)
         if not tags:
             return Scores(values=(), tokens=0)
         self._model.refuse_past(self._model.max_tokens, ids)
@@ -51,6 +51,10 @@ class EmbeddedScorer(EmbeddedEngine[_Scoring]):
             scores = call.wait(request.timeout_s)
         meter.clear()
         return scores
+
+    def step_ids(self, text: str) -> list[int]:
+        """Encode a step with its tag, at which its score is computed."""
+        return [*self._model.encode(text), self._tag]
 
     def _prepare(self, folder: Path, setting: str) -> None:
         tag: int | None = self._model.tokenizer.token_to_id(STEP_TAG)

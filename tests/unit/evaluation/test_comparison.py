@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from evaluation.bootstrap import Interval
 from evaluation.comparison import Answered, Comparison, ServiceDiffers, check, summary, table
 from evaluation.metrics import Baselines
+from evaluation.true_cost import Computed
+from shared.domain.ledger import Ledger
 
 PROBLEMS = 40
+COMPUTED = Computed(small=30, prm=40, large=50.5)
 
 
 def results(*, right: int, tokens: int = 0, first: int = 0) -> list[Answered]:
     """Results of which some are right, from the first on or later."""
     return [
         Answered(
-            is_solved=(solved := first <= index < first + right), large_tokens=tokens, answer="7" if solved else None
+            is_solved=(solved := first <= index < first + right),
+            large_tokens=tokens,
+            answer="7" if solved else None,
+            computed=COMPUTED,
         )
         for index in range(PROBLEMS)
     ]
@@ -26,6 +34,12 @@ BASELINES = Baselines(small=results(right=10), large=results(right=40, tokens=20
 
 def compared(service: list[Answered], offline: list[Answered]) -> Comparison:
     return Comparison(service=service, offline=offline, baselines=BASELINES)
+
+
+def test_only_a_correct_answer_solves_a_problem() -> None:
+    for verdict, is_solved in (("correct", True), ("incorrect", False), (None, False)):
+        found = Answered.of(verdict=verdict, answer="7", ledger=Ledger(large_out=9, large_in=20))
+        assert (found.is_solved, found.large_tokens, found.computed.total) == (is_solved, 9, 29)
 
 
 def test_equal_results_have_an_interval_of_zero() -> None:
@@ -54,7 +68,7 @@ def test_one_problem_more_or_less_is_within_the_interval_and_one_token_more_of_e
 
 
 def test_different_answers_are_counted_even_if_both_are_wrong() -> None:
-    wrong = [Answered(is_solved=False, large_tokens=0, answer=str(index)) for index in range(PROBLEMS)]
+    wrong = [replace(result, answer=str(index)) for index, result in enumerate(results(right=0))]
     found = compared(wrong, results(right=0))
     assert found.is_same
     assert found.same_answers == 0
@@ -81,8 +95,8 @@ def test_the_table_shows_for_each_policy_whether_zero_is_within() -> None:
     same, other = compared(results(right=10), results(right=10)), compared(results(right=40), results(right=10))
     *_, first, second = table({"test": {"small alone": same, "large alone": other}})
     equal = "25.0% | 25.0% | +0.0% to +0.0% | 0.0% | 0.0% | +0.00% to +0.00%"
-    assert first == f"| test, small alone | {equal} | yes | 40 of 40 | 40 of 40 |"
-    assert second.endswith("| no | 10 of 40 | 40 of 40 |")
+    assert first == f"| test, small alone | {equal} | yes | 40 of 40 | 40 of 40 | 120.5 | 120.5 |"
+    assert second.endswith("| no | 10 of 40 | 40 of 40 | 120.5 | 120.5 |")
 
 
 def test_differing_policies_are_named_in_one_sentence() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from evaluation.offline import GREEDY, Models
-from recipe.train.samples import read, sample_training
+from recipe.train.samples import held_out, read, sample_training
+from shared.domain.options import Sampling
 from tests.unit.engines.bundled import MODELS
 
 PLAN = [(GREEDY, 2)]
@@ -21,3 +22,12 @@ def test_a_half_written_line_is_replaced(tmp_path: Path) -> None:
         sample_training(models, broken, seed=7, plan=PLAN)  # All is there: nothing more is written.
     assert broken.read_text() == whole.read_text()
     assert read(broken)
+
+
+def test_held_out_samples_end_at_the_first_error_and_depend_on_the_sampling() -> None:
+    with Models(MODELS / "small", MODELS / "large") as models:
+        greedy, sampled = held_out(models, 8, GREEDY), held_out(models, 8, Sampling())
+    assert [sample.question for sample in sampled] == [sample.question for sample in greedy]
+    assert any(ours.steps != theirs.steps for ours, theirs in zip(sampled, greedy, strict=True))
+    for sample in (*greedy, *sampled):
+        assert sample.right in {len(sample.steps) - 1, len(sample.steps)}

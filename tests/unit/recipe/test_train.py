@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -243,25 +244,61 @@ def test_a_token_that_the_large_model_did_not_expect_is_a_surprise() -> None:
     assert found.tolist() == [[IGNORED, 1, 0, IGNORED]]
 
 
-def test_a_prm_is_trained_on_top_of_a_large_model_whose_layers_then_stay_as_they_are(tmp_path: Path) -> None:
-    weights = network.fresh_weights(SHAPE, 3) | network.fresh_identity(SHAPE, 3)
+PLAN = prm.Plan(
+    name="tiny-prm",
+    layers=2,
+    fresh_layers=2,
+    adapting=Schedule(steps=2, rate=1e-3),
+    judging=Schedule(steps=12, rate=1e-3),
+    seed=1,
+    compare_until=0.2,
+    simple_until=0.5,
+)
+
+
+def prm_samples() -> list[Sample]:
+    """Make samples of both kinds."""
     stories = list(islice(draw(Split.TRAIN), 6))
-    training = [Sample(story.question, story.steps, len(story.steps)) for story in stories]
-    training += [Sample(story.question, (prm.mistold(random.Random(1), story.steps[0]),), 0) for story in stories]
-    plan = prm.Plan(
-        name="tiny-prm",
-        adapting=Schedule(steps=2, rate=1e-3),
-        judging=Schedule(steps=12, rate=1e-3),
-        seed=1,
-        compare_until=0.2,
-        simple_until=0.5,
-    )
-    arguments: dict[str, Any] = {"large": SHAPE, "weights": weights, "training": training, "held_out": training}
-    trained = prm.train(plan, TOKENIZER, **arguments, folder=tmp_path)
+    right = [Sample(story.question, story.steps, len(story.steps)) for story in stories]
+    return right + [Sample(story.question, (prm.mistold(random.Random(1), story.steps[0]),), 0) for story in stories]
+
+
+def test_a_prm_is_trained_on_top_of_a_language_model_whose_layers_then_stay_as_they_are(tmp_path: Path) -> None:
+    weights = network.fresh_weights(SHAPE, 3) | network.fresh_identity(SHAPE, 3)
+    samples = prm_samples()
+    arguments: dict[str, Any] = {"model": SHAPE, "weights": weights, "training": samples, "held_out": samples}
+    trained = prm.train(PLAN, TOKENIZER, **arguments, folder=tmp_path)
     adapted = torch.load(tmp_path / "tiny-prm-layers.pt")["weights"]
     for name, weight in trained.items():
         if name.startswith("model.layers.0.") or name == "model.embed_tokens.weight":
             assert torch.equal(weight, adapted[name]), name
-    assert folder.write(tmp_path / "model", prm.shape_of(SHAPE), trained, TOKENIZER) < 1e-3
-    again = prm.train(plan, TOKENIZER, **arguments, folder=tmp_path)
+    assert folder.write(tmp_path / "model", prm.shape_of(PLAN, SHAPE), trained, TOKENIZER) < 1e-3
+    again = prm.train(PLAN, TOKENIZER, **arguments, folder=tmp_path)
     assert all(torch.equal(again[name], weight) for name, weight in trained.items())
+
+
+def test_a_prm_may_take_the_first_layers_alone_of_a_model_that_was_read_from_a_folder(tmp_path: Path) -> None:
+    folder.write(tmp_path / "base", SHAPE, network.fresh_weights(SHAPE, 3), TOKENIZER)
+    plan = replace(PLAN, layers=1, fresh_layers=1, judging=Schedule(steps=2, rate=1e-3))
+    samples = prm_samples()
+    base = folder.read(tmp_path / "base")
+    trained = prm.train(plan, TOKENIZER, model=SHAPE, weights=base, training=samples, held_out=samples, folder=tmp_path)
+    assert prm.shape_of(plan, SHAPE) == SHAPE
+    fresh = network.fresh_weights(SHAPE, 3) | network.fresh_score(SHAPE, 3)
+    assert {name: weight.shape for name, weight in trained.items()} == {
+        name: weight.shape for name, weight in fresh.items()
+    }
+
+
+def test_weights_are_read_as_they_were_rounded_when_they_were_written(tmp_path: Path) -> None:
+    weights = network.fresh_weights(SHAPE, 3)
+    folder.write(tmp_path, SHAPE, weights, TOKENIZER)
+    read = folder.read(tmp_path)
+    assert all(torch.equal(read[name], weight.float()) for name, weight in network.half(weights).items())
+    assert all(weight.dtype == torch.float32 for weight in read.values())
+
+
+def test_the_lowest_layers_keep_what_all_layers_share() -> None:
+    weights = network.fresh_weights(replace(SHAPE, layers=12), 3)
+    kept = network.lowest_layers(weights, 2)
+    assert kept.keys() == network.fresh_weights(replace(SHAPE, layers=2), 3).keys()
