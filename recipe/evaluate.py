@@ -35,7 +35,7 @@ from stack.running import state_folder
 
 BUNDLED = Path(__file__).parent.parent / "models"
 
-PRMS = {"prm": "", "prm-lite": "lite_"}
+PRMS = {"prm": ""}
 """Folders of the PRMs, with the prefix of their figures' names."""
 
 REPORTED = {Split.TEST: "", Split.TRANSFER: "transfer_"}
@@ -131,7 +131,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m recipe.evaluate", description="Measure models.")
     parser.add_argument("--problems", type=int, default=500, help="problems per split (default: %(default)s)")
     parser.add_argument(
-        "--models", type=Path, default=BUNDLED, help="folder of small, large, prm and prm-lite (default: bundled)"
+        "--models", type=Path, default=BUNDLED, help="folder of small, large and prm (default: bundled)"
     )
     arguments = parser.parse_args()
     # Another stack in this folder is reported now, not after minutes.
