@@ -1,6 +1,6 @@
 """The forward pass of Qwen2 in plain PyTorch. Weights are a dictionary with the names of the Hugging Face file.
 
-Weights are float32; computation and files use bfloat16.
+Weights are float32; files, and the computation where the processor supports it, use bfloat16.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ MAX_TOKENS = 1024
 
 INITIAL = 0.02
 """Standard deviation of the weights of a new model."""
+
+COMPUTED = torch.bfloat16 if "AVX512" in torch.backends.cpu.get_cpu_capability() else torch.float32
+"""Type of the computation. Without instructions for bfloat16, it takes ten times as long as float32."""
 
 HELPERS = "helper."
 """Prefix of the names of weights that only training uses."""
@@ -136,8 +139,8 @@ def _normal(size: tuple[int, ...], seed: int, name: str) -> Tensor:
 
 
 def half(weights: Mapping[str, Tensor]) -> Weights:
-    """Round weights to bfloat16, in which models compute; gradients pass."""
-    return {name: weight.to(torch.bfloat16) for name, weight in weights.items()}
+    """Round weights to bfloat16, as files store them, in the type of the computation; gradients pass."""
+    return {name: weight.to(torch.bfloat16).to(COMPUTED) for name, weight in weights.items()}
 
 
 def hidden_states(shape: Shape, weights: Mapping[str, Tensor], ids: Tensor) -> list[Tensor]:
