@@ -15,8 +15,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from evaluation.metrics import Baselines, Result, accuracy
+from evaluation.comparison import Answered
+from evaluation.metrics import Baselines, accuracy
 from evaluation.offline import TIMEOUT_S, Models
+from recipe.measuring import answered
 from recipe.problems.checker import first_error
 from recipe.problems.drawing import Split, draw
 from recipe.problems.story import Story, parse, problems_of
@@ -24,7 +26,6 @@ from shared import log
 from shared.cancellation import Cancellation
 from shared.domain.decisions import Action
 from shared.domain.options import Sampling, Wrappers
-from shared.domain.verdict import Verdict
 from shared.engines.port import Meter, ScoringRequest
 from shared.machine.state import State
 from shared.policies.artefact import Artefact
@@ -110,11 +111,8 @@ def rewrites_of(state: State) -> Iterator[bool]:
 def measure(models: Models, policy: Policy, stories: Sequence[Story]) -> dict[str, float]:
     """Measure a policy beside each model alone, sampling as the method does."""
 
-    def solve(chosen: Policy) -> list[Result]:
-        solved = models.solve(problems_of(stories), chosen, sampling=Sampling(seed=1))
-        return [
-            Result(is_solved=state.verdict is Verdict.CORRECT, large_tokens=state.ledger.large_out) for state in solved
-        ]
+    def solve(chosen: Policy) -> list[Answered]:
+        return [answered(state) for state in models.solve(problems_of(stories), chosen, sampling=Sampling(seed=1))]
 
     baselines, results = Baselines(small=solve(SmallOnly()), large=solve(LargeOnly())), solve(policy)
     return {

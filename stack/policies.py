@@ -24,7 +24,8 @@ def read_artefacts(folder: Path = BUNDLED) -> Iterator[Artefact]:
         yield Artefact.read(card.read_bytes(), card.with_suffix(".npz").read_bytes())
 
 
-def register_bundled(database: Database) -> int:
-    """Register the bundled artefacts that are not registered yet; return how many there were."""
+def register_bundled(database: Database) -> None:
+    """Register the bundled artefacts that are not registered yet."""
     with database.session() as session:
-        return sum(register(session, artefact.encoded).is_new for artefact in read_artefacts())
+        for artefact in read_artefacts():
+            register(session, artefact.encoded)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal
+from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy import func, insert, update
@@ -19,9 +19,6 @@ from shared.store import policy_versions
 from shared.store.database import wake_orchestrators
 from shared.store.rows import options_values
 from shared.store.tables import Batch, IdempotencyKey, Problem
-
-SILENCE_S: Final = 15.0
-"""Default of `silence_s`: three heartbeats as they are sent by default."""
 
 
 class IdempotencyConflict(PermanentError):
@@ -66,7 +63,7 @@ def submit_problem(
     submission: Submission,
     idempotency: Idempotency | None,
     *,
-    silence_s: float = SILENCE_S,
+    silence_s: float,
 ) -> Stored:
     """Queue one problem.
 
@@ -95,7 +92,7 @@ def submit_batch(
     submissions: Sequence[Submission],
     idempotency: Idempotency | None,
     *,
-    silence_s: float = SILENCE_S,
+    silence_s: float,
 ) -> Stored:
     """Queue many problems together: all of them or none; see `submit_problem`."""
     stored = _claim(session, tenant_id, "batch_id", idempotency)

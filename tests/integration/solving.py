@@ -37,7 +37,9 @@ def submit(
     database: Database, *, tenant_id: UUID = DEFAULT_TENANT, reference: str | None = None, **options: Any
 ) -> UUID:
     with database.session() as session:
-        return submit_problem(session, tenant_id, make_submission(reference=reference, **options), None).id
+        return submit_problem(
+            session, tenant_id, make_submission(reference=reference, **options), None, silence_s=15
+        ).id
 
 
 def start(database: Database, *, now: datetime = NOW) -> dict[UUID, GenerateSteps]:

@@ -198,9 +198,9 @@ def test_submissions_read_nothing(database: Database, executed: list[Plan]) -> N
     idempotency = Idempotency(key="a key", digest="d")
     for _ in range(2):
         with database.session() as session:
-            stored = submit_problem(session, QUIET, make_submission(), idempotency)
+            stored = submit_problem(session, QUIET, make_submission(), idempotency, silence_s=15)
     with database.session() as session:
-        submit_batch(session, QUIET, [make_submission()] * 5, None)
+        submit_batch(session, QUIET, [make_submission()] * 5, None, silence_s=15)
         request_cancel(session, QUIET, stored.id)
     # The rows that are read are those of foreign keys and the one that is cancelled.
     check(executed, rows=5)

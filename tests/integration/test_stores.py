@@ -38,7 +38,7 @@ class TestedPostgres:
             question=problem.question, reference=problem.reference, policy=problem.policy, options=problem.options
         )
         with self.database.session() as session:
-            return submit_problem(session, problem.tenant_id, submission, None).id
+            return submit_problem(session, problem.tenant_id, submission, None, silence_s=15).id
 
     def request_cancel(self, problem_id: UUID) -> None:
         with self.database.session() as session:

@@ -55,12 +55,12 @@ def database(shared_database: Database) -> Database:
 
 def submit_one(database: Database, tenant_id: UUID, idempotency: Idempotency | None) -> Stored:
     with database.session() as session:
-        return submit_problem(session, tenant_id, make_submission(), idempotency)
+        return submit_problem(session, tenant_id, make_submission(), idempotency, silence_s=15)
 
 
 def submit_two(database: Database, tenant_id: UUID, idempotency: Idempotency | None) -> Stored:
     with database.session() as session:
-        return submit_batch(session, tenant_id, [make_submission()] * 2, idempotency)
+        return submit_batch(session, tenant_id, [make_submission()] * 2, idempotency, silence_s=15)
 
 
 def list_ids(database: Database, tenant_id: UUID, wanted: ProblemFilter = ALL, *, limit: int = 3) -> list[UUID]:
@@ -89,7 +89,7 @@ def test_ids_that_one_process_makes_rise_also_within_a_millisecond() -> None:
 def test_problems_are_listed_newest_first(database: Database) -> None:
     ids = [submit(database, tenant_id=ONE) for _ in range(4)]
     with database.session() as session:
-        batch = submit_batch(session, ONE, [make_submission()] * 4, None)
+        batch = submit_batch(session, ONE, [make_submission()] * 4, None, silence_s=15)
         of_batch = list(queries.list_batch_ids(session, ONE, batch.id))
     ids += of_batch
     assert list_ids(database, ONE) == ids[::-1]
@@ -103,7 +103,7 @@ def test_problems_are_listed_newest_first(database: Database) -> None:
 
 def test_a_batch_is_listed_in_the_order_of_its_submission(database: Database) -> None:
     with database.session() as session:
-        batch = submit_batch(session, ONE, [make_submission(f"{number}?") for number in range(5)], None)
+        batch = submit_batch(session, ONE, [make_submission(f"{number}?") for number in range(5)], None, silence_s=15)
         first = queries.list_batch_problems(session, ONE, batch.id, limit=3, cursor=None)
         second = queries.list_batch_problems(session, ONE, batch.id, limit=3, cursor=first.next_cursor)
     assert [each.question for each in (*first.items, *second.items)] == [f"{number}?" for number in range(5)]
@@ -134,7 +134,7 @@ def test_a_cursor_that_the_listing_did_not_issue_is_refused(database: Database, 
 
 def test_a_batch_is_summed_up_from_the_counters_of_its_problems(database: Database) -> None:
     with database.session() as session:
-        batch = submit_batch(session, ONE, [make_submission(reference="42")] * 3, None)
+        batch = submit_batch(session, ONE, [make_submission(reference="42")] * 3, None, silence_s=15)
         [solved, cancelled, _] = queries.list_batch_ids(session, ONE, batch.id)
     solve(database, solved)
     with database.session() as session:
@@ -203,7 +203,7 @@ def test_requests_with_one_key_at_the_same_time_store_one_result(database: Datab
 def test_a_key_whose_request_was_rolled_back_is_free(database: Database) -> None:
     def submit_and_die() -> None:
         with database.session() as session:
-            submit_problem(session, ONE, make_submission(), KEY)
+            submit_problem(session, ONE, make_submission(), KEY, silence_s=15)
             session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
 
     with pytest.raises(DatabaseUnavailable):
