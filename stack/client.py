@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import httpx2
 
@@ -27,6 +28,12 @@ class NotReady(RetryableError):
     code = "not_ready"
 
 
+class Unreachable(RetryableError):
+    """No service answers; start one with `make serve`, or name its address with --server."""
+
+    code = "unreachable"
+
+
 class ApiRefused(TrimError):
     """The API refused a request."""
 
@@ -42,9 +49,17 @@ class Api:
     """Client for the REST API at an address."""
 
     def __init__(self, address: str) -> None:
+        """Take the address, such as `http://127.0.0.1:8000`.
+
+        Raises:
+            ValueError: It is not an address of HTTP.
+        """
+        parts = urlsplit(address)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError(f"{address!r} is not an address such as http://127.0.0.1:8000")
         self.address = address
-        # The API runs on this machine; a proxy from the environment (http_proxy) may be unable to reach it.
-        self._http = httpx2.Client(base_url=address, timeout=30.0, trust_env=False)
+        # A proxy of the environment (http_proxy) reaches other machines; the one here it may be unable to reach.
+        self._http = httpx2.Client(base_url=address, timeout=30.0, trust_env=not _is_loopback(parts.hostname))
 
     def __enter__(self) -> Self:
         """Return the client."""
@@ -85,44 +100,84 @@ class Api:
 
     def submit(self, problems: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any]) -> str:
         """Submit problems as one batch and return its id."""
-        batch: str = self._json("POST", "/v1/batches", {"problems": list(problems), "defaults": dict(defaults)})["id"]
+        batch: str = self.post("/v1/batches", {"problems": list(problems), "defaults": dict(defaults)})["id"]
         return batch
 
     def batch(self, batch_id: str) -> dict[str, Any]:
         """Read a batch."""
-        return self._json("GET", f"/v1/batches/{batch_id}")
+        answer: dict[str, Any] = self.get(f"/v1/batches/{batch_id}")
+        return answer
 
     def batch_problems(self, batch_id: str) -> Iterator[dict[str, Any]]:
         """Read the problems of a batch, in order of submission."""
+        return self.items(f"/v1/batches/{batch_id}/problems")
+
+    def items(self, path: str, *, count: int | None = None) -> Iterator[dict[str, Any]]:
+        """Read a listing page by page.
+
+        Args:
+            path: Path of the listing.
+            count: Maximum number of items; the default is all.
+
+        Raises:
+            ApiRefused: The API refused a request.
+            Unreachable: No service answers.
+        """
         cursor: dict[str, str] = {}
-        while True:
-            page = self._json("GET", f"/v1/batches/{batch_id}/problems", query={**cursor, "limit": str(PAGE)})
+        while count is None or count > 0:
+            limit = PAGE if count is None else min(count, PAGE)
+            page = self.get(path, {**cursor, "limit": str(limit)})
             yield from page["items"]
             if page["next_cursor"] is None:
                 return
+            count = None if count is None else count - len(page["items"])
             cursor = {"cursor": page["next_cursor"]}
 
     def cancel(self, problem_id: str) -> None:
         """Cancel a problem."""
-        self._json("POST", f"/v1/problems/{problem_id}/cancel")
+        self.post(f"/v1/problems/{problem_id}/cancel")
 
-    def _json(
-        self, method: str, path: str, body: object = None, *, query: Mapping[str, str] | None = None
-    ) -> dict[str, Any]:
-        response = self._http.request(method, path, json=body, params=query)
+    def get(self, path: str, query: Mapping[str, str] | None = None) -> Any:
+        """Read the JSON at a path.
+
+        Raises:
+            ApiRefused: The API refused the request.
+            Unreachable: No service answers.
+        """
+        return self._json("GET", path, query=query)
+
+    def post(self, path: str, body: object = None) -> Any:
+        """Send JSON to a path, and return the answer.
+
+        Raises:
+            ApiRefused: The API refused the request.
+            Unreachable: No service answers.
+        """
+        return self._json("POST", path, body)
+
+    def _json(self, method: str, path: str, body: object = None, *, query: Mapping[str, str] | None = None) -> Any:
+        try:
+            response = self._http.request(method, path, json=body, params=query)
+        except httpx2.TransportError as error:
+            raise Unreachable(
+                f"No service answers at {self.address} ({type(error).__name__}); start one with `make serve`, or name"
+                " its address with --server."
+            ) from error
         if response.is_error:
-            raise ApiRefused(
-                f"{method} {path} was refused with {response.status_code}: {response.text[:500]}",
-                reason=_code_of(response),
-            )
-        answer: dict[str, Any] = response.json()
-        return answer
+            code, detail = _code_and_detail(response)
+            raise ApiRefused(f"{method} {path} was refused with {response.status_code}: {detail}", reason=code)
+        return response.json()
 
 
-def _code_of(response: httpx2.Response) -> str:
-    """Return the code of problem details; empty if the response, perhaps of a proxy, is none."""
+def _is_loopback(host: str) -> bool:
+    return host in {"localhost", "::1"} or host.startswith("127.")
+
+
+def _code_and_detail(response: httpx2.Response) -> tuple[str, str]:
+    """Return code and detail of problem details, or no code and the text of a response that is none."""
     try:
         body = response.json()
     except ValueError:
-        return ""
-    return str(body.get("code", "")) if isinstance(body, dict) else ""
+        body = None
+    problem = body if isinstance(body, dict) else {}
+    return str(problem.get("code", "")), str(problem.get("detail", response.text[:500]))

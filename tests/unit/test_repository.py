@@ -211,4 +211,14 @@ def test_the_wheel_holds_the_service_its_models_and_its_migrations(wheel: frozen
 
 def test_the_wheel_holds_no_benchmark_no_recipe_and_no_test(wheel: frozenset[str]) -> None:
     folders = {name.partition("/")[0] for name in wheel if ".dist-info/" not in name}
-    assert folders == {"migrations", "models", "services", "shared", "simulation", "stack", "training"}
+    assert folders == {
+        "cli",
+        "evaluation",
+        "migrations",
+        "models",
+        "services",
+        "shared",
+        "simulation",
+        "stack",
+        "training",
+    }

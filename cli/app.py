@@ -1,0 +1,22 @@
+"""The `trim` command and its groups."""
+
+from __future__ import annotations
+
+import typer
+
+from cli import policies
+from cli.errors import reporting_errors
+
+app = typer.Typer(
+    name="trim",
+    help="Use a running TRIM service, and fit, train and measure its policies.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(policies.app, name="policies")
+
+
+def main() -> None:
+    """Run the command of the arguments; errors are one sentence on standard error."""
+    with reporting_errors():
+        app(prog_name="trim")
