@@ -106,7 +106,7 @@ models: $(VENV)/.train ## Train models into .state/models/trained, or resume tra
 evaluate-models: $(VENV)/.stack ## Measure the bundled models, or those in MODELS, on held-out problems, offline and on the service
 	@$(BIN)/python -m recipe.evaluate --models $(MODELS)
 
-policies: $(VENV)/.stack ## Fit the policies that ship with the bundled models (some minutes on two cores)
+policies: $(VENV)/.train ## Fit and train the policies that ship with the bundled models (half an hour on two cores)
 	@$(BIN)/python -m recipe.policies
 
 clean: ## Remove the virtual environments and the embedded state

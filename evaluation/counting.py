@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections import abc
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Protocol
 from uuid import UUID
 
 from shared.cancellation import Cancellation
 from shared.engines.port import GeneratedStep, GenerationRequest, Generator, Meter, Scorer, Scores, ScoringRequest
+from simulation.workers import Engines
 
 
 class Reader(Protocol):
@@ -28,34 +29,45 @@ class Reader(Protocol):
         """Encode a step as the engine reads it after the question and the steps before it."""
 
 
-class _Input:
-    """Input ids of problems, and the last sequence that a prefix cache holds of each."""
+class RememberingReader:
+    """Encodes each text once."""
 
     def __init__(self, reader: Reader) -> None:
-        self._question_ids, self._step_ids = cache(reader.question_ids), cache(reader.step_ids)
-        self._computed: dict[UUID, list[int]] = {}
+        self.question_ids, self.step_ids = cache(reader.question_ids), cache(reader.step_ids)
+
+
+Held = dict[UUID, list[int]]
+"""The last sequence of ids that a prefix cache holds of each problem. Sequences are replaced, never changed."""
+
+
+class _Input:
+    """Input ids of problems, and what a prefix cache holds of them."""
+
+    def __init__(self, reader: Reader, held: Held) -> None:
+        self._reader = reader
+        self._held = held
 
     def ids(self, question: str, steps: Sequence[str]) -> list[int]:
         """Encode a question and the steps after it."""
-        return [*self._question_ids(question), *(each for step in steps for each in self._step_ids(step))]
+        return [*self._reader.question_ids(question), *(each for step in steps for each in self._reader.step_ids(step))]
 
     def cached(self, problem_id: UUID, ids: Sequence[int]) -> int:
         """Count the first ids that the cache holds."""
-        computed = self._computed.get(problem_id, [])
-        pairs = enumerate(zip(computed, ids, strict=False))
-        return next((place for place, (ours, theirs) in pairs if ours != theirs), min(len(computed), len(ids)))
+        held = self._held.get(problem_id, [])
+        pairs = enumerate(zip(held, ids, strict=False))
+        return next((place for place, (ours, theirs) in pairs if ours != theirs), min(len(held), len(ids)))
 
     def store(self, problem_id: UUID, ids: list[int]) -> None:
         """Replace the problem's sequence."""
-        self._computed[problem_id] = ids
+        self._held[problem_id] = ids
 
 
 class CountingGenerator:
-    """Reports the input that a generator computes; its cache is empty at first."""
+    """Reports the input that a generator computes; it updates what the cache holds."""
 
-    def __init__(self, engine: Generator, reader: Reader) -> None:
+    def __init__(self, engine: Generator, reader: Reader, held: Held) -> None:
         self._engine = engine
-        self._input = _Input(reader)
+        self._input = _Input(reader, held)
 
     @property
     def model_id(self) -> str:
@@ -86,11 +98,11 @@ class CountingGenerator:
 
 
 class CountingScorer:
-    """Reports the tokens that a scorer computes; its cache is empty at first."""
+    """Reports the tokens that a scorer computes; it updates what the cache holds."""
 
-    def __init__(self, engine: Scorer, reader: Reader) -> None:
+    def __init__(self, engine: Scorer, reader: Reader, held: Held) -> None:
         self._engine = engine
-        self._input = _Input(reader)
+        self._input = _Input(reader, held)
 
     @property
     def model_id(self) -> str:
@@ -113,3 +125,33 @@ class CountingScorer:
 
     def close(self) -> None:
         """Do nothing: the engine outlives the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caches:
+    """What the engines' prefix caches hold at one moment of a run."""
+
+    small: Held = field(default_factory=dict)
+    large: Held = field(default_factory=dict)
+    prm: Held = field(default_factory=dict)
+
+    def copy(self) -> Caches:
+        """Copy the caches, so that two runs can go on from the same moment."""
+        return Caches(dict(self.small), dict(self.large), dict(self.prm))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readers:
+    """How each engine encodes what it reads."""
+
+    small: Reader
+    large: Reader
+    prm: Reader | None
+
+    def counting(self, engines: Engines, caches: Caches) -> Engines:
+        """Return engines that report what engines without memory would compute; they update the caches."""
+        return Engines(
+            small=CountingGenerator(engines.small, self.small, caches.small),
+            large=CountingGenerator(engines.large, self.large, caches.large),
+            prm=None if engines.prm is None or self.prm is None else CountingScorer(engines.prm, self.prm, caches.prm),
+        )

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from evaluation.counting import CountingGenerator, CountingScorer
+from evaluation.counting import Caches, Readers, RememberingReader
 from shared.domain.artefacts import ModelIds
 from shared.domain.options import Limits, Options, Sampling, Wrappers
 from shared.engines.embedded.generator import EmbeddedGenerator
@@ -41,14 +42,16 @@ class Models:
     """Loaded models. Without a PRM, only policies that need no scores can run."""
 
     def __init__(self, small: Path, large: Path, prm: Path | None = None) -> None:
-        self._writers = EmbeddedGenerator(small), EmbeddedGenerator(large)
-        self._small, self._large = (RememberingGenerator(writer) for writer in self._writers)
+        writers = EmbeddedGenerator(small), EmbeddedGenerator(large)
+        self._readers = tuple(RememberingReader(writer) for writer in writers)
+        self._small, self._large = (RememberingGenerator(writer) for writer in writers)
         self.load_prm(prm)
 
     def load_prm(self, prm: Path | None) -> None:
         """Load a PRM in place of the present one, which stays open."""
-        self._judge = EmbeddedScorer(prm) if prm else None
-        self.prm = RememberingScorer(self._judge) if self._judge else None
+        judge = EmbeddedScorer(prm) if prm else None
+        self._prm_reader = RememberingReader(judge) if judge else None
+        self.prm = RememberingScorer(judge) if judge else None
 
     def __enter__(self) -> Self:
         return self
@@ -70,6 +73,17 @@ class Models:
         if self.prm is None:
             raise RuntimeError("these models were loaded without a PRM")
         return ModelIds(small=self._small.model_id, large=self._large.model_id, prm=self.prm.model_id)
+
+    @property
+    def engines(self) -> Engines:
+        """The engines; they remember."""
+        return Engines(small=self._small, large=self._large, prm=self.prm)
+
+    @property
+    def readers(self) -> Readers:
+        """How the engines encode what they read."""
+        small, large = self._readers
+        return Readers(small=small, large=large, prm=self._prm_reader)
 
     @contextmanager
     def with_prm(self, prm: Path) -> Iterator[Self]:
@@ -104,12 +118,12 @@ class Models:
             RuntimeError: The policy needs scores, and there is no scorer.
             EngineDead: A model's engine crashed.
         """
-        if scorer is None and self.prm is not None and self._judge is not None:
-            scorer = CountingScorer(self.prm, self._judge)
-        if Routing(policy, wrappers).plan.scores and scorer is None:
+        engines = self.readers.counting(self.engines, Caches())
+        if scorer is not None:
+            engines = replace(engines, prm=scorer)
+        if Routing(policy, wrappers).plan.scores and engines.prm is None:
             raise RuntimeError("these models were loaded without a PRM")
-        small, large = map(CountingGenerator, (self._small, self._large), self._writers)
-        service = SimulatedService(Engines(small=small, large=large, prm=scorer), window=IN_FLIGHT)
+        service = SimulatedService(engines, window=IN_FLIGHT)
         options = Options(limits=LIMITS, sampling=sampling, step_timeout_s=TIMEOUT_S)
         ids = [
             service.submit(question, policy, options, reference=reference, wrappers=wrappers)

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from shared.domain.decisions import Action, Observation
+from shared.domain.ledger import Ledger
 
 Place = TypeVar("Place")
 
@@ -35,6 +36,8 @@ class Outcome(Generic[Place]):
     """The next decision; `None` if the problem has ended."""
     is_solved: bool = False
     """Whether the problem has ended with the right answer."""
+    ledger: Ledger | None = None
+    """What the problem cost, once it has ended, if the branches keep it."""
 
 
 class Branches(ABC, Generic[Place]):

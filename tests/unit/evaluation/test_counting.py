@@ -56,12 +56,12 @@ def scored(engine: CountingScorer, *steps: str, newest: int = 1) -> int:
 
 def test_the_first_step_of_a_call_has_the_input_of_the_call() -> None:
     letters = Letters("de", "fg")
-    assert written(CountingGenerator(letters, letters)) == [(3, 0), (0, 0)]
+    assert written(CountingGenerator(letters, letters, {})) == [(3, 0), (0, 0)]
 
 
 def test_a_model_that_continues_its_step_computes_its_last_token_alone() -> None:
     letters = Letters("de")
-    engine = CountingGenerator(letters, letters)
+    engine = CountingGenerator(letters, letters, {})
     written(engine)
     assert written(engine, "de") == [(6, 5)]
     assert written(engine, "de") == [(6, 5)], "the last token is computed in any case"
@@ -69,21 +69,21 @@ def test_a_model_that_continues_its_step_computes_its_last_token_alone() -> None
 
 def test_a_step_that_replaces_a_draft_is_computed_from_where_it_differs() -> None:
     letters = Letters("de")
-    engine = CountingGenerator(letters, letters)
+    engine = CountingGenerator(letters, letters, {})
     written(engine)
     assert written(engine, "dx") == [(6, 4)]
 
 
 def test_another_problem_finds_nothing_cached() -> None:
     letters = Letters("de")
-    engine = CountingGenerator(letters, letters)
+    engine = CountingGenerator(letters, letters, {})
     written(engine)
     assert written(engine, "de", problem=2) == [(6, 0)]
 
 
 def test_a_scorer_computes_what_is_new_and_the_tag_of_each_step_to_score() -> None:
     letters = Letters()
-    engine = CountingScorer(letters, letters)
+    engine = CountingScorer(letters, letters, {})
     assert scored(engine, "de") == 6
     assert scored(engine, "de", "fg") == 3
     assert scored(engine, "de", "fx", "hi", newest=2) == 2 + 3, "the second step differs from the scored draft"
