@@ -133,3 +133,22 @@ def area_under_curve(above: Sequence[float], below: Sequence[float]) -> float:
         lesser += tied_below
         index += len(ties)
     return wins / (len(above) * len(below))
+
+
+def percentile(values: Sequence[float], part: float) -> float:
+    """Compute a percentile, linear between neighbours.
+
+    Args:
+        values: The values, in any order.
+        part: Part of the values below it, in [0, 1].
+
+    Raises:
+        ValueError: There are no values.
+    """
+    if not values:
+        raise ValueError("a percentile needs values")
+    ordered = sorted(values)
+    place = part * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (place - low) * (ordered[high] - ordered[low])

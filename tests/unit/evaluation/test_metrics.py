@@ -15,6 +15,7 @@ from evaluation.metrics import (
     area_under_curve,
     cost_to_recover,
     envelope,
+    percentile,
 )
 
 shares = st.floats(0.0, 1.0)
@@ -108,3 +109,13 @@ def test_the_area_under_the_curve_is_what_counting_each_pair_gives(above: list[i
 def test_an_area_of_one_kind_alone_is_refused() -> None:
     with pytest.raises(ValueError, match="both kinds"):
         area_under_curve([0.5], [])
+
+
+@pytest.mark.parametrize(("part", "expected"), [(0, 1), (0.5, 2.5), (0.9, 3.7), (1, 4)])
+def test_a_percentile_is_linear_between_values(part: float, expected: float) -> None:
+    assert percentile([4, 1, 3, 2], part) == pytest.approx(expected)
+
+
+def test_a_percentile_needs_values() -> None:
+    with pytest.raises(ValueError, match="needs values"):
+        percentile([], 0.5)
