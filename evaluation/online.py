@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from evaluation.comparison import Answered
-from evaluation.offline import GREEDY, LIMITS, TIMEOUT_S
+from evaluation.offline import LIMITS, TIMEOUT_S
+from evaluation.study import Trial
 from shared.domain.ledger import Ledger
+from shared.domain.options import Sampling
+from shared.domain.verdict import Verdict
 from shared.settings import Settings
+from shared.store.database import Database
 from stack.client import Api
+from stack.policies import register_bundled
 from stack.postgres import EmbeddedPostgres
 from stack.roles import Roles
 from stack.running import STATE, free_port, running_roles
 from stack.scratch import scratch_database
 from stack.solving import solve_with
-
-CHOICES = {"limits": asdict(LIMITS), "sampling": asdict(GREEDY), "step_timeout_s": TIMEOUT_S}
-"""Options of the offline evaluation, as the API accepts them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,12 @@ class Service:
     roles: Roles
 
     def solve(
-        self, problems: Sequence[tuple[str, str]], policies: Mapping[str, Mapping[str, Any]], console: Console
-    ) -> dict[str, list[Answered]]:
+        self,
+        problems: Sequence[tuple[str, str]],
+        policies: Mapping[str, Mapping[str, Any]],
+        sampling: Sampling,
+        console: Console,
+    ) -> dict[str, list[Trial]]:
         """Solve problems with each policy; return the results in their order, by the policy's name.
 
         A problem that ended without a solution counts as unsolved.
@@ -42,17 +47,23 @@ class Service:
         Args:
             problems: Question and reference of each.
             policies: Policies as the API accepts them, by name.
+            sampling: Sampling of tokens.
             console: Console that shows the progress.
         """
         submitted = [{"question": question, "reference": reference} for question, reference in problems]
-        ended = solve_with(policies, submitted, CHOICES, api=self.api, roles=self.roles, console=console)
+        choices = {"limits": asdict(LIMITS), "sampling": asdict(sampling), "step_timeout_s": TIMEOUT_S}
+        ended = solve_with(policies, submitted, choices, api=self.api, roles=self.roles, console=console)
         for name, batch in ended.items():
             if unsolved := batch["size"] - batch["statuses"].get("succeeded", 0):
                 warning = f"{name}: {unsolved} problems ended without a solution; see the logs under {STATE}/logs."
                 console.print(warning, soft_wrap=True, highlight=False)
         return {
             name: [
-                Answered.of(verdict=problem["verdict"], answer=problem["answer"], ledger=Ledger(**problem["ledger"]))
+                Trial(
+                    is_solved=problem["verdict"] == Verdict.CORRECT,
+                    large_tokens=problem["ledger"]["large_out"],
+                    ledger=Ledger(**problem["ledger"]),
+                )
                 for problem in self.api.batch_problems(batch["id"])
             ]
             for name, batch in ended.items()
@@ -78,5 +89,7 @@ def running_service(settings: Settings, folders: Mapping[str, Path]) -> Iterator
             "TRIM_ENGINE": "embedded",
             **{f"TRIM_{name.upper()}_MODEL": str(folder.resolve()) for name, folder in folders.items()},
         }
+        with closing(Database(database_url)) as database:
+            register_bundled(database)
         with running_roles(settings, environment) as (api, roles):
             yield Service(api, roles)

@@ -6,28 +6,34 @@ compute each step once: the real state machine and the workers' code take it, wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from evaluation.offline import IN_FLIGHT, LIMITS, TIMEOUT_S, Models
-from evaluation.study import Decided, Setting, Trial
-from recipe.problems.story import Story
+from evaluation.study import Decided, Setting, Study, Trial
+from recipe.exact_checker import ExactChecker
+from recipe.problems.story import Story, problems_of
 from shared.domain.decisions import Action, Observation
 from shared.domain.ledger import Ledger
 from shared.domain.options import Options, Plan, Sampling
 from shared.domain.verdict import Verdict
+from shared.engines.port import Scorer
 from shared.machine.state import State, new_state
-from shared.policies.baselines import LargeOnly
+from shared.policies.baselines import LargeOnly, SmallOnly
 from shared.policies.cascade import Cascade
 from shared.policies.policy import Policy
+from shared.policies.threshold import Threshold
 from training.environment import Outcome, Turn
 from training.solving import EngineBranches, Undecided
 
 EVERYTHING: Final = Plan(confidence=True)
 """A plan of which every policy finds in its observations what it needs: scores and log-probabilities."""
+
+ORACLE: Final = "oracle"
+"""Name of the policy that knows which drafts are wrong; only an evaluation has it."""
 
 Choose = Callable[[int, Turn[Undecided]], Action]
 """Decides a turn of a problem, which is given by its place among the trials."""
@@ -46,16 +52,16 @@ class Trials:
     @cached_property
     def problems(self) -> list[State]:
         """The problems to solve: by story, then by sampling."""
-        pairs = [(story, sampling) for story in self.stories for sampling in self.samplings]
+        problems = [(problem, sampling) for problem in problems_of(self.stories) for sampling in self.samplings]
         options = Options(plan=EVERYTHING, limits=LIMITS, step_timeout_s=TIMEOUT_S)
         return [
             new_state(
                 problem_id=UUID(int=number),
-                question=story.question,
-                reference=str(story.answer),
+                question=question,
+                reference=reference,
                 options=replace(options, sampling=sampling),
             )
-            for number, (story, sampling) in enumerate(pairs)
+            for number, ((question, reference), sampling) in enumerate(problems)
         ]
 
     @cached_property
@@ -66,11 +72,20 @@ class Trials:
     @cached_property
     def large_only(self) -> list[Trial]:
         """Results of the large model alone, which is never asked between steps."""
-        solved: list[State | None] = [None] * len(self.problems)
-        for place, sampling in enumerate(self.samplings):
-            pairs = [(story.question, str(story.answer)) for story in self.stories]
-            solved[place :: len(self.samplings)] = self.models.solve(pairs, LargeOnly(), sampling=sampling)
-        return [trial_of(state) for state in solved if state is not None]
+        return self.simulate(LargeOnly())
+
+    @cached_property
+    def oracle(self) -> list[Trial]:
+        """Results with an exact checker in place of the PRM, whose scores are free."""
+        return self.simulate(Threshold(threshold=0.5), scorer=ExactChecker())
+
+    def simulate(self, policy: Policy, *, scorer: Scorer | None = None) -> list[Trial]:
+        """Solve all problems with a policy in the simulated service."""
+        solved = [
+            self.models.solve(problems_of(self.stories), policy, scorer=scorer, sampling=sampling)
+            for sampling in self.samplings
+        ]
+        return [trial_of(state) for states in zip(*solved, strict=True) for state in states]
 
     def play(self, choose: Choose) -> list[Path]:
         """Solve all problems, all in step, so that the engines batch."""
@@ -170,3 +185,24 @@ def _whole(seen: Sequence[Observation]) -> Observation:
 def _sum(one: Ledger, other: Ledger) -> Ledger:
     names: Mapping[str, int] = {name: getattr(one, name) + getattr(other, name) for name in Ledger.__slots__}
     return Ledger(**names)
+
+
+def study(trials: Trials, settings: Iterable[tuple[Policy, str]], **described: Any) -> Study:
+    """Solve problems with every setting, and return the results.
+
+    Args:
+        trials: The problems.
+        settings: Policies with the labels of their settings.
+        described: The other fields of the study.
+    """
+    return Study(
+        problems=len(trials.stories),
+        seeds=len(trials.samplings),
+        small=trials.solve(SmallOnly(), SmallOnly.name),
+        large=Setting(policy=LargeOnly.name, label=LargeOnly.name, trials=trials.large_only),
+        settings=[
+            *(trials.solve(policy, label) for policy, label in settings),
+            Setting(policy=ORACLE, label=ORACLE, trials=trials.oracle),
+        ],
+        **described,
+    )

@@ -95,14 +95,16 @@ PRM_PLAN = prm.Plan(
 PRM_LITE_PLAN = prm.Plan(
     name="prm-lite",
     layers=2,
-    fresh_layers=1,
-    adapting=Schedule(steps=600, rate=7e-4),
-    judging=Schedule(steps=1800, rate=3e-3),
+    fresh_layers=2,
+    wide=240,
+    adapting=Schedule(steps=800, rate=1.5e-3),
+    judging=Schedule(steps=1200, rate=3e-3),
     seed=6,
     compare_until=0.2,
     simple_until=0.5,
 )
-"""Plan of the lite PRM, on the first layers of the small model."""
+"""Plan of the lite PRM, on the first layers of the small model, somewhat narrower to stay below half a million
+parameters."""
 
 
 def main() -> None:

@@ -132,6 +132,16 @@ def lowest_layers(weights: Mapping[str, Tensor], layers: int) -> Weights:
     return {name: weight for name, weight in weights.items() if not name.startswith(_LAYER) or name.startswith(kept)}
 
 
+def narrowed(weights: Mapping[str, Tensor], wide: int) -> Weights:
+    """Return the weights with the first `wide` units of the inner part of each layer."""
+    cuts = {"mlp.gate_proj.weight": (slice(wide),), "mlp.up_proj.weight": (slice(wide),)}
+    cuts |= {"mlp.down_proj.weight": (slice(None), slice(wide))}
+    return {
+        name: next((weight[cut] for end, cut in cuts.items() if name.endswith(end)), weight)
+        for name, weight in weights.items()
+    }
+
+
 def _normal(size: tuple[int, ...], seed: int, name: str) -> Tensor:
     """Draw a matrix that depends on seed and name, but not on the order of drawing."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + sum(name.encode()) * 101 + len(name))

@@ -77,11 +77,13 @@ class Plan:
     """Share of the second training, at its start, with only comparisons."""
     simple_until: float
     """Share of the second training in which two of three judged batches are sheets or short problems."""
+    wide: int | None = None
+    """Width of the layers' inner part; `None` is that of the language model, whose first units a narrower PRM takes."""
 
 
 def shape_of(plan: Plan, model: Shape) -> Shape:
     """Return the shape of the PRM that is made from a language model."""
-    return replace(model, layers=plan.layers + plan.fresh_layers)
+    return replace(model, layers=plan.layers + plan.fresh_layers, wide=plan.wide or model.wide)
 
 
 def train(
@@ -108,7 +110,8 @@ def train(
     Returns:
         The weights of the PRM, without helpers.
     """
-    shape, base = shape_of(plan, model), replace(model, layers=plan.layers)
+    shape = shape_of(plan, model)
+    base = replace(shape, layers=plan.layers)
     maker = _Maker(tokenizer, training)
     batches = {
         "sheets": Batches(maker.sheets, name="prm-sheets", seed=plan.seed, size=20),
@@ -168,7 +171,7 @@ def _adapted(plan: Plan, tokenizer: Tokenizer, base: Shape, weights: Weights) ->
     The tag's embedding, which the model never saw, starts as a copy of the blank line's. The helper that identifies
     tokens is new if the model was trained without it.
     """
-    taken = network.lowest_layers(weights, base.layers)
+    taken = network.narrowed(network.lowest_layers(weights, base.layers), base.wide)
     start = {name: weight.detach().clone() for name, weight in taken.items()}
     # After the others: the order of the weights decides how the norm of the gradients is rounded.
     start |= {name: weight for name, weight in network.fresh_identity(base, plan.seed).items() if name not in start}

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from evaluation.comparison import Answered, Comparison, Comparisons
-from evaluation.true_cost import Computed
+from evaluation.comparison import Comparison, Comparisons
+from evaluation.metrics import Baselines
 from recipe import evaluate
-from recipe.evaluate import Chosen
-from recipe.measuring import Measured, Scored, cheapest
+from recipe.measuring import Scored
 from recipe.problems.checker import Label
-from recipe.problems.drawing import Split
+from recipe.problems.story import Story
+from recipe.settings import CURVES
+from recipe.tables import Results
 from shared.settings import Settings
 from stack.running import state_folder
 from tests.unit.simulation.conftest import quiet  # noqa: F401 - a fixture
-
-BUNDLED = Path(__file__).parents[3] / "models"
 
 
 @pytest.fixture(autouse=True)
@@ -44,35 +43,30 @@ def test_a_service_that_differs_is_reported_in_one_sentence_after_all_figures(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def compare(
-        settings: Settings, models: Path, reported: Mapping[Split, Mapping[str, Measured]], chosen: Chosen
+        settings: Settings, models: Path, stories: Sequence[Story], measured: Mapping[str, Results]
     ) -> Comparisons:
-        compared: dict[str, dict[str, Comparison]] = {}
-        for split, by_prm in reported.items():
-            measured = by_prm["prm"]
-            results = {
-                "small alone": (measured.small, 0),
-                "large alone": (measured.large, 1),
-                "routed": (measured.curve[chosen["prm"]["parity"]], 0),
+        solved = measured["prm"].study
+        baselines = Baselines(small=solved.small.trials, large=solved.large.trials)
+        dearer = [replace(trial, large_tokens=trial.large_tokens + 1) for trial in solved.large.trials]
+        pairs = {"small-only": (solved.small.trials,) * 2, "large-only": (dearer, solved.large.trials)}
+        return {
+            "prm": {
+                name: Comparison(service=service, offline=offline, baselines=baselines)
+                for name, (service, offline) in pairs.items()
             }
-            compared[split] = {
-                name: Comparison(
-                    service=[replace(result, large_tokens=result.large_tokens + extra) for result in offline],
-                    offline=offline,
-                    baselines=measured.baselines,
-                )
-                for name, (offline, extra) in results.items()
-            }
-        return compared
+        }
 
     monkeypatch.setattr(evaluate, "compare", compare)
-    assert ended(monkeypatch, "--problems", "3", "--models", str(BUNDLED)) == 1
+    monkeypatch.setattr(evaluate, "CURVES", {name: CURVES[name] for name in ("threshold", "cascade")})
+    monkeypatch.setattr(evaluate, "PRMS", {"prm": "main"})
+    assert ended(monkeypatch, "--problems", "3", "--seeds", "2") == 1
     printed = capsys.readouterr()
     [sentence] = printed.err.splitlines()
-    assert sentence.startswith("evaluate-models: The service's figures differ from the simulation's")
-    assert "(large alone on test problems, large alone on transfer problems)" in sentence
-    figures = json.loads(printed.out.splitlines()[-1])
-    assert figures["service_small_accuracy"] == figures["small_accuracy"]
-    assert figures["service_large_share_large_alone"] > 1
+    assert sentence.startswith("evaluate: The service's figures differ from the simulation's")
+    assert "(large-only with prm)" in sentence
+    figures = json.loads(printed.out.splitlines()[-1])["main"]
+    assert set(figures["cpt95"]) == set(figures["transfer_apgr"]) == {"threshold", "cascade", "oracle"}
+    assert figures["small_accuracy"] < figures["large_accuracy"]
 
 
 def test_a_running_stack_is_reported_before_anything_is_measured(
@@ -87,7 +81,7 @@ def test_a_running_stack_is_reported_before_anything_is_measured(
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
-    [(["--problems", "1001"], "at most 1000 problems"), (["--models", "nowhere"], "nowhere")],
+    [(["--problems", "1001", "--served", "1001"], "at most 1000 problems"), (["--models", "nowhere"], "nowhere")],
 )
 def test_an_impossible_measurement_is_reported_in_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
@@ -95,17 +89,6 @@ def test_an_impossible_measurement_is_reported_in_one_sentence(
     assert ended(monkeypatch, *arguments) == 2
     [sentence] = capsys.readouterr().err.splitlines()
     assert expected in sentence
-
-
-def test_the_highest_threshold_is_chosen_if_none_is_good_enough(measured: Measured) -> None:
-    assert cheapest(measured, lambda _: False) == 0.9
-    assert cheapest(measured, lambda _: True) == 0.5
-
-
-def test_the_true_cost_is_a_share_of_that_of_the_large_model_alone(measured: Measured) -> None:
-    prices = Computed(small=1, prm=2, large=5)
-    assert measured.true_share(measured.large, prices).total == pytest.approx(1.0)
-    assert measured.true_share(measured.small, prices).total == pytest.approx(20 / 200)
 
 
 def test_a_prm_misses_doubts_and_forgives() -> None:
@@ -118,20 +101,3 @@ def test_a_prm_misses_doubts_and_forgives() -> None:
 
 def test_a_share_of_no_steps_is_zero() -> None:
     assert Scored({Label.WRONG: []}).forgiven == 0
-
-
-@pytest.fixture
-def measured() -> Measured:
-    """Return only the places of two thresholds on the curve."""
-    one = Answered(is_solved=True, large_tokens=100, answer="7", computed=Computed(small=10, prm=20, large=30))
-    curve = {0.9: [replace(one, large_tokens=50)], 0.5: [replace(one, large_tokens=20)]}
-    scored = Scored({})
-    return Measured(
-        stories=[],
-        small=[replace(one, is_solved=False, computed=Computed(small=20, prm=0, large=0))],
-        large=[one],
-        curve=curve,
-        checked=[one],
-        greedy=scored,
-        sampled=scored,
-    )
