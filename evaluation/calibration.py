@@ -6,6 +6,7 @@ ones. All resampling draws whole problems, because scores of one solution resemb
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from shared.errors import PermanentError
 Array = npt.NDArray[np.float64]
 
 BINS = 10
+
+_TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 
 _LEAST_LOGIT_SCORE = 1e-6
 """Scores are kept this far from 0 and 1 before their logit is taken."""
@@ -71,20 +74,31 @@ class Bin:
     """Mean score; NaN if the bin is empty."""
     right: float
     """Share of right steps; NaN if the bin is empty."""
+    interval: Interval | None
+    """Of the share of right steps; `None` if the bin is empty."""
 
 
-def reliability(labelled: Labelled, *, bins: int = BINS) -> list[Bin]:
+def reliability(labelled: Labelled, *, bins: int = BINS, seed: int = 0, resamples: int = RESAMPLES) -> list[Bin]:
     """Divide the scores into bins of equal width, and compare the mean score of each with its share of right steps."""
-    counts, scores, rights = _sums(labelled, bins).sum(axis=1)
-    edges = np.linspace(0, 1, bins + 1)
-    with np.errstate(invalid="ignore"):
-        means, shares = scores / counts, rights / counts
-    return [
-        Bin(low=low, high=high, count=int(count), score=score, right=right)
-        for low, high, count, score, right in zip(
-            edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), means.tolist(), shares.tolist(), strict=True
+    sums = _sums(labelled, bins)
+    counts, scores, rights = sums.sum(axis=1).tolist()
+    drawn_counts, _, drawn_rights = _resampled(sums, seed=seed, resamples=resamples)
+    edges = np.linspace(0, 1, bins + 1).tolist()
+    found = []
+    for place, count in enumerate(counts):
+        drawn = drawn_counts[:, place] > 0
+        shares = drawn_rights[drawn, place] / drawn_counts[drawn, place]
+        found.append(
+            Bin(
+                low=edges[place],
+                high=edges[place + 1],
+                count=int(count),
+                score=scores[place] / count if count else math.nan,
+                right=rights[place] / count if count else math.nan,
+                interval=Interval(*np.quantile(shares, _TAILS).tolist()) if count else None,
+            )
         )
-    ]
+    return found
 
 
 def calibration_error(labelled: Labelled, *, bins: int = BINS) -> float:
@@ -103,11 +117,8 @@ def error_interval(labelled: Labelled, *, bins: int = BINS, seed: int = 0, resam
     the resamples at the sample's value, which removes this bias; percentiles would double it.
     """
     sums = _sums(labelled, bins)
-    size = sums.shape[1]
-    drawn = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=resamples)
-    errors = _error(np.einsum("rp,kpb->krb", drawn, sums, optimize=True))
-    outside = (1 - CONFIDENCE) / 2
-    low, high = 2 * _error(sums.sum(axis=1)) - np.quantile(errors, [1 - outside, outside])
+    errors = _error(_resampled(sums, seed=seed, resamples=resamples))
+    high, low = 2 * _error(sums.sum(axis=1)) - np.quantile(errors, _TAILS)
     return Interval(float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1)))
 
 
@@ -226,6 +237,13 @@ def _sums(labelled: Labelled, bins: int) -> Array:
     size = (int(problems.max()) + 1) * bins
     columns = (np.ones_like(labelled.scores), labelled.scores, labelled.labels)
     return np.stack([np.bincount(places, weights=each, minlength=size).reshape(-1, bins) for each in columns])
+
+
+def _resampled(sums: Array, *, seed: int, resamples: int) -> Array:
+    """Draw problems with replacement, and sum over them: shape [3, resamples, bins]."""
+    size = sums.shape[1]
+    drawn = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=resamples)
+    return np.tensordot(drawn.astype(np.float64), sums, axes=(1, 1)).swapaxes(0, 1)
 
 
 def _error(sums: Array) -> Array:

@@ -65,6 +65,8 @@ class Judged:
 
     score: float
     is_right: bool
+    problem: int | None = None
+    """Index of its problem; intervals take the steps of a problem together. `None` if it is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""Reports: one page with tables and pictures of one or more studies, and the pictures as files."""
