@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from cli import policies
+from cli import policies, prm
 from cli.errors import reporting_errors
 
 app = typer.Typer(
@@ -14,6 +14,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(policies.app, name="policies")
+app.add_typer(prm.app, name="prm")
 
 
 def main() -> None:

@@ -10,9 +10,9 @@ from typing import Final
 
 import numpy as np
 
-from evaluation.calibration import Labelled
 from evaluation.metrics import area_under_curve
 from evaluation.resampling import Resampling, Statistic
+from evaluation.score_calibration import Labelled
 from evaluation.study import Judged, Setting, Study, Trial
 from shared.policies.cascade import Cascade
 

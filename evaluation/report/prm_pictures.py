@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from evaluation.calibration import Bin, Labelled, calibration_error, error_interval, reliability
 from evaluation.report.drawing import COLOURS, INK, PAPER, SOFT, WIDTH, Picture, draw, percent
 from evaluation.report.measures import Measures, scores_of
+from evaluation.score_calibration import Bin, Labelled, calibration_error, error_interval, reliability
 
 _BINS = 20
 """Bins of the histogram."""
@@ -54,7 +54,7 @@ def reliability_diagram(measures: Measures) -> Picture | None:
     labelled = measures.labelled
     if labelled is None:
         return None
-    bins = [each for each in reliability(labelled) if each.count]
+    bins = reliability(labelled)
     words = _error_in_words(labelled)
 
     def paint(figure: Figure) -> None:
@@ -90,7 +90,7 @@ def _bars(axes: Axes, scores: Sequence[float], *, colour: str, hatch: str) -> No
 
 def _diagram(axes: Axes, bins: Sequence[Bin]) -> None:
     axes.plot([0, 1], [0, 1], color=SOFT, linewidth=0.8, linestyle="--")
-    bars = [(each.score, each.interval.low, each.interval.high) for each in bins if each.interval is not None]
+    bars = [(each.score, each.interval.low, each.interval.high) for each in bins]
     axes.vlines(*zip(*bars, strict=True), color=_RIGHT, linewidth=1.2)
     axes.plot([each.score for each in bins], [each.right for each in bins], color=_RIGHT, marker="o")
     axes.set_xlim(0, 1)

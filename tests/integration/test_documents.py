@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -21,7 +24,11 @@ from tests.unit.policies.pomdp_models import artefact_of, released_model
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 AUDIT = (ROOT / "docs" / "audit.md").read_text()
-SCRIPT = {"default": [{"small": "One.", "large": "Two.", "score": 0.1}, {"small": "So \\boxed{42}."}]}
+CALIBRATION = (ROOT / "docs" / "prm-calibration.md").read_text()
+SCRIPT = {
+    "default": [{"small": "One.", "large": "Two.", "score": 0.1}, {"small": "So \\boxed{42}."}],
+    "problems": {"What has other scores?": [{"small": "So \\boxed{42}.", "score": 0.7}]},
+}
 
 ARTEFACT = artefact_of(released_model(), small="scripted/small", large="scripted/large", prm="scripted/prm").encoded
 """A version of the policy `pomdp` for the models of the script."""
@@ -95,6 +102,57 @@ def test_a_recipe_for_defects_finds_one(deployment: Deployment, sign: str, defec
     assert deployment.rows(recipe) == []
     deployment.rows(f"{defect} RETURNING 1")
     assert deployment.rows(recipe) != []
+
+
+@dataclass(frozen=True)
+class Shell:
+    """Runs commands as a reader of the documents would, in an empty folder."""
+
+    deployment: Deployment
+    folder: Path
+
+    def batch(self, question: str) -> str:
+        """Solve 10 problems with one question, half of them with another reference than the answer."""
+        problems = [{"question": question, "reference": "42" if index % 2 else "7"} for index in range(10)]
+        return str(self.deployment.finish(self.deployment.submit_all(problems))[0]["batch_id"])
+
+    def run(self, command: str, **names: str) -> subprocess.CompletedProcess[str]:
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        known = {**os.environ, **names, "PATH": path, "TRIM_SERVER": self.deployment.api.address}
+        return subprocess.run(
+            ["bash", "-c", command], cwd=self.folder, env=known, capture_output=True, text=True, check=False
+        )
+
+
+@pytest.fixture
+def shell(deployment: Deployment, tmp_path: Path) -> Shell:
+    return Shell(deployment, tmp_path)
+
+
+def test_every_command_on_the_quality_of_a_prm_works_as_printed(shell: Shell) -> None:
+    names = {"BATCH": shell.batch("What is it?"), "LATER": shell.batch("What is it later?")}
+    commands = re.findall(r"^\$ (trim .*)$", CALIBRATION, re.MULTILINE)
+    assert len(commands) >= 5
+    for command in commands:
+        done = shell.run(command, **names)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        assert "scripted/prm" in done.stdout
+    found = json.loads(shell.run("trim prm calibration $BATCH --json", **names).stdout)
+    assert (found["prm"], found["problems_with_scores"], found["problems_left_out"]) == ("scripted/prm", 10, {})
+    assert [(each["count"], each["right"]) for each in found["bins"]] == [(20, 0.5)]
+    assert found["corrections"]["fitted_on"] == 5
+
+    names["LATER"] = shell.batch("What has other scores?")
+    shifted = shell.run("trim prm drift $LATER --reference reference.json --json", **names)
+    assert (shifted.returncode, json.loads(shifted.stdout)["drift"]) == (1, "shifted")
+    reference = shell.folder / "reference.json"
+    reference.write_text(reference.read_text().replace("scripted/prm", "another/prm"))
+    refused = shell.run("trim prm drift $BATCH --reference reference.json", **names)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == (
+        "trim: The reference has scores of another/prm, and these are of scripted/prm; scores of two PRMs cannot be"
+        " compared.\n"
+    )
 
 
 def test_every_document_that_is_linked_exists() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from evaluation.calibration import Array
+from evaluation.score_calibration import Array
 from shared.errors import PermanentError
 
 WATCH: Final = 0.1
@@ -47,7 +47,7 @@ class Drift(StrEnum):
     SHIFTED = "shifted"
 
 
-class Reference(BaseModel):
+class ReferenceScores(BaseModel):
     """Distribution of a PRM's scores, as a file keeps it.
 
     It has the counts of each problem, because the bound on chance permutes problems.
@@ -142,7 +142,9 @@ class Comparison:
         return Drift.SHIFTED if self.index >= SHIFTED else Drift.WATCH
 
 
-def compare(reference: Reference, scores: Mapping[str, Sequence[Sequence[float]]], *, seed: int = 0) -> Comparison:
+def compare(
+    reference: ReferenceScores, scores: Mapping[str, Sequence[Sequence[float]]], *, seed: int = 0
+) -> Comparison:
     """Compare scores with a reference of the same PRM.
 
     Args:

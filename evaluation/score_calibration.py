@@ -6,7 +6,6 @@ ones. All resampling draws whole problems, because scores of one solution resemb
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -71,31 +70,34 @@ class Bin:
     high: float
     count: int
     score: float
-    """Mean score; NaN if the bin is empty."""
+    """Mean score."""
     right: float
-    """Share of right steps; NaN if the bin is empty."""
-    interval: Interval | None
-    """Of the share of right steps; `None` if the bin is empty."""
+    """Share of right steps."""
+    interval: Interval
+    """Of the share of right steps."""
 
 
 def reliability(labelled: Labelled, *, bins: int = BINS, seed: int = 0, resamples: int = RESAMPLES) -> list[Bin]:
-    """Divide the scores into bins of equal width, and compare the mean score of each with its share of right steps."""
+    """Divide the scores into bins of equal width, and compare the mean score of each with its share of right steps.
+
+    Empty bins are left out.
+    """
     sums = _sums(labelled, bins)
-    counts, scores, rights = sums.sum(axis=1).tolist()
+    counts, scores, rights = sums.sum(axis=1)
     drawn_counts, _, drawn_rights = _resampled(sums, seed=seed, resamples=resamples)
-    edges = np.linspace(0, 1, bins + 1).tolist()
+    edges = np.linspace(0, 1, bins + 1)
     found = []
-    for place, count in enumerate(counts):
+    for place in np.flatnonzero(counts):
         drawn = drawn_counts[:, place] > 0
         shares = drawn_rights[drawn, place] / drawn_counts[drawn, place]
         found.append(
             Bin(
-                low=edges[place],
-                high=edges[place + 1],
-                count=int(count),
-                score=scores[place] / count if count else math.nan,
-                right=rights[place] / count if count else math.nan,
-                interval=Interval(*np.quantile(shares, _TAILS).tolist()) if count else None,
+                low=float(edges[place]),
+                high=float(edges[place + 1]),
+                count=int(counts[place]),
+                score=float(scores[place] / counts[place]),
+                right=float(rights[place] / counts[place]),
+                interval=Interval(*np.quantile(shares, _TAILS).tolist()),
             )
         )
     return found

@@ -11,7 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.drift import BadReference, Comparison, Drift, Reference, chance, compare, count, edges, stability_index
+from evaluation.score_drift import (
+    BadReference,
+    Comparison,
+    Drift,
+    ReferenceScores,
+    chance,
+    compare,
+    count,
+    edges,
+    stability_index,
+)
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 
@@ -24,8 +34,8 @@ def drawn(problems: int, *, mean: float = 0.0, seed: int = 0) -> list[list[float
     return scores
 
 
-def reference(problems: int = 300) -> Reference:
-    return Reference.of(drawn(problems), prm="prm-1", created_at=NOW, source="batch 1")
+def reference(problems: int = 300) -> ReferenceScores:
+    return ReferenceScores.of(drawn(problems), prm="prm-1", created_at=NOW, source="batch 1")
 
 
 def against(scores: list[list[float]]) -> Comparison:
@@ -75,7 +85,7 @@ def test_the_index_is_that_of_its_definition() -> None:
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
 def test_scores_that_were_all_equal_have_a_bin_for_themselves(value: float) -> None:
-    same = Reference.of([[value] * 5] * 50, prm="prm-1", created_at=NOW, source="batch 1")
+    same = ReferenceScores.of([[value] * 5] * 50, prm="prm-1", created_at=NOW, source="batch 1")
     assert compare(same, {"prm-1": [[value] * 5] * 50}).index == 0
     for other in {0.2, 0.8, 1.0, 0.0} - {value}:
         assert compare(same, {"prm-1": [[other] * 5] * 50}).drift is Drift.SHIFTED
@@ -89,7 +99,7 @@ def test_bins_hold_about_the_same_number_of_scores() -> None:
 def test_a_reference_survives_its_file(tmp_path: Path) -> None:
     saved = reference(5)
     saved.write(tmp_path / "reference.json")
-    assert Reference.read(tmp_path / "reference.json") == saved
+    assert ReferenceScores.read(tmp_path / "reference.json") == saved
     assert [each.name for each in tmp_path.iterdir()] == ["reference.json"]
 
 
@@ -102,7 +112,7 @@ def test_there_must_be_scores() -> None:
     with pytest.raises(ValueError, match="no scores to compare"):
         compare(reference(), {"prm-1": [[], []]})
     with pytest.raises(ValueError, match="no scores to make bins of"):
-        Reference.of([[]], prm="prm-1", created_at=NOW, source="batch 1")
+        ReferenceScores.of([[]], prm="prm-1", created_at=NOW, source="batch 1")
 
 
 @pytest.mark.parametrize(
@@ -119,11 +129,11 @@ def test_a_damaged_reference_is_refused(damage: Callable[[dict[str, Any]], Any],
     path = tmp_path / "reference.json"
     path.write_text(json.dumps(damage(json.loads(reference(5).model_dump_json()))))
     with pytest.raises(BadReference, match="is not a reference of PRM scores"):
-        Reference.read(path)
+        ReferenceScores.read(path)
 
 
 def test_files_that_cannot_be_read_or_written_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(BadReference, match=r"none.json cannot be read \(No such file or directory\)"):
-        Reference.read(tmp_path / "none.json")
+        ReferenceScores.read(tmp_path / "none.json")
     with pytest.raises(BadReference, match=r"cannot be written \(No such file or directory\)"):
         reference(5).write(tmp_path / "none" / "reference.json")
