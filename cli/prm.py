@@ -160,7 +160,7 @@ def _print_calibration(
         ("ECE", _error(measured)),
         ("Brier score", f"{measured.brier:.4f}"),
     ]
-    print_table(("", ""), rows)
+    print_table(("measure", "value"), rows)
     print()
     print_table(("score", "steps", "mean score", "right", "95 %"), [_bin_row(each) for each in reliability(labelled)])
     if corrections is not None:
@@ -191,7 +191,7 @@ def _print_drift(found: Comparison, reference: ReferenceScores, collected: Colle
         ("PSI by chance", f"up to {found.bound:.3f} in 95 of 100 cases"),
         ("drift", found.drift),
     ]
-    print_table(("", ""), rows)
+    print_table(("measure", "value"), rows)
     print()
     bounds = [f"{edge:.4f}" for edge in found.edges]
     ranges = zip(["", *bounds], [*bounds, ""], found.shares, strict=True)

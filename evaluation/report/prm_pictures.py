@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from evaluation.report.drawing import COLOURS, INK, PAPER, SOFT, WIDTH, Picture, draw, percent
 from evaluation.report.measures import Measures, scores_of
@@ -120,6 +121,7 @@ def _counts(axes: Axes, bins: Sequence[Bin]) -> None:
         )
     axes.set_yscale("log")
     axes.minorticks_off()
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.0f}"))
     axes.set_ylim(bottom=0.7, top=4 * max(each.count for each in bins))
     axes.grid(visible=False, axis="x")
     axes.set_ylabel("steps")

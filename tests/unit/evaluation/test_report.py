@@ -150,6 +150,7 @@ def test_picture_files_are_drawn_on_white_and_complete(folder: Path) -> None:
     for path in folder.glob("*.svg"):
         assert ET.fromstring(path.read_text()).tag.endswith("svg")
         assert "#ffffff" in path.read_text()
+        assert "math" not in path.read_text()  # a number in TeX's notation, which is shown as it is written
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in folder.glob("*.png"))
 
 
