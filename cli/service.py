@@ -8,7 +8,7 @@ import typer
 
 from stack.client import Api
 
-DEFAULT_SERVER: Final = "http://127.0.0.1:8000"
+DEFAULT_SERVER: Final = "http://127.0.0.1:8080"
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Limit = Annotated[int, typer.Option("-n", min=1, help="Maximum number of rows.")]

@@ -11,6 +11,7 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,7 @@ from evaluation.comparison import Comparison, Comparisons
 from evaluation.metrics import Baselines
 from evaluation.offline import GREEDY, Models
 from evaluation.online import running_service
+from evaluation.report.writing import write_report
 from evaluation.study import Setting, Trial
 from evaluation.true_cost import Computed
 from recipe.measuring import score_small
@@ -46,6 +48,9 @@ from stack.running import state_folder
 PRMS: Final = {"prm": "main"}
 """Folders of the PRMs, with their names in the summary."""
 
+REPORT: Final = Path(".state/evaluation")
+"""Folder of the report."""
+
 SERVED_SEED: Final = 0
 """Seed with which the real service solves problems."""
 
@@ -54,6 +59,18 @@ class TooManyProblems(PermanentError):
     """The service accepts fewer problems in a batch; lower --served or raise TRIM_MAX_BATCH_SIZE."""
 
     code = "too_many_problems"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amounts:
+    """How much an evaluation measures."""
+
+    problems: int
+    """Number of problems of each split."""
+    seeds: int
+    """Number of times that each test problem is solved by a setting."""
+    served: int
+    """Number of test problems that the real service solves."""
 
 
 def main() -> None:
@@ -65,6 +82,7 @@ def main() -> None:
         "--served", type=int, default=100, help="test problems for the real service (default: %(default)s)"
     )
     parser.add_argument("--models", type=Path, default=MODELS, help="folder of the models (default: bundled)")
+    parser.add_argument("--report", type=Path, default=REPORT, help="folder of the report (default: %(default)s)")
     arguments = parser.parse_args()
     # Another stack in this folder is reported now, not after minutes.
     with reporting_interrupts("evaluate"), reporting_errors("evaluate"), state_folder():
@@ -75,35 +93,37 @@ def main() -> None:
             raise TooManyProblems(f"{refusal}; lower --served or raise TRIM_MAX_BATCH_SIZE.")
         # The simulated orchestrator logs the end of each problem.
         log.configure(settings.model_copy(update={"log_level": "warning"}), role="evaluate")
-        evaluate(settings, arguments.models, problems=arguments.problems, seeds=arguments.seeds, served=served)
+        amounts = Amounts(problems=arguments.problems, seeds=arguments.seeds, served=served)
+        evaluate(settings, arguments.models, amounts, report=arguments.report)
 
 
-def evaluate(settings: Settings, models: Path, *, problems: int, seeds: int, served: int) -> None:
-    """Measure offline, then through the service, and print both.
+def evaluate(settings: Settings, models: Path, amounts: Amounts, *, report: Path) -> None:
+    """Measure offline, then through the service; print both, and write the report.
 
     Raises:
         ServiceDiffers: The results do not agree; all figures are printed.
     """
-    stories = {split: list(islice(draw(split), problems)) for split in (Split.TEST, Split.TRANSFER)}
-    samplings = {Split.TEST: [Sampling(seed=seed) for seed in range(seeds)], Split.TRANSFER: [Sampling(seed=0)]}
+    stories = {split: list(islice(draw(split), amounts.problems)) for split in (Split.TEST, Split.TRANSFER)}
+    samplings = {Split.TEST: [Sampling(seed=seed) for seed in range(amounts.seeds)], Split.TRANSFER: [Sampling(seed=0)]}
     measured: dict[Split, dict[str, Results]] = {split: {} for split in stories}
     with ExitStack() as stack:
         loaded = stack.enter_context(Models(models / "small", models / "large"))
         for prm in PRMS:
             with_prm = stack.enter_context(loaded.with_prm(models / prm))
             artefacts = artefacts_for(with_prm)
-            for split in stories:
-                trials = Trials(stories[split], samplings[split], with_prm)
+            for split, drawn in stories.items():
+                trials = Trials(drawn, samplings[split], with_prm)
                 results = measure(trials, split, prm, artefacts, parameters(models, prm))
                 print(f"\n## {split}, {prm}\n", *curves_table(results), "", *differences_table(results), sep="\n")
                 print(flush=True)
                 measured[split][prm] = results
     print("\n## PRMs on test problems\n", *prms_table(measured[Split.TEST]), sep="\n", flush=True)
-    compared = compare(settings, models, stories[Split.TEST][:served], measured[Split.TEST])
+    studies = {name: measured[Split.TEST][prm].study for prm, name in PRMS.items()}
+    page = write_report(studies, report, title="Policies on the bundled models")
+    print(f"\nReport: {page}", flush=True)
+    compared = compare(settings, models, stories[Split.TEST][: amounts.served], measured[Split.TEST])
     print("\n## The same on the real service\n", *comparison.table(compared), sep="\n", flush=True)
-    totals = {
-        name: summary(measured[Split.TEST][prm], measured[Split.TRANSFER][prm]) for prm, name in PRMS.items()
-    }
+    totals = {name: summary(measured[Split.TEST][prm], measured[Split.TRANSFER][prm]) for prm, name in PRMS.items()}
     print(f"\n{json.dumps(totals)}", flush=True)
     comparison.check(compared)
 
@@ -114,9 +134,7 @@ def artefacts_for(models: Models) -> dict[str, Artefact]:
     return {artefact.card.policy: artefact for artefact in found}
 
 
-def measure(
-    trials: Trials, split: Split, prm: str, artefacts: Mapping[str, Artefact], prices: Computed
-) -> Results:
+def measure(trials: Trials, split: Split, prm: str, artefacts: Mapping[str, Artefact], prices: Computed) -> Results:
     """Solve problems with all policies for which there is an artefact, or which need none."""
     policies = [name for name in CURVES if name in artefacts or not issubclass(POLICIES[name], FittedPolicy)]
     scored = {
@@ -142,9 +160,7 @@ def parameters(models: Path, prm: str) -> Computed:
     return Computed(small=count("small"), prm=count(prm), large=count("large"))
 
 
-def compare(
-    settings: Settings, models: Path, stories: Sequence[Story], measured: Mapping[str, Results]
-) -> Comparisons:
+def compare(settings: Settings, models: Path, stories: Sequence[Story], measured: Mapping[str, Results]) -> Comparisons:
     """Solve problems on the service with each model alone and one setting of each policy, and compare the results."""
     console = Console()
     compared: dict[str, dict[str, Comparison]] = {}

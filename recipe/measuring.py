@@ -27,17 +27,13 @@ class Scored:
     """A PRM's scores of the small model's steps, by what the steps are."""
 
     scores: Mapping[Label, Sequence[float]]
+    judged: Sequence[Judged] = ()
+    """The steps up to the first error; later ones solve another problem."""
 
     @property
     def auc(self) -> float:
         """AUC of the right steps against the first errors."""
         return area_under_curve(self.scores[Label.RIGHT], self.scores[Label.FIRST_ERROR])
-
-    @property
-    def judged(self) -> list[Judged]:
-        """Steps up to the first error; later ones solve another problem."""
-        kinds = ((Label.RIGHT, True), (Label.FIRST_ERROR, False))
-        return [Judged(score=score, is_right=is_right) for kind, is_right in kinds for score in self.scores[kind]]
 
     @property
     def missed(self) -> float:
@@ -68,8 +64,16 @@ def score_small(models: Models, stories: Sequence[Story], sampling: Sampling) ->
 def score(models: Models, stories: Sequence[Story], solved: Sequence[State]) -> Scored:
     """Score the steps of solutions."""
     with ThreadPoolExecutor(IN_FLIGHT) as pool:
-        pairs = [pair for pairs in pool.map(partial(_score, models), stories, solved) for pair in pairs]
-    return Scored({kind: [value for value, found in pairs if found is kind] for kind in Label})
+        problems = list(pool.map(partial(_score, models), stories, solved))
+    return Scored(
+        {kind: [value for pairs in problems for value, found in pairs if found is kind] for kind in Label},
+        [
+            Judged(score=value, is_right=found is Label.RIGHT, problem=problem)
+            for problem, pairs in enumerate(problems)
+            for value, found in pairs
+            if found is not Label.WRONG
+        ],
+    )
 
 
 def _score(models: Models, story: Story, solved: State) -> list[tuple[float, Label]]:

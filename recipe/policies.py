@@ -125,7 +125,7 @@ def write(artefact: Artefact, folder: Path, name: str) -> None:
 
 
 def make(models: Models, state: Path) -> Iterator[Artefact]:
-    """Make the artefacts of all policies for loaded models, measured on problems of their own."""
+    """Make the artefacts of all policies for loaded models, measured on other problems."""
     card = {
         "models": {**asdict(models.ids), "prm_format": "embedded"},
         "data": {"problems": f"bundled, split {Split.VALIDATION}", "sampling": asdict(SAMPLED)},

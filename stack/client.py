@@ -49,14 +49,14 @@ class Api:
     """Client for the REST API at an address."""
 
     def __init__(self, address: str) -> None:
-        """Take the address, such as `http://127.0.0.1:8000`.
+        """Take the address, such as `http://127.0.0.1:8080`.
 
         Raises:
             ValueError: It is not an address of HTTP.
         """
         parts = urlsplit(address)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValueError(f"{address!r} is not an address such as http://127.0.0.1:8000")
+            raise ValueError(f"{address!r} is not an address such as http://127.0.0.1:8080")
         self.address = address
         # A proxy of the environment (http_proxy) reaches other machines; the one here it may be unable to reach.
         self._http = httpx2.Client(base_url=address, timeout=30.0, trust_env=not _is_loopback(parts.hostname))

@@ -134,12 +134,13 @@ def lowest_layers(weights: Mapping[str, Tensor], layers: int) -> Weights:
 
 def narrowed(weights: Mapping[str, Tensor], wide: int) -> Weights:
     """Return the weights with the first `wide` units of the inner part of each layer."""
-    cuts = {"mlp.gate_proj.weight": (slice(wide),), "mlp.up_proj.weight": (slice(wide),)}
-    cuts |= {"mlp.down_proj.weight": (slice(None), slice(wide))}
-    return {
-        name: next((weight[cut] for end, cut in cuts.items() if name.endswith(end)), weight)
-        for name, weight in weights.items()
-    }
+
+    def cut(name: str, weight: Tensor) -> Tensor:
+        if name.endswith(("mlp.gate_proj.weight", "mlp.up_proj.weight")):
+            return weight[:wide]
+        return weight[:, :wide] if name.endswith("mlp.down_proj.weight") else weight
+
+    return {name: cut(name, weight) for name, weight in weights.items()}
 
 
 def _normal(size: tuple[int, ...], seed: int, name: str) -> Tensor:

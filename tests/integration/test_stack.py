@@ -111,7 +111,7 @@ def test_given_models_are_measured_by_the_loop_and_through_the_service_with_the_
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     *_, table, _, last = done.stdout.split("\n\n")
-    rows = [line for line in table.splitlines()[2:]]
+    rows = table.splitlines()[2:]
     assert rows, done.stdout
     assert all(row.split(" | ")[7:10] == ["yes", "3 of 3", "3 of 3"] for row in rows), done.stdout
     assert json.loads(last)["main"]["prm_auc"] > 0.9
