@@ -16,7 +16,7 @@ GPU_BUILDS := torchvision torchaudio torchcodec
 MODELS ?= models
 
 # What test runs, in place of all tests with the coverage gate: T=tests/unit/test_messages.py, T='tests/unit -k cancel'.
-T = --cov=shared/domain --cov=shared/machine --cov=shared/policies --cov-report=term-missing:skip-covered --cov-fail-under=100
+T = --numprocesses=auto --dist=loadscope --cov=shared/domain --cov=shared/machine --cov=shared/policies --cov-report=term-missing:skip-covered --cov-fail-under=100
 
 # Options for uv in lock; UPGRADE=--upgrade moves every pin to its newest release.
 UPGRADE =
@@ -89,9 +89,9 @@ lock: $(VENV)/.dev ## Pin the dependencies in requirements/*.lock (UPGRADE=--upg
 migrate: $(VENV)/.stack ## Migrate the database of TRIM_DATABASE_URL to the newest schema
 	@$(BIN)/python -m migrations upgrade
 
-test-vllm: $(VENV)/.dev $(VLLM_VENV)/.vllm ## Test every engine with real vLLM, then solve 20 problems on it (needs RabbitMQ and Postgres)
-	@$(VLLM_VENV)/bin/python -m pytest tests/engines -W default
-	@$(BIN)/python -m bench.engines --python $(VLLM_VENV)/bin/python --problems 20 --repeats 1
+test-vllm: $(VENV)/.dev $(VLLM_VENV)/.vllm ## Test every engine with real vLLM, then solve 8 problems on it (needs RabbitMQ and Postgres)
+	@$(VLLM_VENV)/bin/python -m pytest tests/engines -W default -k 'vllm or openai'
+	@$(BIN)/python -m bench.engines --python $(VLLM_VENV)/bin/python --problems 8 --repeats 1
 
 bench-overhead: $(VENV)/.dev ## Measure what the service adds to its models (needs RabbitMQ and Postgres)
 	@$(BIN)/python -m bench.overhead
