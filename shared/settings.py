@@ -153,6 +153,11 @@ class Settings(BaseSettings):
         128, description="Maximum number of problems that run at the same time; the others wait in the database."
     )
     batch_events: Count = Field(64, description="Maximum number of events that one transaction applies.")
+    shadow_time_ms: Annotated[float, Field(gt=0)] = Field(
+        5.0,
+        description="Milliseconds that the shadows of one decision may take together; those that are left are skipped, "
+        "and recorded as skipped.",
+    )
     sweep_interval_s: PositiveSeconds = Field(
         1.0, description="Seconds between two sweeps for queued, overdue, expired and cancelled problems."
     )

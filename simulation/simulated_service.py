@@ -12,6 +12,7 @@ from services.orchestrator.policy_cache import PolicyCache
 from services.orchestrator.sweeping import Sweep, admit, attend
 from shared.bus.topology import EVENTS, DeadLetter
 from shared.domain.options import Options, Wrappers
+from shared.domain.shadows import Shadow
 from shared.machine.state import State, new_state
 from shared.messages import CancelWork
 from shared.policies.policy import FittedPolicy, Policy
@@ -63,12 +64,11 @@ class SimulatedService:
         *,
         reference: str | None = None,
         wrappers: Wrappers = UNWRAPPED,
+        shadows: Sequence[Policy] = (),
         tenant: UUID = TENANT,
     ) -> UUID:
         """Submit a problem, and return its id; the next sweep admits it."""
-        artefact = policy.artefact if isinstance(policy, FittedPolicy) else None
-        number = self.store.register(artefact.encoded) if artefact else None
-        routing = Routing(policy, wrappers, number)
+        routing = self._register(policy, wrappers)
         self._submitted += 1
         problem_id = UUID(int=self._submitted)
         state = new_state(
@@ -77,8 +77,14 @@ class SimulatedService:
             reference=reference,
             options=replace(options or Options(), plan=routing.plan),
         )
-        self.store.submit(state, routing.choice, tenant=tenant)
+        chosen = [Shadow(policy=self._register(each).choice) for each in shadows]
+        self.store.submit(state, routing.choice, shadows=chosen, tenant=tenant)
         return problem_id
+
+    def _register(self, policy: Policy, wrappers: Wrappers = UNWRAPPED) -> Routing:
+        """Wrap a policy, and register the artefact of a fitted one."""
+        artefact = policy.artefact if isinstance(policy, FittedPolicy) else None
+        return Routing(policy, wrappers, self.store.register(artefact.encoded) if artefact else None)
 
     def cancel(self, problem_id: UUID) -> None:
         """Request the cancellation of a problem; the next sweep carries it out."""

@@ -13,6 +13,7 @@ from uuid import UUID
 from shared.domain.artefacts import EncodedArtefact
 from shared.domain.decisions import DecisionRecord
 from shared.domain.options import PolicyChoice
+from shared.domain.shadows import Shadow, ShadowRecord
 from shared.domain.status import Status
 from shared.machine.state import State
 from shared.store.port import Change, Due, LockedProblem, SeenProcess
@@ -32,6 +33,7 @@ class StoredProblem:
     state: State
     """Without `booked` and `decisions`, which the store keeps apart."""
     policy: PolicyChoice
+    shadows: tuple[Shadow, ...] = ()
     tenant: UUID
     number: int
     """Place in the order of submission."""
@@ -58,6 +60,8 @@ class StoredProblem:
 class _Contents:
     problems: dict[UUID, StoredProblem] = field(default_factory=dict)
     decisions: dict[tuple[UUID, int], DecisionRecord] = field(default_factory=dict)
+    shadow_decisions: dict[tuple[UUID, int, int], ShadowRecord] = field(default_factory=dict)
+    """By problem, number of the decision, and place of the shadow."""
     inbox: dict[UUID, set[UUID]] = field(default_factory=lambda: defaultdict(set))
     """Booked ids by problem."""
     processes: dict[str, SeenProcess] = field(default_factory=dict)
@@ -65,6 +69,7 @@ class _Contents:
     def update(self, other: _Contents) -> None:
         self.problems.update(other.problems)
         self.decisions.update(other.decisions)
+        self.shadow_decisions.update(other.shadow_decisions)
         for problem_id, booked in other.inbox.items():
             self.inbox[problem_id] |= booked
         self.processes.update(other.processes)
@@ -89,12 +94,16 @@ class MemoryStore:
 
     # --- as submitters and readers use it -----------------------------------------------------------------------------
 
-    def submit(self, state: State, policy: PolicyChoice, *, tenant: UUID = TENANT) -> None:
+    def submit(
+        self, state: State, policy: PolicyChoice, *, shadows: Sequence[Shadow] = (), tenant: UUID = TENANT
+    ) -> None:
         """Add a queued problem."""
         with self._lock:
             problems = self._contents.problems
             assert state.problem_id not in problems, "a problem is submitted twice"
-            problems[state.problem_id] = StoredProblem(state=state, policy=policy, tenant=tenant, number=len(problems))
+            problems[state.problem_id] = StoredProblem(
+                state=state, policy=policy, shadows=tuple(shadows), tenant=tenant, number=len(problems)
+            )
             self._open.add(state.problem_id)
 
     def request_cancel(self, problem_id: UUID, *, now: datetime) -> None:
@@ -120,6 +129,11 @@ class MemoryStore:
         state = self._contents.problems[problem_id].state
         decisions = (self._contents.decisions[problem_id, number] for number in range(state.decision_count))
         return replace(state, decisions=tuple(decisions))
+
+    def shadow_decisions(self, problem_id: UUID) -> list[ShadowRecord]:
+        """Return what a problem's shadows decided, in the order of its decisions and shadows."""
+        known = self._contents.shadow_decisions
+        return [known[key] for key in sorted(known) if key[0] == problem_id]
 
     @property
     def open_problems(self) -> Collection[UUID]:
@@ -185,7 +199,9 @@ class MemoryTransaction:
             stored = self._problem(problem_id)
             if stored is not None:
                 state = stored.state.evolve(booked=self._booked(problem_id, heard))
-                found[problem_id] = LockedProblem(state=state, policy=stored.policy, defect=stored.defect)
+                found[problem_id] = LockedProblem(
+                    state=state, policy=stored.policy, shadows=stored.shadows, defect=stored.defect
+                )
         self._locked |= found.keys()
         return found
 
@@ -203,6 +219,9 @@ class MemoryTransaction:
             problem_id = after.problem_id
             self.written.inbox[problem_id] |= after.booked - before.booked
             self.written.decisions |= {(problem_id, record.number): record for record in after.decisions}
+            self.written.shadow_decisions |= {
+                (problem_id, record.number, record.shadow): record for record in change.shadow_decisions
+            }
             stored = self._problem(problem_id)
             assert stored is not None
             kept = after.evolve(booked=frozenset(), decisions=())
@@ -251,6 +270,10 @@ class MemoryTransaction:
             key = problem_id, record.number
             if key in self._committed.decisions or key in self.written.decisions:
                 raise ConstraintViolated("a decision is overwritten")
+        for shadowed in change.shadow_decisions:
+            place = problem_id, shadowed.number, shadowed.shadow
+            if place in self._committed.shadow_decisions or place in self.written.shadow_decisions:
+                raise ConstraintViolated("a shadow's decision is overwritten")
         for old, new in zip(before.steps, after.steps, strict=False):
             if old is not new and old != replace(new, score=old.score):
                 raise ConstraintViolated("a step is rewritten")

@@ -13,7 +13,7 @@ The tests take the fixture `tested`: an empty store, with the few operations tha
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -24,8 +24,9 @@ import pytest
 from shared.domain.decisions import Action, DecidedBy, Decision, DecisionRecord, Observation, PolicyVersion
 from shared.domain.drafts import Draft, Finish, ScoredDraft, Scoring
 from shared.domain.ledger import Ledger
-from shared.domain.options import Limits, Options, Plan, PolicyChoice, Sampling
+from shared.domain.options import Limits, Options, Plan, PolicyChoice, Sampling, Wrappers
 from shared.domain.roles import Author
+from shared.domain.shadows import Shadow, ShadowRecord, Skip, Skipped
 from shared.domain.status import Failure, Status, StopReason
 from shared.domain.steps import Step
 from shared.domain.text import prefix_digest
@@ -46,6 +47,7 @@ class NewProblem:
     question: str = "What is 6 times 7?"
     reference: str | None = None
     policy: PolicyChoice = THRESHOLD
+    shadows: tuple[Shadow, ...] = ()
     options: Options = field(default_factory=Options)
     tenant_id: UUID = TENANTS[0]
 
@@ -64,6 +66,9 @@ class TestedStore(Protocol):
 
     def request_cancel(self, problem_id: UUID) -> None:
         """Record that the submitter requested a cancellation."""
+
+    def shadow_decisions(self, problem_id: UUID) -> Sequence[tuple[int, int, str | None, str | None, bool | None]]:
+        """Read what a problem's shadows decided: decision, shadow, action, why it was skipped, whether it agrees."""
 
     def processes(self) -> Mapping[str, SeenProcess]:
         """Read the recorded processes by name."""
@@ -131,6 +136,18 @@ def a_decision(number: int, step: int, draft: Draft | None) -> DecisionRecord:
         policy=PolicyVersion(name="threshold", revision=1, parameters_digest="0123456789abcdef"),
         draft=draft,
         scoring=None if draft is None else a_scoring(),
+        decided_at=NOW,
+    )
+
+
+def a_shadow_record(number: int, shadow: int, *, skip: Skip | None = None) -> ShadowRecord:
+    decision = Decision(action=Action.ACCEPT, reason="lot_not_drawn", value=0.75, compared_with=0.5)
+    return ShadowRecord(
+        number=number,
+        shadow=shadow,
+        policy=PolicyVersion(name="random", revision=2, parameters_digest="fedcba9876543210"),
+        outcome=decision if skip is None else Skipped(reason=skip, detail="It was skipped."),
+        agrees=False if skip is None else None,
         decided_at=NOW,
     )
 
@@ -221,6 +238,33 @@ def test_decisions_are_written_and_not_read_again(tested: TestedStore) -> None:
     decisions = (a_decision(0, 0, a_draft(0)), a_decision(1, 1, None))
     saved = save(tested, problem_id, decisions=decisions, decision_count=2)
     assert lock(tested, problem_id).state == saved.evolve(decisions=())
+
+
+def test_a_problem_is_locked_with_its_shadows(tested: TestedStore) -> None:
+    shadows = (
+        Shadow(policy=PolicyChoice(name="random", revision=2, parameters={"p": 0.5}, wrappers=Wrappers(epsilon=0.25))),
+        Shadow(policy=PolicyChoice(name="pomdp", revision=1, parameters={}, version=3)),
+    )
+    assert lock(tested, tested.add(NewProblem(shadows=shadows))).shadows == shadows
+
+
+def test_what_shadows_decide_is_saved_with_the_decisions_or_not_at_all(tested: TestedStore) -> None:
+    problem_id = tested.add(NewProblem())
+
+    def save_shadowed(*, breaks: bool) -> None:
+        with tested.store.begin() as transaction:
+            locked = transaction.lock([problem_id])[problem_id]
+            after = locked.state.evolve(decisions=(a_decision(0, 0, a_draft(0)),), decision_count=1)
+            shadowed = [a_shadow_record(0, 0), a_shadow_record(0, 1, skip=Skip.NO_TIME)]
+            transaction.save([Change(locked, after, shadow_decisions=shadowed)])
+            if breaks:
+                raise Refused
+
+    with pytest.raises(Refused):
+        save_shadowed(breaks=True)
+    assert tested.shadow_decisions(problem_id) == []
+    save_shadowed(breaks=False)
+    assert tested.shadow_decisions(problem_id) == [(0, 0, "accept", None, False), (0, 1, None, "no_time", None)]
 
 
 def test_a_step_may_be_decided_twice(tested: TestedStore) -> None:

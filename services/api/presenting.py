@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from services.api.schemas import policies, problems, record
 from services.api.schemas.submissions import LimitsChoice, SamplingChoice, WrappersChoice
 from shared.store import queries
 from shared.store.policy_tables import PolicyVersionRow
-from shared.store.rows import read_observation, read_options
+from shared.store.rows import read_observation, read_options, read_shadow
+from shared.store.shadow_tables import ShadowDecisionRow
 from shared.store.tables import AuditRow, DecisionRow, Problem, StepRow
 
 
@@ -26,6 +30,8 @@ def show_problem(row: Problem) -> problems.Problem:
             version=row.policy_version,
             wrappers=WrappersChoice.model_validate(row.policy_wrappers),
         ),
+        arm=row.arm,
+        shadows=[_show_shadow(each) for each in row.shadows],
         lookahead="unlimited" if options.lookahead is None else options.lookahead,
         limits=LimitsChoice.model_validate(options.limits, from_attributes=True),
         sampling=SamplingChoice.model_validate(options.sampling, from_attributes=True),
@@ -51,20 +57,38 @@ def show_problem(row: Problem) -> problems.Problem:
     )
 
 
+def _show_shadow(values: Any) -> problems.Policy:
+    policy = read_shadow(values).policy
+    return problems.Policy(
+        name=policy.name,
+        revision=policy.revision,
+        parameters=dict(policy.parameters),
+        version=policy.version,
+        wrappers=WrappersChoice.model_validate(policy.wrappers, from_attributes=True),
+    )
+
+
 def show_batch(summary: queries.BatchSummary) -> problems.Batch:
     """Turn a batch and its sums into a response."""
     path = f"/v1/batches/{summary.batch.id}"
     return problems.Batch(
         id=summary.batch.id,
-        size=summary.batch.size,
         created_at=summary.batch.created_at,
-        statuses=dict(summary.statuses),
-        verdicts=dict(summary.verdicts),
-        steps=summary.step_count,
-        escalations=summary.escalation_count,
-        ledger=problems.Ledger.model_validate(summary.ledger),
+        arms={name: problems.Sums(**_show_sums(sums)) for name, sums in summary.arms.items()},
         links={"self": path, "problems": f"{path}/problems"},
+        **_show_sums(summary.sums),
     )
+
+
+def _show_sums(sums: queries.Sums) -> dict[str, Any]:
+    return {
+        "size": sums.size,
+        "statuses": dict(sums.statuses),
+        "verdicts": dict(sums.verdicts),
+        "steps": sums.step_count,
+        "escalations": sums.escalation_count,
+        "ledger": problems.Ledger.model_validate(sums.ledger),
+    }
 
 
 def show_policy_version(row: PolicyVersionRow) -> policies.PolicyVersion:
@@ -86,20 +110,15 @@ def show_step(row: StepRow) -> record.Step:
     return record.Step.model_validate(row)
 
 
-def show_decision(row: DecisionRow | AuditRow) -> record.Decision:
-    """Turn a decision's row into a response."""
+def show_decision(row: DecisionRow | AuditRow, shadows: Sequence[ShadowDecisionRow]) -> record.Decision:
+    """Turn a decision's row into a response, with what shadows decided beside this and other decisions."""
     return record.Decision(
         number=row.number,
         step=row.step,
         epoch=row.epoch,
         decided_at=row.decided_at,
         decided_by=row.decided_by,
-        policy=record.DecidingPolicy(
-            name=row.policy,
-            revision=row.policy_revision,
-            parameters_digest=row.policy_digest,
-            version=row.policy_version,
-        ),
+        policy=_show_deciding(row),
         observation=record.Observation.model_validate(read_observation(row.observation), from_attributes=True),
         action=row.action,
         reason=row.reason,
@@ -109,16 +128,42 @@ def show_decision(row: DecisionRow | AuditRow) -> record.Decision:
         propensity=row.propensity,
         draft=_show_draft(row),
         scoring=_show_scoring(row),
+        shadows=[_show_shadow_decision(each) for each in shadows if each.number == row.number],
     )
 
 
-def show_audit(row: AuditRow) -> record.AuditEntry:
+def show_audit(row: AuditRow, shadows: Sequence[ShadowDecisionRow]) -> record.AuditEntry:
     """Turn a row of the audit into a response."""
     return record.AuditEntry(
         policy_parameters=row.policy_parameters,
         policy_wrappers=row.policy_wrappers,
-        decision=show_decision(row),
+        decision=show_decision(row, shadows),
         accepted_step=_show_accepted_step(row),
+    )
+
+
+def _show_deciding(row: DecisionRow | AuditRow | ShadowDecisionRow) -> record.DecidingPolicy:
+    return record.DecidingPolicy(
+        name=row.policy,
+        revision=row.policy_revision,
+        parameters_digest=row.policy_digest,
+        version=row.policy_version,
+    )
+
+
+def _show_shadow_decision(row: ShadowDecisionRow) -> record.ShadowDecision:
+    return record.ShadowDecision(
+        shadow=row.shadow,
+        policy=_show_deciding(row),
+        action=row.action,
+        reason=row.reason,
+        value=row.value,
+        compared_with=row.compared_with,
+        numbers=row.numbers,
+        propensity=row.propensity,
+        agrees=row.agrees,
+        skipped=row.skipped,
+        detail=row.detail,
     )
 
 

@@ -17,9 +17,10 @@ from shared.domain.options import Limits, Options, Sampling, Wrappers
 from shared.errors import PermanentError
 from shared.policies.policy import FittedPolicy
 from shared.policies.registry import build_routing
+from shared.policies.shadowing import UnfitShadow, check_shadow
 from shared.policies.wrapping import Routing
 from shared.settings import Settings
-from shared.store.submissions import Idempotency, Submission
+from shared.store.submissions import Arm, Chosen, Idempotency, Submission
 
 _MERGED = ("limits", "sampling")
 """Fields that a batch's defaults complete field by field; other fields are replaced as a whole."""
@@ -39,7 +40,7 @@ def check_problem(body: ProblemRequest, settings: Settings, *, field: str = "bod
     if len(body.question) > settings.max_question_chars:
         detail = f"The question has {len(body.question)} characters; the maximum is {settings.max_question_chars}."
         raise InvalidSubmission(f"{field}.question", detail)
-    routing = _routing(body.policy, field=f"{field}.policy")
+    arms = _arms(body, field=field)
     seed = secrets.randbelow(MAX_SEED) if body.sampling.seed is None else body.sampling.seed
     deadline_at = None
     if body.deadline_s is not None:
@@ -47,10 +48,9 @@ def check_problem(body: ProblemRequest, settings: Settings, *, field: str = "bod
     return Submission(
         question=body.question,
         reference=body.reference,
-        policy=replace(routing.choice, version=body.policy.version),
-        needs_version=isinstance(routing.policy, FittedPolicy),
+        arms=arms,
+        shadows=_shadows(body, arms, field=f"{field}.shadows"),
         options=Options(
-            plan=routing.plan,
             lookahead=None if body.lookahead == "unlimited" else body.lookahead,
             limits=Limits(**body.limits.model_dump()),
             sampling=Sampling(**{**body.sampling.model_dump(), "seed": seed}),
@@ -59,6 +59,59 @@ def check_problem(body: ProblemRequest, settings: Settings, *, field: str = "bod
             deadline_at=deadline_at,
         ),
     )
+
+
+def _arms(body: Choices, *, field: str) -> tuple[Arm, ...]:
+    """Build the policies of which one decides: those of the split, or the only one.
+
+    Raises:
+        InvalidSubmission: A choice is wrong, or both are named.
+    """
+    if body.split is None:
+        return (_arm(body.policy, field=f"{field}.policy"),)
+    _check_one_choice(body, field=field)
+    return tuple(
+        replace(_arm(each.policy, field=f"{field}.split.{place}.policy"), name=each.name, weight=each.weight)
+        for place, each in enumerate(body.split)
+    )
+
+
+def _check_one_choice(body: Choices, *, field: str) -> None:
+    """Check that a request does not name both a policy and a split.
+
+    Raises:
+        InvalidSubmission: It names both.
+    """
+    if body.split is not None and "policy" in body.model_fields_set:
+        raise InvalidSubmission(f"{field}.split", "A split takes the place of `policy`; omit one of the two.")
+
+
+def _arm(choice: PolicyChoice, *, field: str) -> Arm:
+    routing = _routing(choice, field=field)
+    return Arm(chosen=_chosen(choice, routing), plan=routing.plan)
+
+
+def _shadows(body: Choices, arms: Sequence[Arm], *, field: str) -> tuple[Chosen, ...]:
+    """Build the shadows. Each must fit every arm: whether a submission is refused must not depend on a lot.
+
+    Raises:
+        InvalidSubmission: A shadow is wrong, or does not fit.
+    """
+    shadows = []
+    for place, choice in enumerate(body.shadows):
+        routing = _routing(choice, field=f"{field}.{place}")
+        for arm in arms:
+            try:
+                check_shadow(routing, arm.plan, policy=arm.chosen.policy.name)
+            except UnfitShadow as error:
+                raise InvalidSubmission(f"{field}.{place}", error) from error
+        shadows.append(_chosen(choice, routing))
+    return tuple(shadows)
+
+
+def _chosen(choice: PolicyChoice, routing: Routing) -> Chosen:
+    policy = replace(routing.choice, version=choice.version)
+    return Chosen(policy, needs_version=isinstance(routing.policy, FittedPolicy))
 
 
 def _routing(choice: PolicyChoice, *, field: str) -> Routing:
@@ -86,6 +139,7 @@ def check_batch(body: BatchRequest, settings: Settings) -> Sequence[Submission]:
     if len(body.problems) > settings.max_batch_size:
         detail = f"The batch has {len(body.problems)} problems; the maximum is {settings.max_batch_size}."
         raise InvalidSubmission("body.problems", detail)
+    _check_one_choice(body.defaults, field="body.defaults")
     return [
         check_problem(_completed(each, body.defaults), settings, field=f"body.problems.{index}")
         for index, each in enumerate(body.problems)
@@ -106,4 +160,9 @@ def _completed(problem: ProblemRequest, defaults: Choices) -> ProblemRequest:
     given = problem.model_dump(exclude_unset=True)
     default = defaults.model_dump(exclude_unset=True)
     merged = {name: {**default.get(name, {}), **given.get(name, {})} for name in _MERGED}
+    # A problem's own policy takes the place of the split among the defaults, and its split that of their policy.
+    if "policy" in given:
+        default.pop("split", None)
+    if given.get("split") is not None:
+        default.pop("policy", None)
     return ProblemRequest.model_validate({**default, **given, **merged})

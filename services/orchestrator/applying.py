@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from uuid import UUID
 
 from services.orchestrator.policy_cache import PolicyCache
+from services.orchestrator.shadowing import decide_as_shadows
 from shared.bus.consumer import Delivery
 from shared.bus.topology import DELIVERY_LIMIT, EVENTS, QUEUES, DeadLetter
 from shared.domain.artefacts import ModelIds
@@ -100,7 +101,7 @@ def apply_controls(
         NotLoaded: A policy has to be loaded first.
     """
     changes = [
-        Change(locked, _apply_events(locked, controls[problem_id], policies=policies, now=now))
+        _change(locked, controls[problem_id], policies=policies, now=now)
         for problem_id, locked in transaction.lock(controls).items()
     ]
     return _commit(transaction, changes)
@@ -142,9 +143,17 @@ def _apply_together(store: Store, heard: Sequence[_Heard], *, policies: PolicyCa
                 outgoing += [_bury(delivery, "there is no such problem") for delivery, _ in events]
                 continue
             is_redelivered = any(delivery.is_redelivered for delivery, _ in events)
-            state = _apply_events(locked, [event for _, event in events], policies=policies, now=now)
-            changes.append(Change(locked, state, is_redelivered=is_redelivered))
+            change = _change(locked, [event for _, event in events], policies=policies, now=now)
+            changes.append(replace(change, is_redelivered=is_redelivered))
         return outgoing + _commit(transaction, changes)
+
+
+def _change(
+    locked: LockedProblem, events: Sequence[ProblemEvent | ControlEvent], *, policies: PolicyCache, now: datetime
+) -> Change:
+    """Apply a problem's events, and let its shadows decide on what was decided."""
+    state = _apply_events(locked, events, policies=policies, now=now)
+    return Change(locked, state, shadow_decisions=decide_as_shadows(locked, state, policies=policies))
 
 
 def _apply_events(

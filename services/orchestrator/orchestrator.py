@@ -50,7 +50,7 @@ class Orchestrator:
         self._settings = settings
         self._database = Database(settings.require_database_url(), is_retried=True)
         self._store = PostgresStore(self._database)
-        self._policies = PolicyCache(self._store)
+        self._policies = PolicyCache(self._store, shadow_time_s=settings.shadow_time_ms / 1000)
         self._stopping = threading.Event()
         self._has_crashed = threading.Event()
 

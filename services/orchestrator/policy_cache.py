@@ -7,13 +7,16 @@ needs one which is not here yet raises `NotLoaded`, and is repeated once it is l
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Final, TypeVar
 
+from shared.domain.artefacts import EncodedArtefact
 from shared.domain.options import PolicyChoice, Wrappers
 from shared.errors import PermanentError
+from shared.log import get_logger
 from shared.policies.artefact import Artefact, BadArtefact
 from shared.policies.policy import FittedPolicy
 from shared.policies.registry import BadParameters, build_routing
@@ -24,6 +27,8 @@ SIZE: Final = 1024
 """Maximum number of policies, and of fitted ones, that are kept."""
 
 T = TypeVar("T")
+
+_log = get_logger(__name__)
 
 _Key = tuple[str, str, Wrappers, int | None]
 """Name, parameters as JSON, wrappers and version of a policy."""
@@ -40,7 +45,14 @@ class NotLoaded(Exception):
 class PolicyCache:
     """Keeps the fitted policies of one store that were loaded last. Threads may share it."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, shadow_time_s: float = math.inf) -> None:
+        """Create an empty cache.
+
+        Args:
+            store: The store that has the artefacts.
+            shadow_time_s: Seconds that the shadows of one decision may take.
+        """
+        self.shadow_time_s = shadow_time_s
         self._store = store
         self._fitted: dict[_Key, Routing] = {}
         self._changing = threading.Lock()
@@ -89,7 +101,7 @@ class PolicyCache:
         """
         key = _key(choice)
         try:
-            fitted = self._fit(choice)
+            fitted = _fit(choice, self._read(choice))
         except PermanentError as error:
             self._thread.errors[key] = error
             return
@@ -98,15 +110,26 @@ class PolicyCache:
             while len(self._fitted) > SIZE:
                 del self._fitted[next(iter(self._fitted))]
 
-    def _fit(self, choice: PolicyChoice) -> Routing:
-        routing = _build(*_key(choice)[:3])
-        assert isinstance(routing.policy, FittedPolicy), "a policy without an artefact is never loaded"
+    def _read(self, choice: PolicyChoice) -> EncodedArtefact:
         assert choice.version is not None, "a policy without a version is never loaded"
         encoded = self._store.read_artefact(choice.name, choice.version)
         if encoded is None:
             raise BadArtefact(f"The policy {choice.name!r} has no version {choice.version}.")
-        artefact = Artefact.read(encoded.card, encoded.arrays)
-        return Routing(routing.policy.fitted(artefact), routing.wrappers, choice.version)
+        return encoded
+
+
+def _fit(choice: PolicyChoice, encoded: EncodedArtefact) -> Routing:
+    routing = _build(*_key(choice)[:3])
+    assert isinstance(routing.policy, FittedPolicy), "a policy without an artefact is never loaded"
+    try:
+        fitted = routing.policy.fitted(Artefact.read(encoded.card, encoded.arrays))
+    except PermanentError:
+        raise
+    except Exception as error:
+        # It would fail again. It may be a shadow, and must not stop the problem that it shadows.
+        _log.exception("policy_unloadable", policy=choice.name, version=choice.version)
+        raise BadArtefact(f"The policy {choice.name!r} cannot be loaded ({type(error).__name__}).") from error
+    return Routing(fitted, routing.wrappers, choice.version)
 
 
 class _Errors(threading.local):

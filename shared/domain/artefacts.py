@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -12,6 +13,18 @@ class ModelIds:
     small: str
     large: str
     prm: str
+
+    def find_other(self, used: Iterable[tuple[str, str]]) -> str | None:
+        """Name the first role and model that did work although another model was fitted on, as part of a sentence.
+
+        Args:
+            used: Role (`small`, `large` or `prm`) and model of each piece of work.
+        """
+        fitted = {"small": self.small, "large": self.large, "prm": self.prm}
+        for role, found in used:
+            if found != fitted[role]:
+                return f"was fitted on the {role} model {fitted[role]}, but {found} did the work"
+        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -92,18 +92,15 @@ def _foreign(policy: Decider, ready: ScoredDraft) -> Failure | None:
     models, draft = policy.models, ready.draft
     if models is None:
         return None
-    used = [(draft.author.value, models.small if draft.author is Author.SMALL else models.large, draft.model)]
+    used = [(draft.author.value, draft.model)]
     if ready.scoring is not None:
-        used.append(("prm", models.prm, ready.scoring.model))
-    for role, fitted_on, found in used:
-        if found != fitted_on:
-            name = f"{policy.version.name}@{policy.version.version}"
-            detail = (
-                f"The policy {name} was fitted on the {role} model {fitted_on}, but {found} did the work; submit with a"
-                " version that was fitted on it."
-            )
-            return Failure(code="policy_models_differ", detail=detail)
-    return None
+        used.append(("prm", ready.scoring.model))
+    other = models.find_other(used)
+    if other is None:
+        return None
+    name = f"{policy.version.name}@{policy.version.version}"
+    detail = f"The policy {name} {other}; submit with a version that was fitted on it."
+    return Failure(code="policy_models_differ", detail=detail)
 
 
 def _without(state: State, decided: ScoredDraft) -> State:

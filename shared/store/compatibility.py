@@ -13,7 +13,7 @@ from sqlalchemy import Boolean, CheckConstraint, Column, Connection, Table, Text
 from shared.errors import PermanentError, RetryableError
 from shared.store.tables import Base
 
-REVISION = "0002"
+REVISION = "0004"
 """The newest migration that this code knows."""
 
 schema_compatibility = Table(

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from shared.domain.artefacts import EncodedArtefact
 from shared.domain.options import PolicyChoice
+from shared.domain.shadows import Shadow, ShadowRecord
 from shared.machine.state import State
 
 
@@ -21,6 +22,7 @@ class LockedProblem:
     state: State
     """With `decisions` empty: earlier ones are stored and never read again."""
     policy: PolicyChoice
+    shadows: tuple[Shadow, ...] = ()
     defect: str | None = None
     """Why the row cannot be read by this version. `state` then holds only what is needed to fail the problem."""
 
@@ -32,6 +34,8 @@ class Change:
     locked: LockedProblem
     after: State
     _: KW_ONLY
+    shadow_decisions: Sequence[ShadowRecord] = ()
+    """What the problem's shadows decided beside the new decisions."""
     is_redelivered: bool = False
     """Whether one of the events was redelivered, so that its commands must be published again."""
 
@@ -67,7 +71,7 @@ class Transaction(Protocol):
         """
 
     def save(self, changes: Iterable[Change]) -> None:
-        """Write what changed: steps, scores, decisions, inbox, and the problems' rows."""
+        """Write what changed: steps, scores, decisions, those of shadows, inbox, and the problems' rows."""
 
     def wake_orchestrators(self) -> None:
         """Notify all orchestrators, at commit, that the window has room."""

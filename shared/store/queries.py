@@ -20,6 +20,7 @@ from shared.domain.ledger import Ledger
 from shared.store.cursors import BadCursor, make_cursor, read_cursor
 from shared.store.policy_tables import PolicyVersionRow
 from shared.store.rows import LEDGER_COLUMNS
+from shared.store.shadow_tables import ShadowDecisionRow
 from shared.store.tables import AuditRow, Batch, DecisionRow, Problem, Process, StepRow
 
 T = TypeVar("T")
@@ -40,19 +41,30 @@ class ProblemFilter:
 
     status: str | None = None
     policy: str | None = None
+    arm: str | None = None
     batch_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchSummary:
-    """A batch with the sums over its problems."""
+class Sums:
+    """Sums over problems of a batch."""
 
-    batch: Batch
+    size: int
     statuses: Mapping[str, int]
     verdicts: Mapping[str, int]
     ledger: Ledger
     step_count: int
     escalation_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSummary:
+    """A batch with the sums over its problems, and over those of each arm."""
+
+    batch: Batch
+    sums: Sums
+    arms: Mapping[str, Sums]
+    """Sums by the name of the arm, in the order of the names; empty for a batch without a split."""
 
 
 HIDDEN: Final = (
@@ -74,9 +86,10 @@ _SUMMED: Final = ("step_count", "escalation_count", *LEDGER_COLUMNS)
 _SUMS = select(
     Problem.status,
     Problem.verdict,
+    Problem.arm,
     func.count().label("problems"),
     *(func.sum(getattr(Problem, name)).label(name) for name in _SUMMED),
-).group_by(Problem.status, Problem.verdict)
+).group_by(Problem.status, Problem.verdict, Problem.arm)
 
 
 def read_problem(session: Session, tenant_id: UUID, problem_id: UUID) -> Problem | None:
@@ -100,9 +113,14 @@ def list_problems(
     if wanted.batch_id is not None:
         return _list_batch_backwards(session, tenant_id, wanted, wanted.batch_id, limit=limit, cursor=cursor)
     before = _NEWEST if cursor is None else _read_id("problems", cursor)
-    conditions = ((Problem.policy, wanted.policy), (Problem.status, wanted.status))
-    shared = ((column, value) for column, value in conditions if value is not None)
-    query = _before(_SHOWN, (Problem.tenant_id, tenant_id), *shared, (Problem.id, before))
+    conditions = [(Problem.policy, wanted.policy), (Problem.status, wanted.status)]
+    shared = [(column, value) for column, value in conditions if value is not None]
+    if wanted.arm is None:
+        query = _before(_SHOWN, (Problem.tenant_id, tenant_id), *shared, (Problem.id, before))
+    else:
+        # Few problems have an arm, so its index alone finds them; the other conditions are checked row by row.
+        query = _before(_SHOWN, (Problem.tenant_id, tenant_id), (Problem.arm, wanted.arm), (Problem.id, before))
+        query = query.where(*(column == value for column, value in shared))
     return _page(session, query, limit, lambda last: make_cursor("problems", str(last.id)))
 
 
@@ -152,6 +170,15 @@ def list_audit(session: Session, problem_id: UUID, *, limit: int, cursor: str | 
     return _list_by_number(session, AuditRow, problem_id, limit=limit, cursor=cursor)
 
 
+def list_shadow_decisions(session: Session, problem_id: UUID, numbers: Sequence[int]) -> Sequence[ShadowDecisionRow]:
+    """List what a problem's shadows decided beside some consecutive decisions, in the order of both."""
+    if not numbers:
+        return ()
+    row = ShadowDecisionRow
+    query = select(row).where(row.problem_id == problem_id, row.number.between(numbers[0], numbers[-1]))
+    return session.scalars(query.order_by(row.number, row.shadow)).all()
+
+
 def has_batch(session: Session, tenant_id: UUID, batch_id: UUID) -> bool:
     """Tell whether a batch exists."""
     return bool(session.scalar(select(exists().where(Batch.tenant_id == tenant_id, Batch.id == batch_id))))
@@ -169,9 +196,15 @@ def read_batch(session: Session, tenant_id: UUID, batch_id: UUID) -> BatchSummar
     if batch is None:
         return None
     groups = session.execute(_SUMS.where(Problem.batch_id == batch_id)).all()
+    names = sorted({group.arm for group in groups if group.arm is not None})
+    arms = {name: _sum([group for group in groups if group.arm == name]) for name in names}
+    return BatchSummary(batch=batch, sums=_sum(groups), arms=arms)
+
+
+def _sum(groups: Sequence[Row[Any]]) -> Sums:
     sums = {name: sum(int(getattr(group, name)) for group in groups) for name in _SUMMED}
-    return BatchSummary(
-        batch=batch,
+    return Sums(
+        size=sum(group.problems for group in groups),
         statuses=_count_by("status", groups),
         verdicts=_count_by("verdict", groups),
         ledger=Ledger(**{name: sums[name] for name in LEDGER_COLUMNS}),
@@ -235,6 +268,8 @@ def _list_batch_backwards(
         query = query.where(Problem.status == wanted.status)
     if wanted.policy is not None:
         query = query.where(Problem.policy == wanted.policy)
+    if wanted.arm is not None:
+        query = query.where(Problem.arm == wanted.arm)
     if cursor is not None:
         query = query.where(Problem.batch_index < _read_number(listing, cursor))
     query = query.order_by(Problem.batch_index.desc())

@@ -1,7 +1,7 @@
 """The store of the orchestrator: locks, reads and writes the reasoning state of many problems in one transaction.
 
 This is the orchestrator's hot path. Its statements are SQLAlchemy expressions that are compiled once. They run on the
-driver's cursors in pipeline mode: three reads make one round trip, and four writes make one (see
+driver's cursors in pipeline mode: three reads make one round trip, and up to five writes make one (see
 docs/decisions/0007-hot-path-on-the-driver.md).
 """
 
@@ -45,13 +45,16 @@ from shared.store.rows import (
     decision_values,
     problem_values,
     read_problem,
+    shadow_decision_values,
     step_values,
 )
+from shared.store.shadow_tables import ShadowDecisionRow
 from shared.store.tables import DecisionRow, InboxRow, Problem, StepRow
 
 _PROBLEMS: Table = Problem.metadata.tables["problems"]
 _STEPS: Table = StepRow.metadata.tables["steps"]
 _DECISIONS: Table = DecisionRow.metadata.tables["decisions"]
+_SHADOW_DECISIONS: Table = ShadowDecisionRow.metadata.tables["shadow_decisions"]
 _INBOX: Table = InboxRow.metadata.tables["inbox"]
 
 
@@ -106,10 +109,11 @@ class PostgresTransaction:
         }
 
     def save(self, changes: Iterable[Change]) -> None:
-        """Write what changed: steps, scores, decisions, inbox, and the problems' rows."""
+        """Write what changed: steps, scores, decisions, those of shadows, inbox, and the problems' rows."""
         problems: list[dict[str, Any]] = []
         steps: list[dict[str, Any]] = []
         decisions: list[dict[str, Any]] = []
+        shadow_decisions: list[dict[str, Any]] = []
         inbox: list[dict[str, Any]] = []
         for change in changes:
             before, after = change.locked.state, change.after
@@ -119,6 +123,7 @@ class PostgresTransaction:
             problems.append(problem_values(after))
             steps += [step_values(problem_id, step) for step in _changed(before.steps, after.steps)]
             decisions += [decision_values(problem_id, record) for record in after.decisions]
+            shadow_decisions += [shadow_decision_values(problem_id, record) for record in change.shadow_decisions]
             inbox += [{"id": each, "problem_id": problem_id} for each in after.booked - before.booked]
         if not problems:
             return
@@ -128,6 +133,7 @@ class PostgresTransaction:
                 (_INSERT_INBOX, inbox),
                 (_UPSERT_STEPS, steps),
                 (_INSERT_DECISIONS, decisions),
+                (_INSERT_SHADOW_DECISIONS, shadow_decisions),
                 (_UPDATE_PROBLEMS, problems),
             ):
                 if rows:
@@ -193,6 +199,7 @@ _UPDATE_PROBLEMS = _sql(
 )
 _INSERT_INBOX = _sql(insert(_INBOX), [column.name for column in _INBOX.c])
 _INSERT_DECISIONS = _sql(insert(_DECISIONS), [column.name for column in _DECISIONS.c])
+_INSERT_SHADOW_DECISIONS = _sql(insert(_SHADOW_DECISIONS), [column.name for column in _SHADOW_DECISIONS.c])
 _INSERT_STEPS = postgres_insert(_STEPS)
 # Only a step's score changes: a large step is scored with the draft that follows it.
 _UPSERT_STEPS = _sql(

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
 from pydantic import TypeAdapter
 
-from shared.domain.decisions import DecisionRecord, Observation
+from shared.domain.decisions import Decision, DecisionRecord, Observation
 from shared.domain.drafts import Finish, ScoredDraft
 from shared.domain.ledger import Ledger
 from shared.domain.options import Options, PolicyChoice, Wrappers
 from shared.domain.roles import Author
+from shared.domain.shadows import Shadow, ShadowRecord, Skipped
 from shared.domain.status import Failure, Status, StopReason
 from shared.domain.steps import Step
 from shared.domain.text import prefix_digest
@@ -30,6 +31,7 @@ STEP_COLUMNS: Final = tuple("step" if name == "index" else name for name in _STE
 
 _OPTIONS = TypeAdapter(Options)
 _WRAPPERS = TypeAdapter(Wrappers)
+_CHOICE = TypeAdapter(PolicyChoice)
 _REQUEST = TypeAdapter(StepRequest | None)
 _PENDING = TypeAdapter(tuple[ScoredDraft, ...])
 _OBSERVATION = TypeAdapter(Observation)
@@ -45,6 +47,23 @@ def options_values(options: Options) -> dict[str, Any]:
 def read_options(values: Mapping[str, Any], deadline_at: datetime | None) -> Options:
     """Read options from what `options_values` returned."""
     return replace(_OPTIONS.validate_python(dict(values)), deadline_at=deadline_at)
+
+
+def choice_values(choice: PolicyChoice) -> dict[str, Any]:
+    """Turn the choice of a shadow into JSON."""
+    return {**asdict(choice), "parameters": dict(choice.parameters)}
+
+
+def read_shadow(values: Any) -> Shadow:
+    """Read a shadow from what `choice_values` returned.
+
+    What this version cannot decode becomes a defect of the shadow. It never becomes one of the problem.
+    """
+    try:
+        return Shadow(policy=_CHOICE.validate_python(values))
+    except ValueError as error:
+        name = str(values.get("name")) if isinstance(values, dict) else ""
+        return Shadow(policy=PolicyChoice(name=name, revision=0, parameters={}), defect=type(error).__name__)
 
 
 def read_observation(values: Mapping[str, Any]) -> Observation:
@@ -68,7 +87,7 @@ def read_problem(row: Mapping[str, Any], steps: Sequence[Sequence[Any]], booked:
         choice = replace(choice, wrappers=_WRAPPERS.validate_python(row["policy_wrappers"]))
     except (ValueError, TypeError, KeyError) as error:
         return LockedProblem(state=_salvage(row, steps, booked), policy=choice, defect=type(error).__name__)
-    return LockedProblem(state=state, policy=choice)
+    return LockedProblem(state=state, policy=choice, shadows=tuple(read_shadow(each) for each in row["shadows"]))
 
 
 def problem_values(state: State) -> dict[str, Any]:
@@ -141,6 +160,31 @@ def decision_values(problem_id: UUID, record: DecisionRecord) -> dict[str, Any]:
         "prm_tokens": scoring and scoring.tokens,
         "prm_waited_ms": scoring and scoring.waited_ms,
         "prm_worked_ms": scoring and scoring.worked_ms,
+    }
+
+
+def shadow_decision_values(problem_id: UUID, record: ShadowRecord) -> dict[str, Any]:
+    """Turn what a shadow decided into a row."""
+    decision = record.outcome if isinstance(record.outcome, Decision) else None
+    skipped = record.outcome if isinstance(record.outcome, Skipped) else None
+    return {
+        "problem_id": problem_id,
+        "number": record.number,
+        "shadow": record.shadow,
+        "decided_at": record.decided_at,
+        "policy": record.policy.name,
+        "policy_revision": record.policy.revision,
+        "policy_digest": record.policy.parameters_digest,
+        "policy_version": record.policy.version,
+        "action": decision and decision.action,
+        "reason": decision and decision.reason,
+        "value": decision and decision.value,
+        "compared_with": decision and decision.compared_with,
+        "numbers": json.dumps(dict(decision.numbers)) if decision else "{}",
+        "propensity": decision and decision.propensity,
+        "agrees": record.agrees,
+        "skipped": skipped and skipped.reason,
+        "detail": skipped and skipped.detail,
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 from uuid import UUID
 
@@ -12,12 +12,13 @@ from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from shared.domain.options import Options, PolicyChoice
+from shared.domain.arms import draw_arm
+from shared.domain.options import Options, Plan, PolicyChoice
 from shared.domain.status import Status
 from shared.errors import PermanentError
 from shared.store import policy_versions
 from shared.store.database import wake_orchestrators
-from shared.store.rows import options_values
+from shared.store.rows import choice_values, options_values
 from shared.store.tables import Batch, IdempotencyKey, Problem
 
 
@@ -27,16 +28,37 @@ class IdempotencyConflict(PermanentError):
     code = "idempotency_conflict"
 
 
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A policy that the submitter chose."""
+
+    policy: PolicyChoice
+    needs_version: bool = False
+    """Whether the policy decides with an artefact: if the submitter named none, the default is chosen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """A policy that may decide a problem."""
+
+    name: str | None = None
+    """`None` if the submitter chose one policy and no split."""
+    weight: float = 1.0
+    chosen: Chosen
+    plan: Plan = field(default_factory=Plan)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """One problem, checked and complete."""
 
     question: str
     reference: str | None
-    policy: PolicyChoice
-    needs_version: bool = False
-    """Whether the policy decides with an artefact: if the submitter named none, the default is chosen."""
+    arms: tuple[Arm, ...]
+    """At least one; the problem's id draws the one that decides."""
+    shadows: tuple[Chosen, ...] = ()
     options: Options
+    """The plan in it is replaced by that of the arm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +102,8 @@ def submit_problem(
     """
     stored = _claim(session, tenant_id, "problem_id", idempotency)
     if stored.is_new:
-        version = _Versions(session, silence_s).of(submission)
-        session.execute(insert(Problem).values(id=stored.id, tenant_id=tenant_id, **_values(submission, version)))
+        versions = _Versions(session, silence_s)
+        session.execute(insert(Problem).values(tenant_id=tenant_id, **_values(stored.id, submission, versions)))
         wake_orchestrators(session, to="admit")
     return stored
 
@@ -101,7 +123,7 @@ def submit_batch(
         # Ids that one process makes rise, so listings show a batch in its order.
         shared, versions = {"tenant_id": tenant_id, "batch_id": stored.id}, _Versions(session, silence_s)
         rows = [
-            {"id": uuid7(), "batch_index": index, **shared, **_values(submission, versions.of(submission))}
+            {"batch_index": index, **shared, **_values(uuid7(), submission, versions)}
             for index, submission in enumerate(submissions)
         ]
         session.execute(insert(Problem), rows)
@@ -163,25 +185,36 @@ class _Versions:
         self._silence_s = silence_s
         self._chosen: dict[tuple[str, int | None], int] = {}
 
-    def of(self, submission: Submission) -> int | None:
-        if not submission.needs_version:
-            return None
-        key = submission.policy.name, submission.policy.version
+    def complete(self, chosen: Chosen) -> PolicyChoice:
+        """Return a choice with its version."""
+        if not chosen.needs_version:
+            return chosen.policy
+        key = chosen.policy.name, chosen.policy.version
         if key not in self._chosen:
             running = policy_versions.running_models(self._session, silence_s=self._silence_s)
             self._chosen[key] = policy_versions.choose_version(self._session, *key, running=running)
-        return self._chosen[key]
+        return replace(chosen.policy, version=self._chosen[key])
 
 
-def _values(submission: Submission, policy_version: int | None) -> dict[str, Any]:
+def _values(problem_id: UUID, submission: Submission, versions: _Versions) -> dict[str, Any]:
+    """Turn a submission into a row.
+
+    Every arm gets its version although one decides: whether a submission is refused must not depend on a lot.
+    """
+    policies = [versions.complete(each.chosen) for each in submission.arms]
+    drawn = draw_arm([each.weight for each in submission.arms], problem_id)
+    arm, policy = submission.arms[drawn], policies[drawn]
     return {
+        "id": problem_id,
         "question": submission.question,
         "reference": submission.reference,
-        "policy": submission.policy.name,
-        "policy_revision": submission.policy.revision,
-        "policy_parameters": dict(submission.policy.parameters),
-        "policy_version": policy_version,
-        "policy_wrappers": asdict(submission.policy.wrappers),
-        "options": options_values(submission.options),
+        "policy": policy.name,
+        "policy_revision": policy.revision,
+        "policy_parameters": dict(policy.parameters),
+        "policy_version": policy.version,
+        "policy_wrappers": asdict(policy.wrappers),
+        "arm": arm.name,
+        "shadows": [choice_values(versions.complete(each)) for each in submission.shadows],
+        "options": options_values(replace(submission.options, plan=arm.plan)),
         "deadline_at": submission.options.deadline_at,
     }

@@ -66,7 +66,8 @@ class _View(DeclarativeBase):
     type_annotation_map = _TYPES
 
 
-def _one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
+def one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
+    """Constrain a column to the values of an enumeration."""
     listed = ", ".join(f"'{value}'" for value in values)
     return CheckConstraint(f"{column} IN ({listed})", name=column)
 
@@ -110,15 +111,16 @@ class Problem(Base):
 
     __tablename__ = "problems"
     __table_args__ = (
-        _one_of("status", Status),
-        _one_of("stop_reason", StopReason),
-        _one_of("verdict", Verdict),
+        one_of("status", Status),
+        one_of("stop_reason", StopReason),
+        one_of("verdict", Verdict),
         UniqueConstraint("batch_id", "batch_index"),
         # Ids are UUIDv7: their order is the order of submission.
         Index("ix_problems_tenant_id_id", "tenant_id", "id"),
         Index("ix_problems_tenant_id_status_id", "tenant_id", "status", "id"),
         Index("ix_problems_tenant_id_policy_id", "tenant_id", "policy", "id"),
         Index("ix_problems_tenant_id_policy_status_id", "tenant_id", "policy", "status", "id"),
+        Index("ix_problems_tenant_id_arm_id", "tenant_id", "arm", "id", postgresql_where=text("arm IS NOT NULL")),
         Index("ix_problems_queued", "tenant_id", "id", postgresql_where=text("status = 'queued'")),
         Index("ix_problems_running", "tenant_id", postgresql_where=text("status = 'running'")),
         Index("ix_problems_deadline", "deadline_at", postgresql_where=text(f"deadline_at IS NOT NULL AND {_IS_OPEN}")),
@@ -152,6 +154,9 @@ class Problem(Base):
     policy_parameters: Mapped[dict[str, Any]]
     policy_version: Mapped[int | None]
     policy_wrappers: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
+    arm: Mapped[str | None]
+    """Name of the arm that was drawn, if the submitter chose a split."""
+    shadows: Mapped[list[Any]] = mapped_column(server_default="[]")
     options: Mapped[dict[str, Any]]
     deadline_at: Mapped[datetime | None]
 
@@ -204,7 +209,7 @@ class StepRow(Base):
     """One accepted step of a trajectory."""
 
     __tablename__ = "steps"
-    __table_args__ = (_one_of("author", Author), _one_of("finish", Finish))
+    __table_args__ = (one_of("author", Author), one_of("finish", Finish))
 
     problem_id: Mapped[UUID] = mapped_column(ForeignKey("problems.id"), primary_key=True)
     step: Mapped[int] = mapped_column(primary_key=True)
@@ -268,9 +273,9 @@ class DecisionRow(_Decision, Base):
         # `decided_at` is in the key so that the table can be partitioned by it. So the key would accept a number again
         # at another time. Writers of decisions prevent that: they hold the lock on the row of the problem.
         PrimaryKeyConstraint("problem_id", "number", "decided_at"),
-        _one_of("action", Action),
-        _one_of("decided_by", DecidedBy),
-        _one_of("draft_finish", Finish),
+        one_of("action", Action),
+        one_of("decided_by", DecidedBy),
+        one_of("draft_finish", Finish),
     )
 
     problem_id: Mapped[UUID] = mapped_column(ForeignKey("problems.id"))

@@ -110,6 +110,24 @@ CREATE TRIGGER policy_versions_never_truncated BEFORE TRUNCATE ON policy_version
 FOR EACH STATEMENT EXECUTE FUNCTION refuse_policy_change()
 """
 
+REFUSE_EVERY_CHANGE = """
+CREATE FUNCTION refuse_every_change() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RAISE EXCEPTION '% is append-only: % refused', TG_TABLE_NAME, TG_OP USING ERRCODE = 'restrict_violation';
+END $$
+"""
+"""Trigger function of `shadow_decisions`, which hold no text that an erasure would have to reach."""
+
+SHADOW_DECISIONS_APPEND_ONLY = """
+CREATE TRIGGER shadow_decisions_append_only BEFORE UPDATE OR DELETE ON shadow_decisions
+FOR EACH ROW EXECUTE FUNCTION refuse_every_change()
+"""
+
+SHADOW_DECISIONS_NEVER_TRUNCATED = """
+CREATE TRIGGER shadow_decisions_never_truncated BEFORE TRUNCATE ON shadow_decisions
+FOR EACH STATEMENT EXECUTE FUNCTION refuse_every_change()
+"""
+
 OBJECTS = (
     REFUSE_CHANGE,
     DECISIONS_APPEND_ONLY,
@@ -119,4 +137,7 @@ OBJECTS = (
     REFUSE_POLICY_CHANGE,
     POLICY_VERSIONS_IMMUTABLE,
     POLICY_VERSIONS_NEVER_TRUNCATED,
+    REFUSE_EVERY_CHANGE,
+    SHADOW_DECISIONS_APPEND_ONLY,
+    SHADOW_DECISIONS_NEVER_TRUNCATED,
 )

@@ -14,12 +14,12 @@ from services.orchestrator.policy_cache import PolicyCache
 from services.orchestrator.sweeping import admit
 from shared.bus.consumer import Delivery
 from shared.domain.drafts import Draft, Finish, Scoring
-from shared.domain.options import Options, PolicyChoice
+from shared.domain.options import Options, Plan, PolicyChoice
 from shared.domain.text import prefix_digest
 from shared.messages import GenerateSteps, ProblemEvent, StepsGenerated, StepsScored, WorkFailed, derive_id, encode
 from shared.store.database import Database
 from shared.store.reasoning_state import PostgresStore
-from shared.store.submissions import Submission, submit_problem
+from shared.store.submissions import Arm, Chosen, Submission, submit_problem
 from shared.store.tables import DEFAULT_TENANT
 
 NOW = datetime.now(UTC)
@@ -27,10 +27,16 @@ WINDOW = 1000
 
 
 def make_submission(
-    question: str = "What is 6 times 7?", *, reference: str | None = None, **options: Any
+    question: str = "What is 6 times 7?",
+    *,
+    reference: str | None = None,
+    shadows: Sequence[PolicyChoice] = (),
+    **options: Any,
 ) -> Submission:
     policy = PolicyChoice(name="threshold", revision=1, parameters={"threshold": 0.5})
-    return Submission(question=question, reference=reference, policy=policy, options=Options(**options))
+    arm = Arm(chosen=Chosen(policy), plan=options.get("plan", Plan()))
+    chosen = tuple(Chosen(each) for each in shadows)
+    return Submission(question=question, reference=reference, arms=(arm,), shadows=chosen, options=Options(**options))
 
 
 def submit(
@@ -118,7 +124,8 @@ def empty(database: Database) -> None:
     """Empty all tables; the triggers of `decisions` would refuse it."""
     with database.begin() as connection:
         connection.execute(text("SET LOCAL session_replication_role = replica"))
-        connection.execute(text("TRUNCATE batches, problems, idempotency_keys, steps, decisions, inbox, processes"))
+        tables = "batches, problems, idempotency_keys, steps, decisions, shadow_decisions, inbox, processes"
+        connection.execute(text(f"TRUNCATE {tables}"))
 
 
 def execute(database: Database, statement: str, **values: Any) -> None:

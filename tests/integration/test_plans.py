@@ -249,7 +249,7 @@ def test_a_batch_is_read_along_its_index(database: Database, executed: list[Plan
         assert len(queries.list_batch_ids(session, CROWDED, BATCH)) == 10
         summary = queries.read_batch(session, CROWDED, BATCH)
         assert summary is not None
-        assert sum(summary.statuses.values()) == 10
+        assert sum(summary.sums.statuses.values()) == 10
         assert queries.has_batch(session, CROWDED, BATCH)
     assert not any({"steps", "decisions"} & {each.get("Relation Name") for each in plan.nodes} for plan in executed)
     check(executed, rows=10)

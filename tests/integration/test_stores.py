@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from uuid import UUID
@@ -12,8 +12,9 @@ from sqlalchemy import select
 
 from shared.store.database import Database
 from shared.store.port import SeenProcess, Store
+from shared.store.queries import list_shadow_decisions
 from shared.store.reasoning_state import PostgresStore
-from shared.store.submissions import Submission, request_cancel, submit_problem
+from shared.store.submissions import Arm, Chosen, Submission, request_cancel, submit_problem
 from shared.store.tables import Problem, Process
 from stack.scratch import scratch_database
 from tests.integration.solving import empty
@@ -35,7 +36,11 @@ class TestedPostgres:
 
     def add(self, problem: NewProblem) -> UUID:
         submission = Submission(
-            question=problem.question, reference=problem.reference, policy=problem.policy, options=problem.options
+            question=problem.question,
+            reference=problem.reference,
+            arms=(Arm(chosen=Chosen(problem.policy), plan=problem.options.plan),),
+            shadows=tuple(Chosen(each.policy) for each in problem.shadows),
+            options=problem.options,
         )
         with self.database.session() as session:
             return submit_problem(session, problem.tenant_id, submission, None, silence_s=15).id
@@ -44,6 +49,11 @@ class TestedPostgres:
         with self.database.session() as session:
             tenant_id = session.scalars(select(Problem.tenant_id).where(Problem.id == problem_id)).one()
             request_cancel(session, tenant_id, problem_id)
+
+    def shadow_decisions(self, problem_id: UUID) -> Sequence[tuple[int, int, str | None, str | None, bool | None]]:
+        with self.database.session() as session:
+            found = list_shadow_decisions(session, problem_id, range(100))
+        return [(each.number, each.shadow, each.action, each.skipped, each.agrees) for each in found]
 
     def processes(self) -> Mapping[str, SeenProcess]:
         with self.database.session() as session:

@@ -143,10 +143,12 @@ def test_a_batch_is_summed_up_from_the_counters_of_its_problems(database: Databa
     with database.session() as session:
         summary = queries.read_batch(session, ONE, batch.id)
     assert summary is not None
-    assert (summary.batch.id, summary.batch.size) == (batch.id, 3)
-    assert (summary.statuses, summary.verdicts) == ({"succeeded": 1, "cancelled": 1, "running": 1}, {"correct": 1})
-    assert (summary.step_count, summary.escalation_count) == (3, 1)
-    assert (summary.ledger.small_kept, summary.ledger.large_out, summary.ledger.prm_calls) == (10, 5, 3)
+    sums = summary.sums
+    assert (summary.batch.id, summary.batch.size, sums.size) == (batch.id, 3, 3)
+    assert (sums.statuses, sums.verdicts) == ({"succeeded": 1, "cancelled": 1, "running": 1}, {"correct": 1})
+    assert (sums.step_count, sums.escalation_count) == (3, 1)
+    assert (sums.ledger.small_kept, sums.ledger.large_out, sums.ledger.prm_calls) == (10, 5, 3)
+    assert summary.arms == {}
 
 
 # --- retries --------------------------------------------------------------------------------------------------------

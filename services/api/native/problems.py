@@ -65,12 +65,15 @@ def list_(  # noqa: PLR0917 - FastAPI passes arguments by name
     policy: Annotated[
         str | None, Query(max_length=80, pattern="^[a-z0-9-]+$", description="Policy of the problems to list.")
     ] = None,
+    arm: Annotated[
+        str | None, Query(max_length=40, pattern="^[a-z0-9_-]+$", description="Arm of the problems to list.")
+    ] = None,
     batch_id: Annotated[UUID | None, Query(description="Batch of the problems to list.")] = None,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> ProblemPage:
     """List problems, newest first; the problems of a batch in reverse order of submission."""
-    wanted = queries.ProblemFilter(status=status, policy=policy, batch_id=batch_id)
+    wanted = queries.ProblemFilter(status=status, policy=policy, arm=arm, batch_id=batch_id)
     with database.session() as session:
         page = queries.list_problems(session, tenant_id, wanted, limit=limit, cursor=cursor)
     return ProblemPage(items=[show_problem(each) for each in page.items], next_cursor=page.next_cursor)
@@ -120,7 +123,8 @@ def decisions(
     with database.session() as session:
         found(queries.read_status(session, tenant_id, problem_id))
         page = queries.list_decisions(session, problem_id, limit=limit, cursor=cursor)
-    return DecisionPage(items=[show_decision(each) for each in page.items], next_cursor=page.next_cursor)
+        shadows = queries.list_shadow_decisions(session, problem_id, [each.number for each in page.items])
+    return DecisionPage(items=[show_decision(each, shadows) for each in page.items], next_cursor=page.next_cursor)
 
 
 @router.get("/{problem_id}/audit")
@@ -131,7 +135,8 @@ def audit(
     with database.session() as session:
         found(queries.read_status(session, tenant_id, problem_id))
         page = queries.list_audit(session, problem_id, limit=limit, cursor=cursor)
-    return AuditPage(items=[show_audit(each) for each in page.items], next_cursor=page.next_cursor)
+        shadows = queries.list_shadow_decisions(session, problem_id, [each.number for each in page.items])
+    return AuditPage(items=[show_audit(each, shadows) for each in page.items], next_cursor=page.next_cursor)
 
 
 def _read(database: Database, tenant_id: UUID, problem_id: UUID) -> Problem:

@@ -75,6 +75,8 @@ class Problem(BaseModel):
     question: str = Field(description="Problem statement; empty after an erasure.")
     reference: str | None = Field(description="Correct answer; null if it was not given.")
     policy: Policy = Field(description="Policy that decides which steps the large model writes.")
+    arm: str | None = Field(description="Name of the arm that was drawn; null if the submission named one policy.")
+    shadows: list[Policy] = Field(description="Policies that also decide, without any effect on the problem.")
     lookahead: int | Literal["unlimited"] = Field(
         description="Number of steps that the small model may draft ahead of the last accepted one."
     )
@@ -117,17 +119,25 @@ class ProblemPage(Page[Problem]):
     """One page of problems."""
 
 
-class Batch(BaseModel):
-    """A batch with the sums over its problems."""
+class Sums(BaseModel):
+    """Sums over problems of a batch."""
 
-    id: UUID = Field(description="Id of the batch.")
-    size: int = Field(description="Number of problems in the batch.")
-    created_at: AwareDatetime = Field(description="Time of the submission.")
+    size: int = Field(description="Number of problems.")
     statuses: dict[Status, int] = Field(description="Number of problems by status; statuses without any are omitted.")
     verdicts: dict[Verdict, int] = Field(description="Number of problems by verdict; verdicts without any are omitted.")
     steps: int = Field(description="Number of accepted steps of all problems.")
     escalations: int = Field(description="Number of decisions to escalate in all problems.")
     ledger: Ledger = Field(description="Tokens and calls used for all problems.")
+
+
+class Batch(Sums):
+    """A batch with the sums over its problems, and over those of each arm."""
+
+    id: UUID = Field(description="Id of the batch.")
+    created_at: AwareDatetime = Field(description="Time of the submission.")
+    arms: dict[str, Sums] = Field(
+        description="Sums over the problems of each arm, by its name; empty if the submission named no split."
+    )
     links: dict[str, str] = Field(description="Paths of the batch and its problems.")
 
 

@@ -11,6 +11,7 @@ from services.api.schemas.pages import Page
 from shared.domain.decisions import Action, DecidedBy
 from shared.domain.drafts import Finish
 from shared.domain.roles import Author
+from shared.domain.shadows import Skip
 
 StepIndex = Annotated[int, Field(description="Index of the step, from 0.")]
 Model = Annotated[str, Field(description="Name and version of the model.")]
@@ -104,6 +105,24 @@ class Observation(BaseModel):
     question_digest: str = Field(description="Digest of the question.")
 
 
+class ShadowDecision(BaseModel):
+    """What a shadow decided on what the policy saw. It had no effect."""
+
+    shadow: int = Field(description="Index of the shadow among the shadows of the problem, from 0.")
+    policy: DecidingPolicy = Field(description="Version of the shadow's policy.")
+    action: Action | None = Field(description="What the shadow would have done; null if it was skipped.")
+    reason: str | None = Field(description="Short, stable name of the reason; null if the shadow was skipped.")
+    value: float | None = Field(description="Number that the decision rests on; null if there is none.")
+    compared_with: float | None = Field(description="Number that `value` was compared with; null if there is none.")
+    numbers: dict[str, float] = Field(description="Further numbers that the decision rests on, by name.")
+    propensity: float | None = Field(
+        description="Probability that the shadow takes this action on what it saw; null if it was skipped."
+    )
+    agrees: bool | None = Field(description="Whether the action is the one that was taken; null if it was skipped.")
+    skipped: Skip | None = Field(description="Why the shadow did not decide; null if it did.")
+    detail: str | None = Field(description="Explanation in one sentence of why it did not; null if it did.")
+
+
 class Decision(BaseModel):
     """A decision: what the policy saw, what was chosen and why, and the draft that was decided on."""
 
@@ -126,6 +145,9 @@ class Decision(BaseModel):
     )
     draft: Draft | None = Field(description="Draft that was decided on; null if there was none.")
     scoring: Scoring | None = Field(description="PRM call that scored the draft; null if there was none.")
+    shadows: list[ShadowDecision] = Field(
+        description="What the shadows decided on the same; empty for a problem without shadows, and for a rule."
+    )
 
 
 class AuditEntry(BaseModel):

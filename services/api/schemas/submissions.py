@@ -134,11 +134,38 @@ class SamplingChoice(_Request):
     )
 
 
+class ArmChoice(_Request):
+    """Arm of a split: a policy that decides its share of the problems."""
+
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,39}$", description="Name of the arm, such as `a`; unique within the split."
+    )
+    weight: float = Field(
+        1.0, gt=0, le=1e6, description="Weight of the arm; its share is the weight divided by the sum of all weights."
+    )
+    policy: PolicyChoice = Field(description="Policy that decides the problems of the arm.")
+
+
+def _differently_named(arms: list[ArmChoice]) -> list[ArmChoice]:
+    if len({each.name for each in arms}) < len(arms):
+        raise PydanticCustomError("same_name", "Input should have arms with different names")
+    return arms
+
+
 class Choices(_Request):
     """Options of a problem."""
 
     policy: PolicyChoice = Field(
         default_factory=PolicyChoice, description="Policy that decides which steps the large model writes."
+    )
+    split: Annotated[list[ArmChoice], Field(min_length=2, max_length=8), AfterValidator(_differently_named)] | None = (
+        Field(None, description="In place of `policy`: policies of which each problem gets one by chance.")
+    )
+    shadows: list[PolicyChoice] = Field(
+        default_factory=list,
+        max_length=4,
+        description="Policies that also decide on what the policy sees, without any effect; their decisions are "
+        "recorded.",
     )
     lookahead: Lookahead = Field(
         _OPTIONS.lookahead or 0,

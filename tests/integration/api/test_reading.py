@@ -159,6 +159,7 @@ def test_a_decision_shows_what_was_seen_chosen_and_by_which_policy(api: TestClie
         "scoring": {
             "tokens": 17, "model": "prm-model", "worker": "prm-0", "waited_ms": 0.25, "worked_ms": 2.5,
         },
+        "shadows": [],
     }  # fmt: skip
     assert set(shown["observation"]) == {each.name for each in fields(Observation)}
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from uuid import UUID, uuid4
 
 import pytest
 
+from shared.domain.decisions import Decision
 from shared.machine.state import new_state
 from shared.store.port import Change, SeenProcess
 from simulation.store import ConstraintViolated, MemoryStore
 from tests.store_suite import *  # noqa: F403
-from tests.store_suite import NOW, NewProblem, TestedStore, a_decision, a_step, save
+from tests.store_suite import NOW, NewProblem, TestedStore, a_decision, a_shadow_record, a_step, lock, save
 
 
 class Unwritable(frozenset[UUID]):
@@ -35,11 +37,20 @@ class InMemory:
         state = new_state(
             problem_id=problem_id, question=problem.question, reference=problem.reference, options=problem.options
         )
-        self.store.submit(state, problem.policy, tenant=problem.tenant_id)
+        self.store.submit(state, problem.policy, shadows=problem.shadows, tenant=problem.tenant_id)
         return problem_id
 
     def request_cancel(self, problem_id: UUID) -> None:
         self.store.request_cancel(problem_id, now=NOW)
+
+    def shadow_decisions(self, problem_id: UUID) -> Sequence[tuple[int, int, str | None, str | None, bool | None]]:
+        found = self.store.shadow_decisions(problem_id)
+        return [
+            (each.number, each.shadow, each.outcome.action, None, each.agrees)
+            if isinstance(each.outcome, Decision)
+            else (each.number, each.shadow, None, each.outcome.reason, each.agrees)
+            for each in found
+        ]
 
     def processes(self) -> Mapping[str, SeenProcess]:
         return self.store.processes
@@ -62,6 +73,15 @@ def test_a_decision_is_not_overwritten(tested: TestedStore) -> None:
     save(tested, problem_id, decisions=(a_decision(0, 0, None),), decision_count=1)
     with pytest.raises(ConstraintViolated, match="decision"):
         save(tested, problem_id, decisions=(a_decision(0, 1, None),))
+
+
+def test_a_decision_of_a_shadow_is_not_overwritten(tested: TestedStore) -> None:
+    locked = lock(tested, tested.add(NewProblem()))
+    change = Change(locked, locked.state.evolve(epoch=1), shadow_decisions=[a_shadow_record(0, 0)])
+    for refusal in (nullcontext(), pytest.raises(ConstraintViolated, match="shadow")):
+        with refusal, tested.store.begin() as transaction:
+            transaction.lock([locked.state.problem_id])
+            transaction.save([change])
 
 
 @pytest.mark.parametrize("steps", [(), (replace(a_step(0), text="Another."), a_step(1)), (a_step(0),)])

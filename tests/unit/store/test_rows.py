@@ -40,7 +40,7 @@ def make_row(**changes: Any) -> dict[str, Any]:
     submitted = {
         "id": PROBLEM_ID, "question": "What?", "reference": "42", "options": options_values(Options()),
         "deadline_at": None, "policy": "threshold", "policy_revision": 1, "policy_parameters": {"threshold": 0.5},
-        "policy_version": None, "policy_wrappers": {},
+        "policy_version": None, "policy_wrappers": {}, "shadows": [],
     }  # fmt: skip
     return {**written, **submitted, "status": "running", "pending": [], **changes}
 
@@ -79,6 +79,26 @@ def test_a_row_of_a_newer_version_keeps_what_is_needed_to_fail_the_problem(
 
     failed = problem_values(give_up(state, detail="It cannot be read.", now=NOW))
     assert (failed["status"], failed["epoch"], failed["step_count"]) == ("failed", 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("written", "name", "defect"),
+    [
+        ({"name": "random", "revision": 2, "parameters": {"p": 1}, "wrappers": {}, "of_a_newer": 1}, "random", None),
+        ({"name": "random", "revision": 2, "parameters": {}, "wrappers": {"epsilon": "much"}}, "random", "Validation"),
+        ({"parameters": {}}, "None", "ValidationError"),
+        ("random", "", "ValidationError"),
+    ],
+)
+def test_a_shadow_of_a_newer_version_is_no_defect_of_its_problem(
+    written: object, name: str, defect: str | None
+) -> None:
+    locked = read_problem(make_row(shadows=[written]), [make_step()], frozenset())
+    assert locked.defect is None
+    (shadow,) = locked.shadows
+    assert (shadow.policy.name, shadow.policy.version) == (name, None)
+    assert (shadow.defect or "").startswith(defect or "")
+    assert (shadow.defect is None) == (defect is None)
 
 
 def test_a_row_of_this_version_has_no_defect() -> None:

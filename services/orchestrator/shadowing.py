@@ -1,0 +1,121 @@
+"""Lets a problem's shadows decide on what its policy decided.
+
+They decide after the events are applied, from the records of the decisions. What they decide is stored in the same
+transaction and read by nothing here: the problem goes on as it would without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from services.orchestrator.policy_cache import NotLoaded, PolicyCache
+from shared.clock import SYSTEM_CLOCK
+from shared.domain.decisions import DecidedBy, Decision, DecisionRecord, PolicyVersion
+from shared.domain.shadows import Shadow, ShadowRecord, Skip, Skipped
+from shared.domain.steps import Step
+from shared.errors import PermanentError
+from shared.log import get_logger
+from shared.machine.state import State
+from shared.policies.shadowing import check_shadow, decide_as_shadow
+from shared.policies.wrapping import Routing
+from shared.store.port import LockedProblem
+
+_log = get_logger(__name__)
+
+
+def decide_as_shadows(
+    locked: LockedProblem,
+    after: State,
+    *,
+    policies: PolicyCache,
+    monotonic: Callable[[], float] = SYSTEM_CLOCK.monotonic,
+) -> tuple[ShadowRecord, ...]:
+    """Return what a problem's shadows decide beside its new decisions; there is one record for each pair.
+
+    A rule's decision has no shadows: there was nothing for a policy to judge.
+
+    Args:
+        locked: The problem, with its shadows.
+        after: The problem after events were applied, with the new decisions.
+        policies: Builds the shadows.
+        monotonic: Measures the time of the shadows of each decision.
+
+    Raises:
+        NotLoaded: A shadow has to be loaded first.
+    """
+    decided = [each for each in after.decisions if each.decided_by is DecidedBy.POLICY]
+    if not decided or not locked.shadows:
+        return ()
+    shadows = [(_version(each), _build(each, locked, policies)) for each in locked.shadows]
+    return tuple(
+        record
+        for each in decided
+        for record in _decide_all(each, shadows, after.steps, limit_s=policies.shadow_time_s, monotonic=monotonic)
+    )
+
+
+def _version(shadow: Shadow) -> PolicyVersion:
+    """Return what is known of a shadow that is not built."""
+    choice = shadow.policy
+    return PolicyVersion(name=choice.name, revision=choice.revision, parameters_digest="", version=choice.version)
+
+
+def _build(shadow: Shadow, locked: LockedProblem, policies: PolicyCache) -> Routing | Skipped:
+    try:
+        if shadow.defect is not None:
+            return _unusable(f"Its row cannot be read ({shadow.defect}); upgrade the orchestrators before the api.")
+        routing = policies.routing_of(shadow.policy)
+        # Another revision of its code may need more than the one at submission.
+        check_shadow(routing, locked.state.options.plan, policy=locked.policy.name)
+    except NotLoaded:
+        raise
+    except PermanentError as error:
+        return _unusable(str(error))
+    except Exception as error:  # noqa: BLE001 - a shadow never harms its problem
+        _log.warning("shadow_unusable", policy=shadow.policy.name, exc_info=error)
+        return _unusable(f"It cannot be built ({type(error).__name__}).")
+    return routing
+
+
+def _unusable(detail: str) -> Skipped:
+    return Skipped(reason=Skip.UNUSABLE, detail=detail)
+
+
+def _decide_all(
+    record: DecisionRecord,
+    shadows: Sequence[tuple[PolicyVersion, Routing | Skipped]],
+    steps: Sequence[Step],
+    *,
+    limit_s: float,
+    monotonic: Callable[[], float],
+) -> Iterator[ShadowRecord]:
+    """Ask the shadows of one decision in turn, until their time is used up.
+
+    Nothing interrupts a shadow that has begun, so the time is exceeded by one decision at most.
+    """
+    began = monotonic()
+    for place, (version, shadow) in enumerate(shadows):
+        outcome: Decision | Skipped
+        if isinstance(shadow, Skipped):
+            outcome = shadow
+        elif place > 0 and monotonic() - began >= limit_s:
+            detail = f"The shadows before it took {1000 * limit_s:g} ms or more (TRIM_SHADOW_TIME_MS)."
+            outcome = Skipped(reason=Skip.NO_TIME, detail=detail)
+        else:
+            outcome = _decide(shadow, record, steps)
+        yield ShadowRecord(
+            number=record.number,
+            shadow=place,
+            policy=version if isinstance(shadow, Skipped) else shadow.version,
+            outcome=outcome,
+            agrees=outcome.action is record.decision.action if isinstance(outcome, Decision) else None,
+            decided_at=record.decided_at,
+        )
+
+
+def _decide(shadow: Routing, record: DecisionRecord, steps: Sequence[Step]) -> Decision | Skipped:
+    try:
+        return decide_as_shadow(shadow, record, steps)
+    except Exception as error:  # noqa: BLE001 - a shadow never harms its problem
+        _log.warning("shadow_crashed", policy=shadow.policy.name, exc_info=error)
+        return Skipped(reason=Skip.CRASHED, detail=f"It raised an error ({type(error).__name__}).")
