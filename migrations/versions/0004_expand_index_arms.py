@@ -1,4 +1,4 @@
-"""An index for listing the problems of an arm; it holds only problems that have one."""
+"""Indexes for listing the problems of an arm; they hold only problems that have one."""
 
 from __future__ import annotations
 
@@ -12,20 +12,27 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
+INDEXES = {
+    "ix_problems_tenant_id_arm_id": ["tenant_id", "arm", "id"],
+    "ix_problems_tenant_id_arm_status_id": ["tenant_id", "arm", "status", "id"],
+}
+
 
 def upgrade() -> None:
     """Apply."""
     with phases.concurrently():
-        op.drop_index("ix_problems_tenant_id_arm_id", if_exists=True, postgresql_concurrently=True)
-        op.create_index(
-            "ix_problems_tenant_id_arm_id",
-            "problems",
-            ["tenant_id", "arm", "id"],
-            postgresql_where=sa.text("arm IS NOT NULL"),
-            postgresql_concurrently=True,
-        )
+        for name, columns in INDEXES.items():
+            op.drop_index(name, if_exists=True, postgresql_concurrently=True)
+            op.create_index(
+                name,
+                "problems",
+                columns,
+                postgresql_where=sa.text("arm IS NOT NULL"),
+                postgresql_concurrently=True,
+            )
 
 
 def downgrade() -> None:
     """Take back."""
-    op.drop_index("ix_problems_tenant_id_arm_id")
+    for name in INDEXES:
+        op.drop_index(name)

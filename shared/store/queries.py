@@ -113,14 +113,15 @@ def list_problems(
     if wanted.batch_id is not None:
         return _list_batch_backwards(session, tenant_id, wanted, wanted.batch_id, limit=limit, cursor=cursor)
     before = _NEWEST if cursor is None else _read_id("problems", cursor)
-    conditions = [(Problem.policy, wanted.policy), (Problem.status, wanted.status)]
-    shared = [(column, value) for column, value in conditions if value is not None]
-    if wanted.arm is None:
-        query = _before(_SHOWN, (Problem.tenant_id, tenant_id), *shared, (Problem.id, before))
-    else:
-        # Few problems have an arm, so its index alone finds them; the other conditions are checked row by row.
-        query = _before(_SHOWN, (Problem.tenant_id, tenant_id), (Problem.arm, wanted.arm), (Problem.id, before))
-        query = query.where(*(column == value for column, value in shared))
+    # No index has both an arm and a policy: the policy of an arm's problems is checked row by row.
+    first = (Problem.policy, wanted.policy) if wanted.arm is None else (Problem.arm, wanted.arm)
+    shared = [(column, value) for column, value in (first, (Problem.status, wanted.status)) if value is not None]
+    query = _before(_SHOWN, (Problem.tenant_id, tenant_id), *shared, (Problem.id, before))
+    if wanted.arm is not None:
+        # The planner does not conclude from ranges that the arm is known, as its indexes require.
+        query = query.where(Problem.arm.is_not(None))
+        if wanted.policy is not None:
+            query = query.where(Problem.policy == wanted.policy)
     return _page(session, query, limit, lambda last: make_cursor("problems", str(last.id)))
 
 

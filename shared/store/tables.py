@@ -43,6 +43,7 @@ _TYPES: Final[dict[Any, Any]] = {
 }
 
 _IS_OPEN = "status IN ('queued', 'running')"
+_HAS_ARM = text("arm IS NOT NULL")
 
 
 class Base(DeclarativeBase):
@@ -120,7 +121,8 @@ class Problem(Base):
         Index("ix_problems_tenant_id_status_id", "tenant_id", "status", "id"),
         Index("ix_problems_tenant_id_policy_id", "tenant_id", "policy", "id"),
         Index("ix_problems_tenant_id_policy_status_id", "tenant_id", "policy", "status", "id"),
-        Index("ix_problems_tenant_id_arm_id", "tenant_id", "arm", "id", postgresql_where=text("arm IS NOT NULL")),
+        Index("ix_problems_tenant_id_arm_id", "tenant_id", "arm", "id", postgresql_where=_HAS_ARM),
+        Index("ix_problems_tenant_id_arm_status_id", "tenant_id", "arm", "status", "id", postgresql_where=_HAS_ARM),
         Index("ix_problems_queued", "tenant_id", "id", postgresql_where=text("status = 'queued'")),
         Index("ix_problems_running", "tenant_id", postgresql_where=text("status = 'running'")),
         Index("ix_problems_deadline", "deadline_at", postgresql_where=text(f"deadline_at IS NOT NULL AND {_IS_OPEN}")),

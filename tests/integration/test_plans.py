@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from sqlalchemy import Connection, text
 
+from shared.domain.options import PolicyChoice
 from shared.store import queries
 from shared.store.admission import find_attention, next_queued, record_processes
 from shared.store.database import Database
@@ -28,7 +29,7 @@ from tests.integration.solving import NOW, hear, make_submission, start, submit,
 
 pytestmark = pytest.mark.servers
 
-LARGE = {"batches", "problems", "steps", "decisions", "inbox", "idempotency_keys"}
+LARGE = {"batches", "problems", "steps", "decisions", "shadow_decisions", "inbox", "idempotency_keys"}
 
 CROWDED = UUID(int=1)
 QUIET = UUID(int=2)
@@ -48,10 +49,11 @@ INSERT INTO problems (id, tenant_id, batch_id, batch_index, question, policy, po
 SELECT pg_temp.uuid_of(2, n), '{CROWDED}', pg_temp.uuid_of(1, (n - 1) / 10 + 1), (n - 1) % 10, 'What?', 'threshold',
        1, '{{}}', '{{}}'
 FROM generate_series(1, {QUEUED}) n;
-INSERT INTO problems (id, tenant_id, question, policy, policy_revision, policy_parameters, options, status, started_at,
-                      finished_at, is_inbox_pruned)
+INSERT INTO problems (id, tenant_id, question, policy, arm, policy_revision, policy_parameters, options, status,
+                      started_at, finished_at, is_inbox_pruned)
 SELECT pg_temp.uuid_of(3, n), lpad((n % 3)::text, 32, '0')::uuid, 'What?',
-       CASE n % 10 WHEN 0 THEN 'random' ELSE 'threshold' END, 1, '{{}}', '{{}}',
+       CASE n % 10 WHEN 0 THEN 'random' ELSE 'threshold' END, CASE n % 20 WHEN 0 THEN 'a' WHEN 1 THEN 'b' END,
+       1, '{{}}', '{{}}',
        CASE n % 10 WHEN 0 THEN 'failed' ELSE 'succeeded' END, now() - interval '30 days',
        now() - interval '30 days' + n * interval '1 minute', n <= {PRUNED}
 FROM generate_series(1, {FINISHED}) n;
@@ -62,6 +64,8 @@ INSERT INTO decisions (problem_id, number, decided_at, step, epoch, decided_by, 
                        action, reason, observation)
 SELECT pg_temp.uuid_of(3, n), step, now(), step, 0, 'policy', 'threshold', 1, 'd', 'accept', 'why', '{{"score": 0.5}}'
 FROM generate_series(1, {FINISHED}) n, generate_series(0, {STEPS - 1}) step;
+INSERT INTO shadow_decisions (problem_id, number, shadow, decided_at, policy, policy_revision, policy_digest, action)
+SELECT problem_id, number, 0, decided_at, 'random', 2, 'd', 'accept' FROM decisions;
 INSERT INTO inbox (problem_id, id)
 SELECT pg_temp.uuid_of(3, n), gen_random_uuid() FROM generate_series(1, {FINISHED}) n, generate_series(1, {2 * STEPS});
 INSERT INTO idempotency_keys (tenant_id, key, request_digest, problem_id, created_at)
@@ -111,13 +115,14 @@ def check(executed: Sequence[Plan], *, rows: int) -> None:
 
 def test_many_problems_are_locked_and_saved_by_their_keys(database: Database, executed: list[Plan]) -> None:
     count = 20
-    ids = [submit(database, tenant_id=QUIET) for _ in range(count)]
+    shadow = PolicyChoice(name="small-only", revision=1, parameters={})
+    ids = [submit(database, tenant_id=QUIET, shadows=[shadow]) for _ in range(count)]
     commands = {key: command for key, command in start(database).items() if key in ids}
     assert len(commands) == count
     executed.clear()
     hear(database, *(write(each, "A step.") for each in commands.values()))
     for beginning in ("SELECT problems.", "SELECT steps.", "SELECT inbox.", "INSERT INTO inbox", "INSERT INTO steps",
-                      "INSERT INTO decisions", "UPDATE problems"):  # fmt: skip
+                      "INSERT INTO decisions", "INSERT INTO shadow_decisions", "UPDATE problems"):  # fmt: skip
         find(executed, beginning)
     check(executed, rows=count * 4)
 
@@ -212,6 +217,10 @@ LISTINGS = [
     (ProblemFilter(status="failed"), {"ix_problems_tenant_id_status_id"}),
     (ProblemFilter(status="succeeded", policy="threshold"), {"ix_problems_tenant_id_policy_status_id"}),
     (ProblemFilter(policy="random"), {"ix_problems_tenant_id_policy_id"}),
+    (ProblemFilter(arm="b"), {"ix_problems_tenant_id_arm_id"}),
+    (ProblemFilter(arm="b", status="succeeded"), {"ix_problems_tenant_id_arm_status_id"}),
+    (ProblemFilter(arm="b", policy="threshold"), {"ix_problems_tenant_id_arm_id"}),
+    (ProblemFilter(arm="b", status="succeeded", policy="threshold"), {"ix_problems_tenant_id_arm_status_id"}),
     (ProblemFilter(batch_id=BATCH), {"uq_problems_batch_id_batch_index"}),
 ]
 
@@ -263,6 +272,8 @@ def test_the_record_of_a_problem_is_read_by_its_id(database: Database, executed:
             page = list_(session, RECORDED, limit=2, cursor=None)
             assert len(page.items) == 2
             assert list_(session, RECORDED, limit=2, cursor=page.next_cursor).items
+        assert len(queries.list_shadow_decisions(session, RECORDED, range(1, 3))) == 2
+    assert find(executed, "SELECT shadow_decisions").indexes == {"pk_shadow_decisions"}
     check(executed, rows=4 * STEPS)
 
 

@@ -17,6 +17,7 @@ from sqlalchemy import text
 import migrations
 from services.orchestrator.policy_cache import PolicyCache
 from services.orchestrator.sweeping import attend
+from shared.domain.options import PolicyChoice
 from shared.messages import GenerateSteps
 from shared.store import queries, submissions
 from shared.store.database import Database
@@ -29,7 +30,9 @@ pytestmark = pytest.mark.servers
 DOCUMENT = (Path(__file__).resolve().parents[2] / "docs" / "operations" / "retention.md").read_text()
 BLOCKS = re.findall(r"```sql\n(.*?)```", DOCUMENT, re.DOTALL)
 ERASE, *DECISIONS = BLOCKS[:6]
-FIRST_ID, *STEPS = BLOCKS[6:]
+FIRST_ID, *STEPS = BLOCKS[6:11]
+SHADOWS = BLOCKS[11:]
+ACCEPTING = PolicyChoice(name="small-only", revision=1, parameters={})
 TEXTS = ("Six sevens", "That makes", "Hence", "boxed", "6 times 7")
 
 
@@ -58,7 +61,7 @@ def read_audit(database: Database, problem_id: UUID) -> list[Any]:
 def everything(database: Database, problem_id: UUID) -> str:
     """Read all that is stored of a problem, as text."""
     found = rows(database, "SELECT problems::text FROM problems WHERE id = :id", id=problem_id)
-    for table in ("steps", "decisions", "inbox"):
+    for table in ("steps", "decisions", "shadow_decisions", "inbox"):
         found += rows(database, f"SELECT {table}::text FROM {table} WHERE problem_id = :id", id=problem_id)
     return str(found)
 
@@ -67,7 +70,7 @@ def everything(database: Database, problem_id: UUID) -> str:
 
 
 def test_an_erased_problem_has_no_text_and_all_its_numbers(database: Database) -> None:
-    problem_id = submit(database, reference="42")
+    problem_id = submit(database, reference="42", shadows=[ACCEPTING])
     solve(database, problem_id)
     other = submit(database, reference="42")
     solve(database, other)
@@ -93,6 +96,8 @@ def test_an_erased_problem_has_no_text_and_all_its_numbers(database: Database) -
 
     erase(database, problem_id)
     assert rows(database, "SELECT * FROM problems WHERE id = :id", id=problem_id) == [row]
+    shadowed = rows(database, "SELECT number, agrees FROM shadow_decisions ORDER BY number")
+    assert [tuple(each.values()) for each in shadowed] == [(0, True), (1, False), (2, True)]
 
 
 def test_an_event_that_arrives_after_the_erasure_brings_no_text_back(database: Database) -> None:
@@ -187,13 +192,13 @@ def partitions(database: Database, table: str) -> dict[str, int]:
     return {each["name"]: each["rows"] for each in rows(database, query)}
 
 
-def check_append_only(database: Database, *names: str) -> None:
-    """Check that `decisions` has these partitions, and that it and each of them refuse every change."""
+def check_append_only(database: Database, *names: str, parent: str = "decisions") -> None:
+    """Check that a table has these partitions, and that it and each of them refuse every change."""
     found = rows(
-        database, "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'decisions'::regclass"
+        database, f"SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = '{parent}'::regclass"
     )
     assert {each["name"] for each in found} == {*names}
-    for table in ("decisions", *names):
+    for table in (parent, *names):
         for statement in (f"UPDATE {table} SET action = 'escalate'", f"DELETE FROM {table}", f"TRUNCATE {table}"):
             with pytest.raises(Exception, match="append-only"), database.begin() as connection:
                 connection.execute(text(statement))
@@ -275,6 +280,28 @@ def test_steps_are_partitioned_while_orchestrators_run(database: Database, monke
     assert [each.step_text for each in read_audit(database, ids[1])] == ["Good.", "Step 1."]
 
 
+def test_the_decisions_of_shadows_are_partitioned_while_orchestrators_run(database: Database) -> None:
+    december, january, march = (datetime(2026 + (m < 12), m, 9, tzinfo=UTC) for m in (12, 1, 3))
+    problem_id = submit(database, shadows=[ACCEPTING])
+    command = start(database, now=december)[problem_id]
+    for _ in range(8):
+        command = take_step(database, command, now=december)
+
+    check, convert, create, detach = SHADOWS
+    run(database, check)
+    run(database, convert)
+    run(database, create)
+    for moment in (december, january, march):
+        command = take_step(database, command, now=moment)
+
+    names = ("shadow_decisions_before_2027", "shadow_decisions_2027_01", "shadow_decisions_other")
+    assert partitions(database, "shadow_decisions") == dict(zip(names, (9, 1, 1), strict=True))
+    check_append_only(database, *names, parent="shadow_decisions")
+    run(database, detach)
+    assert rows(database, "SELECT count(*) FROM shadow_decisions") == [{"count": 10}]
+    take_step(database, command, now=march)
+
+
 def test_a_month_begins_with_the_id_that_the_document_computes(database: Database) -> None:
     [[first]] = [tuple(each.values()) for each in rows(database, FIRST_ID.strip().removesuffix(";"))]
     assert str(first) in STEPS[0]
@@ -283,7 +310,7 @@ def test_a_month_begins_with_the_id_that_the_document_computes(database: Databas
 
 
 def test_partitions_are_no_drift(database_url: str, database: Database) -> None:
-    for block in (*DECISIONS[:4], *STEPS[:3]):
+    for block in (*DECISIONS[:4], *STEPS[:3], *SHADOWS[:3]):
         run(database, block)
     migrations.check(database_url)
     run(database, DECISIONS[4])
@@ -302,18 +329,19 @@ def role(database: Database) -> Iterator[str]:
 
 GRANTS = """
 SELECT relname, privilege_type, grantee, is_grantable FROM pg_class, aclexplode(relacl)
-WHERE relname IN ('audit', 'decisions', 'steps') ORDER BY relname, privilege_type, grantee
+WHERE relname IN ('audit', 'decisions', 'shadow_decisions', 'steps') ORDER BY relname, privilege_type, grantee
 """
 
 
 def test_other_roles_keep_their_privileges_on_what_is_partitioned(database: Database, role: str) -> None:
-    run(database, f"GRANT SELECT, INSERT ON decisions, steps TO {role}; GRANT SELECT ON audit TO {role}")
+    run(database, f"GRANT SELECT, INSERT ON decisions, steps, shadow_decisions TO {role}")
+    run(database, f"GRANT SELECT ON audit TO {role}")
     run(database, f"GRANT UPDATE ON steps TO {role} WITH GRANT OPTION; GRANT SELECT ON steps, decisions TO PUBLIC")
     run(database, "CREATE VIEW audited AS SELECT DISTINCT problem_id FROM audit")
     solve(database, submit(database))
     granted = rows(database, GRANTS)
 
-    for block in (*DECISIONS[:4], *STEPS[:3]):
+    for block in (*DECISIONS[:4], *STEPS[:3], *SHADOWS[:3]):
         run(database, block)
 
     assert rows(database, GRANTS) == granted

@@ -137,6 +137,35 @@ def test_a_spent_budget_accepts_what_the_policy_would_escalate(deployment: Deplo
     assert decided == [{"step": BAD_STEP, "decided_by": "rule", "action": "accept"}]
 
 
+def test_each_problem_of_a_split_has_an_arm_and_each_decision_those_of_the_shadows(deployment: Deployment) -> None:
+    split = [
+        {"name": "strict", "policy": {"parameters": {"threshold": 0.95}}},
+        {"name": "usual", "policy": {"parameters": {"threshold": 0.5}}},
+    ]
+    shadows = [{"parameters": {"threshold": 0.95}}, {"name": "small-only"}]
+    rows = deployment.finish(deployment.submit(12, split=split, shadows=shadows))
+    assert {row["status"] for row in rows} == {"succeeded"}
+    threshold = {"strict": 0.95, "usual": 0.5}
+    assert [row["policy_parameters"]["threshold"] for row in rows] == [threshold[row["arm"]] for row in rows]
+    batch = deployment.api.batch(str(rows[0]["batch_id"]))
+    for name, sums in batch["arms"].items():
+        of_arm = [row for row in rows if row["arm"] == name]
+        assert sums["size"] == len(of_arm)
+        assert sums["ledger"]["large_out"] == sum(row["large_out"] for row in of_arm)
+
+    for row in rows:
+        decisions = list(deployment.api.items(f"/v1/problems/{row['id']}/decisions"))
+        assert len(decisions) == row["decision_count"]
+        for each in decisions:
+            strict, small = each["shadows"]
+            assert strict["action"] == ("escalate" if each["observation"]["score"] < 0.95 else "accept")
+            assert strict["agrees"] == (strict["action"] == each["action"])
+            assert small["agrees"] == (each["action"] == "accept")
+            if row["arm"] == "strict":
+                assert strict["policy"] == each["policy"]
+                assert strict["agrees"]
+
+
 def test_a_large_step_has_its_score_and_its_record(deployment: Deployment) -> None:
     [problem_id] = deployment.submit(1)
     deployment.finish([problem_id])
