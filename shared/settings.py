@@ -155,8 +155,8 @@ class Settings(BaseSettings):
     batch_events: Count = Field(64, description="Maximum number of events that one transaction applies.")
     shadow_time_ms: Annotated[float, Field(gt=0)] = Field(
         5.0,
-        description="Milliseconds that the shadows of one decision may take together; those that are left are skipped, "
-        "and recorded as skipped.",
+        description="Milliseconds of processor time that the shadows of one decision may take; the others are recorded "
+        "as skipped.",
     )
     sweep_interval_s: PositiveSeconds = Field(
         1.0, description="Seconds between two sweeps for queued, overdue, expired and cancelled problems."

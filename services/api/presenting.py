@@ -23,13 +23,7 @@ def show_problem(row: Problem) -> problems.Problem:
         status=row.status,
         question=row.question,
         reference=row.reference,
-        policy=problems.Policy(
-            name=row.policy,
-            revision=row.policy_revision,
-            parameters=row.policy_parameters,
-            version=row.policy_version,
-            wrappers=WrappersChoice.model_validate(row.policy_wrappers),
-        ),
+        policy=_show_policy(row),
         arm=row.arm,
         shadows=[_show_shadow(each) for each in row.shadows],
         lookahead="unlimited" if options.lookahead is None else options.lookahead,
@@ -54,6 +48,16 @@ def show_problem(row: Problem) -> problems.Problem:
         cancel_requested_at=row.cancel_requested_at,
         erased_at=row.erased_at,
         links={"self": path, **{name: f"{path}/{name}" for name in ("steps", "decisions", "audit", "cancel")}},
+    )
+
+
+def _show_policy(row: Problem) -> problems.Policy:
+    return problems.Policy(
+        name=row.policy,
+        revision=row.policy_revision,
+        parameters=row.policy_parameters,
+        version=row.policy_version,
+        wrappers=WrappersChoice.model_validate(row.policy_wrappers),
     )
 
 

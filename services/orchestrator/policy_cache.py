@@ -50,7 +50,7 @@ class PolicyCache:
 
         Args:
             store: The store that has the artefacts.
-            shadow_time_s: Seconds that the shadows of one decision may take.
+            shadow_time_s: Seconds of processor time that the shadows of one decision may take.
         """
         self.shadow_time_s = shadow_time_s
         self._store = store

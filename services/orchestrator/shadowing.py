@@ -6,10 +6,10 @@ transaction and read by nothing here: the problem goes on as it would without th
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 from services.orchestrator.policy_cache import NotLoaded, PolicyCache
-from shared.clock import SYSTEM_CLOCK
 from shared.domain.decisions import DecidedBy, Decision, DecisionRecord, PolicyVersion
 from shared.domain.shadows import Shadow, ShadowRecord, Skip, Skipped
 from shared.domain.steps import Step
@@ -28,7 +28,7 @@ def decide_as_shadows(
     after: State,
     *,
     policies: PolicyCache,
-    monotonic: Callable[[], float] = SYSTEM_CLOCK.monotonic,
+    used_s: Callable[[], float] = time.thread_time,
 ) -> tuple[ShadowRecord, ...]:
     """Return what a problem's shadows decide beside its new decisions; there is one record for each pair.
 
@@ -38,7 +38,8 @@ def decide_as_shadows(
         locked: The problem, with its shadows.
         after: The problem after events were applied, with the new decisions.
         policies: Builds the shadows.
-        monotonic: Measures the time of the shadows of each decision.
+        used_s: Returns the processor time that this thread has used, in seconds. On a busy machine, time of day would
+            skip shadows that were only waiting for the processor.
 
     Raises:
         NotLoaded: A shadow has to be loaded first.
@@ -50,7 +51,7 @@ def decide_as_shadows(
     return tuple(
         record
         for each in decided
-        for record in _decide_all(each, shadows, after.steps, limit_s=policies.shadow_time_s, monotonic=monotonic)
+        for record in _decide_all(each, shadows, after.steps, limit_s=policies.shadow_time_s, used_s=used_s)
     )
 
 
@@ -87,18 +88,18 @@ def _decide_all(
     steps: Sequence[Step],
     *,
     limit_s: float,
-    monotonic: Callable[[], float],
+    used_s: Callable[[], float],
 ) -> Iterator[ShadowRecord]:
     """Ask the shadows of one decision in turn, until their time is used up.
 
     Nothing interrupts a shadow that has begun, so the time is exceeded by one decision at most.
     """
-    began = monotonic()
+    began = used_s()
     for place, (version, shadow) in enumerate(shadows):
         outcome: Decision | Skipped
         if isinstance(shadow, Skipped):
             outcome = shadow
-        elif place > 0 and monotonic() - began >= limit_s:
+        elif place > 0 and used_s() - began >= limit_s:
             detail = f"The shadows before it took {1000 * limit_s:g} ms or more (TRIM_SHADOW_TIME_MS)."
             outcome = Skipped(reason=Skip.NO_TIME, detail=detail)
         else:

@@ -158,6 +158,7 @@ def test_each_problem_of_a_split_has_an_arm_and_each_decision_those_of_the_shado
         assert len(decisions) == row["decision_count"]
         for each in decisions:
             strict, small = each["shadows"]
+            assert (strict["skipped"], small["skipped"]) == (None, None), each["shadows"]
             assert strict["action"] == ("escalate" if each["observation"]["score"] < 0.95 else "accept")
             assert strict["agrees"] == (strict["action"] == each["action"])
             assert small["agrees"] == (each["action"] == "accept")

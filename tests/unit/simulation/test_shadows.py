@@ -189,7 +189,7 @@ def test_shadows_that_find_no_time_are_recorded_as_skipped() -> None:
         locked: LockedProblem = transaction.lock([state.problem_id])[state.problem_id]
     ticks = iter([0.0, 0.001, 0.005, 0.006, 0.006, 0.007, 0.008, 0.009])
     after = locked.state.evolve(decisions=decided)
-    found = decide_as_shadows(locked, after, policies=policies, monotonic=lambda: next(ticks))
+    found = decide_as_shadows(locked, after, policies=policies, used_s=lambda: next(ticks))
     assert [(each.number, each.shadow) for each in found] == [
         (each.number, place) for each in decided for place in range(4)
     ]
