@@ -172,6 +172,18 @@ def test_the_way_down_leaves_nothing_and_the_way_up_brings_all_back(empty_url: s
     migrations.check(empty_url)
 
 
+def test_what_code_before_arms_and_shadows_writes_has_neither_before_and_after_the_upgrade(empty_url: str) -> None:
+    insertion = (
+        "INSERT INTO problems (id, question, policy, policy_revision, policy_parameters, options)"
+        " VALUES (gen_random_uuid(), 'What?', 'threshold', 1, '{}', '{}')"
+    )
+    migrations.upgrade(empty_url, "0002")
+    execute(empty_url, insertion)
+    migrations.upgrade(empty_url)
+    execute(empty_url, insertion)
+    assert rows(empty_url, "SELECT arm, shadows FROM problems") == [(None, [])] * 2
+
+
 def test_an_upgrade_of_what_is_up_changes_nothing(database_url: str) -> None:
     before = inventory(database_url)
     assert migrations.upgrade(database_url) == f"{REVISION} (nothing to do)"
