@@ -185,7 +185,7 @@ async def _on_http_error(request: Request, error: HTTPException) -> JSONResponse
         ),
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE: (
             "body_too_large",
-            "The body exceeds the limit (TRIM_MAX_BODY_BYTES); submit fewer problems in one request.",
+            "The body exceeds the limit (TRIM_MAX_BODY_BYTES); send less in one request, or raise the limit.",
         ),
         HTTPStatus.BAD_REQUEST: (MalformedBody.code, str(MalformedBody())),
     }.get(status, (status.name.lower(), str(error.detail)))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Sequence
 from typing import Any
 
 from services.api.schemas import policies, problems, record
 from services.api.schemas.submissions import LimitsChoice, SamplingChoice, WrappersChoice
+from shared.domain.artefacts import EncodedArtefact
 from shared.store import queries
 from shared.store.policy_tables import PolicyVersionRow
 from shared.store.rows import read_observation, read_options, read_shadow
@@ -107,6 +110,11 @@ def show_policy_version(row: PolicyVersionRow) -> policies.PolicyVersion:
         registered_at=row.registered_at,
         retired_at=row.retired_at,
     )
+
+
+def show_policy_artefact(artefact: EncodedArtefact) -> policies.PolicyArtefact:
+    """Turn a stored artefact into a response."""
+    return policies.PolicyArtefact(card=json.loads(artefact.card), arrays=base64.b64encode(artefact.arrays))
 
 
 def show_step(row: StepRow) -> record.Step:

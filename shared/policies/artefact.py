@@ -10,14 +10,15 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from shared.domain.artefacts import EncodedArtefact, ModelIds
 from shared.errors import PermanentError
@@ -67,6 +68,13 @@ class Card(BaseModel):
     """Command that made it."""
     arrays_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
+    @model_validator(mode="after")
+    def _is_storable(self) -> Self:
+        """Refuse NUL characters, which a column of JSON cannot hold."""
+        if "\\u0000" in json.dumps(self.model_dump(mode="json")):
+            raise ValueError("a text contains a NUL character")
+        return self
+
 
 @dataclass(frozen=True)
 class Artefact:
@@ -93,7 +101,8 @@ class Artefact:
         except ValidationError as error:
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
             place = ".".join(str(part) for part in first["loc"]) or "the card"
-            raise BadArtefact(f"The artefact's card cannot be read: {place}: {first['msg']}.") from error
+            reason = first["msg"].removeprefix("Value error, ")
+            raise BadArtefact(f"The artefact's card cannot be read: {place}: {reason}.") from error
         if hashlib.sha256(arrays).hexdigest() != parsed.arrays_sha256:
             raise BadArtefact(f"The arrays are not those of the card of {parsed.policy!r}; export both files again.")
         return cls(parsed, _decode_arrays(arrays))
@@ -164,5 +173,12 @@ def _decode_arrays(data: bytes) -> dict[str, Floats]:
             raise BadArtefact(f"The artefact's arrays hold {size} bytes; a policy may have {MAX_BYTES} at most.")
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             return {name: np.asarray(file[name], dtype=np.float64) for name in file.files}
-    except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise BadArtefact(f"The artefact's arrays are no .npz file ({type(error).__name__}).") from error
+
+
+_UNREADABLE = (
+    ValueError, TypeError, OverflowError, MemoryError, OSError, KeyError, EOFError, RuntimeError, SyntaxError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What numpy and zipfile raise for damaged or forged files."""

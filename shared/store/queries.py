@@ -214,14 +214,18 @@ def _sum(groups: Sequence[Row[Any]]) -> Sums:
     )
 
 
-def list_policy_versions(session: Session, policy: str, *, limit: int, cursor: str | None) -> Page[PolicyVersionRow]:
-    """List the versions of a policy without their arrays, newest first.
+def list_policy_versions(
+    session: Session, policy: str, *, is_default: bool | None = None, limit: int, cursor: str | None
+) -> Page[PolicyVersionRow]:
+    """List the versions of a policy without their arrays, newest first; by default all of them.
 
     Raises:
         BadCursor: The cursor is not one of this listing.
     """
     listing = f"versions {policy}"
     query = select(PolicyVersionRow).where(PolicyVersionRow.policy == policy).order_by(PolicyVersionRow.version.desc())
+    if is_default is not None:
+        query = query.where(PolicyVersionRow.is_default == is_default)
     if cursor is not None:
         query = query.where(PolicyVersionRow.version < _read_number(listing, cursor))
     return _page(session, query, limit, lambda last: make_cursor(listing, last.version))

@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query, Response, status
 
 from services.api.dependencies import Cursor, Limit, WithDatabase
 from services.api.errors import RESPONSES, NotFound
-from services.api.presenting import show_policy_version
-from services.api.schemas.policies import PolicyDescription, PolicyVersion, PolicyVersionPage
+from services.api.json_route import JsonRoute
+from services.api.presenting import show_policy_artefact, show_policy_version
+from services.api.schemas.policies import PolicyArtefact, PolicyDescription, PolicyVersion, PolicyVersionPage
 from services.api.schemas.submissions import MAX_VERSION
-from shared.policies.policy import FittedPolicy
+from shared.domain.artefacts import EncodedArtefact
+from shared.policies.artefact import Artefact, BadArtefact
+from shared.policies.policy import FittedPolicy, Policy
 from shared.policies.registry import POLICIES
 from shared.store import policy_versions, queries
 from shared.store.policy_versions import UnknownVersion
 
-router = APIRouter(prefix="/v1/policies", tags=["policies"], responses=RESPONSES)
+router = APIRouter(prefix="/v1/policies", tags=["policies"], route_class=JsonRoute, responses=RESPONSES)
 
 PolicyName = Annotated[str, Path(max_length=80, pattern="^[a-z0-9-]+$", description="Name of the policy.")]
 Version = Annotated[int, Path(ge=1, le=MAX_VERSION, description="Number of the version.")]
@@ -42,13 +47,33 @@ def policies() -> list[PolicyDescription]:
 
 
 @router.get("/{name}/versions")
-def versions(name: PolicyName, database: WithDatabase, cursor: Cursor = None, limit: Limit = 50) -> PolicyVersionPage:
+def versions(
+    name: PolicyName,
+    database: WithDatabase,
+    is_default: Annotated[
+        bool | None, Query(description="List only versions that are a default, or only others.")
+    ] = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> PolicyVersionPage:
     """List the versions of a fitted policy, newest first."""
-    if name not in POLICIES:
-        raise NotFound(f"There is no policy {name!r}; GET /v1/policies lists the policies.")
+    _policy(name)
     with database.session() as session:
-        page = queries.list_policy_versions(session, name, limit=limit, cursor=cursor)
+        page = queries.list_policy_versions(session, name, is_default=is_default, limit=limit, cursor=cursor)
         return PolicyVersionPage(items=[show_policy_version(each) for each in page.items], next_cursor=page.next_cursor)
+
+
+@router.post("/{name}/versions", status_code=status.HTTP_201_CREATED)
+def register(name: PolicyName, body: PolicyArtefact, response: Response, database: WithDatabase) -> PolicyVersion:
+    """Register an artefact under the policy's next number; one that is known keeps its number and returns 200."""
+    artefact = _checked(_policy(name), body)
+    with database.session() as session:
+        registered = policy_versions.register(session, artefact)
+        shown = show_policy_version(policy_versions.read_version(session, name, registered.version))
+    response.headers["Location"] = f"/v1/policies/{name}/versions/{registered.version}"
+    if not registered.is_new:
+        response.status_code = status.HTTP_200_OK
+    return shown
 
 
 @router.get("/{name}/versions/{version}")
@@ -56,6 +81,16 @@ def version(name: PolicyName, version: Version, database: WithDatabase) -> Polic
     """Get a version of a fitted policy."""
     with database.session() as session, _not_found():
         return show_policy_version(policy_versions.read_version(session, name, version))
+
+
+@router.get("/{name}/versions/{version}/artefact")
+def artefact(name: PolicyName, version: Version, database: WithDatabase) -> PolicyArtefact:
+    """Get the artefact of a version, as another service can register it."""
+    with database.session() as session:
+        stored = policy_versions.read_artefact(session, name, version)
+    if stored is None:
+        raise NotFound(f"The policy {name!r} has no version {version}; GET /v1/policies/{name}/versions lists them.")
+    return show_policy_artefact(stored)
 
 
 @router.post("/{name}/versions/{version}/default")
@@ -70,6 +105,26 @@ def retire(name: PolicyName, version: Version, database: WithDatabase) -> Policy
     """Withdraw a version from new submissions. Problems that have it keep it; it cannot return."""
     with database.session() as session, _not_found():
         return show_policy_version(policy_versions.retire(session, name, version, now=datetime.now(UTC)))
+
+
+def _policy(name: str) -> type[Policy]:
+    if name not in POLICIES:
+        raise NotFound(f"There is no policy {name!r}; GET /v1/policies lists the policies.")
+    return POLICIES[name]
+
+
+def _checked(kind: type[Policy], body: PolicyArtefact) -> EncodedArtefact:
+    """Read an artefact and build the policy with it, as an orchestrator will.
+
+    Raises:
+        BadArtefact: The artefact is damaged or another policy's, or the policy has no versions.
+    """
+    if not issubclass(kind, FittedPolicy):
+        raise BadArtefact(f"The policy {kind.name!r} is not fitted to models, so it has no versions.")
+    artefact = Artefact.read(json.dumps(body.card), body.arrays)
+    kind().fitted(artefact)
+    # The card holds the digest of these bytes, and another encoding of the same arrays has another one.
+    return replace(artefact.encoded, arrays=body.arrays)
 
 
 @contextmanager

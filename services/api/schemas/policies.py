@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AwareDatetime, Base64Bytes, BaseModel, ConfigDict, Field
 
 from services.api.schemas.pages import Page
 
@@ -42,6 +42,19 @@ class PolicyVersion(BaseModel):
     retired_at: AwareDatetime | None = Field(
         description="Time at which it was withdrawn from new submissions; null if it was not."
     )
+
+
+class PolicyArtefact(BaseModel):
+    """What a version decides with: its card, and its arrays as base64.
+
+    Both parts are in one JSON object, so that they travel together, under the same limit, checks and errors as every
+    other body. Base64 makes the arrays a third longer, which is little at their sizes of kilobytes.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    card: dict[str, Any] = Field(description="Models, data, settings, metrics and command of the fit.")
+    arrays: Base64Bytes = Field(description="Content of the `.npz` file, in base64.")
 
 
 class PolicyVersionPage(Page[PolicyVersion]):

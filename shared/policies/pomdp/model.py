@@ -17,6 +17,9 @@ BINS: Final = 20
 
 STATES: Final = len(Belief._fields)
 
+MAX_HORIZON: Final = 1000
+"""Maximum number of steps that a model tells apart. A problem has far fewer, and planning takes time for each."""
+
 TOLERANCE: Final = 1e-6
 """Rounding error allowed in sums of probabilities."""
 
@@ -72,6 +75,7 @@ class Model:
             ("small_accuracy", 0 <= self.small_accuracy <= 1, "should be a probability"),
             ("rewrite_accuracy", 0 <= self.rewrite_accuracy <= 1, "should be a probability"),
             ("last", bool(((self.last >= 0) & (self.last <= 1)).all()), "should hold probabilities"),
+            ("last", self.horizon <= MAX_HORIZON, f"should hold at most {MAX_HORIZON} numbers"),
             ("last", self.last[-1:].tolist() == [1.0], "should end with 1"),
             ("small_tokens", bool((self.small_tokens > 0).all()), "should hold numbers above 0"),
             ("large_tokens", bool((self.large_tokens > 0).all()), "should hold numbers above 0"),

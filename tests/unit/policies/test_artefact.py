@@ -82,6 +82,7 @@ def test_numbers_that_are_not_finite_are_refused(number: float) -> None:
         ({"surprise": 1}, "surprise"),
         ({"metrics": {"apgr": "high"}}, "metrics"),
         ({"models": {"small": "s"}}, "models"),
+        ({"command": "a\x00b"}, "a text contains a NUL character"),
     ],
 )
 def test_a_card_that_cannot_be_read_names_the_field(change: dict[str, Any], said: str) -> None:
@@ -119,6 +120,39 @@ def test_a_pickle_is_never_loaded() -> None:
     np.savez(file, weights=np.array([{"a": 1}], dtype=object))
     with pytest.raises(BadArtefact, match=r"no \.npz file"):
         read_arrays(file.getvalue())
+
+
+def archive(member: bytes, *, name: str = "weights.npy") -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as members:
+        members.writestr(name, member)
+    return file.getvalue()
+
+
+def header(shape: str, kind: str = "<f8") -> bytes:
+    """Return an array's file that holds nothing but its header."""
+    text = f"{{'descr': {kind!r}, 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        archive(header("(3,)")),
+        archive(header("(10**3,)")),
+        archive(header(f"({10**18},)")),
+        archive(header("(-1,)")),
+        archive(header("(1,)", "[('a', '<f8'), ('b', '<f8')]") + b"\0" * 16),
+        archive(b"no array", name="weights.txt"),
+        archive(header("(2,)") + b"\0" * 16)[:-30],
+        archive(header("(2,)") + b"\0" * 16).replace(
+            b"PK\x01\x02\x14\x03\x14\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01"
+        ),
+    ],
+)
+def test_a_forged_or_damaged_file_is_refused(data: bytes) -> None:
+    with pytest.raises(BadArtefact, match=r"no \.npz file"):
+        read_arrays(data)
 
 
 def test_an_archive_that_unpacks_to_too_much_is_refused_before_it_is_unpacked() -> None:

@@ -54,6 +54,12 @@ def test_a_model_without_any_step_is_refused() -> None:
         Model.read(artefact_of(make_model(), last=none, small_tokens=none, large_tokens=none))
 
 
+def test_a_horizon_that_planning_takes_too_long_for_is_refused() -> None:
+    long = np.ones(1001)
+    with pytest.raises(BadArtefact, match="'last' should hold at most 1000 numbers"):
+        Model.read(artefact_of(make_model(), last=long, small_tokens=long, large_tokens=long))
+
+
 @pytest.mark.parametrize(("score", "found"), [(0.0, 0), (0.0499, 0), (0.05, 1), (0.5, 10), (0.9999, 19), (1.0, 19)])
 def test_every_score_has_a_bin(score: float, found: int) -> None:
     assert bin_of(score) == found
