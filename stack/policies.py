@@ -9,6 +9,7 @@ from shared.policies.artefact import Artefact
 from shared.settings import MODELS
 from shared.store.database import Database
 from shared.store.policy_versions import register
+from stack.artefact_files import read_artefact
 
 BUNDLED = MODELS / "policies"
 """Folder of the artefacts: `PRM/POLICY.json` and `PRM/POLICY.npz`. `recipe.policies` makes them."""
@@ -21,7 +22,7 @@ def read_artefacts(folder: Path = BUNDLED) -> Iterator[Artefact]:
         BadArtefact: One of them is damaged.
     """
     for card in sorted(folder.glob("*/*.json")):
-        yield Artefact.read(card.read_bytes(), card.with_suffix(".npz").read_bytes())
+        yield read_artefact(card)
 
 
 def register_bundled(database: Database) -> None:

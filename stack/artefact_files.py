@@ -1,0 +1,59 @@
+"""The files of a policy's artefact: its card as JSON and, beside it, its arrays as `.npz`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shared.errors import PermanentError
+from shared.policies.artefact import Artefact
+
+
+class UnreadableFile(PermanentError):
+    """A file cannot be read or written; check its path."""
+
+    code = "unreadable_file"
+
+
+def read_files(card: Path) -> tuple[bytes, bytes]:
+    """Read the card and the arrays beside it.
+
+    Raises:
+        UnreadableFile: One of them is missing or cannot be read.
+    """
+    try:
+        return card.read_bytes(), card.with_suffix(".npz").read_bytes()
+    except OSError as error:
+        raise UnreadableFile(
+            f"{error.filename} cannot be read ({error.strerror}); name the card of an artefact."
+        ) from None
+
+
+def read_artefact(card: Path) -> Artefact:
+    """Read an artefact.
+
+    Raises:
+        UnreadableFile: One of its files is missing or cannot be read.
+        BadArtefact: They are damaged, or do not belong together.
+    """
+    return Artefact.read(*read_files(card))
+
+
+def write_artefact(card: bytes, arrays: bytes, path: Path) -> None:
+    """Write an artefact: the card at a path and the arrays beside it. Both are complete before either has its name.
+
+    Raises:
+        UnreadableFile: A file cannot be written.
+    """
+    contents = {path.with_suffix(".npz"): arrays, path: card}
+    written = {target: target.with_name(f"{target.name}.new") for target in contents}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for target, content in contents.items():
+            written[target].write_bytes(content)
+        for target, new in written.items():
+            new.replace(target)
+    except OSError as error:
+        raise UnreadableFile(f"{path} cannot be written ({error.strerror}); name another folder.") from None
+    finally:
+        for new in written.values():
+            new.unlink(missing_ok=True)
