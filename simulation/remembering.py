@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import abc
 from contextlib import closing
 from dataclasses import replace
+from typing import Protocol, TypeVar
 
 from shared.cancellation import Cancellation
 from shared.domain.drafts import Finish
@@ -24,13 +25,32 @@ from shared.engines.port import (
     ScoringRequest,
 )
 
+StepKey = tuple[str, tuple[str, ...], Sampling, int]
+"""What a step depends on: question, prefix, sampling, and the number of tokens at which it is cut."""
+
+ScoreKey = tuple[str, tuple[str, ...]]
+"""What a score depends on: question, and all steps up to the scored one."""
+
+Key_contra = TypeVar("Key_contra", contravariant=True)
+Value = TypeVar("Value")
+
+
+class Memory(Protocol[Key_contra, Value]):
+    """Where an engine keeps what it knows: a dictionary, or a file (`simulation/memory_file.py`)."""
+
+    def get(self, key: Key_contra, /) -> Value | None:
+        """Return the value of a key, or `None`."""
+
+    def __setitem__(self, key: Key, value: Value, /) -> None:
+        """Store the value of a key."""
+
 
 class RememberingGenerator:
     """Writes each step after a prefix once."""
 
-    def __init__(self, engine: Generator) -> None:
+    def __init__(self, engine: Generator, known: Memory[StepKey, GeneratedStep] | None = None) -> None:
         self._engine = engine
-        self._known: dict[tuple[str, tuple[str, ...], Sampling, int], GeneratedStep] = {}
+        self._known: Memory[StepKey, GeneratedStep] = {} if known is None else known
 
     @property
     def model_id(self) -> str:
@@ -78,7 +98,7 @@ class RememberingGenerator:
                 yield _as_requested(step, request)
                 prefix = (*prefix, step.text)
 
-    def _key(self, request: GenerationRequest, prefix: tuple[str, ...]) -> tuple[str, tuple[str, ...], Sampling, int]:
+    def _key(self, request: GenerationRequest, prefix: tuple[str, ...]) -> StepKey:
         return request.question, prefix, request.sampling, request.max_step_tokens
 
 
@@ -89,9 +109,9 @@ def _as_requested(step: GeneratedStep, request: GenerationRequest) -> GeneratedS
 class RememberingScorer:
     """Scores each step after a prefix once."""
 
-    def __init__(self, engine: Scorer) -> None:
+    def __init__(self, engine: Scorer, known: Memory[ScoreKey, float] | None = None) -> None:
         self._engine = engine
-        self._known: dict[tuple[str, tuple[str, ...]], float] = {}
+        self._known: Memory[ScoreKey, float] = {} if known is None else known
 
     @property
     def model_id(self) -> str:
@@ -102,15 +122,20 @@ class RememberingScorer:
         """Return known scores, and have the engine score from the first unknown step on."""
         steps = request.steps
         keys = [(request.question, steps[:end]) for end in range(len(steps) - request.newest + 1, len(steps) + 1)]
-        known = next((place for place, key in enumerate(keys) if key not in self._known), len(keys))
-        unknown, tokens = keys[known:], 0
-        if unknown:
-            scores = self._engine.score(replace(request, newest=len(unknown)), cancellation, meter)
-            if len(scores.values) != len(unknown):
-                return scores
-            self._known.update(zip(unknown, scores.values, strict=True))
-            tokens = scores.tokens
-        return Scores(values=[self._known[key] for key in keys], tokens=tokens)
+        known: list[float] = []
+        for key in keys:
+            if (value := self._known.get(key)) is None:
+                break
+            known.append(value)
+        unknown = keys[len(known) :]
+        if not unknown:
+            return Scores(values=known, tokens=0)
+        scores = self._engine.score(replace(request, newest=len(unknown)), cancellation, meter)
+        if len(scores.values) != len(unknown):
+            return scores
+        for key, value in zip(unknown, scores.values, strict=True):
+            self._known[key] = value
+        return replace(scores, values=[*known, *scores.values])
 
     def check(self) -> None:
         """Check the engine."""
