@@ -41,7 +41,7 @@ class Memory(Protocol[Key_contra, Value]):
     def get(self, key: Key_contra, /) -> Value | None:
         """Return the value of a key, or `None`."""
 
-    def __setitem__(self, key: Key, value: Value, /) -> None:
+    def __setitem__(self, key: Key_contra, value: Value, /) -> None:
         """Store the value of a key."""
 
 

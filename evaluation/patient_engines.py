@@ -1,0 +1,175 @@
+"""Engines of a run that nobody supervises: they outlast a server's outages, and end the run rather than spoil it.
+
+In the service, a problem fails after some attempts. In a measurement or a training, such a problem would count as
+unsolved, and the result would be wrong without a sign of it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import abc
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from shared.backoff import Backoff
+from shared.cancellation import Cancellation
+from shared.domain.status import CONTEXT_FULL
+from shared.engines.port import (
+    EngineDead,
+    GeneratedStep,
+    GenerationRequest,
+    Generator,
+    Meter,
+    Scorer,
+    Scores,
+    ScoringRequest,
+)
+from shared.errors import PermanentError, TrimError
+
+OF_ONE_PROBLEM: Final = frozenset({CONTEXT_FULL, "no_room_for_step", "answer_withheld"})
+"""Permanent errors that another problem need not meet. The problem fails, as it would in the service."""
+
+RETRIES: Final = Backoff(first_s=0.5, limit_s=30.0)
+
+RESUME: Final = "Run the same command again to resume."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long an engine may fail before the run ends, and what all engines of a run have in common."""
+
+    limit_s: float = 300.0
+    """Seconds without a single success after which a failing engine ends the run."""
+    backoff: Backoff = RETRIES
+    stopping: Cancellation = field(default_factory=Cancellation)
+    """Cancels all calls of the run."""
+    clock: Callable[[], float] = time.monotonic
+    pause: Callable[[float], object] = time.sleep
+
+
+class _Endurance:
+    """How an engine fares; its calls share it across threads."""
+
+    def __init__(self, patience: Patience) -> None:
+        self._patience = patience
+        self._changes = threading.Lock()
+        self._failing_since: float | None = None
+
+    def note_success(self) -> None:
+        """Note that the engine works."""
+        with self._changes:
+            self._failing_since = None
+
+    def endure(self, error: TrimError, attempt: int) -> None:
+        """Wait before the next attempt of a call that failed.
+
+        Raises:
+            Cancelled: The run is ending.
+            EngineDead: No attempt is left; all other calls of the run are cancelled.
+            PermanentError: Another attempt is pointless, and only this problem is affected.
+        """
+        patience = self._patience
+        patience.stopping.raise_if_cancelled()
+        if isinstance(error, PermanentError) and error.code in OF_ONE_PROBLEM:
+            raise error
+        with self._changes:
+            now = patience.clock()
+            since = self._failing_since = now if self._failing_since is None else self._failing_since
+        if isinstance(error, PermanentError | EngineDead) or now - since >= patience.limit_s:
+            patience.stopping.cancel()
+            raise EngineDead(f"{error} {RESUME}") from error.__cause__
+        patience.pause(patience.backoff.delay_s(attempt))
+
+
+class PatientGenerator:
+    """Repeats a call that fails, from the step at which it failed."""
+
+    def __init__(self, engine: Generator, patience: Patience) -> None:
+        self._engine = engine
+        self._stopping = patience.stopping
+        self._endurance = _Endurance(patience)
+
+    @property
+    def model_id(self) -> str:
+        """Name of the model."""
+        return self._engine.model_id
+
+    def stream(
+        self, request: GenerationRequest, cancellation: Cancellation, meter: Meter
+    ) -> abc.Generator[GeneratedStep, None, None]:
+        """Yield steps; see `Generator.stream`.
+
+        Raises:
+            Cancelled: The run is ending.
+            EngineDead: The engine has failed for too long, or with an error that every call would meet.
+        """
+        attempt = 0
+        while request.max_steps > 0 and (attempt == 0 or request.max_tokens > 0):
+            cancellation.raise_if_cancelled()
+            try:
+                with closing(self._engine.stream(request, self._stopping, meter)) as steps:
+                    for step in steps:
+                        self._endurance.note_success()
+                        yield step
+                        request = _after(request, step)
+                return
+            except TrimError as error:
+                self._endurance.endure(error, attempt)
+            attempt, meter = attempt + 1, Meter()
+
+    def check(self) -> None:
+        """Check the engine."""
+        self._engine.check()
+
+    def close(self) -> None:
+        """Close the engine."""
+        self._engine.close()
+
+
+class PatientScorer:
+    """Repeats a call that fails."""
+
+    def __init__(self, engine: Scorer, patience: Patience) -> None:
+        self._engine = engine
+        self._stopping = patience.stopping
+        self._endurance = _Endurance(patience)
+
+    @property
+    def model_id(self) -> str:
+        """Name of the model."""
+        return self._engine.model_id
+
+    def score(self, request: ScoringRequest, cancellation: Cancellation, meter: Meter) -> Scores:
+        """Score the newest steps; see `Scorer.score`, and `PatientGenerator.stream` for the errors."""
+        attempt = 0
+        while True:
+            cancellation.raise_if_cancelled()
+            try:
+                scores = self._engine.score(request, self._stopping, meter)
+            except TrimError as error:
+                self._endurance.endure(error, attempt)
+            else:
+                self._endurance.note_success()
+                return scores
+            attempt, meter = attempt + 1, Meter()
+
+    def check(self) -> None:
+        """Check the engine."""
+        self._engine.check()
+
+    def close(self) -> None:
+        """Close the engine."""
+        self._engine.close()
+
+
+def _after(request: GenerationRequest, step: GeneratedStep) -> GenerationRequest:
+    """Return the request for what follows a step."""
+    return replace(
+        request,
+        prefix=(*request.prefix, step.text),
+        max_steps=request.max_steps - 1,
+        max_tokens=request.max_tokens - step.tokens,
+    )
