@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from cli import policies, prm
+from cli import calibrating, learning, policies, prm
 from cli.errors import reporting_errors
 
 app = typer.Typer(
@@ -13,6 +13,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+policies.app.command()(learning.fit)
+policies.app.command()(learning.train)
+policies.app.command()(calibrating.calibrate)
 app.add_typer(policies.app, name="policies")
 app.add_typer(prm.app, name="prm")
 

@@ -9,12 +9,34 @@ from contextlib import contextmanager
 from typing import Final
 
 from shared import process
+from shared.errors import PermanentError
 from stack.client import Unreachable
 
 EXIT_FAILED: Final = process.EXIT_BROKEN
 EXIT_USAGE: Final = process.EXIT_USAGE
 EXIT_UNREACHABLE: Final = 3
 EXIT_INTERRUPTED: Final = 128 + signal.SIGINT
+
+
+class NotInstalled(PermanentError):
+    """The command needs a library that is not installed; install the extra that the message names."""
+
+    code = "not_installed"
+
+
+@contextmanager
+def requiring(extra: str) -> Iterator[None]:
+    """Import what a command needs beside the `trim` command itself.
+
+    Raises:
+        NotInstalled: A library is missing; the message names the command that installs it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise NotInstalled(
+            f"This command needs {error.name}, which is not installed here; install it with pip install '.[{extra}]'."
+        ) from None
 
 
 @contextmanager

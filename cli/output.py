@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 progress = Console(stderr=True)
@@ -29,3 +31,16 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if not console.is_terminal:
         console.width = max(console.width, 1000)
     console.print(table)
+
+
+@contextmanager
+def showing_progress() -> Iterator[Callable[[str], Callable[[int, int], object]]]:
+    """Show progress bars; what the block gets begins one with a label, and returns what moves it: done of count."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=progress) as bars:
+
+        def show(label: str) -> Callable[[int, int], object]:
+            line = bars.add_task(label, total=None)
+            return lambda done, count: bars.update(line, completed=done, total=count)
+
+        yield show

@@ -90,12 +90,10 @@ def retire(policy: VersionedPolicy, *, server: Server) -> None:
 def export_version(policy: AnyPolicy, *, server: Server, into: Into = Path()) -> None:
     """Write a version to two files, NAME@VERSION.json and NAME@VERSION.npz; prints the path of the first."""
     with server as api:
-        version = find_version(api, policy)
-        exported = api.get(f"{policy.path}/{version['version']}/artefact")
-    arrays = base64.b64decode(exported["arrays"])
-    card, _ = Artefact.read(json.dumps(exported["card"]), arrays).encode()
-    path = into / f"{policy.name}@{version['version']}.json"
-    write_artefact(card, arrays, path)
+        version = find_version(api, policy)["version"]
+        artefact, arrays = fetch(api, policy.name, version)
+    path = into / f"{policy.name}@{version}.json"
+    write_artefact(artefact.encode()[0], arrays, path)
     print(path)
 
 
@@ -108,6 +106,18 @@ def import_version(
     """Register a version that was exported, fitted or trained; prints its name."""
     with server as api:
         print(register(api, card))
+
+
+def fetch(api: Api, name: str, version: int) -> tuple[Artefact, bytes]:
+    """Read the artefact of a version, and the file of its arrays as it was registered.
+
+    Raises:
+        ApiRefused: The policy has no such version.
+        BadArtefact: What arrived is damaged.
+    """
+    exported = api.get(f"/v1/policies/{name}/versions/{version}/artefact")
+    arrays = base64.b64decode(exported["arrays"])
+    return Artefact.read(json.dumps(exported["card"]), arrays), arrays
 
 
 def register(api: Api, card: Path) -> str:

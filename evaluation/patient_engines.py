@@ -37,6 +37,13 @@ RETRIES: Final = Backoff(first_s=0.5, limit_s=30.0)
 RESUME: Final = "Run the same command again to resume."
 
 
+class Stopping(Cancellation):
+    """Cancels all calls of a run, because an engine cannot go on or the user ends the run."""
+
+    reason: EngineDead | None = None
+    """Why it was cancelled, if an engine cannot go on."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Patience:
     """How long an engine may fail before the run ends, and what all engines of a run have in common."""
@@ -44,8 +51,7 @@ class Patience:
     limit_s: float = 300.0
     """Seconds without a single success after which a failing engine ends the run."""
     backoff: Backoff = RETRIES
-    stopping: Cancellation = field(default_factory=Cancellation)
-    """Cancels all calls of the run."""
+    stopping: Stopping = field(default_factory=Stopping)
     clock: Callable[[], float] = time.monotonic
     pause: Callable[[float], object] = time.sleep
 
@@ -79,8 +85,9 @@ class _Endurance:
             now = patience.clock()
             since = self._failing_since = now if self._failing_since is None else self._failing_since
         if isinstance(error, PermanentError | EngineDead) or now - since >= patience.limit_s:
+            patience.stopping.reason = EngineDead(f"{error} {RESUME}")
             patience.stopping.cancel()
-            raise EngineDead(f"{error} {RESUME}") from error.__cause__
+            raise patience.stopping.reason from error.__cause__
         patience.pause(patience.backoff.delay_s(attempt))
 
 

@@ -142,12 +142,13 @@ class SimulatedService:
 
     # --- to the end ---------------------------------------------------------------------------------------------------
 
-    def run(self, *, threads: int = 0) -> None:
+    def run(self, *, threads: int = 0, tell: Callable[[int], object] = lambda _: None) -> None:
         """Run until all problems have ended and nothing is on its way.
 
         Args:
             threads: Number of commands that workers carry out at the same time, each in a thread, for engines that
                 batch concurrent calls; 0 carries them out one after the other.
+            tell: Receives the number of open problems whenever something has happened.
 
         Raises:
             EngineDead: An engine broke down.
@@ -157,9 +158,9 @@ class SimulatedService:
         self.sweep()
         if threads:
             with ThreadPoolExecutor(threads) as pool:
-                self._run(pool.submit)
+                self._run(pool.submit, tell)
         else:
-            self._run(_run_at_once)
+            self._run(_run_at_once, tell)
 
     def turn(self) -> bool:
         """Do the next thing that an undisturbed service would do; return whether anything is left to do."""
@@ -174,7 +175,7 @@ class SimulatedService:
         self._admit_if_woken()
         return True
 
-    def _run(self, submit: Callable[[Callable[[], None]], Future[None]]) -> None:
+    def _run(self, submit: Callable[[Callable[[], None]], Future[None]], tell: Callable[[int], object]) -> None:
         """Deliver whatever is there, and have commands carried out to their ends."""
         changed, working = self.bus.changed, set[Future[None]]()
         while True:
@@ -198,6 +199,7 @@ class SimulatedService:
             elif not working:
                 self._let_time_pass()
             self._admit_if_woken()
+            tell(len(self.store.open_problems))
 
     def _notify(self, _finished: Future[None]) -> None:
         with self.bus.changed:

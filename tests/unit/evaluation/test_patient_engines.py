@@ -99,7 +99,7 @@ def test_a_scorer_repeats_its_call() -> None:
 def test_a_failure_that_lasts_or_that_every_call_would_meet_ends_the_run(error: Exception) -> None:
     bounds, engine = patience(), FailingScorer(WORLD)
     engine.errors = [error] * 100
-    with pytest.raises(EngineDead, match="The server is away. Run the same command again to resume"):
+    with pytest.raises(EngineDead, match=r"The server is away\. Run the same command again to resume"):
         PatientScorer(engine, bounds).score(SCORING, Cancellation(), Meter())
     assert bounds.stopping.is_cancelled
     with pytest.raises(Cancelled):

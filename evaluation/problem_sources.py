@@ -1,0 +1,104 @@
+"""Where a measurement or a training takes its problems from: a file, or the problems that users have submitted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evaluation.problems import UnusableProblems, read_problems
+from shared.settings import Settings
+from shared.store.database import Database
+from shared.store.references import read_references
+from shared.store.tables import DEFAULT_TENANT
+
+Problem = tuple[str, str]
+"""A question and the reference of its answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProblemSet:
+    """Problems, and what identifies them."""
+
+    problems: Sequence[Problem]
+    source: str
+    """Where they come from, in a few words."""
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What an artefact's card holds of them; other problems have another digest."""
+        digest = hashlib.sha256(json.dumps(self.problems).encode()).hexdigest()
+        return {"source": self.source, "problems": len(self.problems), "problems_sha256": digest}
+
+    def drawn(self, count: int | None, *, seed: int) -> ProblemSet:
+        """Draw a number of the problems, in random order; all of them by default."""
+        size = len(self.problems) if count is None else min(count, len(self.problems))
+        drawn = random.Random(seed).sample(self.problems, size)  # noqa: S311 - not a secret
+        return ProblemSet(problems=drawn, source=self.source)
+
+    def split(self, share: float) -> tuple[ProblemSet, ProblemSet]:
+        """Split off the last problems, for validation.
+
+        Args:
+            share: Share of the problems to split off, rounded to whole problems.
+
+        Returns:
+            The problems to learn from, and those for validation.
+
+        Raises:
+            UnusableProblems: No problem is left to learn from.
+        """
+        size = round(share * len(self.problems))
+        if size >= len(self.problems):
+            raise UnusableProblems(
+                f"{len(self.problems)} problems are too few for a validation share of {share:g}; add problems, or lower"
+                " --validation-share."
+            )
+        first = len(self.problems) - size
+        rest, held_out = self.problems[:first], self.problems[first:]
+        return ProblemSet(problems=rest, source=self.source), ProblemSet(problems=held_out, source=self.source)
+
+
+def problems_of_file(path: Path, settings: Settings) -> ProblemSet:
+    """Read the problems of a file.
+
+    Raises:
+        UnusableProblems: It has none, or a line is none; the message names the line.
+    """
+    found = read_problems(path, max_question_chars=settings.max_question_chars)
+    if found.bad_lines:
+        first, *others = found.bad_lines
+        more = f" {len(others)} more lines are unusable." if others else ""
+        raise UnusableProblems(f"{path}, line {first.line}: {first.reason}{more}")
+    return ProblemSet(problems=[(each.question, each.reference) for each in found.problems], source=path.name)
+
+
+def problems_of_database(settings: Settings, *, count: int) -> ProblemSet:
+    """Read the newest problems with a reference from the service's database.
+
+    Raises:
+        UnusableProblems: There is none.
+        MissingSetting: The settings name no database.
+        DatabaseUnavailable: It does not answer.
+    """
+    with closing(Database(settings.require_database_url())) as database, database.session() as session:
+        found = read_references(session, DEFAULT_TENANT, count=count)
+    if not found:
+        raise UnusableProblems(
+            "No problem in the database was submitted with a reference; submit some, or name a file of problems."
+        )
+    return ProblemSet(problems=list(found.items()), source="problems of the service")
+
+
+def write_problems(problems: ProblemSet, path: Path) -> None:
+    """Write problems to a file that `problems_of_file` reads."""
+    lines = (json.dumps({"question": question, "reference": answer}) for question, answer in problems.problems)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f"{path.name}.new")
+    new.write_text("".join(f"{line}\n" for line in lines))
+    new.replace(path)

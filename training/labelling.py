@@ -1,0 +1,140 @@
+"""Labels the steps of solutions by continuation: a prefix is right if the large model, alone, finishes it rightly.
+
+This is the label of Math-Shepherd (arXiv 2312.08935, section 3.3: hard estimation) with one completion, by the strong
+model. So a solution with the right answer has no wrong step, and a problem that the large model cannot solve is wrong
+from its first step. The first wrong step is searched by bisection, as in OmegaPRM (arXiv 2406.06592), which takes a
+number of completions that grows with the logarithm of the length.
+"""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+
+from evaluation.engines import LoadedEngines
+from evaluation.in_process import TIMEOUT_S, Tell, score
+from shared.cancellation import Cancellation
+from shared.domain.decisions import Action, DecidedBy
+from shared.domain.text import boxed_answer, join_steps
+from shared.domain.verdict import Verdict, verdict_of
+from shared.engines.port import GenerationRequest, Meter
+from shared.errors import PermanentError
+from shared.machine.state import State
+from training.traces import Trace
+
+LABEL = "continuation by the large model (Math-Shepherd), one completion"
+"""How the steps are labelled, for the card of an artefact."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labelled:
+    """A labelled solution."""
+
+    trace: Trace
+    rewrite: bool | None
+    """Whether a large step that took the place of a wrong draft after right steps is right; `None` if none is known."""
+
+
+def label_all(
+    solved: Sequence[State], engines: LoadedEngines, *, seed: int, tell: Tell = lambda _done, _count: None
+) -> list[Labelled]:
+    """Label solutions. Those without a step or with a step without a usable score are left out.
+
+    Args:
+        solved: Problems with references that have ended.
+        engines: The engines.
+        seed: Seed of the drafts that are drawn to be judged.
+        tell: Receives the progress.
+
+    Raises:
+        EngineDead: An engine cannot go on.
+    """
+    found: list[Labelled] = []
+    with ThreadPoolExecutor(engines.concurrency) as pool:
+        works = pool.map(lambda pair: label(pair[1], engines, random.Random(f"{seed}/{pair[0]}")), enumerate(solved))  # noqa: S311
+        for done, each in enumerate(works, start=1):
+            tell(done, len(solved))
+            found += [each] if each else []
+    return found
+
+
+def label(state: State, engines: LoadedEngines, draw: random.Random) -> Labelled | None:
+    """Label a solution; `None` if it has no step or a step without a usable score.
+
+    At most one draft that the large model replaced is judged, drawn by lot: judging all of them would take more large
+    tokens than all the rest.
+    """
+    texts = tuple(step.text for step in state.steps)
+    scores = _scores(state, engines)
+    if not texts or scores is None:
+        return None
+    first_error = None if state.verdict is Verdict.CORRECT else _first_error(state, texts, engines)
+    trace = Trace(
+        question=state.question,
+        scores=scores,
+        tokens=tuple(step.tokens for step in state.steps),
+        authors=tuple(step.author for step in state.steps),
+        first_error=first_error,
+    )
+    right = len(texts) if first_error is None else first_error
+    replaced = [(step, text) for step, text in _replaced(state) if step <= right and step < len(texts)]
+    if not replaced:
+        return Labelled(trace=trace, rewrite=None)
+    step, draft = draw.choice(replaced)
+    is_wrong = not reaches_answer(state, (*texts[:step], draft), engines)
+    return Labelled(trace=trace, rewrite=step < right if is_wrong else None)
+
+
+def reaches_answer(state: State, prefix: tuple[str, ...], engines: LoadedEngines) -> bool:
+    """Tell whether the large model, continuing alone from a prefix, reaches the right answer."""
+    limits, steps = state.options.limits, list(prefix)
+    room = limits.max_steps - len(prefix)
+    if room > 0 and boxed_answer(prefix[-1]) is None:
+        request = GenerationRequest(
+            problem_id=state.problem_id,
+            question=state.question,
+            prefix=prefix,
+            max_steps=room,
+            max_step_tokens=limits.max_step_tokens,
+            max_tokens=limits.max_tokens,
+            step_timeout_s=TIMEOUT_S,
+            sampling=state.options.sampling,
+        )
+        try:
+            with closing(engines.large.stream(request, Cancellation(), Meter())) as written:
+                steps += [step.text for step in written]
+        except PermanentError:  # It has no room left, so it reaches no answer.
+            return False
+    return verdict_of(boxed_answer(join_steps(steps)), state.reference) is Verdict.CORRECT
+
+
+def _first_error(state: State, texts: tuple[str, ...], engines: LoadedEngines) -> int:
+    """Find the first wrong step of a solution whose answer is not right; at the latest it is the last one."""
+
+    def is_wrong(step: int) -> int:
+        return int(not reaches_answer(state, texts[: step + 1], engines))
+
+    return bisect_left(range(len(texts) - 1), 1, key=is_wrong)
+
+
+def _scores(state: State, engines: LoadedEngines) -> tuple[float, ...] | None:
+    """Return the scores of all steps; `None` if one has no usable score."""
+    scores = [step.score for step in state.steps]
+    if scores and scores[-1] is None:
+        # The service has large steps scored with the draft after them, and after the last step there is none.
+        texts = tuple(step.text for step in state.steps)
+        scores[-1:] = score(state.question, texts, engines, newest=1, problem_id=state.problem_id)
+    known = tuple(score for score in scores if score is not None)
+    return known if len(known) == len(scores) else None
+
+
+def _replaced(state: State) -> Iterator[tuple[int, str]]:
+    """Yield index and text of each draft that the policy sent to the large model."""
+    for record in state.decisions:
+        by_policy = record.decided_by is DecidedBy.POLICY and record.decision.action is Action.ESCALATE
+        if by_policy and record.draft is not None:
+            yield record.step, record.draft.text
