@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from shared import process
-from shared.errors import PermanentError
+from shared.errors import PermanentError, TrimError
 from stack.client import Unreachable
 
 EXIT_FAILED: Final = process.EXIT_BROKEN
@@ -22,6 +22,12 @@ class NotInstalled(PermanentError):
     """The command needs a library that is not installed; install the extra that the message names."""
 
     code = "not_installed"
+
+
+class Interrupted(TrimError):
+    """Stopped; the same command with the same folder or memory resumes."""
+
+    code = "interrupted"
 
 
 @contextmanager
@@ -49,6 +55,9 @@ def reporting_errors() -> Iterator[None]:
             except Unreachable as error:
                 sys.stderr.write(f"trim: {error}\n")
                 sys.exit(EXIT_UNREACHABLE)
+            except Interrupted as error:
+                sys.stderr.write(f"trim: {error}\n")
+                sys.exit(EXIT_INTERRUPTED)
     except KeyboardInterrupt:
         sys.stderr.write("trim: stopped.\n")
         sys.exit(EXIT_INTERRUPTED)

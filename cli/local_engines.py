@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cli.errors import Interrupted
 from evaluation.engines import LoadedEngines, loaded_engines
 from evaluation.patient_engines import Patience, Stopping
 from evaluation.problem_sources import ProblemSet, problems_of_database, problems_of_file, write_problems
@@ -34,15 +35,15 @@ def local_engines(settings: Settings, memory: Path | None) -> Iterator[LoadedEng
 
     Raises:
         EngineDead: An engine cannot go on.
-        KeyboardInterrupt: The user ends the command.
+        Interrupted: The user ends the command.
     """
     patience = Patience()
     with _stopping_on_signals(patience.stopping):
         try:
             with loaded_engines(settings, memory=memory, patience=patience) as engines:
                 yield engines
-        except Cancelled:
-            raise patience.stopping.reason or KeyboardInterrupt from None
+        except (Cancelled, KeyboardInterrupt):
+            raise patience.stopping.reason or Interrupted from None
 
 
 def read_problems(

@@ -1,0 +1,45 @@
+"""Problems of a file: drawn, split, and identified by their digest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from evaluation.problem_sources import ProblemSet, problems_of_database, problems_of_file, write_problems
+from evaluation.problems import UnusableProblems
+from shared.settings import MissingSetting, Settings
+
+TEN = ProblemSet(problems=[(f"Question {each}?", str(each)) for each in range(10)], source="ten")
+
+
+def test_a_draw_depends_on_its_seed_alone() -> None:
+    assert TEN.drawn(4, seed=1) == TEN.drawn(4, seed=1) != TEN.drawn(4, seed=2)
+    assert sorted(TEN.drawn(None, seed=1).problems) == sorted(TEN.drawn(99, seed=2).problems) == sorted(TEN.problems)
+
+
+def test_a_split_shares_no_problem_and_leaves_some_to_learn_from() -> None:
+    first, second = TEN.split(0.25)
+    assert (len(first.problems), len(second.problems)) == (8, 2)
+    assert [*first.problems, *second.problems] == TEN.problems
+    assert first.data["problems_sha256"] != second.data["problems_sha256"] != TEN.data["problems_sha256"]
+    with pytest.raises(UnusableProblems, match="1 problems are too few"):
+        TEN.drawn(1, seed=0).split(0.9)
+
+
+def test_written_problems_are_read_as_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "problems.jsonl"
+    write_problems(TEN, path)
+    assert problems_of_file(path, Settings()).data == TEN.data | {"source": "problems.jsonl"}
+
+
+def test_a_file_with_a_bad_line_is_refused_and_the_line_named(tmp_path: Path) -> None:
+    path = tmp_path / "problems.jsonl"
+    path.write_text('{"question": "A?", "answer": 1}\nno JSON\n{}\n')
+    with pytest.raises(UnusableProblems, match=r"line 2: It is not JSON\. 1 more lines"):
+        problems_of_file(path, Settings())
+
+
+def test_without_the_databases_address_there_are_no_problems_of_the_service() -> None:
+    with pytest.raises(MissingSetting, match="TRIM_DATABASE_URL"):
+        problems_of_database(Settings(database_url=None), count=1)

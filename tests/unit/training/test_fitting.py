@@ -1,0 +1,88 @@
+"""A policy is fitted to engines whose errors are known, twice the same, and pays for no step twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from evaluation.in_process import OtherModels, solve
+from evaluation.problem_sources import ProblemSet
+from shared.domain.options import Sampling
+from shared.policies.artefact import Artefact
+from shared.policies.pomdp.policy import Pomdp
+from tests.unit.policies.pomdp_models import artefact_of, make_model
+from tests.unit.training.arithmetic_engines import Engines, one_error, problems
+from training.fitting import CannotFit, fit_to_labelled, fit_to_problems
+from training.labelled_file import LabelledFile, LabelledSolution
+
+CARD = {"created_at": datetime(2026, 1, 2, tzinfo=UTC), "command": "test"}
+
+
+def silent(_label: str) -> Callable[[int, int], None]:
+    return lambda _done, _count: None
+
+
+def fit(engines: Engines, memory: Path | None = None, *, validation: float = 0.0) -> Artefact:
+    learned_from, held_out = problems(60).drawn(None, seed=0).split(validation)
+    with engines.loaded(memory) as loaded:
+        return fit_to_problems(learned_from, held_out, loaded, seed=0, large_token_price=1e-3, card=CARD, show=silent)
+
+
+def test_the_fit_finds_how_often_the_models_err(tmp_path: Path) -> None:
+    made = fit(Engines(small=one_error))
+    # The small model errs in 2 problems of 3, at one step of those 1 to 6 that it writes after right ones.
+    assert 0.8 < float(made.arrays["small_accuracy"]) < 0.92
+    assert float(made.arrays["rewrite_accuracy"]) == 1.0
+    assert made.card.data["solutions"] == 60
+    assert "Math-Shepherd" in made.card.data["labels"]
+    assert made.card.metrics == {}
+
+
+def test_held_out_problems_measure_the_result() -> None:
+    made = fit(Engines(small=one_error), validation=0.4)
+    assert made.card.data["problems"] == 36
+    metrics = made.card.metrics
+    assert metrics["accuracy"] == metrics["large_accuracy"] == 1.0
+    assert 0.1 < metrics["small_accuracy"] < 0.5
+    assert metrics["large_share"] < 0.5
+
+
+def test_a_second_fit_computes_nothing_and_finds_the_same(tmp_path: Path) -> None:
+    first, second = Engines(small=one_error), Engines(small=one_error)
+    memory = tmp_path / "memory.sqlite3"
+    assert fit(first, memory, validation=0.2).digest == fit(second, memory, validation=0.2).digest
+    assert first.calls > 0
+    assert second.calls == 0
+
+
+def test_solutions_that_show_too_little_are_refused_in_one_sentence() -> None:
+    with pytest.raises(CannotFit, match=r"no trace holds .*; collect more solutions"):
+        fit(Engines(small=lambda _question, _index: False))
+
+
+def test_labelled_solutions_of_both_models_are_enough() -> None:
+    solutions = [
+        LabelledSolution.model_validate({"question": "Q", "steps": steps, "label": label, "author": author})
+        for steps, label, author in (
+            (["good", "bad", "good"], 1, "small"),
+            (["good", "good"], -1, "small"),
+            (["good", "good"], -1, "large"),
+        )
+    ]
+    made = Engines(small=one_error)
+    file = LabelledFile(path=Path("labelled.jsonl"), solutions=solutions)
+    with made.loaded() as engines:
+        fitted = fit_to_labelled(file, engines, card=CARD, show=silent)
+        assert float(fitted.arrays["small_accuracy"]) == pytest.approx(3 / 4)
+        with pytest.raises(CannotFit, match="no step of the large model"):
+            fit_to_labelled(LabelledFile(path=file.path, solutions=solutions[:2]), engines, card=CARD, show=silent)
+    assert Pomdp().fitted(fitted).models is not None
+
+
+def test_a_policy_of_other_models_is_refused_before_it_solves_anything() -> None:
+    policy = Pomdp().fitted(artefact_of(make_model(), prm="prm@2"))
+    with Engines(small=one_error).loaded() as engines, pytest.raises(OtherModels, match="prm@2"):
+        solve(ProblemSet(problems=[("Q 1", "7")], source="test").problems, policy, engines, sampling=Sampling())
