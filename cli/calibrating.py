@@ -65,6 +65,7 @@ def calibrate(
     intervals over problems.
     """
     check_sources(problems, from_database)
+    others = _parameters(parameters)
     if (target_large_share is None) == (target_accuracy is None):
         raise typer.BadParameter("name either --target-large-share or --target-accuracy")
     with requiring("stack"):
@@ -82,7 +83,7 @@ def calibrate(
     settings = read_settings()
     with server as api:
         fitted = _artefact(api, policy, artefact)
-    candidate = Candidate(name=policy.name, parameters=_parameters(parameters), artefact=fitted)
+    candidate = Candidate(name=policy.name, parameters=others, artefact=fitted)
     candidate.build()
     found = read_problems(settings, problems, count=count, seed=seed)
     with local_engines(settings, memory) as engines, showing_progress() as show:
@@ -129,7 +130,7 @@ def _show(
     print_table(
         ("", "value", "95 % interval"),
         [
-            (parameter, f"{result.setting.value:.4g}", _range(result.setting, ".4g")),
+            (parameter, f"{result.setting.value:.6g}", _range(result.setting, ".6g")),
             ("large tokens", f"{result.large_share.value:.1%}", _range(result.large_share, ".1%")),
             ("accuracy", f"{result.accuracy.value:.1%}", _range(result.accuracy, ".1%")),
             ("target reached", f"{result.reached:.1%}", "of resamples"),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Problems = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[PROBLEMS.jsonl]", help="Problems with answers, one JSON object a line: question and answer."
+        metavar="PROBLEMS.jsonl", help="Problems with answers, one JSON object a line: question and answer."
     ),
 ]
 FromDatabase = Annotated[

@@ -1,0 +1,62 @@
+"""What `trim policies fit`, `train` and `calibrate` refuse, and how they stop."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.app import app
+from cli.errors import NotInstalled, requiring
+
+PROBLEMS = "models/sample.jsonl"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("fit", "pomdp", "--into", "x"), "either a file of problems or"),
+        (("fit", "pomdp", PROBLEMS, "--from-database", "--into", "x"), "either a file of problems or"),
+        (("fit", "aggregate", PROBLEMS, "--into", "x"), "'pomdp'"),
+        (("calibrate", "threshold", PROBLEMS), "either --target-large-share"),
+        (("calibrate", "threshold", PROBLEMS, "--target-accuracy", "1.5"), "less than or equal to 1"),
+        (("calibrate", "small-only", PROBLEMS, "--target-accuracy", "0.5"), "no setting to calibrate"),
+        (("calibrate", "threshold", PROBLEMS, "--target-accuracy", "0.5", "--parameters", "7"), "JSON object"),
+        (("default", "pomdp"), "names no version"),
+        (("show", "POMDP"), "not a policy"),
+    ],
+)
+def test_wrong_usage_exits_with_2_and_names_what_is_wrong(arguments: tuple[str, ...], said: str) -> None:
+    ended = CliRunner().invoke(app, ["policies", *arguments])
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert said in " ".join(ended.stderr.replace("│", " ").split())
+
+
+def test_a_missing_library_names_the_command_that_installs_it() -> None:
+    with pytest.raises(NotInstalled, match=r"needs nowhere, .* pip install '\.\[train\]'"), requiring("train"):
+        import nowhere  # type: ignore[import-not-found]  # noqa: F401
+
+
+def test_ctrl_c_stops_a_command_at_once_and_keeps_what_it_has(tmp_path: Path) -> None:
+    script = tmp_path / "script.json"
+    slow = {"small": "One.", "small_ms": 600_000}
+    script.write_text(json.dumps({"problems": {"A?": [{"small": "So \\boxed{1}."}]}, "default": [slow]}))
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text('{"question": "A?", "answer": "1"}\n{"question": "B?", "answer": "2"}\n')
+    command = [sys.executable, "-c", "from cli.app import main; main()", "policies", "calibrate", "threshold"]
+    options = [str(problems), "--target-accuracy", "0.5", "--memory", str(tmp_path / "memory.sqlite3")]
+    engine = {"TRIM_ENGINE": "scripted", "TRIM_SCRIPT": str(script), "TRIM_LOG_LEVEL": "info", "PATH": ""}
+    with subprocess.Popen([*command, *options], env=engine, stdout=-1, stderr=-1, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "model_loading" in line and (tmp_path / "memory.sqlite3").exists():
+                break
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, "")
+    assert err.splitlines()[-1] == "trim: Stopped; the same command with the same folder or memory resumes."
