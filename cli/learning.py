@@ -132,7 +132,8 @@ def train(
         settings = read_settings()
         found = read_problems(settings, problems, count=count, seed=seed, kept=into / "problems.jsonl")
         learned_from, validation = found.split(validation_share)
-        with local_engines(settings, into / "memory.sqlite3") as engines:
+        with local_engines(settings, into / "memory.sqlite3") as engines, showing_progress() as show:
+            move = show("decisions computed")
             return learning.train(
                 policy,
                 learned_from,
@@ -142,6 +143,7 @@ def train(
                 state=into / f"{policy}.state.pt",
                 card=_card(),
                 report=_report,
+                tell=lambda done: move(done, 0),
             )
 
     _finish(make, policy, into, server, registers=registers)

@@ -35,12 +35,15 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 @contextmanager
 def showing_progress() -> Iterator[Callable[[str], Callable[[int, int], object]]]:
-    """Show progress bars; what the block gets begins one with a label, and returns what moves it: done of count."""
+    """Show progress bars.
+
+    What the block gets begins one with a label, and returns what moves it: done of count, or of 0 for an unknown count.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=progress) as bars:
 
         def show(label: str) -> Callable[[int, int], object]:
             line = bars.add_task(label, total=None)
-            return lambda done, count: bars.update(line, completed=done, total=count)
+            return lambda done, count: bars.update(line, completed=done, total=count or None)
 
         yield show

@@ -46,13 +46,17 @@ def list_policies(*, server: Server, as_json: AsJson = False) -> None:
 
 @app.command()
 def show(policy: AnyPolicy, *, server: Server, as_json: AsJson = False) -> None:
-    """Show a version of a policy: its models, and data, settings, metrics and command of its fit."""
+    """Show a version of a policy: its models, and data, settings, metrics and command of its fit.
+
+    A policy without versions is shown with its parameters.
+    """
     with server as api:
-        found = find_version(api, policy)
+        plain = [each for each in api.get("/v1/policies") if each["name"] == policy.name and not each["has_versions"]]
+        found = plain[0] if plain else find_version(api, policy)
     if as_json:
         print_json(found)
     else:
-        print_table(("field", "value"), list(_flat(found)))
+        print_table(("field", "value"), list(_parameters(found) if plain else _flat(found)))
 
 
 @app.command()
@@ -149,6 +153,17 @@ def _state(version: Mapping[str, Any]) -> str:
     if version["retired_at"]:
         return "retired"
     return "default" if version["is_default"] else ""
+
+
+def _parameters(policy: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what a policy decides, and its parameters."""
+    yield "policy", policy["name"]
+    yield "description", policy["description"]
+    for name, described in policy["parameters"].get("properties", {}).items():
+        yield (
+            f"parameters.{name}",
+            f"{described.get('description', '')} Default: {json.dumps(described.get('default'))}.",
+        )
 
 
 def _flat(version: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

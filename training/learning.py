@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,11 +14,13 @@ import torch
 from evaluation.engines import LoadedEngines
 from evaluation.in_process import options_with
 from evaluation.problem_sources import Problem, ProblemSet
+from shared.domain.decisions import Action
 from shared.domain.options import Sampling
-from shared.machine.state import State, new_state
+from shared.machine.state import new_state
 from shared.policies.artefact import Artefact
 from training import ppo
-from training.solving import EngineBranches
+from training.environment import Outcome
+from training.solving import EngineBranches, Undecided
 
 
 def train(
@@ -30,6 +33,7 @@ def train(
     state: Path,
     card: Mapping[str, Any],
     report: Callable[[ppo.Progress], None],
+    tell: Callable[[int], object] = lambda _: None,
 ) -> Artefact:
     """Train a policy, or resume its training.
 
@@ -41,18 +45,23 @@ def train(
         settings: Settings of the training.
         state: File of the training's state.
         card: Time and command, for the artefact's card.
-        report: Receives the progress.
+        report: Receives the progress of the training.
+        tell: Receives the number of decisions so far whose outcomes the engines have computed.
 
     Raises:
         TrainingRefused: The state file belongs to another training.
         EngineDead: An engine cannot go on.
     """
     torch.set_num_threads(1)  # The networks are too small to share out.
-    sampling = Sampling(seed=settings.seed)
+    sampling, counted = Sampling(seed=settings.seed), itertools.count(1)
+
+    def count() -> None:
+        tell(next(counted))
+
     training = ppo.Training(
         policy,
-        problems=_branches(problems.problems, engines, sampling),
-        validation=_branches(validation.problems, engines, sampling),
+        problems=_CountedBranches(problems.problems, engines, sampling, count),
+        validation=_CountedBranches(validation.problems, engines, sampling, count),
         settings=settings,
         data={
             **problems.data,
@@ -66,14 +75,25 @@ def train(
     return training.run(report).artefact(models=engines.models, **card)
 
 
-def _branches(problems: Sequence[Problem], engines: LoadedEngines, sampling: Sampling) -> EngineBranches:
-    states: list[State] = [
-        new_state(
-            problem_id=uuid5(NAMESPACE_OID, question),
-            question=question,
-            reference=reference,
-            options=options_with(sampling),
-        )
-        for question, reference in problems
-    ]
-    return EngineBranches(states, engines.workers, threads=engines.concurrency)
+class _CountedBranches(EngineBranches):
+    """Branches of problems with a sampling; counts the outcomes that it computes."""
+
+    def __init__(
+        self, problems: Sequence[Problem], engines: LoadedEngines, sampling: Sampling, count: Callable[[], None]
+    ) -> None:
+        states = [
+            new_state(
+                problem_id=uuid5(NAMESPACE_OID, question),
+                question=question,
+                reference=reference,
+                options=options_with(sampling),
+            )
+            for question, reference in problems
+        ]
+        super().__init__(states, engines.workers, threads=engines.concurrency)
+        self._count = count
+
+    def _take(self, place: Undecided, action: Action) -> Outcome[Undecided]:
+        outcome = super()._take(place, action)
+        self._count()
+        return outcome

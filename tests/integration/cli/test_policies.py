@@ -50,6 +50,12 @@ def test_a_version_is_imported_listed_shown_exported_made_default_and_retired(tr
         trim("policies", "export", "pomdp@9", "--into", str(tmp_path))
 
 
+def test_a_policy_without_versions_is_shown_with_its_parameters(trim: Trim) -> None:
+    shown = dict(line.split(maxsplit=1) for line in trim("policies", "show", "threshold").splitlines())
+    assert shown["parameters.threshold"].strip() == "Escalate below this PRM score. Default: 0.5."
+    assert json.loads(trim("policies", "show", "threshold", "--json"))["name"] == "threshold"
+
+
 def test_a_policy_with_defaults_for_several_models_has_to_be_named_with_a_version(trim: Trim, tmp_path: Path) -> None:
     other = tmp_path / "other.json"
     write_artefact(*artefact_of(make_model(), prm="prm@2").encode(), other)
