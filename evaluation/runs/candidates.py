@@ -1,0 +1,96 @@
+"""Candidates: policies that a run evaluates, as a person writes them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Final, Self
+
+from pydantic import ValidationError
+
+from services.api.schemas.submissions import PolicyChoice
+from shared.domain.options import Wrappers
+from shared.policies.registry import BadParameters, build_routing
+
+_FORM: Final = re.compile(r"(?P<name>[a-z0-9-]+)(@(?P<version>[1-9][0-9]{0,9}))?(:(?P<options>.+))?")
+_WRAPPERS: Final = frozenset(each.name for each in fields(Wrappers))
+
+SMALL_ONLY: Final = "small-only"
+LARGE_ONLY: Final = "large-only"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A policy with its parameters and wrappers."""
+
+    label: str
+    """As it was written, such as `pomdp@3:large_token_price=0.002,budget=300`."""
+    name: str
+    version: int | None
+    parameters: Mapping[str, Any]
+    wrappers: Mapping[str, Any]
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `name[@version][:parameter=value,...]`; wrappers are written like parameters.
+
+        Raises:
+            UnknownPolicy: No policy has this name.
+            BadParameters: The text has another form, or a parameter or wrapper is wrong.
+        """
+        label = text.strip()
+        if (found := _FORM.fullmatch(label)) is None:
+            raise BadParameters(f"{label[:80]!r} is no policy such as `threshold:threshold=0.5` or `pomdp@3`.")
+        options = _options(found["options"] or "", label=label)
+        made = cls(
+            label=label,
+            name=found["name"],
+            version=int(found["version"]) if found["version"] else None,
+            parameters={name: value for name, value in options.items() if name not in _WRAPPERS},
+            wrappers={name: value for name, value in options.items() if name in _WRAPPERS},
+        )
+        made._check()
+        return made
+
+    @property
+    def curve(self) -> str:
+        """What it has in common with other settings of the same policy: name, version and wrappers."""
+        version = "" if self.version is None else f"@{self.version}"
+        return " ".join([self.name + version, *(f"{name}={value}" for name, value in sorted(self.wrappers.items()))])
+
+    def choice(self, version: int | None = None) -> dict[str, Any]:
+        """Return the policy as a submission has it.
+
+        Args:
+            version: Version of a fitted policy, where the candidate leaves it open.
+        """
+        version = self.version or version
+        chosen: dict[str, Any] = {"name": self.name, "parameters": dict(self.parameters)}
+        if self.wrappers:
+            chosen["wrappers"] = dict(self.wrappers)
+        if version is not None:
+            chosen["version"] = version
+        return chosen
+
+    def _check(self) -> None:
+        try:
+            wrappers = PolicyChoice.model_validate(self.choice()).wrappers
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            raise BadParameters(f"Policy {self.label!r}, {first['loc'][-1]}: {first['msg']}.") from error
+        build_routing(self.name, self.parameters, Wrappers(**wrappers.model_dump()))
+
+
+def _options(text: str, *, label: str) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for part in filter(None, text.split(",")):
+        name, equals, value = (each.strip() for each in part.partition("="))
+        if not (name and equals and value) or name in options:
+            raise BadParameters(f"{label[:80]!r}: write each parameter once, as `name=value`, separated by commas.")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
