@@ -6,6 +6,7 @@ import typer
 
 from cli import calibrating, learning, policies, prm
 from cli.errors import reporting_errors
+from cli.evaluate import evaluate
 
 app = typer.Typer(
     name="trim",
@@ -18,6 +19,7 @@ policies.app.command()(learning.train)
 policies.app.command()(calibrating.calibrate)
 app.add_typer(policies.app, name="policies")
 app.add_typer(prm.app, name="prm")
+app.command("evaluate")(evaluate)
 
 
 def main() -> None:

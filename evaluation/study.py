@@ -37,7 +37,7 @@ class Trial(Result):
     ledger: Ledger
     decisions: Sequence[Decided] = ()
     latency_s: float | None = None
-    """From submission to the end; `None` in a simulation."""
+    """From its start, when the service admits it, to its end; `None` in a simulation."""
     spent: Mapping[WorkerRole, Spent] = field(default_factory=dict)
     """By role; empty in a simulation."""
 

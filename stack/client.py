@@ -39,10 +39,12 @@ class ApiRefused(TrimError):
 
     code = "api_refused"
 
-    def __init__(self, message: str, *, reason: str) -> None:
+    def __init__(self, message: str, *, reason: str, may_pass: bool = False) -> None:
         super().__init__(message)
         self.reason = reason
         """Code of the problem details."""
+        self.may_pass = may_pass
+        """Whether the same request may succeed later: the service lacks something at the moment."""
 
 
 class Api:
@@ -98,9 +100,19 @@ class Api:
             time.sleep(0.1)
         raise NotReady(f"Still down after {READY_TIMEOUT_S:.0f} s: {down}; see the logs under .state/logs.")
 
-    def submit(self, problems: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any]) -> str:
-        """Submit problems as one batch and return its id."""
-        batch: str = self.post("/v1/batches", {"problems": list(problems), "defaults": dict(defaults)})["id"]
+    def submit(
+        self, problems: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any], *, key: str | None = None
+    ) -> str:
+        """Submit problems as one batch and return its id.
+
+        Args:
+            problems: Problems as `POST /v1/batches` takes them.
+            defaults: Options of problems that omit them.
+            key: Idempotency key: the same key with the same problems returns the first batch.
+        """
+        headers = None if key is None else {"Idempotency-Key": key}
+        body = {"problems": list(problems), "defaults": dict(defaults)}
+        batch: str = self.post("/v1/batches", body, headers=headers)["id"]
         return batch
 
     def batch(self, batch_id: str) -> dict[str, Any]:
@@ -146,18 +158,26 @@ class Api:
         """
         return self._json("GET", path, query=query)
 
-    def post(self, path: str, body: object = None) -> Any:
+    def post(self, path: str, body: object = None, *, headers: Mapping[str, str] | None = None) -> Any:
         """Send JSON to a path, and return the answer.
 
         Raises:
             ApiRefused: The API refused the request.
             Unreachable: No service answers.
         """
-        return self._json("POST", path, body)
+        return self._json("POST", path, body, headers=headers)
 
-    def _json(self, method: str, path: str, body: object = None, *, query: Mapping[str, str] | None = None) -> Any:
+    def _json(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
         try:
-            response = self._http.request(method, path, json=body, params=query)
+            response = self._http.request(method, path, json=body, params=query, headers=headers)
         except httpx2.TransportError as error:
             raise Unreachable(
                 f"No service answers at {self.address} ({type(error).__name__}); start one with `make serve`, or name"
@@ -165,7 +185,11 @@ class Api:
             ) from error
         if response.is_error:
             code, detail = _code_and_detail(response)
-            raise ApiRefused(f"{method} {path} was refused with {response.status_code}: {detail}", reason=code)
+            raise ApiRefused(
+                f"{method} {path} was refused with {response.status_code}: {detail}",
+                reason=code,
+                may_pass=response.status_code == httpx2.codes.SERVICE_UNAVAILABLE,
+            )
         return response.json()
 
 

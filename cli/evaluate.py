@@ -1,0 +1,152 @@
+"""`trim evaluate`: solves a file of problems with several policies, and compares accuracy and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.output import print_json, print_table, progress
+from cli.progress import showing_progress
+from cli.service import AsJson, Server
+from evaluation.prices import read_prices
+from evaluation.problems import BadLine, read_problems
+from evaluation.runs.folder import RESULTS, RunFolder
+from evaluation.runs.plan import MAX_SEEDS, Plan
+from evaluation.runs.solving import Solving, check_versions
+from evaluation.runs.summary import Results
+
+BAD_LINES_SHOWN = 5
+
+COLUMNS = ("policy", "accuracy", "large tokens", "PGR", "dIBC", "escalated", "latency p50", "p90", "p against large")
+
+
+def evaluate(
+    file: Annotated[Path, typer.Argument(help="Problems with answers, one JSON object a line.")],
+    *,
+    into: Annotated[Path, typer.Option(help="Folder of the run. The same command continues a run that was stopped.")],
+    server: Server,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="POLICY",
+            help="Policy such as `pomdp@3:large_token_price=0.002,budget=300`: name, version, parameters and wrappers."
+            " Repeat the option; small-only and large-only are always added.",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=MAX_SEEDS, help="Solutions of each problem by each policy.")] = 1,
+    first: Annotated[int | None, typer.Option(min=1, help="Number of problems from the beginning of the file.")] = None,
+    prices: Annotated[Path | None, typer.Option(help="Price table (JSON or TOML), for the true cost.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Sampling temperature; 0 is greedy.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Probability mass to sample from.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Number of likely tokens to sample from; 0 is no limit.")] = None,
+    max_steps: Annotated[int | None, typer.Option(help="Maximum number of steps of a solution.")] = None,
+    max_step_tokens: Annotated[int | None, typer.Option(help="Maximum number of tokens of a step.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Number of tokens at which a solution ends.")] = None,
+    lookahead: Annotated[str | None, typer.Option(help="Steps to draft ahead: a number, or `unlimited`.")] = None,
+    step_timeout_s: Annotated[float | None, typer.Option("--step-timeout", help="Seconds for one step.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Solve a file of problems with several policies, and compare their accuracy and cost."""
+    table = read_prices(prices) if prices else None
+    found = read_problems(file)
+    _report_bad_lines(file, found.bad_lines)
+    options = {
+        "sampling": _given(temperature=temperature, top_p=top_p, top_k=top_k),
+        "limits": _given(max_steps=max_steps, max_step_tokens=max_step_tokens, max_tokens=max_tokens),
+        **_given(lookahead=_number_or_word(lookahead), step_timeout_s=step_timeout_s),
+    }
+    plan = Plan.of(found, name=file.name, seeds=seeds, policies=policy or (), options=options, first=first)
+    folder = RunFolder(into)
+    with server as api, folder.locked():
+        check_versions(api, plan.candidates)
+        solving = Solving(api, folder, plan, found.problems)
+        with showing_progress("solutions", plan.trials) as show:
+            rows = solving.run(show)
+    summary = {
+        "folder": str(into),
+        "bad_lines": [{"line": each.line, "reason": each.reason} for each in found.bad_lines],
+        **Results(plan, rows, table).summary(),
+    }
+    _report_endings(summary["policies"])
+    if as_json:
+        print_json(summary)
+    else:
+        _print(summary)
+        progress.print(f"Results: {into / RESULTS}", soft_wrap=True, highlight=False)
+
+
+def _given(**options: object) -> dict[str, Any]:
+    """Return the options that were given; the service has defaults for the others."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _number_or_word(text: str | None) -> int | str | None:
+    return int(text) if text is not None and text.isdecimal() else text
+
+
+def _report_bad_lines(file: Path, bad_lines: Sequence[BadLine]) -> None:
+    for bad in bad_lines[:BAD_LINES_SHOWN]:
+        progress.print(f"{file}, line {bad.line} is left out: {bad.reason}", soft_wrap=True, highlight=False)
+    if (more := len(bad_lines) - BAD_LINES_SHOWN) > 0:
+        progress.print(f"{file}: {more} more lines are left out; --json lists them.", soft_wrap=True, highlight=False)
+
+
+def _report_endings(policies: Sequence[Mapping[str, Any]]) -> None:
+    """Name what counts as unsolved although nobody judged it wrong."""
+    for each in policies:
+        for ending, count in each["endings"].items():
+            note = f"{each['policy']}: {count} solutions are missing ({ending}); they count as unsolved."
+            progress.print(note, soft_wrap=True, highlight=False)
+        if unverified := each["verdicts"].get("unverified", 0):
+            note = f"{each['policy']}: {unverified} answers differ from the reference in form; they count as unsolved."
+            progress.print(note, soft_wrap=True, highlight=False)
+
+
+def _print(summary: Mapping[str, Any]) -> None:
+    policies = summary["policies"]
+    has_cost = "cost" in policies[0]
+    print(f"{summary['title']}\n")
+    columns = (*COLUMNS, "cost") if has_cost else COLUMNS
+    rows = [
+        (
+            each["policy"],
+            percent(each["accuracy"]),
+            percent(each["share"]),
+            percent(each["pgr"]),
+            number(each["dibc"]),
+            "-" if each["escalation_rate"] is None else f"{each['escalation_rate']:.1%}",
+            *(seconds(each["latency_s"].get(name)) for name in ("p50", "p90")),
+            f"{each['p_value_against_large']:.3f}",
+            *([number(each["cost"], "{:.3g}")] if has_cost else []),
+        )
+        for each in policies
+    ]
+    print_table(columns, rows)
+    if summary["curves"]:
+        print()
+        names = ("cpt50", "cpt80", "cpt95", "apgr")
+        curves = [(each["policy"], *(percent(each[name]) for name in names)) for each in summary["curves"]]
+        print_table(("curve", "CPT50", "CPT80", "CPT95", "APGR"), curves)
+
+
+def percent(estimate: Mapping[str, float | None]) -> str:
+    """Write a share with its interval."""
+    return number(estimate, "{:.1%}")
+
+
+def number(estimate: Mapping[str, float | None], form: str = "{:.2f}") -> str:
+    """Write a number with its interval; `-` where it is undefined."""
+    value, low, high = estimate["value"], estimate["low"], estimate["high"]
+    if value is None:
+        return "-"
+    if low is None or high is None:
+        return form.format(value)
+    return f"{form.format(value)} ({form.format(low)} to {form.format(high)})"
+
+
+def seconds(value: float | None) -> str:
+    """Write a time."""
+    return "-" if value is None else f"{value:.2f} s"

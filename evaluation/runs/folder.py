@@ -1,0 +1,181 @@
+"""The folder of a run: its manifest, the results of each batch, and the results of the whole run.
+
+Every file is written whole or not at all, so a run that is killed at any moment continues where it was.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from evaluation.runs.plan import Plan
+from evaluation.runs.rows import TrialRow
+from shared.errors import PermanentError, RetryableError
+
+MANIFEST: Final = "manifest.json"
+RESULTS: Final = "results.jsonl"
+
+
+class OtherRun(PermanentError):
+    """The folder holds a run with other settings; name another folder."""
+
+    code = "other_run"
+
+
+class NoRun(PermanentError):
+    """The folder holds no results; evaluate into it first."""
+
+    code = "no_run"
+
+
+class FolderInUse(RetryableError):
+    """Another `trim evaluate` works in this folder; wait for it, or name another folder."""
+
+    code = "folder_in_use"
+
+
+class Manifest(BaseModel):
+    """What a run has submitted so far."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: int = 1
+    run_id: str = Field(default_factory=lambda: str(uuid.uuid4()))
+    """Part of each batch's idempotency key."""
+    plan: Plan
+    batches: dict[int, str] = Field(default_factory=dict)
+    """Ids of the submitted batches by number."""
+    versions: dict[str, int] = Field(default_factory=dict)
+    """Versions of the fitted policies that the service chose for the first batch, by label."""
+
+    def key(self, number: int) -> str:
+        """Return the idempotency key of a batch."""
+        return f"evaluate-{self.run_id}-{number}"
+
+
+class RunFolder:
+    """The files of a run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out for the duration of the block.
+
+        Raises:
+            FolderInUse: Another process holds the folder.
+            OtherRun: The folder cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / "lock").open("w")
+        except OSError as error:
+            raise OtherRun(f"{self.path} cannot hold a run ({error.strerror}); name another folder.") from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FolderInUse from None
+            yield
+
+    def begin(self, plan: Plan) -> Manifest:
+        """Return the manifest of a run that was interrupted, or of a new one.
+
+        A run that has submitted nothing may get another plan.
+
+        Raises:
+            OtherRun: The folder holds a run with another plan, or other files.
+        """
+        if not (self.path / MANIFEST).exists():
+            if {each.name for each in self.path.iterdir()} - {"lock"}:
+                raise OtherRun(f"{self.path} holds other files; name a new folder.")
+            manifest = Manifest(plan=plan)
+            self.save(manifest)
+            return manifest
+        manifest = self.manifest()
+        if not manifest.batches:
+            # The service accepted nothing yet, for example because it refused an option that is now another.
+            manifest.plan = plan
+            self.save(manifest)
+        if differing := manifest.plan.differences(plan):
+            raise OtherRun(
+                f"{self.path} holds a run with other settings ({', '.join(differing)}); name another folder, or repeat"
+                " its settings to continue it."
+            )
+        return manifest
+
+    def manifest(self) -> Manifest:
+        """Read the manifest.
+
+        Raises:
+            NoRun: There is none that this version can read.
+        """
+        try:
+            return Manifest.model_validate_json((self.path / MANIFEST).read_bytes())
+        except (OSError, ValidationError) as error:
+            raise NoRun(
+                f"{self.path} holds no run of `trim evaluate` that can be read; name another folder."
+            ) from error
+
+    def save(self, manifest: Manifest) -> None:
+        """Write the manifest."""
+        _write(self.path / MANIFEST, manifest.model_dump_json(indent=1).encode())
+
+    def has_batch(self, number: int) -> bool:
+        """Return whether the results of a batch are here."""
+        return self._batch(number).exists()
+
+    def save_batch(self, number: int, rows: Sequence[TrialRow]) -> None:
+        """Write the results of a batch."""
+        self._batch(number).parent.mkdir(exist_ok=True)
+        _write(self._batch(number), _encode(rows))
+
+    def read_batch(self, number: int) -> list[TrialRow]:
+        """Read the results of a batch."""
+        return _decode(self._batch(number))
+
+    def save_results(self, rows: Sequence[TrialRow]) -> None:
+        """Write the results of the run: by policy, then by problem, then by seed."""
+        _write(self.path / RESULTS, _encode(rows))
+
+    def results(self) -> list[TrialRow]:
+        """Read the results of the run.
+
+        Raises:
+            NoRun: The run has not ended.
+        """
+        if not (self.path / RESULTS).exists():
+            raise NoRun(f"{self.path} holds no results; repeat `trim evaluate` until it ends.")
+        return _decode(self.path / RESULTS)
+
+    def _batch(self, number: int) -> Path:
+        return self.path / "batches" / f"{number:05}.jsonl"
+
+
+def _encode(rows: Sequence[TrialRow]) -> bytes:
+    return b"".join(row.model_dump_json().encode() + b"\n" for row in rows)
+
+
+def _decode(path: Path) -> list[TrialRow]:
+    try:
+        return [TrialRow.model_validate_json(line) for line in path.read_bytes().splitlines()]
+    except ValidationError as error:
+        raise NoRun(f"{path} is damaged; remove it and repeat `trim evaluate`.") from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    draft = path.with_name(f"{path.name}.part")
+    with draft.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)

@@ -1,0 +1,220 @@
+"""A run through the service: killed at any call, it continues, submits nothing twice and finds the same results."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from evaluation.problems import ProblemFile, read_problems
+from evaluation.runs.candidates import Candidate
+from evaluation.runs.folder import FolderInUse, NoRun, OtherRun, RunFolder
+from evaluation.runs.plan import BATCH_PROBLEMS, BadOptions, Plan, PolicyTwice, planned_batches
+from evaluation.runs.rows import TrialRow
+from evaluation.runs.solving import NoVersion, Solving, check_versions
+from shared.domain.roles import WorkerRole
+from stack.client import ApiRefused, Unreachable
+from tests.unit.evaluation.runs.fake_service import FakeService, Killed, outage
+
+POLICIES = ("threshold:threshold=0.5", "pomdp")
+OPTIONS = {"sampling": {"temperature": 0.7}, "lookahead": 2}
+
+
+@pytest.fixture
+def problems(tmp_path: Path) -> ProblemFile:
+    path = tmp_path / "problems.jsonl"
+    path.write_text("".join(json.dumps({"question": f"What is {n}", "answer": "7", "id": n}) + "\n" for n in range(6)))
+    return read_problems(path)
+
+
+def plan_of(problems: ProblemFile, *, seeds: int = 2, policies: tuple[str, ...] = POLICIES) -> Plan:
+    return Plan.of(problems, name="problems.jsonl", seeds=seeds, policies=policies, options=OPTIONS)
+
+
+def solve(service: FakeService, path: Path, problems: ProblemFile, plan: Plan | None = None) -> list[TrialRow]:
+    folder = RunFolder(path)
+    with folder.locked():
+        plan = plan or plan_of(problems)
+        return Solving(service, folder, plan, problems.problems, pause=lambda _: None).run()  # type: ignore[arg-type]
+
+
+def test_every_policy_solves_the_same_problems_with_the_same_seeds(tmp_path: Path, problems: ProblemFile) -> None:
+    service = FakeService()
+    rows = solve(service, tmp_path / "run", problems)
+    by_policy: dict[str, list[tuple[str, int]]] = {}
+    for row in rows:
+        by_policy.setdefault(row.policy, []).append((row.id, row.seed))
+    assert list(by_policy) == ["small-only", "large-only", *POLICIES]
+    expected = [(str(problem), seed) for problem in range(6) for seed in range(2)]
+    assert all(each == expected for each in by_policy.values())
+    assert RunFolder(tmp_path / "run").results() == rows
+    assert service.bodies[0] == {**OPTIONS, "policy": {"name": "small-only", "parameters": {}}}
+
+
+def test_a_row_has_result_cost_decisions_and_the_time_of_each_role_once(tmp_path: Path, problems: ProblemFile) -> None:
+    rows = solve(FakeService(), tmp_path / "run", problems)
+    [row] = [each for each in rows if (each.policy, each.id, each.seed) == ("threshold:threshold=0.5", "1", 1)]
+    trial = row.trial
+    assert (trial.is_solved, trial.large_tokens, trial.latency_s) == (True, 10, 2.5)
+    assert [(each.step, each.escalates, each.score) for each in trial.decisions] == [(0, True, 0.2)] * 2
+    # Two drafts; one call of the PRM for both; one large step.
+    assert {role: each.worked_s for role, each in trial.spent.items()} == {
+        WorkerRole.SMALL: 0.4,
+        WorkerRole.PRM: 0.2,
+        WorkerRole.LARGE: 0.2,
+    }
+    assert row.models == {WorkerRole.SMALL: "small", WorkerRole.PRM: "prm", WorkerRole.LARGE: "large"}
+
+
+def test_a_run_that_is_killed_at_any_call_continues_and_submits_nothing_twice(
+    tmp_path: Path, problems: ProblemFile
+) -> None:
+    undisturbed, plan = FakeService(), plan_of(problems, seeds=1)
+    rows = solve(undisturbed, tmp_path / "whole", problems, plan)
+    expected = [row.model_dump(exclude={"problem_id"}) for row in rows]
+    assert undisturbed.calls > 30
+    for call in range(1, undisturbed.calls + 1):
+        service = FakeService()
+        service.fail_at = {call: Killed()}
+        path = tmp_path / f"killed-{call}"
+        with pytest.raises(Killed):
+            solve(service, path, problems, plan)
+        rows = solve(service, path, problems, plan)
+        assert [row.model_dump(exclude={"problem_id"}) for row in rows] == expected
+        assert len(service.batches) == len(undisturbed.batches)
+
+
+def test_results_are_fetched_once(tmp_path: Path, problems: ProblemFile) -> None:
+    service = FakeService()
+    solve(service, tmp_path / "run", problems)
+    calls = service.calls
+    solve(service, tmp_path / "run", problems)
+    assert service.calls == calls
+
+
+def test_a_service_that_is_away_for_a_while_delays_the_run(tmp_path: Path, problems: ProblemFile) -> None:
+    service = FakeService()
+    service.fail_at = outage(*range(1, 20), *range(30, 35))
+    assert len(solve(service, tmp_path / "run", problems)) == 48
+
+
+def test_a_service_that_stays_away_ends_the_run(tmp_path: Path, problems: ProblemFile) -> None:
+    service = FakeService()
+    service.fail_at = outage(*range(1, 1000))
+    with pytest.raises(Unreachable):
+        solve(service, tmp_path / "run", problems)
+
+
+def test_a_refusal_is_not_repeated(tmp_path: Path, problems: ProblemFile) -> None:
+    service = FakeService()
+    service.fail_at = {1: ApiRefused("No.", reason="body_too_large")}
+    with pytest.raises(ApiRefused):
+        solve(service, tmp_path / "run", problems)
+    assert service.calls == 1
+    # Nothing was submitted, so the folder can be used with other settings.
+    assert len(solve(service, tmp_path / "run", problems, plan_of(problems, seeds=1))) == 24
+
+
+@pytest.mark.parametrize("options", [{"lookahead": 65}, {"lookahead": "ahead"}, {"sampling": {"temperature": -1}}])
+def test_an_option_that_the_service_would_refuse_is_refused_at_once(
+    problems: ProblemFile, options: dict[str, object]
+) -> None:
+    with pytest.raises(BadOptions, match=next(iter(options))):
+        Plan.of(problems, name="", seeds=1, policies=(), options=options)
+
+
+def test_a_run_may_take_the_first_problems_of_a_file(problems: ProblemFile) -> None:
+    plan = Plan.of(problems, name="", seeds=1, policies=(), options={}, first=2)
+    assert plan.trials == 4
+    assert [[each.problem.id for each in batch.trials] for batch in planned_batches(plan, problems.problems)] == [
+        ["0", "1"],
+        ["0", "1"],
+    ]
+
+
+def test_all_batches_of_a_run_have_the_version_of_the_first(
+    tmp_path: Path, problems: ProblemFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evaluation.runs.plan.BATCH_PROBLEMS", 4)
+
+    class Changing(FakeService):
+        def batch(self, batch_id: str) -> dict[str, object]:
+            self.default_version = 9
+            return super().batch(batch_id)
+
+    monkeypatch.setattr("evaluation.runs.solving.OPEN_PROBLEMS", 16)
+    rows = solve(Changing(), tmp_path / "run", problems)
+    assert Counter(row.version for row in rows) == {None: 36, 1: 12}
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"seeds": 3}, "seeds"),
+        ({"policies": ("threshold:threshold=0.6",)}, "policies"),
+        ({"options": {}}, "options"),
+        ({"digest": "0"}, "digest"),
+    ],
+)
+def test_a_second_start_with_other_settings_is_refused(
+    tmp_path: Path, problems: ProblemFile, other: dict[str, object], named: str
+) -> None:
+    solve(FakeService(), tmp_path / "run", problems)
+    plan = plan_of(problems).model_copy(update=other)
+    with pytest.raises(OtherRun, match=named):
+        RunFolder(tmp_path / "run").begin(plan)
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path: Path, problems: ProblemFile) -> None:
+    with pytest.raises(OtherRun, match="other files"):
+        solve(FakeService(), tmp_path, problems)
+
+
+def test_a_folder_is_used_by_one_run_at_a_time(tmp_path: Path, problems: ProblemFile) -> None:
+    with RunFolder(tmp_path / "run").locked(), pytest.raises(FolderInUse):
+        solve(FakeService(), tmp_path / "run", problems)
+
+
+def test_a_folder_that_is_a_file_is_refused(problems: ProblemFile, tmp_path: Path) -> None:
+    with pytest.raises(OtherRun, match="cannot hold a run"):
+        solve(FakeService(), tmp_path / "problems.jsonl", problems)
+
+
+def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
+    for read in (RunFolder(tmp_path).manifest, RunFolder(tmp_path).results):
+        with pytest.raises(NoRun):
+            read()
+
+
+def test_a_policy_that_is_named_twice_is_refused(problems: ProblemFile) -> None:
+    with pytest.raises(PolicyTwice):
+        plan_of(problems, policies=("pomdp", " pomdp"))
+
+
+def test_baselines_that_are_named_are_not_added_again(problems: ProblemFile) -> None:
+    assert plan_of(problems, policies=("large-only", "pomdp")).policies == ("small-only", "large-only", "pomdp")
+
+
+def test_batches_are_bounded_and_all_policies_solve_a_group_before_the_next(problems: ProblemFile) -> None:
+    plan = plan_of(problems, seeds=BATCH_PROBLEMS // 4)
+    batches = planned_batches(plan, problems.problems)
+    assert [len(each.trials) for each in batches] == [100, 100, 100, 100, 50, 50, 50, 50]
+    assert [each.candidate.label for each in batches[:4]] == list(plan.policies)
+
+
+def test_long_questions_make_smaller_batches(problems: ProblemFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evaluation.runs.plan.BATCH_CHARS", 50)
+    assert {len(each.trials) for each in planned_batches(plan_of(problems), problems.problems)} == {2}
+
+
+@pytest.mark.parametrize("label", ["pomdp@2", "pomdp@7", "sequence", "random"])
+def test_a_policy_or_version_that_the_service_lacks_is_refused_before_anything_is_submitted(label: str) -> None:
+    with pytest.raises(NoVersion, match=label.partition("@")[0]):
+        check_versions(FakeService(), [Candidate.parse(label)])  # type: ignore[arg-type]
+
+
+def test_versions_that_the_service_has_are_accepted() -> None:
+    candidates = [Candidate.parse(label) for label in ("pomdp", "pomdp@1", "threshold")]
+    check_versions(FakeService(), candidates)  # type: ignore[arg-type]
