@@ -21,6 +21,7 @@ from shared.errors import PermanentError, RetryableError
 
 MANIFEST: Final = "manifest.json"
 RESULTS: Final = "results.jsonl"
+LOCK: Final = "lock"
 
 
 class OtherRun(PermanentError):
@@ -76,7 +77,7 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / "lock").open("w")
+            lock = (self.path / LOCK).open("w")
         except OSError as error:
             raise OtherRun(f"{self.path} cannot hold a run ({error.strerror}); name another folder.") from error
         with lock:
@@ -94,22 +95,20 @@ class RunFolder:
         Raises:
             OtherRun: The folder holds a run with another plan, or other files.
         """
-        if not (self.path / MANIFEST).exists():
-            if {each.name for each in self.path.iterdir()} - {"lock"}:
-                raise OtherRun(f"{self.path} holds other files; name a new folder.")
-            manifest = Manifest(plan=plan)
-            self.save(manifest)
-            return manifest
-        manifest = self.manifest()
-        if not manifest.batches:
-            # The service accepted nothing yet, for example because it refused an option that is now another.
-            manifest.plan = plan
-            self.save(manifest)
-        if differing := manifest.plan.differences(plan):
-            raise OtherRun(
-                f"{self.path} holds a run with other settings ({', '.join(differing)}); name another folder, or repeat"
-                " its settings to continue it."
-            )
+        if (self.path / MANIFEST).exists():
+            manifest = self.manifest()
+            differing = manifest.plan.differences(plan)
+            if differing and manifest.batches:
+                raise OtherRun(
+                    f"{self.path} holds a run with other settings ({', '.join(differing)}); name another folder, or"
+                    " repeat its settings to continue it."
+                )
+            if not differing:
+                return manifest
+        elif {each.name for each in self.path.iterdir()} - {LOCK}:
+            raise OtherRun(f"{self.path} holds other files; name a new folder.")
+        manifest = Manifest(plan=plan)
+        self.save(manifest)
         return manifest
 
     def manifest(self) -> Manifest:
