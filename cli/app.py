@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from cli import calibrating, learning, policies, prm
+from cli.compare import compare
 from cli.errors import reporting_errors
 from cli.evaluate import evaluate
 
@@ -20,6 +21,7 @@ policies.app.command()(calibrating.calibrate)
 app.add_typer(policies.app, name="policies")
 app.add_typer(prm.app, name="prm")
 app.command("evaluate")(evaluate)
+app.command("compare")(compare)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.estimates import number, percent, seconds
 from cli.output import print_json, print_table, progress
 from cli.progress import showing_progress
 from cli.service import AsJson, Server
@@ -130,23 +131,3 @@ def _print(summary: Mapping[str, Any]) -> None:
         names = ("cpt50", "cpt80", "cpt95", "apgr")
         curves = [(each["policy"], *(percent(each[name]) for name in names)) for each in summary["curves"]]
         print_table(("curve", "CPT50", "CPT80", "CPT95", "APGR"), curves)
-
-
-def percent(estimate: Mapping[str, float | None]) -> str:
-    """Write a share with its interval."""
-    return number(estimate, "{:.1%}")
-
-
-def number(estimate: Mapping[str, float | None], form: str = "{:.2f}") -> str:
-    """Write a number with its interval; `-` where it is undefined."""
-    value, low, high = estimate["value"], estimate["low"], estimate["high"]
-    if value is None:
-        return "-"
-    if low is None or high is None:
-        return form.format(value)
-    return f"{form.format(value)} ({form.format(low)} to {form.format(high)})"
-
-
-def seconds(value: float | None) -> str:
-    """Write a time."""
-    return "-" if value is None else f"{value:.2f} s"

@@ -7,8 +7,9 @@ the Bootstrap, 1993, chapters 6 and 13: percentile intervals).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -74,11 +75,7 @@ class Resampling:
         """Compute the mean of a measure of trials."""
         values = np.array([measure(trial) for trial in setting.trials], dtype=np.float64)
         sums = values.reshape(self._study.problems, self._study.seeds).sum(axis=1)
-        blocks = [
-            self._weights[start : start + _BLOCK].astype(np.float64) @ sums
-            for start in range(0, len(self._weights), _BLOCK)
-        ]
-        return Statistic(np.concatenate(blocks) / len(values))
+        return Statistic(_multiply(self._weights, sums) / len(values))
 
     def accuracy(self, setting: Setting) -> Statistic:
         """Compute the share of trials that were solved."""
@@ -129,10 +126,34 @@ class Resampling:
         return Envelopes.of(shares, recovered)
 
 
+def ratio_statistic(
+    above: Sequence[float], below: Sequence[float], *, resamples: int = RESAMPLES, seed: int = 0
+) -> Statistic:
+    """Compute a ratio of sums over independent units, such as questions, with its resamples.
+
+    Args:
+        above: Numerator of each unit.
+        below: Denominator of each unit.
+        resamples: Number of resamples.
+        seed: Seed of the resampling.
+    """
+    weights = _weights(len(above), resamples, seed=seed)
+    return Statistic(_ratio(*(_multiply(weights, np.array(each, dtype=np.float64)) for each in (above, below))))
+
+
+def _multiply(weights: NDArray[np.uint16], values: Floats) -> Floats:
+    """Sum values in each resample, block by block."""
+    starts = range(0, len(weights), _BLOCK)
+    return np.concatenate([weights[start : start + _BLOCK].astype(np.float64) @ values for start in starts])
+
+
+@lru_cache(maxsize=1)
 def _weights(problems: int, resamples: int, *, seed: int) -> NDArray[np.uint16]:
     """Return how often each resample has each problem; the first row has each once."""
     drawn = np.random.default_rng(seed).multinomial(problems, np.full(problems, 1 / problems), size=resamples)
-    return np.vstack([np.ones((1, problems), np.uint16), drawn.astype(np.uint16)])
+    weights = np.vstack([np.ones((1, problems), np.uint16), drawn.astype(np.uint16)])
+    weights.flags.writeable = False
+    return weights
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:

@@ -1,0 +1,25 @@
+"""How commands write numbers with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+def percent(estimate: Mapping[str, float | None]) -> str:
+    """Write a share with its interval."""
+    return number(estimate, "{:.1%}")
+
+
+def number(estimate: Mapping[str, float | None], form: str = "{:.2f}") -> str:
+    """Write a number with its interval; `-` where it is undefined."""
+    value, low, high = estimate["value"], estimate["low"], estimate["high"]
+    if value is None:
+        return "-"
+    if low is None or high is None:
+        return form.format(value)
+    return f"{form.format(value)} ({form.format(low)} to {form.format(high)})"
+
+
+def seconds(value: float | None) -> str:
+    """Write a time."""
+    return "-" if value is None else f"{value:.2f} s"

@@ -1,0 +1,137 @@
+"""The figures of a replay, each with a label: exact, weighted, or left out with the reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any
+
+from evaluation.replay import Divergence, Replayed
+from evaluation.resampling import ratio_statistic
+from shared.domain.decisions import Decision
+
+
+class Label(StrEnum):
+    """How far a figure can be relied on."""
+
+    EXACT = "exact"
+    """The recorded actions are those of the policy, so the figure is what a run of the policy would have given."""
+    WEIGHTED = "weighted"
+    """An estimate from the problems whose recorded actions are the policy's by chance."""
+    LEFT_OUT = "left_out"
+    """The record does not allow it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """A figure with its label."""
+
+    label: Label
+    value: float | None = None
+    low: float | None = None
+    """Lower end of the 95 % interval, over resampled questions."""
+    high: float | None = None
+    problems: int = 0
+    """Number of problems that it rests on."""
+    effective_problems: float | None = None
+    """For a weighted figure the effective sample size, (sum of weights)^2 / sum of squares (Kish, 1965)."""
+    reason: str | None = None
+    """Why it is left out."""
+
+
+def figures(replayed: Sequence[Replayed]) -> dict[str, Figure]:
+    """Compute the figures of a replay.
+
+    `agreement` and `escalation_rate` are exact: they are about decisions up to the first divergence of each problem.
+    `accuracy` and `large_tokens` are about whole solutions.
+    """
+    usable = [each for each in replayed if each.left_out is None]
+    agreement = [(each, each.compared - (each.divergence is not None), each.compared) for each in usable]
+    escalated = [(each, each.escalations, each.compared) for each in usable]
+    return {
+        "agreement": _ratio(agreement, Label.EXACT),
+        "escalation_rate": _ratio(escalated, Label.EXACT),
+        "accuracy": _of_solutions(usable, lambda each: each.problem.is_solved),
+        "large_tokens": _of_solutions(usable, lambda each: each.problem.large_tokens),
+    }
+
+
+def summary(replayed: Sequence[Replayed]) -> dict[str, Any]:
+    """Summarise a replay as JSON, with the first divergence of each problem."""
+    agreeing = [each for each in replayed if each.agrees]
+    return {
+        "problems": len(replayed),
+        "left_out": Counter(str(each.left_out) for each in replayed if each.left_out is not None),
+        "agreeing": len(agreeing),
+        "diverging": sum(each.divergence is not None for each in replayed),
+        "unsupported": sum(
+            each.problem.explores and each.left_out is None and each.weight is None for each in replayed
+        ),
+        "figures": {name: asdict(figure) for name, figure in figures(replayed).items()},
+        "divergences": [
+            {"problem_id": each.problem.problem_id, **_divergence(each.divergence)}
+            for each in replayed
+            if each.divergence is not None
+        ],
+    }
+
+
+def _of_solutions(usable: Sequence[Replayed], measure: Callable[[Replayed], float | None]) -> Figure:
+    """Compute the mean of a measure of whole solutions."""
+    if not usable:
+        return Figure(label=Label.LEFT_OUT, reason="No problem can be replayed.")
+    if any(measure(each) is None for each in usable):
+        return Figure(label=Label.LEFT_OUT, reason="Some problems have no reference.")
+    diverging = sum(each.divergence is not None for each in usable)
+    if not diverging:
+        return _ratio([(each, measure(each) or 0, 1) for each in usable], Label.EXACT)
+    weighted = [(each, each.weight) for each in usable if each.weight is not None]
+    if not any(weight for _, weight in weighted):
+        parting = f"The policy leaves the record of {diverging} of {len(usable)} problems"
+        why = "none that explored follows it" if weighted else "the record did not explore (epsilon)"
+        return Figure(label=Label.LEFT_OUT, reason=f"{parting}, and {why}.")
+    return _ratio([(each, weight * (measure(each) or 0), weight) for each, weight in weighted], Label.WEIGHTED)
+
+
+def _ratio(parts: Sequence[tuple[Replayed, float, float]], label: Label) -> Figure:
+    """Divide a sum over problems by another one; problems with the same question are resampled together."""
+    questions: dict[str, list[float]] = {}
+    for each, above, below in parts:
+        sums = questions.setdefault(each.problem.question, [0.0, 0.0])
+        sums[0] += above
+        sums[1] += below
+    if not questions:
+        return Figure(label=Label.LEFT_OUT, reason="No problem can be replayed.")
+    statistic = ratio_statistic(*zip(*questions.values(), strict=True))
+    low, high = (None, None) if (interval := statistic.interval) is None else (interval.low, interval.high)
+    weights = [below for _, _, below in parts]
+    return Figure(
+        label=label,
+        value=statistic.value,
+        low=low,
+        high=high,
+        problems=len(parts),
+        effective_problems=sum(weights) ** 2 / sum(each**2 for each in weights) if label is Label.WEIGHTED else None,
+    )
+
+
+def _divergence(divergence: Divergence) -> dict[str, Any]:
+    recorded = divergence.recorded
+    return {
+        "number": recorded.number,
+        "step": recorded.step,
+        "recorded": _decision(recorded.decision),
+        "policy": None if divergence.decision is None else _decision(divergence.decision),
+    }
+
+
+def _decision(decision: Decision) -> dict[str, Any]:
+    return {
+        "action": str(decision.action),
+        "reason": decision.reason,
+        "value": decision.value,
+        "compared_with": decision.compared_with,
+        "numbers": dict(decision.numbers),
+    }
