@@ -8,6 +8,7 @@ from cli import calibrating, learning, policies, prm
 from cli.compare import compare
 from cli.errors import reporting_errors
 from cli.evaluate import evaluate
+from cli.replay import replay
 
 app = typer.Typer(
     name="trim",
@@ -22,6 +23,7 @@ app.add_typer(policies.app, name="policies")
 app.add_typer(prm.app, name="prm")
 app.command("evaluate")(evaluate)
 app.command("compare")(compare)
+app.command("replay")(replay)
 
 
 def main() -> None:

@@ -16,8 +16,9 @@ from evaluation.prices import read_prices
 from evaluation.problems import BadLine, read_problems
 from evaluation.runs.folder import RESULTS, RunFolder
 from evaluation.runs.plan import MAX_SEEDS, Plan
-from evaluation.runs.solving import Solving, check_versions
+from evaluation.runs.solving import Solving
 from evaluation.runs.summary import Results
+from evaluation.runs.versions import check_versions
 
 BAD_LINES_SHOWN = 5
 

@@ -44,8 +44,8 @@ class Figure:
 def figures(replayed: Sequence[Replayed]) -> dict[str, Figure]:
     """Compute the figures of a replay.
 
-    `agreement` and `escalation_rate` are exact: they are about decisions up to the first divergence of each problem.
-    `accuracy` and `large_tokens` are about whole solutions.
+    `agreement` and `escalation_rate` are exact: they count decisions up to the first divergence of each problem.
+    `accuracy` and `large_tokens` count whole solutions.
     """
     usable = [each for each in replayed if each.left_out is None]
     agreement = [(each, each.compared - (each.divergence is not None), each.compared) for each in usable]

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from services.api.schemas.submissions import PolicyChoice
 from shared.domain.options import Wrappers
 from shared.policies.registry import BadParameters, build_routing
+from shared.policies.wrapping import Routing
 
 _FORM: Final = re.compile(r"(?P<name>[a-z0-9-]+)(@(?P<version>[1-9][0-9]{0,9}))?(:(?P<options>.+))?")
 _WRAPPERS: Final = frozenset(each.name for each in fields(Wrappers))
@@ -51,7 +52,7 @@ class Candidate:
             parameters={name: value for name, value in options.items() if name not in _WRAPPERS},
             wrappers={name: value for name, value in options.items() if name in _WRAPPERS},
         )
-        made._check()
+        made.routing  # noqa: B018 - it checks
         return made
 
     @property
@@ -59,6 +60,26 @@ class Candidate:
         """What it has in common with other settings of the same policy: name, version and wrappers."""
         version = "" if self.version is None else f"@{self.version}"
         return " ".join([self.name + version, *(f"{name}={value}" for name, value in sorted(self.wrappers.items()))])
+
+    @property
+    def setting(self) -> str:
+        """The curve, and what distinguishes this setting from the others on it."""
+        return " ".join([self.curve, *(f"{name}={value}" for name, value in self.parameters.items())])
+
+    @property
+    def routing(self) -> Routing:
+        """The policy with its wrappers; a fitted one is still without its artefact.
+
+        Raises:
+            UnknownPolicy: No policy has its name.
+            BadParameters: A parameter or wrapper is wrong.
+        """
+        try:
+            wrappers = PolicyChoice.model_validate(self.choice()).wrappers
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+            raise BadParameters(f"Policy {self.label!r}, {first['loc'][-1]}: {first['msg']}.") from error
+        return build_routing(self.name, self.parameters, Wrappers(**wrappers.model_dump()))
 
     def choice(self, version: int | None = None) -> dict[str, Any]:
         """Return the policy as a submission has it.
@@ -73,14 +94,6 @@ class Candidate:
         if version is not None:
             chosen["version"] = version
         return chosen
-
-    def _check(self) -> None:
-        try:
-            wrappers = PolicyChoice.model_validate(self.choice()).wrappers
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            raise BadParameters(f"Policy {self.label!r}, {first['loc'][-1]}: {first['msg']}.") from error
-        build_routing(self.name, self.parameters, Wrappers(**wrappers.model_dump()))
 
 
 def _options(text: str, *, label: str) -> dict[str, Any]:

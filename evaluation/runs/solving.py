@@ -7,13 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, ParamSpec, TypeVar
 
 from evaluation.problems import KnownProblem
-from evaluation.runs.candidates import Candidate
 from evaluation.runs.folder import Manifest, RunFolder
 from evaluation.runs.plan import Plan, PlannedBatch, planned_batches
 from evaluation.runs.rows import TrialRow
 from shared.backoff import RECONNECT
 from shared.domain.status import Status
-from shared.errors import PermanentError
 from shared.policies.policy import FittedPolicy
 from shared.policies.registry import POLICIES
 from stack.client import Api, ApiRefused, Unreachable
@@ -29,38 +27,6 @@ PATIENCE_S: Final = 300.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class NoVersion(PermanentError):
-    """A policy is fitted to models, and the service has no version of it; register one, or leave the policy out."""
-
-    code = "no_version"
-
-
-def check_versions(api: Api, candidates: Sequence[Candidate]) -> None:
-    """Check that the service has each policy, and a version of each fitted one, before anything is submitted.
-
-    Raises:
-        NoVersion: It has none, or not the one that is named, or that one is retired.
-        Unreachable: No service answers.
-    """
-    known = {each["name"] for each in api.get("/v1/policies")}
-    for candidate in candidates:
-        if candidate.name not in known:
-            raise NoVersion(f"The service has no policy {candidate.name!r}; upgrade it, or leave the policy out.")
-        if not issubclass(POLICIES[candidate.name], FittedPolicy):
-            continue
-        found = [each for each in api.items(f"/v1/policies/{candidate.name}/versions") if each["retired_at"] is None]
-        if candidate.version is None and not any(each["is_default"] for each in found):
-            raise NoVersion(
-                f"The service has no default version of {candidate.name!r}; name a version as in {candidate.name}@1, or"
-                " leave the policy out."
-            )
-        if candidate.version is not None and candidate.version not in [each["version"] for each in found]:
-            raise NoVersion(
-                f"The service has no version {candidate.version} of {candidate.name!r} that is in use; GET"
-                f" /v1/policies/{candidate.name}/versions lists them."
-            )
 
 
 class Solving:

@@ -36,7 +36,7 @@ class Results:
         self._prices = prices
         self._settings = {
             each.label: Setting(
-                policy=each.curve, label=each.label, trials=[row.trial for row in self._rows[each.label]]
+                policy=each.curve, label=each.setting, trials=[row.trial for row in self._rows[each.label]]
             )
             for each in plan.candidates
         }
@@ -108,7 +108,7 @@ class Results:
     def _curve(self, policy: str) -> dict[str, Any]:
         metrics = {name: self._resampling.cost_to_recover(policy, target) for name, target in TARGETS.items()}
         metrics["apgr"] = self._resampling.area_recovered(policy)
-        settings = [each.label for each in self.study.settings if each.policy == policy]
+        settings = [label for label, each in self._settings.items() if each.policy == policy]
         return {"policy": policy, "settings": settings, **{name: show(each) for name, each in metrics.items()}}
 
     def _metrics(self, setting: Setting) -> dict[str, Statistic]:

@@ -1,0 +1,115 @@
+"""`trim replay`: evaluates a policy on recorded decisions, without any model."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.output import print_json, print_table, progress
+from cli.service import AsJson, Limit, Server
+from evaluation.replay import replay as follow
+from evaluation.replay_figures import summary
+from evaluation.runs.candidates import Candidate
+from evaluation.runs.folder import RunFolder
+from evaluation.runs.recorded import name_of, read_record
+from evaluation.runs.versions import default_version
+from shared.policies.artefact import Artefact
+from shared.policies.policy import FittedPolicy
+from shared.policies.wrapping import Routing
+from stack.client import Api
+
+
+def replay(
+    policy: Annotated[str, typer.Argument(metavar="POLICY", help="Policy such as `pomdp@3:large_token_price=0.002`.")],
+    folder: Annotated[Path | None, typer.Argument(help="Folder of `trim evaluate` whose problems to replay.")] = None,
+    *,
+    server: Server,
+    batch: Annotated[str | None, typer.Option(metavar="ID", help="Batch whose problems to replay.")] = None,
+    problem: Annotated[str | None, typer.Option(metavar="ID", help="Problem to replay.")] = None,
+    limit: Limit = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate a policy on recorded decisions. Each figure is exact, weighted, or left out with the reason."""
+    if sum(each is not None for each in (folder, batch, problem)) != 1:
+        raise typer.BadParameter("name one of: a folder, --batch, --problem.")
+    candidate = Candidate.parse(policy)
+    found: dict[str, Any] = {"policy": policy, "records": []}
+    with server as api:
+        routing = _routing(api, candidate)
+        groups: dict[str, list[Mapping[str, Any]]] = {}
+        for each in _problems(api, folder=folder, batch=batch, problem=problem):
+            groups.setdefault(name_of(each["policy"]), []).append(each)
+        for name, problems in groups.items():
+            replayed = [follow(routing, record) for record in read_record(api, problems)]
+            found["records"].append({"recorded": name, **summary(replayed)})
+    if as_json:
+        print_json(found)
+    else:
+        for record in found["records"]:
+            _print(policy, record, limit=limit)
+
+
+def _problems(api: Api, *, folder: Path | None, batch: str | None, problem: str | None) -> Iterator[Mapping[str, Any]]:
+    if problem is not None:
+        yield api.get(f"/v1/problems/{problem}")
+    batches = [batch] if batch is not None else []
+    if folder is not None:
+        batches = list(RunFolder(folder).manifest().batches.values())
+    for each in batches:
+        yield from api.batch_problems(each)
+
+
+def _routing(api: Api, candidate: Candidate) -> Routing:
+    """Build a policy, with the artefact of its version from the service if it is a fitted one."""
+    routing = candidate.routing
+    if not isinstance(routing.policy, FittedPolicy):
+        return routing
+    version = candidate.version or default_version(api, candidate.name)
+    stored = api.get(f"/v1/policies/{candidate.name}/versions/{version}/artefact")
+    artefact = Artefact.read(json.dumps(stored["card"]), base64.b64decode(stored["arrays"]))
+    return Routing(routing.policy.fitted(artefact), routing.wrappers, version)
+
+
+def _print(policy: str, record: Mapping[str, Any], *, limit: int) -> None:
+    print(f"{policy} on the record of {record['recorded']}: {record['problems']} problems\n")
+    rows = [
+        (
+            name,
+            each["label"].replace("_", " "),
+            "-" if each["value"] is None else f"{each['value']:.4g}",
+            "-" if each["low"] is None else f"{each['low']:.4g} to {each['high']:.4g}",
+            _rests_on(each),
+        )
+        for name, each in record["figures"].items()
+    ]
+    print_table(("figure", "label", "value", "95 %", "rests on"), rows)
+    print(f"\nIt follows the record of {record['agreeing']} problems and leaves that of {record['diverging']}.")
+    for reason, count in record["left_out"].items():
+        print(f"{count} problems cannot be replayed: {reason}.")
+    if record["unsupported"]:
+        print(f"{record['unsupported']} problems have no weight: the record could not have taken the policy's action.")
+    for each in record["divergences"][:limit]:
+        recorded, other = _short(each["recorded"]), _short(each["policy"])
+        print(f"{each['problem_id']}, step {each['step']}: {recorded}; the policy: {other}")
+    if (more := len(record["divergences"]) - limit) > 0:
+        progress.print(f"{more} more problems diverge; --json lists them.", highlight=False)
+    print()
+
+
+def _rests_on(figure: Mapping[str, Any]) -> str:
+    if figure["reason"] is not None:
+        return str(figure["reason"])
+    effective = figure["effective_problems"]
+    return f"{figure['problems']} problems" + ("" if effective is None else f", as good as {effective:.0f}")
+
+
+def _short(decision: Mapping[str, Any] | None) -> str:
+    if decision is None:
+        return "has the step drafted"
+    numbers = " / ".join(f"{decision[name]:.4g}" for name in ("value", "compared_with") if decision[name] is not None)
+    return f"{decision['action']} ({decision['reason']}{' ' if numbers else ''}{numbers})"

@@ -1,0 +1,67 @@
+"""The versions of fitted policies that a service has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from evaluation.runs.candidates import Candidate
+from shared.errors import PermanentError
+from shared.policies.policy import FittedPolicy
+from shared.policies.registry import POLICIES
+from stack.client import Api
+
+
+class NoVersion(PermanentError):
+    """The service has no such version of the policy; `trim policies versions` lists those that it has."""
+
+    code = "no_version"
+
+
+def check_versions(api: Api, candidates: Sequence[Candidate]) -> None:
+    """Check that the service has each policy, and a version of each fitted one, before anything is submitted.
+
+    Raises:
+        NoVersion: It has none, or not the one that is named, or that one is retired.
+        Unreachable: No service answers.
+    """
+    known = {each["name"] for each in api.get("/v1/policies")}
+    for candidate in candidates:
+        name, version = candidate.name, candidate.version
+        if name not in known:
+            raise NoVersion(f"The service has no policy {name!r}; upgrade it, or leave the policy out.")
+        if not issubclass(POLICIES[name], FittedPolicy):
+            continue
+        if version is None:
+            _defaults(api, name)
+        elif not any(each["version"] == version for each in _usable(api, name)):
+            raise NoVersion(
+                f"The service has no version {version} of {name!r} that is in use; `trim policies versions {name}`"
+                " lists all."
+            )
+
+
+def default_version(api: Api, name: str) -> int:
+    """Return the default version of a fitted policy.
+
+    Raises:
+        NoVersion: There is none, or there is one for each of several combinations of models.
+    """
+    found = _defaults(api, name)
+    if len(found) > 1:
+        names = ", ".join(f"{name}@{version}" for version in found)
+        raise NoVersion(f"The policy {name!r} has default versions for several models ({names}); name one of them.")
+    return found[0]
+
+
+def _defaults(api: Api, name: str) -> list[int]:
+    found: list[int] = [each["version"] for each in _usable(api, name) if each["is_default"]]
+    if not found:
+        raise NoVersion(
+            f"The service has no default version of {name!r}; name a version as in {name}@1, or leave the policy out."
+        )
+    return found
+
+
+def _usable(api: Api, name: str) -> list[dict[str, Any]]:
+    return [each for each in api.items(f"/v1/policies/{name}/versions") if each["retired_at"] is None]
