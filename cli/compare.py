@@ -91,10 +91,9 @@ def _print_policies(found: Mapping[str, Any]) -> None:
     print_table(
         ("metric", "difference"), [(name, form(difference[name])) for name, form in forms.items() if name in difference]
     )
-    print(
-        f"\nOnly the first solved {difference['only_first_solved']} and only the second"
-        f" {difference['only_second_solved']}; the p-value of equal accuracy is {difference['p_value']:.3f}."
-    )
+    first, second = difference["only_first_solved"], difference["only_second_solved"]
+    print(f"\nSolved only by the first: {first}, only by the second: {second}.")
+    print(f"Probability of such a difference between equally good policies (p-value): {difference['p_value']:.3f}.")
     print(f"{found['differing']} solutions differ in verdict, answer or large tokens.")
     for each in found["problems"]:
         print(f"\nProblem {each['id']}, seed {each['seed']}")

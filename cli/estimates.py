@@ -6,18 +6,18 @@ from collections.abc import Mapping
 
 
 def percent(estimate: Mapping[str, float | None]) -> str:
-    """Write a share with its interval."""
-    return number(estimate, "{:.1%}")
+    """Write a share with its interval, in percent."""
+    return number({end: None if value is None else 100 * value for end, value in estimate.items()}, "{:.1f}", unit="%")
 
 
-def number(estimate: Mapping[str, float | None], form: str = "{:.2f}") -> str:
+def number(estimate: Mapping[str, float | None], form: str = "{:.2f}", *, unit: str = "") -> str:
     """Write a number with its interval; `-` where it is undefined."""
     value, low, high = estimate["value"], estimate["low"], estimate["high"]
     if value is None:
         return "-"
     if low is None or high is None:
-        return form.format(value)
-    return f"{form.format(value)} ({form.format(low)} to {form.format(high)})"
+        return form.format(value) + unit
+    return f"{form.format(value)}{unit} ({form.format(low)} to {form.format(high)})"
 
 
 def seconds(value: float | None) -> str:

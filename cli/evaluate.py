@@ -65,8 +65,12 @@ def evaluate(
     with server as api, folder.locked():
         check_versions(api, plan.candidates)
         solving = Solving(api, folder, plan, found.problems)
-        with showing_progress("solutions", plan.trials) as show:
-            rows = solving.run(show)
+        try:
+            with showing_progress("solutions", plan.trials) as show:
+                rows = solving.run(show)
+        except KeyboardInterrupt:
+            progress.print("The service solves what it has; repeat the command to continue.", soft_wrap=True)
+            raise
     summary = {
         "folder": str(into),
         "bad_lines": [{"line": each.line, "reason": each.reason} for each in found.bad_lines],
@@ -122,7 +126,7 @@ def _print(summary: Mapping[str, Any]) -> None:
             "-" if each["escalation_rate"] is None else f"{each['escalation_rate']:.1%}",
             *(seconds(each["latency_s"].get(name)) for name in ("p50", "p90")),
             f"{each['p_value_against_large']:.3f}",
-            *([number(each["cost"], "{:.3g}")] if has_cost else []),
+            *([number(each["cost"], "{:.4g}")] if has_cost else []),
         )
         for each in policies
     ]

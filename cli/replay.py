@@ -105,7 +105,7 @@ def _rests_on(figure: Mapping[str, Any]) -> str:
     if figure["reason"] is not None:
         return str(figure["reason"])
     effective = figure["effective_problems"]
-    return f"{figure['problems']} problems" + ("" if effective is None else f", as good as {effective:.0f}")
+    return f"{figure['problems']} problems" + ("" if effective is None else f", effectively {effective:.1f}")
 
 
 def _short(decision: Mapping[str, Any] | None) -> str:

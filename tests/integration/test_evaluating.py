@@ -117,7 +117,7 @@ def test_every_command_of_the_page_works_as_printed(deployment: Deployment, tmp_
     assert record["figures"]["accuracy"]["label"] == "exact"
 
 
-def test_a_run_with_other_settings_is_refused_and_one_that_is_over_asks_the_service_nothing(
+def test_a_run_with_other_settings_is_refused_and_one_that_is_over_prints_the_same_again(
     deployment: Deployment, tmp_path: Path
 ) -> None:
     (tmp_path / "problems.jsonl").write_text('{"question": "What?", "answer": "42"}\n{"question": "Why?"}\n')

@@ -1,0 +1,40 @@
+"""How commands write estimates and progress."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from cli import progress
+from cli.estimates import number, percent, seconds
+
+
+def test_estimates_have_their_interval_where_there_is_one() -> None:
+    assert percent({"value": 0.5, "low": 0.25, "high": 0.75}) == "50.0% (25.0 to 75.0)"
+    assert percent({"value": 0.5, "low": None, "high": None}) == "50.0%"
+    assert number({"value": -1.5, "low": -2.0, "high": 0.0}) == "-1.50 (-2.00 to 0.00)"
+    assert number({"value": 1234.5, "low": None, "high": None}, "{:.4g}") == "1234"
+
+
+def test_what_is_undefined_is_a_dash() -> None:
+    assert percent({"value": None, "low": None, "high": None}) == "-"
+    assert (seconds(None), seconds(1.234)) == ("-", "1.23 s")
+
+
+def test_progress_in_a_file_is_a_line_now_and_then_with_rate_and_remaining_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 100.0
+    written = io.StringIO()
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr(progress, "console", Console(file=written))
+    with progress.showing_progress("solutions", 100) as show:
+        for now, done in ((100.0, 40), (105.0, 45), (120.0, 60), (121.0, 61), (140.0, 100)):
+            show(done)
+    # What had ended before this start is no part of the rate.
+    assert written.getvalue().splitlines() == [
+        "60 of 100 solutions, 1.0/s, 0:00:40 left",
+        "100 of 100 solutions, 1.5/s, 0:00:00 left",
+    ]
