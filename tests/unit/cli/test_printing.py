@@ -26,12 +26,12 @@ def test_what_is_undefined_is_a_dash() -> None:
 def test_progress_in_a_file_is_a_line_now_and_then_with_rate_and_remaining_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    now = 100.0
+    clock = [100.0]
     written = io.StringIO()
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(progress, "console", Console(file=written))
     with progress.showing_progress("solutions", 100) as show:
-        for now, done in ((100.0, 40), (105.0, 45), (120.0, 60), (121.0, 61), (140.0, 100)):
+        for clock[0], done in ((100.0, 40), (105.0, 45), (120.0, 60), (121.0, 61), (140.0, 100)):
             show(done)
     # What had ended before this start is no part of the rate.
     assert written.getvalue().splitlines() == [
