@@ -9,7 +9,7 @@ from uuid import UUID
 
 import typer
 
-from cli.estimates import number, percent
+from cli.estimates import number, p_value, percent
 from cli.output import print_json, print_table
 from cli.service import AsJson, Limit, Server
 from evaluation.prices import read_prices
@@ -93,7 +93,7 @@ def _print_policies(found: Mapping[str, Any]) -> None:
     )
     first, second = difference["only_first_solved"], difference["only_second_solved"]
     print(f"\nSolved only by the first: {first}, only by the second: {second}.")
-    print(f"Probability of such a difference between equally good policies (p-value): {difference['p_value']:.3f}.")
+    print(f"p-value of such a difference in accuracy between equally good policies: {p_value(difference['p_value'])}")
     print(f"{found['differing']} solutions differ in verdict, answer or large tokens.")
     for each in found["problems"]:
         print(f"\nProblem {each['id']}, seed {each['seed']}")

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
+
+SMALLEST_P_VALUE: Final = 0.001
+"""Smaller ones are not written out."""
 
 
 def percent(estimate: Mapping[str, float | None]) -> str:
@@ -23,3 +27,8 @@ def number(estimate: Mapping[str, float | None], form: str = "{:.2f}", *, unit: 
 def seconds(value: float | None) -> str:
     """Write a time."""
     return "-" if value is None else f"{value:.2f} s"
+
+
+def p_value(value: float) -> str:
+    """Write a p-value."""
+    return "<0.001" if value < SMALLEST_P_VALUE else f"{value:.3f}"

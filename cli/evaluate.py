@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.estimates import number, percent, seconds
+from cli.estimates import number, p_value, percent, seconds
 from cli.output import print_json, print_table, progress
 from cli.progress import showing_progress
 from cli.service import AsJson, Server
@@ -125,7 +125,7 @@ def _print(summary: Mapping[str, Any]) -> None:
             number(each["dibc"]),
             "-" if each["escalation_rate"] is None else f"{each['escalation_rate']:.1%}",
             *(seconds(each["latency_s"].get(name)) for name in ("p50", "p90")),
-            f"{each['p_value_against_large']:.3f}",
+            p_value(each["p_value_against_large"]),
             *([number(each["cost"], "{:.4g}")] if has_cost else []),
         )
         for each in policies

@@ -76,7 +76,16 @@ def _routing(api: Api, candidate: Candidate) -> Routing:
 
 
 def _print(policy: str, record: Mapping[str, Any], *, limit: int) -> None:
-    print(f"{policy} on the record of {record['recorded']}: {record['problems']} problems\n")
+    print(f"{policy} on the record of {record['recorded']}: {record['problems']} problems")
+    for reason, count in record["left_out"].items():
+        print(f"{count} problems cannot be replayed: {reason}.")
+    if sum(record["left_out"].values()) < record["problems"]:
+        _print_figures(record["figures"])
+        _print_divergences(record, limit=limit)
+    print()
+
+
+def _print_figures(figures: Mapping[str, Mapping[str, Any]]) -> None:
     rows = [
         (
             name,
@@ -85,12 +94,14 @@ def _print(policy: str, record: Mapping[str, Any], *, limit: int) -> None:
             "-" if each["low"] is None else f"{each['low']:.4g} to {each['high']:.4g}",
             _rests_on(each),
         )
-        for name, each in record["figures"].items()
+        for name, each in figures.items()
     ]
+    print()
     print_table(("figure", "label", "value", "95 %", "rests on"), rows)
+
+
+def _print_divergences(record: Mapping[str, Any], *, limit: int) -> None:
     print(f"\nIt follows the record of {record['agreeing']} problems and leaves that of {record['diverging']}.")
-    for reason, count in record["left_out"].items():
-        print(f"{count} problems cannot be replayed: {reason}.")
     if record["unsupported"]:
         print(f"{record['unsupported']} problems have no weight: the record could not have taken the policy's action.")
     for each in record["divergences"][:limit]:
@@ -98,7 +109,6 @@ def _print(policy: str, record: Mapping[str, Any], *, limit: int) -> None:
         print(f"{each['problem_id']}, step {each['step']}: {recorded}; the policy: {other}")
     if (more := len(record["divergences"]) - limit) > 0:
         progress.print(f"{more} more problems diverge; --json lists them.", highlight=False)
-    print()
 
 
 def _rests_on(figure: Mapping[str, Any]) -> str:

@@ -85,7 +85,7 @@ def read_prices(path: Path) -> Prices:
         text = path.read_text(encoding="utf-8-sig")
         return Prices.model_validate(tomllib.loads(text) if path.suffix == ".toml" else json.loads(text))
     except OSError as error:
-        raise BadPrices(f"{path} cannot be read ({error.strerror}); name a price table.") from error
+        raise BadPrices(f"{path} cannot be read ({error.strerror}); name a price table.") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "the table"

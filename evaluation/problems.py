@@ -113,7 +113,7 @@ def _lines(path: Path) -> Iterator[bytes]:
         with path.open("rb") as file:
             yield from file
     except OSError as error:
-        raise UnusableProblems(f"{path} cannot be read ({error.strerror}); name a file of problems.") from error
+        raise UnusableProblems(f"{path} cannot be read ({error.strerror}); name a file of problems.") from None
 
 
 def _read(line: bytes, *, line_number: int, max_question_chars: int) -> KnownProblem:

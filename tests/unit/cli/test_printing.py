@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from cli import progress
-from cli.estimates import number, percent, seconds
+from cli.estimates import number, p_value, percent, seconds
 
 
 def test_estimates_have_their_interval_where_there_is_one() -> None:
@@ -18,8 +18,9 @@ def test_estimates_have_their_interval_where_there_is_one() -> None:
     assert number({"value": 1234.5, "low": None, "high": None}, "{:.4g}") == "1234"
 
 
-def test_what_is_undefined_is_a_dash() -> None:
+def test_what_is_undefined_is_a_dash_and_a_tiny_p_value_is_below_the_smallest() -> None:
     assert percent({"value": None, "low": None, "high": None}) == "-"
+    assert (p_value(0.0004), p_value(0.0312)) == ("<0.001", "0.031")
     assert (seconds(None), seconds(1.234)) == ("-", "1.23 s")
 
 
