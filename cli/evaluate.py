@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +20,7 @@ from evaluation.runs.plan import MAX_SEEDS, Plan
 from evaluation.runs.solving import Solving
 from evaluation.runs.summary import Results
 from evaluation.runs.versions import check_versions
+from evaluation.study import Study
 
 BAD_LINES_SHOWN = 5
 
@@ -49,9 +51,12 @@ def evaluate(
     max_tokens: Annotated[int | None, typer.Option(help="Number of tokens at which a solution ends.")] = None,
     lookahead: Annotated[str | None, typer.Option(help="Steps to draft ahead: a number, or `unlimited`.")] = None,
     step_timeout_s: Annotated[float | None, typer.Option("--step-timeout", help="Seconds for one step.")] = None,
+    report: Annotated[bool, typer.Option("--report", help="Write a page with pictures into the folder.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Solve a file of problems with several policies, and compare their accuracy and cost."""
+    if report:
+        _check_reports()
     table = read_prices(prices) if prices else None
     found = read_problems(file)
     _report_bad_lines(file, found.bad_lines)
@@ -71,10 +76,13 @@ def evaluate(
         except KeyboardInterrupt:
             progress.print("The service solves what it has; repeat the command to continue.", soft_wrap=True)
             raise
+    results = Results(plan, rows, table)
+    if report:
+        _write_report(results.study, into)
     summary = {
         "folder": str(into),
         "bad_lines": [{"line": each.line, "reason": each.reason} for each in found.bad_lines],
-        **Results(plan, rows, table).summary(),
+        **results.summary(),
     }
     _report_endings(summary["policies"])
     if as_json:
@@ -82,6 +90,19 @@ def evaluate(
     else:
         _print(summary)
         progress.print(f"Results: {into / RESULTS}", soft_wrap=True, highlight=False)
+
+
+def _check_reports() -> None:
+    """Refuse a report that could not be written, before anything is solved."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise typer.BadParameter("reports need matplotlib; install '.[reports]', or omit --report.")
+
+
+def _write_report(study: Study, folder: Path) -> None:
+    from evaluation.report.writing import write_report  # noqa: PLC0415 - matplotlib is optional, and slow to load
+
+    page = write_report({"run": study}, folder / "report", title=study.title)
+    progress.print(f"Report: {page}", soft_wrap=True, highlight=False)
 
 
 def _given(**options: object) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from evaluation.metrics import Result
+from evaluation.prices import Prices
 from evaluation.true_cost import Computed
 from shared.domain.ledger import Ledger
 from shared.domain.roles import WorkerRole
@@ -84,10 +86,16 @@ class Study:
     """Large-only."""
     settings: Sequence[Setting]
     """All others: those that route steps, and baselines that route whole problems."""
-    prices: Computed
-    """True cost of a token of each model."""
+    prices: Computed | Prices | None
+    """True cost of a token by model, or by model and kind; `None` if it is not known."""
     judged: Sequence[Judged] = ()
     """Steps with known labels, if there are any."""
+
+    def cost(self, trial: Trial) -> float:
+        """Compute the true cost of a trial; NaN if it is not known."""
+        if self.prices is None:
+            return math.nan
+        return self.prices.cost(trial.ledger)
 
     def __post_init__(self) -> None:
         """Check that all settings have one trial for each problem and seed."""

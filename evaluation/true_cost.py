@@ -6,16 +6,14 @@ small model and the PRM compute too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 from shared.domain.ledger import Ledger
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Computed:
-    """Tokens that each model computed, output and input that no cache held; or what they cost."""
+    """Tokens that each model computed, output and input that no cache held; or the price of one token of each."""
 
     small: float
     prm: float
@@ -35,16 +33,10 @@ class Computed:
         """Sum over the models."""
         return self.small + self.prm + self.large
 
+    def cost(self, ledger: Ledger) -> float:
+        """Compute what a problem cost; these are the prices of one token of each model.
 
-def mean_cost(computed: Sequence[Computed], prices: Computed) -> Computed:
-    """Compute the mean cost of a problem by model.
-
-    Args:
-        computed: What the models computed for each problem.
-        prices: Price of one token of each model. A model's number of parameters gives its computation.
-    """
-    return Computed(
-        small=prices.small * fmean(each.small for each in computed),
-        prm=prices.prm * fmean(each.prm for each in computed),
-        large=prices.large * fmean(each.large for each in computed),
-    )
+        A model's number of parameters as its price gives its computation.
+        """
+        computed = Computed.of(ledger)
+        return self.small * computed.small + self.prm * computed.prm + self.large * computed.large

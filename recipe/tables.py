@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cached_property
+from statistics import fmean
 from typing import Any, Final
 
 from evaluation.metrics import accuracy
 from evaluation.resampling import Resampling, Statistic
 from evaluation.study import Setting, Study
-from evaluation.true_cost import mean_cost
 from recipe.measuring import Scored
 from recipe.studies import ORACLE
 
@@ -77,10 +77,7 @@ class Results:
 
     def true_share(self, setting: Setting) -> float:
         """Compute the true cost of a setting as a share of that of large-only."""
-        own, alone = (
-            mean_cost([trial.computed for trial in each.trials], self.study.prices).total
-            for each in (setting, self.study.large)
-        )
+        own, alone = (fmean(self.study.cost(trial) for trial in each.trials) for each in (setting, self.study.large))
         return own / alone
 
     @property

@@ -13,7 +13,7 @@ import numpy as np
 from evaluation.metrics import area_under_curve
 from evaluation.resampling import Resampling, Statistic
 from evaluation.score_calibration import Labelled
-from evaluation.study import Judged, Setting, Study, Trial
+from evaluation.study import Judged, Setting, Study
 from shared.policies.cascade import Cascade
 
 PARITY: Final = 0.95
@@ -112,13 +112,7 @@ class Measures:
         )
 
     def _cost(self, setting: Setting) -> Statistic:
-        prices = self.study.prices
-
-        def cost(trial: Trial) -> float:
-            computed = trial.computed
-            return prices.small * computed.small + prices.prm * computed.prm + prices.large * computed.large
-
-        return self._resampling.mean(setting, cost)
+        return self._resampling.mean(setting, self.study.cost)
 
 
 def scores_of(judged: Sequence[Judged], *, is_right: bool) -> list[float]:

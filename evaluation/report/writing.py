@@ -18,7 +18,11 @@ _Draw = Callable[[Measures, Mapping[str, Look]], Picture | None]
 
 _SECTIONS: tuple[tuple[str, _Draw, str], ...] = (
     ("Accuracy against large tokens", curves.against_tokens, "Large-only spent no tokens, so shares are undefined."),
-    ("Accuracy against true cost", curves.against_true_cost, "Large-only cost nothing, so shares are undefined."),
+    (
+        "Accuracy against true cost",
+        curves.against_true_cost,
+        "The prices of tokens are not known, or large-only cost nothing.",
+    ),
     (
         "PRM scores",
         lambda measures, _: prm_pictures.histogram(measures),

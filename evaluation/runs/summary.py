@@ -13,7 +13,6 @@ from evaluation.resampling import Resampling, Statistic
 from evaluation.runs.plan import Plan
 from evaluation.runs.rows import TrialRow
 from evaluation.study import Setting, Study, Trial
-from evaluation.true_cost import Computed
 from shared.domain.roles import WorkerRole
 
 PERCENTILES: Final = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
@@ -33,7 +32,6 @@ class Results:
         """
         size = plan.problems * plan.seeds
         self._rows = {label: rows[place * size : (place + 1) * size] for place, label in enumerate(plan.policies)}
-        self._prices = prices
         self._settings = {
             each.label: Setting(
                 policy=each.curve, label=each.setting, trials=[row.trial for row in self._rows[each.label]]
@@ -48,7 +46,7 @@ class Results:
             small=small,
             large=large,
             settings=others,
-            prices=Computed(small=1, prm=1, large=1),
+            prices=prices,
         )
         self._resampling = Resampling(self.study)
 
@@ -119,8 +117,8 @@ class Results:
             "pgr": self._resampling.recovered(setting),
             "dibc": self._resampling.relative_benefit(setting),
         }
-        if (prices := self._prices) is not None:
-            found["cost"] = self._resampling.mean(setting, lambda trial: prices.cost(trial.ledger))
+        if self.study.prices is not None:
+            found["cost"] = self._resampling.mean(setting, self.study.cost)
         return found
 
     def _solved_differences(self, one: Setting, other: Setting) -> list[int]:

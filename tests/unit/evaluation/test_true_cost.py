@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evaluation.true_cost import Computed, mean_cost
+from evaluation.true_cost import Computed
 from shared.domain.ledger import Ledger
 
 
@@ -14,8 +14,6 @@ def test_output_and_input_of_each_model_are_computed_tokens() -> None:
     assert Computed.of(ledger) == Computed(small=15, prm=128, large=112)
 
 
-def test_the_mean_cost_is_by_model_and_in_its_price() -> None:
-    computed = [Computed(small=10, prm=0, large=1), Computed(small=20, prm=4, large=3)]
-    cost = mean_cost(computed, Computed(small=1, prm=10, large=100))
-    assert cost == Computed(small=15, prm=20, large=200)
-    assert cost.total == 235
+def test_a_cost_is_the_sum_over_the_models_of_tokens_times_price() -> None:
+    ledger = Ledger(small_kept=10, small_in=5, prm_tokens=4, large_out=2, large_in=1)
+    assert Computed(small=1, prm=10, large=100).cost(ledger) == 15 + 40 + 300
