@@ -31,6 +31,10 @@ def replay(
     server: Server,
     batch: Annotated[str | None, typer.Option(metavar="ID", help="Batch whose problems to replay.")] = None,
     problem: Annotated[str | None, typer.Option(metavar="ID", help="Problem to replay.")] = None,
+    artefact: Annotated[
+        Path | None,
+        typer.Option(metavar="CARD.json", help="Card of an artefact to decide with, beside its .npz file."),
+    ] = None,
     limit: Limit = 5,
     as_json: AsJson = False,
 ) -> None:
@@ -40,7 +44,7 @@ def replay(
     candidate = Candidate.parse(policy)
     found: dict[str, Any] = {"policy": policy, "records": []}
     with server as api:
-        routing = _routing(api, candidate)
+        routing = _routing(api, candidate, artefact)
         groups: dict[str, list[Mapping[str, Any]]] = {}
         for each in _problems(api, folder=folder, batch=batch, problem=problem):
             groups.setdefault(name_of(each["policy"]), []).append(each)
@@ -64,15 +68,24 @@ def _problems(api: Api, *, folder: Path | None, batch: str | None, problem: str 
         yield from api.batch_problems(each)
 
 
-def _routing(api: Api, candidate: Candidate) -> Routing:
-    """Build a policy, with the artefact of its version from the service if it is a fitted one."""
+def _routing(api: Api, candidate: Candidate, card: Path | None) -> Routing:
+    """Build a policy; a fitted one gets its artefact from files, or that of its version from the service."""
     routing = candidate.routing
     if not isinstance(routing.policy, FittedPolicy):
         return routing
+    if card is not None:
+        return Routing(routing.policy.fitted(_read_artefact(card)), routing.wrappers)
     version = candidate.version or default_version(api, candidate.name)
     stored = api.get(f"/v1/policies/{candidate.name}/versions/{version}/artefact")
     artefact = Artefact.read(json.dumps(stored["card"]), base64.b64decode(stored["arrays"]))
     return Routing(routing.policy.fitted(artefact), routing.wrappers, version)
+
+
+def _read_artefact(card: Path) -> Artefact:
+    try:
+        return Artefact.read(card.read_bytes(), card.with_suffix(".npz").read_bytes())
+    except OSError as error:
+        raise typer.BadParameter(f"{error.filename} cannot be read ({error.strerror}).") from None
 
 
 def _print(policy: str, record: Mapping[str, Any], *, limit: int) -> None:

@@ -101,12 +101,11 @@ def test_every_command_of_the_page_works_as_printed(deployment: Deployment, tmp_
             of_pens = {each["policy"]: each["problem_id"] for each in rows if each["id"] == "pens"}
             ids = {"FIRST": of_pens[low], "SECOND": of_pens[high], "BATCH": manifest["batches"]["0"]}
 
-    evaluated = next(command for command in commands if command.startswith("trim evaluate"))
-    summary = json.loads(run(f"{evaluated} --json", deployment, tmp_path))
+    evaluated, reported, *_ = (command for command in printed if command.startswith("trim evaluate"))
+    summary = json.loads(printed[reported])
     accuracy = {each["policy"]: each["accuracy"]["value"] for each in summary["policies"]}
-    assert accuracy == pytest.approx(
-        {"small-only": 1 / 3, "large-only": 1, low: 1 / 3, high: 2 / 3, "pomdp": accuracy["pomdp"]}
-    )
+    assert accuracy.pop("pomdp") >= 1 / 3
+    assert accuracy == pytest.approx({"small-only": 1 / 3, "large-only": 1, low: 1 / 3, high: 2 / 3})
     assert summary["models"] == {role: [name] for role, name in MODELS.items()}
     assert "<svg" in (tmp_path / "run" / "report" / "report.html").read_text()
     compared = next(text for command, text in printed.items() if "--in run" in command)
@@ -116,18 +115,14 @@ def test_every_command_of_the_page_works_as_printed(deployment: Deployment, tmp_
     [record] = replayed["records"]
     assert (record["recorded"], record["agreeing"]) == (low, 1)
     assert record["figures"]["accuracy"]["label"] == "exact"
-
-
-def test_a_run_with_other_settings_is_refused_and_one_that_is_over_prints_the_same_again(
-    deployment: Deployment, tmp_path: Path
-) -> None:
-    (tmp_path / "problems.jsonl").write_text('{"question": "What?", "answer": "42"}\n{"question": "Why?"}\n')
-    command = "trim evaluate problems.jsonl --into run --json"
-    first = run(command, deployment, tmp_path)
-    assert json.loads(first)["bad_lines"][0]["line"] == 2
-    refused = run(f"{command} --seeds 2 2>&1 || test $? = 2", deployment, tmp_path)
+    refused = run(f"{evaluated} --seeds 3 2>&1 || test $? = 2", deployment, tmp_path)
     assert "other settings (seeds)" in refused
-    assert run(command, deployment, tmp_path) == first
+    card, arrays = artefact("pomdp", **MODELS).encode()
+    (tmp_path / "mine.json").write_bytes(card)
+    (tmp_path / "mine.npz").write_bytes(arrays)
+    replayed = json.loads(run("trim replay pomdp run --artefact mine.json --json", deployment, tmp_path))
+    agreeing = {each["recorded"].partition(":")[0]: each["agreeing"] for each in replayed["records"]}
+    assert agreeing["pomdp@1"] == 6
 
 
 EVERY = [
