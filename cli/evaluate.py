@@ -10,17 +10,19 @@ from typing import Annotated, Any
 import typer
 
 from cli.estimates import number, p_value, percent, seconds
-from cli.output import print_json, print_table, progress
-from cli.progress import showing_progress
+from cli.output import print_json, print_table
+from cli.progress import note, showing_progress
 from cli.service import AsJson, Server
 from evaluation.prices import read_prices
-from evaluation.problems import BadLine, read_problems
+from evaluation.problems import BadLine, KnownProblem, read_problems
 from evaluation.runs.folder import RESULTS, RunFolder
 from evaluation.runs.plan import MAX_SEEDS, Plan
+from evaluation.runs.rows import TrialRow
 from evaluation.runs.solving import Solving
 from evaluation.runs.summary import Results
 from evaluation.runs.versions import check_versions
 from evaluation.study import Study
+from stack.client import Api
 
 BAD_LINES_SHOWN = 5
 
@@ -66,16 +68,8 @@ def evaluate(
         **_given(lookahead=_number_or_word(lookahead), step_timeout_s=step_timeout_s),
     }
     plan = Plan.of(found, name=file.name, seeds=seeds, policies=policy or (), options=options, first=first)
-    folder = RunFolder(into)
-    with server as api, folder.locked():
-        check_versions(api, plan.candidates)
-        solving = Solving(api, folder, plan, found.problems)
-        try:
-            with showing_progress("solutions", plan.trials) as show:
-                rows = solving.run(show)
-        except KeyboardInterrupt:
-            progress.print("The service solves what it has; repeat the command to continue.", soft_wrap=True)
-            raise
+    with server as api:
+        rows = _solve(api, RunFolder(into), plan, found.problems)
     results = Results(plan, rows, table)
     if report:
         _write_report(results.study, into)
@@ -89,7 +83,19 @@ def evaluate(
         print_json(summary)
     else:
         _print(summary)
-        progress.print(f"Results: {into / RESULTS}", soft_wrap=True, highlight=False)
+        note(f"Results: {into / RESULTS}")
+
+
+def _solve(api: Api, folder: RunFolder, plan: Plan, problems: Sequence[KnownProblem]) -> list[TrialRow]:
+    with folder.locked():
+        check_versions(api, plan.candidates)
+        solving = Solving(api, folder, plan, problems)
+        try:
+            with showing_progress("solutions", plan.trials) as show:
+                return solving.run(show)
+        except KeyboardInterrupt:
+            note("The service solves what it has; repeat the command to continue.")
+            raise
 
 
 def _check_reports() -> None:
@@ -102,7 +108,7 @@ def _write_report(study: Study, folder: Path) -> None:
     from evaluation.report.writing import write_report  # noqa: PLC0415 - matplotlib is optional, and slow to load
 
     page = write_report({"run": study}, folder / "report", title=study.title)
-    progress.print(f"Report: {page}", soft_wrap=True, highlight=False)
+    note(f"Report: {page}")
 
 
 def _given(**options: object) -> dict[str, Any]:
@@ -116,20 +122,18 @@ def _number_or_word(text: str | None) -> int | str | None:
 
 def _report_bad_lines(file: Path, bad_lines: Sequence[BadLine]) -> None:
     for bad in bad_lines[:BAD_LINES_SHOWN]:
-        progress.print(f"{file}, line {bad.line} is left out: {bad.reason}", soft_wrap=True, highlight=False)
+        note(f"{file}, line {bad.line} is left out: {bad.reason}")
     if (more := len(bad_lines) - BAD_LINES_SHOWN) > 0:
-        progress.print(f"{file}: {more} more lines are left out; --json lists them.", soft_wrap=True, highlight=False)
+        note(f"{file}: {more} more lines are left out; --json lists them.")
 
 
 def _report_endings(policies: Sequence[Mapping[str, Any]]) -> None:
     """Name what counts as unsolved although nobody judged it wrong."""
     for each in policies:
         for ending, count in each["endings"].items():
-            note = f"{each['policy']}: {count} solutions are missing ({ending}); they count as unsolved."
-            progress.print(note, soft_wrap=True, highlight=False)
+            note(f"{each['policy']}: {count} solutions are missing ({ending}); they count as unsolved.")
         if unverified := each["verdicts"].get("unverified", 0):
-            note = f"{each['policy']}: {unverified} answers differ from the reference in form; they count as unsolved."
-            progress.print(note, soft_wrap=True, highlight=False)
+            note(f"{each['policy']}: {unverified} answers differ from the reference in form; they count as unsolved.")
 
 
 def _print(summary: Mapping[str, Any]) -> None:

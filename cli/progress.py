@@ -20,6 +20,11 @@ Show = Callable[[int], None]
 """Shows how many have ended."""
 
 
+def note(text: str) -> None:
+    """Print a line on standard error as it is: file names and ids may look like markup."""
+    console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
 @contextmanager
 def showing_progress(title: str, total: int) -> Iterator[Show]:
     """Show progress for the duration of the block: a bar on a terminal, otherwise a line now and then.
@@ -59,4 +64,4 @@ class _Lines:
             return
         self._printed = now
         left = timedelta(seconds=round((self._total - done) * elapsed_s / ended))
-        console.print(f"{done} of {self._total} {self._title}, {ended / elapsed_s:.1f}/s, {left} left", highlight=False)
+        note(f"{done} of {self._total} {self._title}, {ended / elapsed_s:.1f}/s, {left} left")

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.output import print_json, print_table, progress
+from cli.output import print_json, print_table
+from cli.progress import note
 from cli.service import AsJson, Limit, Server
 from evaluation.replay import replay as follow
 from evaluation.replay_figures import summary
@@ -121,7 +122,7 @@ def _print_divergences(record: Mapping[str, Any], *, limit: int) -> None:
         recorded, other = _short(each["recorded"]), _short(each["policy"])
         print(f"{each['problem_id']}, step {each['step']}: {recorded}; the policy: {other}")
     if (more := len(record["divergences"]) - limit) > 0:
-        progress.print(f"{more} more problems diverge; --json lists them.", highlight=False)
+        note(f"{more} more problems diverge; --json lists them.")
 
 
 def _rests_on(figure: Mapping[str, Any]) -> str:

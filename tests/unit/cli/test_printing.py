@@ -39,3 +39,19 @@ def test_progress_in_a_file_is_a_line_now_and_then_with_rate_and_remaining_time(
         "60 of 100 solutions, 1.0/s, 0:00:40 left",
         "100 of 100 solutions, 1.5/s, 0:00:00 left",
     ]
+
+
+def test_a_note_is_printed_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr(progress, "console", Console(file=written))
+    progress.note("data[1].jsonl, line 2: its id is '[/b]'")
+    assert written.getvalue() == "data[1].jsonl, line 2: its id is '[/b]'\n"
+
+
+def test_progress_on_a_terminal_is_a_bar_that_disappears(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr(progress, "console", Console(file=written, force_terminal=True, width=100))
+    with progress.showing_progress("solutions", 100) as show:
+        show(40)
+        show(100)
+    assert "100/100" in written.getvalue()
