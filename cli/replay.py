@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.output import print_json, print_table
+from cli.policy_names import PolicyName, find_version
 from cli.progress import note
 from cli.service import AsJson, Limit, Server
 from evaluation.replay import replay as follow
@@ -18,10 +19,10 @@ from evaluation.replay_figures import summary
 from evaluation.runs.candidates import Candidate
 from evaluation.runs.folder import RunFolder
 from evaluation.runs.recorded import name_of, read_record
-from evaluation.runs.versions import default_version
 from shared.policies.artefact import Artefact
 from shared.policies.policy import FittedPolicy
 from shared.policies.wrapping import Routing
+from stack.artefact_files import read_artefact
 from stack.client import Api
 
 
@@ -75,18 +76,11 @@ def _routing(api: Api, candidate: Candidate, card: Path | None) -> Routing:
     if not isinstance(routing.policy, FittedPolicy):
         return routing
     if card is not None:
-        return Routing(routing.policy.fitted(_read_artefact(card)), routing.wrappers)
-    version = candidate.version or default_version(api, candidate.name)
+        return Routing(routing.policy.fitted(read_artefact(card)), routing.wrappers)
+    version = find_version(api, PolicyName(candidate.name, candidate.version))["version"]
     stored = api.get(f"/v1/policies/{candidate.name}/versions/{version}/artefact")
     artefact = Artefact.read(json.dumps(stored["card"]), base64.b64decode(stored["arrays"]))
     return Routing(routing.policy.fitted(artefact), routing.wrappers, version)
-
-
-def _read_artefact(card: Path) -> Artefact:
-    try:
-        return Artefact.read(card.read_bytes(), card.with_suffix(".npz").read_bytes())
-    except OSError as error:
-        raise typer.BadParameter(f"{error.filename} cannot be read ({error.strerror}).") from None
 
 
 def _print(policy: str, record: Mapping[str, Any], *, limit: int) -> None:

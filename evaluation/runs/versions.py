@@ -32,35 +32,17 @@ def check_versions(api: Api, candidates: Sequence[Candidate]) -> None:
             raise NoVersion(f"The service has no policy {name!r}; upgrade it, or leave the policy out.")
         if not issubclass(POLICIES[name], FittedPolicy):
             continue
-        if version is None:
-            _defaults(api, name)
-        elif not any(each["version"] == version for each in _usable(api, name)):
+        usable = _usable(api, name)
+        if version is None and not any(each["is_default"] for each in usable):
+            raise NoVersion(
+                f"The service has no default version of {name!r}; name a version as in {name}@1, or leave the policy"
+                " out."
+            )
+        if version is not None and not any(each["version"] == version for each in usable):
             raise NoVersion(
                 f"The service has no version {version} of {name!r} that is in use; `trim policies versions {name}`"
                 " lists all."
             )
-
-
-def default_version(api: Api, name: str) -> int:
-    """Return the default version of a fitted policy.
-
-    Raises:
-        NoVersion: There is none, or there is one for each of several combinations of models.
-    """
-    found = _defaults(api, name)
-    if len(found) > 1:
-        names = ", ".join(f"{name}@{version}" for version in found)
-        raise NoVersion(f"The policy {name!r} has default versions for several models ({names}); name one of them.")
-    return found[0]
-
-
-def _defaults(api: Api, name: str) -> list[int]:
-    found: list[int] = [each["version"] for each in _usable(api, name) if each["is_default"]]
-    if not found:
-        raise NoVersion(
-            f"The service has no default version of {name!r}; name a version as in {name}@1, or leave the policy out."
-        )
-    return found
 
 
 def _usable(api: Api, name: str) -> list[dict[str, Any]]:

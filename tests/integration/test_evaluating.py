@@ -99,7 +99,7 @@ def test_every_command_of_the_page_works_as_printed(deployment: Deployment, tmp_
             rows = [json.loads(line) for line in (tmp_path / "run" / "results.jsonl").read_text().splitlines()]
             low, high = (f"threshold:threshold={value}" for value in (0.3, 0.5))
             of_pens = {each["policy"]: each["problem_id"] for each in rows if each["id"] == "pens"}
-            ids = {"FIRST": of_pens[low], "SECOND": of_pens[high], "BATCH": manifest["batches"]["0"]}
+            ids = {"FIRST": of_pens[low], "SECOND": of_pens[high], "BATCH": manifest["batches"]["2"]}
 
     evaluated, reported, *_ = (command for command in printed if command.startswith("trim evaluate"))
     summary = json.loads(printed[reported])

@@ -14,7 +14,7 @@ from evaluation.runs.folder import FolderInUse, NoRun, OtherRun, RunFolder
 from evaluation.runs.plan import BATCH_PROBLEMS, BadOptions, Plan, PolicyTwice, planned_batches
 from evaluation.runs.rows import TrialRow
 from evaluation.runs.solving import Solving
-from evaluation.runs.versions import NoVersion, check_versions, default_version
+from evaluation.runs.versions import NoVersion, check_versions
 from shared.domain.roles import WorkerRole
 from stack.client import ApiRefused, Unreachable
 from tests.unit.evaluation.runs.fake_service import FakeService, Killed, outage
@@ -219,4 +219,3 @@ def test_a_policy_or_version_that_the_service_lacks_is_refused_before_anything_i
 def test_versions_that_the_service_has_are_accepted() -> None:
     candidates = [Candidate.parse(label) for label in ("pomdp", "pomdp@1", "threshold")]
     check_versions(FakeService(), candidates)  # type: ignore[arg-type]
-    assert default_version(FakeService(), "pomdp") == 1  # type: ignore[arg-type]
