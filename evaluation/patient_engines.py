@@ -27,7 +27,10 @@ from shared.engines.port import (
     Scores,
     ScoringRequest,
 )
-from shared.errors import PermanentError, TrimError
+from shared.errors import PermanentError, TrimError, explain
+from shared.log import get_logger
+
+_log = get_logger(__name__)
 
 OF_ONE_PROBLEM: Final = frozenset({CONTEXT_FULL, "no_room_for_step", "answer_withheld"})
 """Permanent errors that another problem need not meet. The problem fails, as it would in the service."""
@@ -43,6 +46,10 @@ class Stopping(Cancellation):
     reason: EngineDead | None = None
     """Why it was cancelled, if an engine cannot go on."""
 
+    def pause(self, seconds: float) -> None:
+        """Wait, at most until it is cancelled."""
+        self._event.wait(seconds)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
@@ -53,7 +60,8 @@ class Patience:
     backoff: Backoff = RETRIES
     stopping: Stopping = field(default_factory=Stopping)
     clock: Callable[[], float] = time.monotonic
-    pause: Callable[[float], object] = time.sleep
+    pause: Callable[[float], object] | None = None
+    """Waits between attempts; by default as long as the run is not cancelled."""
 
 
 class _Endurance:
@@ -83,12 +91,16 @@ class _Endurance:
             raise error
         with self._changes:
             now = patience.clock()
-            since = self._failing_since = now if self._failing_since is None else self._failing_since
+            if self._failing_since is None:
+                self._failing_since = now
+                _log.warning("engine_failing", code=error.code, detail=explain(error), patience_s=patience.limit_s)
+            since = self._failing_since
         if isinstance(error, PermanentError | EngineDead) or now - since >= patience.limit_s:
             patience.stopping.reason = EngineDead(f"{error} {RESUME}")
             patience.stopping.cancel()
             raise patience.stopping.reason from error.__cause__
-        patience.pause(patience.backoff.delay_s(attempt))
+        pause = patience.pause or patience.stopping.pause
+        pause(patience.backoff.delay_s(attempt))
 
 
 class PatientGenerator:
