@@ -36,6 +36,7 @@ from shared.policies.policy import FittedPolicy
 from shared.policies.pomdp.policy import Pomdp
 from shared.policies.threshold import Threshold
 from shared.settings import MODELS, Settings
+from stack.artefact_files import write_artefact
 from training import pomdp, ppo
 
 PRMS: Final = ("prm",)
@@ -114,16 +115,6 @@ def measure(trials: Trials, policy: FittedPolicy) -> dict[str, float]:
     }
 
 
-def write(artefact: Artefact, folder: Path, name: str) -> None:
-    """Write an artefact as `NAME.npz` and `NAME.json`. The card comes last, so its arrays are there before it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    card, arrays = artefact.encode()
-    for suffix, content in ((".npz", arrays), (".json", card)):
-        written = folder / f"{name}{suffix}.new"
-        written.write_bytes(content)
-        written.replace(folder / f"{name}{suffix}")
-
-
 def make(models: Models, state: Path) -> Iterator[Artefact]:
     """Make the artefacts of all policies for loaded models, measured on other problems."""
     card = {
@@ -165,7 +156,7 @@ def main() -> None:
         for prm in PRMS:
             models = stack.enter_context(loaded.with_prm(MODELS / prm))
             for artefact in make(models, STATE / prm):
-                write(artefact, arguments.into / prm, artefact.card.policy)
+                write_artefact(*artefact.encode(), arguments.into / prm / f"{artefact.card.policy}.json")
                 print(f"{prm}: {artefact.card.policy}: {artefact.card.metrics}", flush=True)
 
 
