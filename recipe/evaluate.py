@@ -45,7 +45,7 @@ from stack.interrupts import reporting_interrupts
 from stack.policies import read_artefacts
 from stack.running import state_folder
 
-PRMS: Final = {"prm": "main"}
+PRMS: Final = {"prm": "main", "prm-lite": "lite"}
 """Folders of the PRMs, with their names in the summary."""
 
 REPORT: Final = Path(".state/evaluation")

@@ -39,7 +39,7 @@ from recipe import reference
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 
-BUNDLED = tuple(MODELS / name for name in ("small", "large", "prm"))
+BUNDLED = tuple(MODELS / name for name in ("small", "large", "prm", "prm-lite"))
 TOLERANCE = 1e-3
 """Maximum difference of a logit from the reference."""
 

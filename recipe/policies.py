@@ -29,7 +29,6 @@ from recipe.traces import rewrites_of, trace_of
 from shared import log
 from shared.domain.options import Sampling, Wrappers
 from shared.policies.artefact import Artefact
-from shared.policies.baselines import SmallOnly
 from shared.policies.learned.aggregate import AggregatePolicy
 from shared.policies.learned.sequence import SequencePolicy
 from shared.policies.policy import FittedPolicy
@@ -39,7 +38,7 @@ from shared.settings import MODELS, Settings
 from stack.artefact_files import write_artefact
 from training import pomdp, ppo
 
-PRMS: Final = ("prm",)
+PRMS: Final = ("prm", "prm-lite")
 """Folders of the PRMs to make policies for."""
 
 STATE: Final = Path(".state/policies")
@@ -104,8 +103,8 @@ def train(models: Models, kind: type[FittedPolicy], *, state: Path, card: Mappin
 
 def measure(trials: Trials, policy: FittedPolicy) -> dict[str, float]:
     """Measure a policy beside each model alone."""
-    small, results = trials.solve(SmallOnly(), "small alone").trials, trials.solve(policy, policy.name).trials
-    baselines = Baselines(small=small, large=trials.large_only)
+    results = trials.solve(policy, policy.name).trials
+    baselines = Baselines(small=trials.small_only, large=trials.large_only)
     return {
         "problems": float(len(results)),
         "accuracy": round(accuracy(results), 4),

@@ -70,6 +70,11 @@ class Trials:
         return EngineBranches(self.problems, self.models.engines, readers=self.models.readers, threads=IN_FLIGHT)
 
     @cached_property
+    def small_only(self) -> list[Trial]:
+        """Results of the small model alone; unlike on branches, no rule may escalate."""
+        return self.simulate(SmallOnly())
+
+    @cached_property
     def large_only(self) -> list[Trial]:
         """Results of the large model alone, which is never asked between steps."""
         return self.simulate(LargeOnly())
@@ -120,14 +125,15 @@ class Trials:
     def _cascade(self, policy: Cascade, label: str) -> Setting:
         """Solve whole problems: the small model's solution, or after it the large model's."""
         trials = []
-        for path, alone in zip(self.accepted, self.large_only, strict=True):
-            small = self._trial(path, policy)
+        for path, small, large in zip(self.accepted, self.small_only, self.large_only, strict=True):
             seen = [observation for observation, _ in path.taken]
+            scored = path.trial(scores=policy.plan.scores)
+            ledger = replace(small.ledger, prm_tokens=scored.ledger.prm_tokens, prm_calls=scored.ledger.prm_calls)
             if not seen or policy.decide(_whole(seen)).action is Action.ACCEPT:
-                trials.append(small)
+                trials.append(replace(small, ledger=ledger, decisions=scored.decisions))
                 continue
-            ledger = replace(small.ledger, small_kept=0, small_discarded=small.ledger.small_kept)
-            trials.append(replace(alone, ledger=_sum(ledger, alone.ledger), decisions=small.decisions))
+            ledger = replace(ledger, small_kept=0, small_discarded=ledger.small_discarded + ledger.small_kept)
+            trials.append(replace(large, ledger=_sum(ledger, large.ledger), decisions=scored.decisions))
         return Setting(policy=policy.name, label=label, trials=trials)
 
 
@@ -198,7 +204,7 @@ def study(trials: Trials, settings: Iterable[tuple[Policy, str]], **described: A
     return Study(
         problems=len(trials.stories),
         seeds=len(trials.samplings),
-        small=trials.solve(SmallOnly(), SmallOnly.name),
+        small=Setting(policy=SmallOnly.name, label=SmallOnly.name, trials=trials.small_only),
         large=Setting(policy=LargeOnly.name, label=LargeOnly.name, trials=trials.large_only),
         settings=[
             *(trials.solve(policy, label) for policy, label in settings),

@@ -7,6 +7,9 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any, Final
 
+import numpy as np
+
+from evaluation.curves import Floats
 from evaluation.metrics import accuracy
 from evaluation.resampling import Resampling, Statistic
 from evaluation.study import Setting, Study
@@ -60,12 +63,12 @@ class Results:
 
     @property
     def best(self) -> str:
-        """The policy with the least CPT at the target."""
+        """The policy with the least CPT at the target, on the problems of the study itself."""
         return self.policies[0]
 
     def relative_benefit(self, policy: str) -> Statistic:
         """Compute dIBC of a policy where it recovers the target: target / CPT - 1."""
-        return Statistic(TARGET / self.cpt[policy].samples - 1)
+        return Statistic(ratio(TARGET, self.cpt[policy].samples) - 1)
 
     def operating(self, policy: str) -> Setting:
         """Choose the cheapest setting of a policy that recovers the target; the one that recovers most if none does."""
@@ -126,7 +129,9 @@ def prms_table(by_prm: Mapping[str, Results]) -> Iterator[str]:
 
 def summary(test: Results, transfer: Results) -> dict[str, Any]:
     """Summarise a PRM: its policies on test problems, and their APGR on transfer problems."""
-    over = Statistic(test.relative_benefit(test.best).samples / test.relative_benefit("cascade").samples)
+    cascade = test.relative_benefit("cascade").samples
+    # Where the cascade gains nothing per token, no policy gains a number of times more.
+    over = Statistic(ratio(test.relative_benefit(test.best).samples, np.where(cascade > 0, cascade, 0.0)))
     return {
         "prm_auc": round(test.scored["sampled"].auc, 4),
         "small_accuracy": round(accuracy(test.study.small.trials), 4),
@@ -136,6 +141,11 @@ def summary(test: Results, transfer: Results) -> dict[str, Any]:
         "dibc_over_cascade": figures(over),
         "transfer_apgr": {name: figures(transfer.apgr[name]) for name in test.policies},
     }
+
+
+def ratio(above: float | Floats, below: Floats) -> Floats:
+    """Divide; the result is NaN where the divisor is 0."""
+    return np.divide(above, below, out=np.full_like(below, np.nan), where=below != 0)
 
 
 def figures(statistic: Statistic) -> dict[str, float | None]:

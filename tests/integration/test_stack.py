@@ -99,7 +99,7 @@ def evaluating(problems: int, *arguments: str) -> list[str]:
 def test_given_models_are_measured_by_the_loop_and_through_the_service_with_the_same_figures(
     folder: Path, environment: dict[str, str]
 ) -> None:
-    for name in ("small", "large", "prm"):
+    for name in ("small", "large", "prm", "prm-lite"):
         shutil.copytree(ROOT / "models" / name, folder / "given" / f"given-{name}")
         (folder / "given" / name).symlink_to(f"given-{name}")
     # The measurement ignores servers and models that the environment names.

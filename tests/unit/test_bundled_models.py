@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import closing
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
 from recipe.export import BUNDLED
+from recipe.problems.drawing import Split, draw
 from recipe.reference import load_weights
-from tests.unit.engines.bundled import MODELS
+from shared.engines.factory import make_scorer
+from shared.settings import Settings
+from tests.unit.engines.bundled import MODELS, score
 
 CARD = (MODELS / "README.md").read_text()
+
+SMALLEST_PRM = 500_000
+"""Maximum number of parameters of the lite PRM: no more than a fifth of the large model has."""
 
 
 def parameters(folder: Path) -> int:
     return sum(weight.size for weight in load_weights(folder / "model.safetensors").values())
+
+
+def test_the_lite_prm_is_a_fifth_of_the_large_model_at_most() -> None:
+    assert parameters(MODELS / "prm-lite") <= SMALLEST_PRM < parameters(MODELS / "large") / 5
 
 
 @pytest.mark.parametrize("folder", BUNDLED, ids=lambda folder: folder.name)
@@ -30,3 +42,27 @@ def test_the_card_states_the_size_of_each_model(folder: Path) -> None:
 
 def test_all_bundled_folders_are_known() -> None:
     assert {folder.name for folder in BUNDLED} == {path.parent.name for path in MODELS.glob("*/config.json")}
+
+
+def test_the_prms_differ_in_size_alone() -> None:
+    configs = [json.loads((MODELS / name / "config.json").read_text()) for name in ("prm", "prm-lite")]
+    differing = {key for key in configs[0] | configs[1] if configs[0].get(key) != configs[1].get(key)}
+    assert differing == {
+        "hidden_size", "intermediate_size", "layer_types", "num_attention_heads", "num_hidden_layers",
+        "num_key_value_heads",
+    }  # fmt: skip
+    for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        assert (MODELS / "prm" / file).read_bytes() == (MODELS / "prm-lite" / file).read_bytes()
+
+
+def test_one_setting_with_a_relative_path_chooses_the_lite_prm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(MODELS.parent)
+    monkeypatch.setenv("TRIM_PRM_MODEL", "models/prm-lite")
+    right, wrong = [], []
+    with closing(make_scorer(Settings())) as prm:
+        assert prm.model_id.startswith("embedded/prm-lite@")
+        for _, story in zip(range(20), draw(Split.TEST), strict=False):
+            right += score(prm, story.steps, newest=len(story.steps), question=story.question).values
+            wrong += score(prm, [re.sub(r"so \d", "so 0", story.steps[0])], question=story.question).values
+    assert all(0 <= value <= 1 for value in right + wrong)
+    assert fmean(wrong) < fmean(right) - 0.3

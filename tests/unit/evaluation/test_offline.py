@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from itertools import islice
@@ -109,16 +108,15 @@ def test_models_that_remember_book_what_engines_without_memory_compute(models: M
     assert [state.ledger for state in solved] == computed
 
 
-def test_another_prm_scores_what_the_same_models_have_written(models: Models, tmp_path: Path) -> None:
-    shutil.copytree(BUNDLED / "prm", tmp_path / "another")
+def test_another_prm_scores_what_the_same_models_have_written(models: Models) -> None:
     small = models.solve(PROBLEMS, SmallOnly())
     runs = models._small._engine._model.runs  # type: ignore[attr-defined]
-    with models.with_prm(tmp_path / "another") as others:
+    with models.with_prm(BUNDLED / "prm-lite") as others:
         scored = others.solve(PROBLEMS, Threshold(threshold=1e-9))
     assert models._small._engine._model.runs == runs  # type: ignore[attr-defined]
     assert texts(scored) == texts(small)
     assert {record.scoring.model.split("@")[0] for state in scored for record in state.decisions if record.scoring} == {
-        "embedded/another"
+        "embedded/prm-lite"
     }
 
 
