@@ -30,6 +30,7 @@ from shared import log
 from shared.domain.options import Sampling, Wrappers
 from shared.policies.artefact import Artefact
 from shared.policies.learned.aggregate import AggregatePolicy
+from shared.policies.learned.policy import LearnedPolicy
 from shared.policies.learned.sequence import SequencePolicy
 from shared.policies.policy import FittedPolicy
 from shared.policies.pomdp.policy import Pomdp
@@ -47,14 +48,14 @@ STATE: Final = Path(".state/policies")
 EXPLORING: Final = Wrappers(epsilon=1.0)
 """Each step is written by either model with probability 1/2, whatever its score."""
 
-FITTED, TRAINED, CHOOSING, MEASURED = 1000, 600, 200, 300
+FITTED, TRAINED, CHOOSING, MEASURED = 1000, 300, 200, 300
 """Number of problems that pomdp is fitted on, that networks are trained on, that choose the best of their weights, and
 that measure the results."""
 
-BATCHES: Final = 600
+BATCHES: Final = 400
 """Number of batches of a training."""
 
-LARGE_TOKEN_PRICE: Final = 2e-3
+LARGE_TOKEN_PRICE: Final = 4e-3
 """Price of a token of the large model in trainings."""
 
 SAMPLED: Final = Sampling()
@@ -80,19 +81,22 @@ def fit_pomdp(models: Models, *, card: Mapping[str, Any]) -> Artefact:
     return pomdp.fit(traces, rewrites=rewrites, metrics={}, **card)
 
 
-def train(models: Models, kind: type[FittedPolicy], *, state: Path, card: Mapping[str, Any]) -> Artefact:
+def train(
+    kind: type[LearnedPolicy], problems: Trials, choosing: Trials, *, state: Path, card: Mapping[str, Any]
+) -> Artefact:
     """Train a learned policy on cached branches of solutions, or resume its training.
 
     Args:
-        models: The models, with a PRM.
         kind: The policy.
+        problems: Problems to train on.
+        choosing: Problems that choose the best weights.
         state: State file of the training.
         card: Fields of the card.
     """
     training = ppo.Training(
         kind.name,
-        problems=Trials(drawn(TRAINED, seed=0), [SAMPLED], models).branches,
-        validation=Trials(drawn(CHOOSING, seed=2), [SAMPLED], models).branches,
+        problems=problems.branches,
+        validation=choosing.branches,
         settings=ppo.Settings(batches=BATCHES, large_token_price=LARGE_TOKEN_PRICE),
         data=card["data"],
         path=state,
@@ -124,9 +128,11 @@ def make(models: Models, state: Path) -> Iterator[Artefact]:
     }
     held_out = Trials(drawn(MEASURED, seed=1), [SAMPLED], models)
     yield _measured(Pomdp(), fit_pomdp(models, card=card), held_out)
+    problems = Trials(drawn(TRAINED, seed=0), [SAMPLED], models)
+    choosing = Trials(drawn(CHOOSING, seed=2), [SAMPLED], models)
     for kind in (AggregatePolicy, SequencePolicy):
         path = state.with_name(f"{state.name}-{kind.name}.pt")
-        yield _measured(kind(), train(models, kind, state=path, card=card), held_out)
+        yield _measured(kind(), train(kind, problems, choosing, state=path, card=card), held_out)
 
 
 def _measured(policy: FittedPolicy, artefact: Artefact, held_out: Trials) -> Artefact:
