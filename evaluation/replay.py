@@ -76,6 +76,11 @@ class RecordedProblem:
     large_tokens: int
     decisions: Sequence[RecordedDecision]
 
+    @property
+    def escalations(self) -> int:
+        """Number of decisions to escalate."""
+        return sum(each.decision.action is Action.ESCALATE for each in self.decisions)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Divergence:
@@ -95,8 +100,6 @@ class Replayed:
     """Why it was not replayed."""
     compared: int = 0
     """Number of decisions up to the end, or up to and with the first divergence."""
-    escalations: int = 0
-    """Number of those that the policy escalates."""
     divergence: Divergence | None = None
     """`None` if the policy takes all recorded actions."""
     weight: float | None = None
@@ -113,7 +116,7 @@ def replay(routing: Routing, problem: RecordedProblem) -> Replayed:
     """Follow a record with a policy."""
     if (left_out := _left_out(routing, problem)) is not None:
         return Replayed(problem=problem, left_out=left_out)
-    compared = escalations = 0
+    compared = 0
     divergence: Divergence | None = None
     weight: float | None = 1.0 if problem.explores else None
     has_escalated = False
@@ -122,13 +125,12 @@ def replay(routing: Routing, problem: RecordedProblem) -> Replayed:
         agrees = decision is not None and decision.action is recorded.decision.action
         if divergence is None:
             compared += 1
-            escalations += decision is not None and decision.action is Action.ESCALATE
             divergence = None if agrees else Divergence(recorded=recorded, decision=decision)
         weight = _weigh(weight, recorded, decision)
         if divergence is not None and not weight:
             break
         has_escalated = has_escalated or recorded.decision.action is Action.ESCALATE
-    return Replayed(problem=problem, compared=compared, escalations=escalations, divergence=divergence, weight=weight)
+    return Replayed(problem=problem, compared=compared, divergence=divergence, weight=weight)
 
 
 def decide_again(routing: Routing, recorded: RecordedDecision, *, has_escalated: bool) -> Decision | None:

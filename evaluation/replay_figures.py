@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -17,7 +17,8 @@ class Label(StrEnum):
     """How far a figure can be relied on."""
 
     EXACT = "exact"
-    """The recorded actions are those of the policy, so the figure is what a run of the policy would have given."""
+    """The recorded actions are those of the policy, so the figure is what a run of the policy would have given; or it
+    describes the record alone, as `agreement` does."""
     WEIGHTED = "weighted"
     """An estimate from the problems whose recorded actions are the policy's by chance."""
     LEFT_OUT = "left_out"
@@ -44,15 +45,17 @@ class Figure:
 def figures(replayed: Sequence[Replayed]) -> dict[str, Figure]:
     """Compute the figures of a replay.
 
-    `agreement` and `escalation_rate` are exact: they count decisions up to the first divergence of each problem.
-    `accuracy` and `large_tokens` count whole solutions.
+    `agreement` is the share of decisions, up to and with the first divergence of each problem, in which the policy takes
+    the recorded action. It describes the record, so it is always exact. The others are figures of whole solutions, as a
+    run of the policy would give them: decisions before a divergence alone would be a biased sample of its decisions.
     """
     usable = [each for each in replayed if each.left_out is None]
     agreement = [(each, each.compared - (each.divergence is not None), each.compared) for each in usable]
-    escalated = [(each, each.escalations, each.compared) for each in usable]
     return {
         "agreement": _ratio(agreement, Label.EXACT),
-        "escalation_rate": _ratio(escalated, Label.EXACT),
+        "escalation_rate": _of_solutions(
+            usable, lambda each: each.problem.escalations, per=lambda each: len(each.problem.decisions)
+        ),
         "accuracy": _of_solutions(usable, lambda each: each.problem.is_solved),
         "large_tokens": _of_solutions(usable, lambda each: each.problem.large_tokens),
     }
@@ -78,21 +81,29 @@ def summary(replayed: Sequence[Replayed]) -> dict[str, Any]:
     }
 
 
-def _of_solutions(usable: Sequence[Replayed], measure: Callable[[Replayed], float | None]) -> Figure:
-    """Compute the mean of a measure of whole solutions."""
+def _of_solutions(
+    usable: Sequence[Replayed],
+    measure: Callable[[Replayed], float | None],
+    *,
+    per: Callable[[Replayed], float] = lambda _: 1,
+) -> Figure:
+    """Compute a measure of whole solutions, as a ratio to another one; the default is the mean."""
     if not usable:
         return Figure(label=Label.LEFT_OUT, reason="No problem can be replayed.")
     if any(measure(each) is None for each in usable):
         return Figure(label=Label.LEFT_OUT, reason="Some problems have no reference.")
     diverging = sum(each.divergence is not None for each in usable)
     if not diverging:
-        return _ratio([(each, measure(each) or 0, 1) for each in usable], Label.EXACT)
+        return _ratio([(each, measure(each) or 0, per(each)) for each in usable], Label.EXACT)
     weighted = [(each, each.weight) for each in usable if each.weight is not None]
     if not any(weight for _, weight in weighted):
         parting = f"The policy leaves the record of {diverging} of {len(usable)} problems"
         why = "none that explored follows it" if weighted else "the record did not explore (epsilon)"
         return Figure(label=Label.LEFT_OUT, reason=f"{parting}, and {why}.")
-    return _ratio([(each, weight * (measure(each) or 0), weight) for each, weight in weighted], Label.WEIGHTED)
+    weights = [weight for _, weight in weighted]
+    effective = sum(weights) ** 2 / sum(each**2 for each in weights)
+    parts = [(each, weight * (measure(each) or 0), weight * per(each)) for each, weight in weighted]
+    return replace(_ratio(parts, Label.WEIGHTED), effective_problems=effective)
 
 
 def _ratio(parts: Sequence[tuple[Replayed, float, float]], label: Label) -> Figure:
@@ -106,14 +117,12 @@ def _ratio(parts: Sequence[tuple[Replayed, float, float]], label: Label) -> Figu
         return Figure(label=Label.LEFT_OUT, reason="No problem can be replayed.")
     statistic = ratio_statistic(*zip(*questions.values(), strict=True))
     low, high = (None, None) if (interval := statistic.interval) is None else (interval.low, interval.high)
-    weights = [below for _, _, below in parts]
     return Figure(
         label=label,
         value=statistic.value,
         low=low,
         high=high,
         problems=len(parts),
-        effective_problems=sum(weights) ** 2 / sum(each**2 for each in weights) if label is Label.WEIGHTED else None,
     )
 
 

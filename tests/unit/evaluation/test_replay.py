@@ -185,12 +185,13 @@ def test_figures_of_a_record_that_the_policy_follows_are_exact() -> None:
     }
 
 
-def test_solutions_that_part_from_a_record_without_exploration_are_left_out_and_decisions_stay_exact() -> None:
+def test_where_solutions_part_from_a_record_without_exploration_only_agreement_is_exact() -> None:
     problems = [made([Action.ACCEPT, Action.ACCEPT], scores=[0.9, 0.1]), made([Action.ACCEPT], scores=[0.9])]
     found = figures([replay(threshold(0.5), each) for each in problems])
     assert (found["agreement"].label, found["agreement"].value) == (Label.EXACT, 2 / 3)
-    assert found["accuracy"].label is Label.LEFT_OUT
-    assert "1 of 2 problems" in str(found["accuracy"].reason)
+    for name in ("escalation_rate", "accuracy", "large_tokens"):
+        assert (found[name].label, found[name].value) == (Label.LEFT_OUT, None)
+        assert "1 of 2 problems" in str(found[name].reason)
 
 
 def test_weights_are_products_of_ratios_and_figures_are_self_normalised() -> None:
@@ -204,6 +205,9 @@ def test_weights_are_products_of_ratios_and_figures_are_self_normalised() -> Non
     assert accuracy.label is Label.WEIGHTED
     assert accuracy.value == pytest.approx(weights[0] / sum(weights))
     assert accuracy.effective_problems == pytest.approx(sum(weights) ** 2 / sum(each**2 for each in weights))
+    rate = figures(found)["escalation_rate"]
+    assert (rate.label, rate.effective_problems) == (Label.WEIGHTED, accuracy.effective_problems)
+    assert rate.value == pytest.approx(weights[0] / (2 * sum(weights)))
 
 
 def test_an_action_that_the_record_could_not_have_taken_has_no_weight() -> None:
@@ -249,6 +253,7 @@ def test_a_weighted_figure_is_what_a_run_of_the_policy_gives() -> None:
     for name, expected in (
         ("accuracy", np.mean([each.is_solved for each in truth])),
         ("large_tokens", np.mean([each.large_tokens for each in truth])),
+        ("escalation_rate", np.mean([each.escalations / 3 for each in truth])),
     ):
         figure = found[name]
         assert figure.label is Label.WEIGHTED
