@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.problems import UnusableProblems, read_problems
+from evaluation.whole_files import write_whole
 from shared.settings import Settings
 from shared.store.database import Database
 from shared.store.references import read_references
@@ -96,9 +97,10 @@ def problems_of_database(settings: Settings, *, count: int) -> ProblemSet:
 
 
 def write_problems(problems: ProblemSet, path: Path) -> None:
-    """Write problems to a file that `problems_of_file` reads."""
+    """Write problems to a file that `problems_of_file` reads.
+
+    Raises:
+        CannotWrite: The file cannot be written.
+    """
     lines = (json.dumps({"question": question, "reference": answer}) for question, answer in problems.problems)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f"{path.name}.new")
-    new.write_text("".join(f"{line}\n" for line in lines))
-    new.replace(path)
+    write_whole(path, "".join(f"{line}\n" for line in lines).encode())

@@ -11,6 +11,7 @@ from evaluation.report.drawing import Look, Picture, looks
 from evaluation.report.measures import Measures
 from evaluation.report.page import Section, page
 from evaluation.study import Study
+from evaluation.whole_files import write_whole
 
 PAGE = "report.html"
 
@@ -58,6 +59,7 @@ def write_report(studies: Mapping[str, Study], folder: Path, *, title: str) -> P
         Path of the page.
 
     Raises:
+        CannotWrite: A file cannot be written.
         ValueError: There is no study, or a name has other characters.
     """
     if not studies or not all(re.fullmatch("[a-z0-9-]+", name) for name in studies):
@@ -68,12 +70,11 @@ def write_report(studies: Mapping[str, Study], folder: Path, *, title: str) -> P
         Section(heading=heading, pictures={name: draw(each, look) for name, each in measured.items()}, missing=missing)
         for heading, draw, missing in _SECTIONS
     ]
-    folder.mkdir(parents=True, exist_ok=True)
     for section in sections:
         for name, picture in section.pictures.items():
             if picture is not None:
-                (folder / f"{name}-{picture.name}.svg").write_text(picture.svg)
-                (folder / f"{name}-{picture.name}.png").write_bytes(picture.png)
+                write_whole(folder / f"{name}-{picture.name}.svg", picture.svg.encode())
+                write_whole(folder / f"{name}-{picture.name}.png", picture.png)
     path = folder / PAGE
-    path.write_text(page(title, measured, sections))
+    write_whole(path, page(title, measured, sections).encode())
     return path

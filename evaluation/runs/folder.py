@@ -6,7 +6,6 @@ Every file is written whole or not at all, so a run that is killed at any moment
 from __future__ import annotations
 
 import fcntl
-import os
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evaluation.runs.plan import Plan
 from evaluation.runs.rows import TrialRow
+from evaluation.whole_files import draft_of, write_whole
 from shared.errors import PermanentError, RetryableError
 
 MANIFEST: Final = "manifest.json"
@@ -105,7 +105,7 @@ class RunFolder:
                 )
             if not differing:
                 return manifest
-        elif {each.name for each in self.path.iterdir()} - {LOCK}:
+        elif set(self.path.iterdir()) - {self.path / LOCK, draft_of(self.path / MANIFEST)}:
             raise OtherRun(f"{self.path} holds other files; name a new folder.")
         manifest = Manifest(plan=plan)
         self.save(manifest)
@@ -126,7 +126,7 @@ class RunFolder:
 
     def save(self, manifest: Manifest) -> None:
         """Write the manifest."""
-        _write(self.path / MANIFEST, manifest.model_dump_json(indent=1).encode())
+        write_whole(self.path / MANIFEST, manifest.model_dump_json(indent=1).encode())
 
     def has_batch(self, number: int) -> bool:
         """Return whether the results of a batch are here."""
@@ -134,8 +134,7 @@ class RunFolder:
 
     def save_batch(self, number: int, rows: Sequence[TrialRow]) -> None:
         """Write the results of a batch."""
-        self._batch(number).parent.mkdir(exist_ok=True)
-        _write(self._batch(number), _encode(rows))
+        write_whole(self._batch(number), _encode(rows))
 
     def read_batch(self, number: int) -> list[TrialRow]:
         """Read the results of a batch."""
@@ -143,7 +142,7 @@ class RunFolder:
 
     def save_results(self, rows: Sequence[TrialRow]) -> None:
         """Write the results of the run: by policy, then by problem, then by seed."""
-        _write(self.path / RESULTS, _encode(rows))
+        write_whole(self.path / RESULTS, _encode(rows))
 
     def results(self) -> list[TrialRow]:
         """Read the results of the run.
@@ -168,13 +167,3 @@ def _decode(path: Path) -> list[TrialRow]:
         return [TrialRow.model_validate_json(line) for line in path.read_bytes().splitlines()]
     except ValidationError as error:
         raise NoRun(f"{path} is damaged; remove it and repeat `trim evaluate`.") from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    draft = path.with_name(f"{path.name}.part")
-    with draft.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)

@@ -15,6 +15,7 @@ from evaluation.report.measures import Measures
 from evaluation.report.writing import write_report
 from evaluation.study import Decided, Judged, Setting, Spent, Study, Trial
 from evaluation.true_cost import Computed
+from evaluation.whole_files import CannotWrite
 from shared.domain.ledger import Ledger
 from shared.domain.roles import WorkerRole
 
@@ -173,6 +174,12 @@ def test_studies_have_names_that_file_names_can_begin_with(names: tuple[str, ...
     with pytest.raises(ValueError, match="a report has studies with names"):
         write_report(dict.fromkeys(names, BARE), tmp_path, title="A report")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "report").touch()
+    with pytest.raises(CannotWrite, match="free space, or name another folder"):
+        write_report({"lite": BARE}, tmp_path / "report", title="A report")
 
 
 def test_a_policy_is_shown_at_its_cheapest_setting_that_recovers_the_gap() -> None:
