@@ -75,14 +75,14 @@ class Plan(BaseModel):
             first: Number of problems to take from the beginning of the file; the default is all.
 
         Raises:
-            PolicyTwice: A policy is named twice.
+            PolicyTwice: A policy is named twice, also in two forms.
+            UnknownPolicy: A policy does not exist.
+            BadParameters: A policy's parameter or wrapper is wrong.
             BadOptions: The service would refuse an option.
         """
         _check(options)
         wanted = [label.strip() for label in policies if label.strip() not in (SMALL_ONLY, LARGE_ONLY)]
-        if twice := next((label for label in wanted if wanted.count(label) > 1), None):
-            raise PolicyTwice(f"The policy {twice!r} is named twice; name it once.")
-        return cls(
+        plan = cls(
             file=name,
             digest=file.digest,
             problems=len(file.problems[:first]),
@@ -90,6 +90,8 @@ class Plan(BaseModel):
             policies=(SMALL_ONLY, LARGE_ONLY, *wanted),
             options=dict(options),
         )
+        _check_different(plan.candidates)
+        return plan
 
     @property
     def candidates(self) -> list[Candidate]:
@@ -166,6 +168,16 @@ def _groups(plan: Plan, problems: Sequence[KnownProblem]) -> Iterator[list[Plann
             chars += size
     if group:
         yield group
+
+
+def _check_different(candidates: Sequence[Candidate]) -> None:
+    """Refuse a policy that has the name, version, parameters and wrappers of another one, with their defaults."""
+    built = [(each.version, each.routing) for each in candidates]
+    for place, each in enumerate(built):
+        if (first := built.index(each)) < place:
+            raise PolicyTwice(
+                f"{candidates[first].label!r} and {candidates[place].label!r} are the same policy; name it once."
+            )
 
 
 def _check(options: Mapping[str, Any]) -> None:

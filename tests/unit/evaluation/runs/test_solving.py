@@ -173,6 +173,13 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path, problems: ProblemF
         solve(FakeService(), tmp_path, problems)
 
 
+def test_a_start_that_was_killed_while_it_wrote_the_manifest_is_repeated(tmp_path: Path, problems: ProblemFile) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "manifest.json.part").write_text('{"form')
+    assert len(solve(FakeService(), tmp_path / "run", problems)) == 4 * 12
+    assert not (tmp_path / "run" / "manifest.json.part").exists()
+
+
 def test_a_folder_is_used_by_one_run_at_a_time(tmp_path: Path, problems: ProblemFile) -> None:
     with RunFolder(tmp_path / "run").locked(), pytest.raises(FolderInUse):
         solve(FakeService(), tmp_path / "run", problems)
@@ -189,9 +196,24 @@ def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
             read()
 
 
-def test_a_policy_that_is_named_twice_is_refused(problems: ProblemFile) -> None:
-    with pytest.raises(PolicyTwice):
-        plan_of(problems, policies=("pomdp", " pomdp"))
+@pytest.mark.parametrize(
+    "policies",
+    [
+        ("pomdp", " pomdp"),
+        ("threshold:threshold=0.5", "threshold:threshold=0.50"),
+        ("threshold:threshold=1,budget=9", "threshold:budget=9,threshold=1.0"),
+        ("threshold", "threshold:threshold=0.5"),
+        ("small-only:epsilon=0",),
+    ],
+)
+def test_a_policy_that_is_named_twice_in_any_form_is_refused(problems: ProblemFile, policies: tuple[str, ...]) -> None:
+    with pytest.raises(PolicyTwice, match="name it once"):
+        plan_of(problems, policies=policies)
+
+
+def test_versions_and_wrappers_make_different_policies(problems: ProblemFile) -> None:
+    policies = ("pomdp", "pomdp@1", "pomdp@2", "pomdp:budget=9", "small-only:epsilon=0.5")
+    assert plan_of(problems, policies=policies).policies[2:] == policies
 
 
 def test_baselines_that_are_named_are_not_added_again(problems: ProblemFile) -> None:
