@@ -9,10 +9,11 @@ from uuid import UUID
 
 import typer
 
-from cli.estimates import number, p_value, percent
+from cli.estimates import lacks_interval, number, p_value, percent
 from cli.output import print_json, print_table
 from cli.service import AsJson, Limit, Server
 from evaluation.prices import read_prices
+from evaluation.resampling import NO_INTERVAL
 from evaluation.runs.divergence import compare_problems
 from evaluation.runs.folder import RunFolder
 from evaluation.runs.rows import TrialRow
@@ -86,11 +87,14 @@ def _print_policies(found: Mapping[str, Any]) -> None:
         "share": percent,
         "pgr": percent,
         "dibc": number,
+        "escalation_rate": percent,
         "cost": number,
     }
     print_table(
         ("metric", "difference"), [(name, form(difference[name])) for name, form in forms.items() if name in difference]
     )
+    if any(lacks_interval(difference[name]) for name in forms if name in difference):
+        print(f"\n{NO_INTERVAL}")
     first, second = difference["only_first_solved"], difference["only_second_solved"]
     print(f"\nSolved only by the first: {first}, only by the second: {second}.")
     print(f"p-value of such a difference in accuracy between equally good policies: {p_value(difference['p_value'])}")

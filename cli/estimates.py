@@ -24,6 +24,11 @@ def number(estimate: Mapping[str, float | None], form: str = "{:.2f}", *, unit: 
     return f"{form.format(value)}{unit} ({form.format(low)} to {form.format(high)})"
 
 
+def lacks_interval(estimate: Mapping[str, float | None]) -> bool:
+    """Return whether an estimate has a value and no interval."""
+    return estimate["value"] is not None and estimate["low"] is None
+
+
 def seconds(value: float | None) -> str:
     """Write a time."""
     return "-" if value is None else f"{value:.2f} s"

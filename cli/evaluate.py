@@ -9,12 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.estimates import number, p_value, percent, seconds
+from cli.estimates import lacks_interval, number, p_value, percent, seconds
 from cli.output import print_json, print_table
 from cli.progress import note, showing_progress
 from cli.service import AsJson, Server
 from evaluation.prices import read_prices
 from evaluation.problems import BadLine, KnownProblem, read_problems
+from evaluation.resampling import NO_INTERVAL
 from evaluation.runs.folder import RESULTS, RunFolder
 from evaluation.runs.plan import MAX_SEEDS, Plan
 from evaluation.runs.rows import TrialRow
@@ -42,7 +43,7 @@ def evaluate(
             " Repeat the option; small-only and large-only are always added.",
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, max=MAX_SEEDS, help="Solutions of each problem by each policy.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, max=MAX_SEEDS, help="Solutions of each problem by each policy.")] = 3,
     first: Annotated[int | None, typer.Option(min=1, help="Number of problems from the beginning of the file.")] = None,
     prices: Annotated[Path | None, typer.Option(help="Price table (JSON or TOML), for the true cost.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Sampling temperature; 0 is greedy.")] = None,
@@ -148,7 +149,7 @@ def _print(summary: Mapping[str, Any]) -> None:
             percent(each["share"]),
             percent(each["pgr"]),
             number(each["dibc"]),
-            "-" if each["escalation_rate"] is None else f"{each['escalation_rate']:.1%}",
+            percent(each["escalation_rate"]),
             *(seconds(each["latency_s"].get(name)) for name in ("p50", "p90")),
             p_value(each["p_value_against_large"]),
             *([number(each["cost"], "{:.4g}")] if has_cost else []),
@@ -161,3 +162,6 @@ def _print(summary: Mapping[str, Any]) -> None:
         names = ("cpt50", "cpt80", "cpt95", "apgr")
         curves = [(each["policy"], *(percent(each[name]) for name in names)) for each in summary["curves"]]
         print_table(("curve", "CPT50", "CPT80", "CPT95", "APGR"), curves)
+    estimates = [each for row in (*policies, *summary["curves"]) for each in row.values() if isinstance(each, dict)]
+    if any("undefined" in each and lacks_interval(each) for each in estimates):
+        print(f"\n{NO_INTERVAL}")

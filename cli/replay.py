@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cli.estimates import lacks_interval
 from cli.output import print_json, print_table
 from cli.policy_names import PolicyName, find_version
 from cli.progress import note
@@ -123,7 +124,8 @@ def _rests_on(figure: Mapping[str, Any]) -> str:
     if figure["reason"] is not None:
         return str(figure["reason"])
     effective = figure["effective_problems"]
-    return f"{figure['problems']} problems" + ("" if effective is None else f", effectively {effective:.1f}")
+    lacking = f"; undefined in {figure['undefined']:.0%} of the resamples" if lacks_interval(figure) else ""
+    return f"{figure['problems']} problems{'' if effective is None else f', effectively {effective:.1f}'}{lacking}"
 
 
 def _short(decision: Mapping[str, Any] | None) -> str:

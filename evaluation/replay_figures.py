@@ -34,6 +34,8 @@ class Figure:
     low: float | None = None
     """Lower end of the 95 % interval, over resampled questions."""
     high: float | None = None
+    undefined: float = 0.0
+    """Share of the resamples that leave it undefined; there is no interval if it is more than `MAX_UNDEFINED`."""
     problems: int = 0
     """Number of problems that it rests on."""
     effective_problems: float | None = None
@@ -45,9 +47,9 @@ class Figure:
 def figures(replayed: Sequence[Replayed]) -> dict[str, Figure]:
     """Compute the figures of a replay.
 
-    `agreement` is the share of decisions, up to and with the first divergence of each problem, in which the policy takes
-    the recorded action. It describes the record, so it is always exact. The others are figures of whole solutions, as a
-    run of the policy would give them: decisions before a divergence alone would be a biased sample of its decisions.
+    `agreement` is the share of decisions, up to and with the first divergence of each problem, in which the policy
+    takes the recorded action. It describes the record, so it is always exact. The others are figures of whole
+    solutions, as a run of the policy would give them: the decisions up to a divergence are a biased sample.
     """
     usable = [each for each in replayed if each.left_out is None]
     agreement = [(each, each.compared - (each.divergence is not None), each.compared) for each in usable]
@@ -122,6 +124,7 @@ def _ratio(parts: Sequence[tuple[Replayed, float, float]], label: Label) -> Figu
         value=statistic.value,
         low=low,
         high=high,
+        undefined=statistic.undefined,
         problems=len(parts),
     )
 

@@ -22,6 +22,12 @@ from evaluation.study import Setting, Study, Trial
 _BLOCK: Final = 200
 """Resamples that are multiplied at once; it bounds the memory."""
 
+MAX_UNDEFINED: Final = 0.01
+"""Largest share of undefined resamples with an interval: the others alone would be a biased sample."""
+
+NO_INTERVAL: Final = "A metric has no interval if it is undefined in more than 1 % of the resamples."
+"""Explains tables that lack an interval."""
+
 
 @dataclass(frozen=True, eq=False)
 class Statistic:
@@ -37,10 +43,10 @@ class Statistic:
 
     @property
     def interval(self) -> Interval | None:
-        """The 95 % interval over the resamples for which the metric is defined; `None` if there is none."""
-        values = np.sort(self.samples[1:][~np.isnan(self.samples[1:])])
-        if not len(values):
+        """The 95 % interval over the resamples; `None` if more than `MAX_UNDEFINED` of them leave it undefined."""
+        if self.undefined > MAX_UNDEFINED:
             return None
+        values = np.sort(self.samples[1:][~np.isnan(self.samples[1:])])
         outside = (1 - CONFIDENCE) / 2
         high = min(len(values) - 1, int((1 - outside) * len(values)))
         return Interval(float(values[int(outside * len(values))]), float(values[high]))
@@ -80,6 +86,11 @@ class Resampling:
     def accuracy(self, setting: Setting) -> Statistic:
         """Compute the share of trials that were solved."""
         return self.mean(setting, lambda trial: trial.is_solved)
+
+    def escalation_rate(self, setting: Setting) -> Statistic:
+        """Compute the share of the decisions that escalate; it is undefined without decisions."""
+        escalations = self.mean(setting, lambda trial: sum(each.escalates for each in trial.decisions))
+        return Statistic(_ratio(escalations.samples, self.mean(setting, lambda trial: len(trial.decisions)).samples))
 
     def share(self, setting: Setting) -> Statistic:
         """Compute c, the large tokens as a share of those of large-only."""

@@ -170,6 +170,8 @@ def number(statistic: Statistic, *, sign: str = "") -> str:
 
 def _formatted(statistic: Statistic, form: str) -> str:
     value, interval = statistic.value, statistic.interval
-    if value is None or interval is None:
+    if value is None:
         return "-"
+    if interval is None:
+        return f"{value:{form}} (undefined in {statistic.undefined:.0%} of resamples)"
     return f"{value:{form}} ({interval.low:{form}} to {interval.high:{form}})"

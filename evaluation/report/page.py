@@ -11,6 +11,7 @@ from typing import Final
 from evaluation.report import tables
 from evaluation.report.drawing import WIDTH, Picture
 from evaluation.report.measures import PARITY, PARITY_TEXT, Measures
+from evaluation.resampling import NO_INTERVAL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +87,7 @@ _EXPLANATION: Final = (
     " True cost adds up all tokens that a model computed, output and input, times the price of its tokens. PGR is the"
     " share of the gap in accuracy between small-only and large-only that is closed;"
     f" CPT{100 * PARITY:.0f} is the least share of large tokens at which the policy closes {PARITY_TEXT} of it; APGR is"
-    " the mean PGR over all shares of large tokens from 0 to 1."
+    f" the mean PGR over all shares of large tokens from 0 to 1. {NO_INTERVAL}"
 )
 
 

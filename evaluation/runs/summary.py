@@ -90,13 +90,11 @@ class Results:
 
     def _policy(self, label: str) -> dict[str, Any]:
         setting, rows = self._settings[label], self._rows[label]
-        decisions = [decided for trial in setting.trials for decided in trial.decisions]
         latencies = [trial.latency_s for trial in setting.trials if trial.latency_s is not None]
         return {
             "policy": label,
             "versions": sorted({row.version for row in rows if row.version is not None}),
             **{name: show(each) for name, each in self._metrics(setting).items()},
-            "escalation_rate": sum(each.escalates for each in decisions) / len(decisions) if decisions else None,
             "latency_s": {name: percentile(latencies, part) for name, part in PERCENTILES.items() if latencies},
             "verdicts": Counter(str(row.verdict) for row in rows if row.verdict is not None),
             "endings": Counter(row.ending for row in rows if row.ending is not None),
@@ -116,6 +114,7 @@ class Results:
             "share": self._resampling.share(setting),
             "pgr": self._resampling.recovered(setting),
             "dibc": self._resampling.relative_benefit(setting),
+            "escalation_rate": self._resampling.escalation_rate(setting),
         }
         if self.study.prices is not None:
             found["cost"] = self._resampling.mean(setting, self.study.cost)
@@ -129,10 +128,10 @@ class Results:
 
 
 def show(statistic: Statistic) -> dict[str, float | None]:
-    """Return value and interval of a metric for JSON; null where they are undefined."""
+    """Return a metric for JSON: value and interval, null where they are undefined, and its undefined resamples."""
     interval = statistic.interval
     low, high = (None, None) if interval is None else (interval.low, interval.high)
-    return {"value": statistic.value, "low": low, "high": high}
+    return {"value": statistic.value, "low": low, "high": high, "undefined": statistic.undefined}
 
 
 def _solved(trials: Sequence[Trial], seeds: int) -> list[int]:

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from cli import progress
-from cli.estimates import number, p_value, percent, seconds
+from cli.estimates import lacks_interval, number, p_value, percent, seconds
 
 
 def test_estimates_have_their_interval_where_there_is_one() -> None:
@@ -16,6 +16,11 @@ def test_estimates_have_their_interval_where_there_is_one() -> None:
     assert percent({"value": 0.5, "low": None, "high": None}) == "50.0%"
     assert number({"value": -1.5, "low": -2.0, "high": 0.0}) == "-1.50 (-2.00 to 0.00)"
     assert number({"value": 1234.5, "low": None, "high": None}, "{:.4g}") == "1234"
+
+
+def test_an_estimate_lacks_its_interval_only_if_it_has_a_value() -> None:
+    cases = [(0.5, None), (0.5, 0.25), (None, None)]
+    assert [lacks_interval({"value": value, "low": low, "high": low}) for value, low in cases] == [True, False, False]
 
 
 def test_what_is_undefined_is_a_dash_and_a_tiny_p_value_is_below_the_smallest() -> None:

@@ -210,6 +210,14 @@ def test_weights_are_products_of_ratios_and_figures_are_self_normalised() -> Non
     assert rate.value == pytest.approx(weights[0] / (2 * sum(weights)))
 
 
+def test_a_weighted_figure_that_rests_on_one_question_of_three_has_no_interval() -> None:
+    agree = made([Action.ESCALATE], scores=[0.1], propensities=[0.25], question="a")
+    parted = [made([Action.ACCEPT], scores=[0.1], propensities=[0.75], question=name) for name in "bc"]
+    accuracy = figures([replay(threshold(0.5), each) for each in (agree, *parted)])["accuracy"]
+    assert (accuracy.value, accuracy.low, accuracy.high) == (1, None, None)
+    assert accuracy.undefined == pytest.approx((2 / 3) ** 3, abs=0.05)
+
+
 def test_an_action_that_the_record_could_not_have_taken_has_no_weight() -> None:
     problem = made([Action.ACCEPT, Action.ACCEPT], scores=[0.9, 0.1], propensities=[0.75, 1.0])
     found = replay(threshold(0.5), problem)

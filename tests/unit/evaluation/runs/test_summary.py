@@ -68,7 +68,8 @@ def test_metrics_are_those_of_the_definitions() -> None:
     assert values == pytest.approx(
         {"accuracy": 0.5, "large_tokens": 10, "share": 0.1, "pgr": 1 / 3, "dibc": 7 / 3, "cost": 105}
     )
-    assert low["escalation_rate"] == 0.25
+    rate = low["escalation_rate"]
+    assert (rate["value"], rate["low"], rate["high"]) == (0.25, 0, 0.75)
     assert low["latency_s"] == pytest.approx({"p50": 1.5, "p90": 2.7, "p99": 2.97})
     assert low["verdicts"] == {"correct": 2, "incorrect": 2}
     assert low["accuracy"]["low"] <= 0.5 <= low["accuracy"]["high"]
@@ -90,8 +91,17 @@ def test_a_problem_without_a_solution_counts_as_unsolved_and_is_named_by_its_rea
 
 def test_baselines_have_no_relative_benefit_where_it_is_undefined() -> None:
     small, large, *_ = Results(PLAN, ROWS).summary()["policies"]
-    assert small["dibc"] == {"value": None, "low": None, "high": None}
+    assert small["dibc"] == {"value": None, "low": None, "high": None, "undefined": 1}
     assert large["dibc"]["value"] == 0
+
+
+def test_a_metric_that_many_resamples_leave_undefined_has_no_interval_and_says_why() -> None:
+    # Large-only is more accurate on one problem of four; about a third of the resamples lack it, and so the gap.
+    rows = [each.model_copy(update={"verdict": Verdict.CORRECT}) if each.id != "3" else each for each in ROWS]
+    low = Results(PLAN, rows).summary()["policies"][2]
+    assert (low["pgr"]["value"], low["pgr"]["low"], low["pgr"]["high"]) == (0, None, None)
+    assert low["pgr"]["undefined"] == pytest.approx((3 / 4) ** 4, abs=0.05)
+    assert low["accuracy"]["low"] is not None
 
 
 def test_a_difference_is_paired_and_tested() -> None:
