@@ -13,9 +13,10 @@ import typer
 
 from cli.errors import requiring
 from cli.learning import Count, FromDatabase, Problems, Seed, check_sources
-from cli.output import print_json, print_table, showing_progress
+from cli.output import print_json, print_table
 from cli.policies import fetch
 from cli.policy_names import AnyPolicy, PolicyName, find_version
+from cli.progress import showing_progress
 from cli.service import AsJson, Server
 from shared.policies.artefact import Artefact
 from shared.policies.policy import FittedPolicy
@@ -64,7 +65,7 @@ def calibrate(
     It solves the problems with the policy at many settings, and prints the one that meets the target, with 95 %
     intervals over problems.
     """
-    check_sources(problems, from_database)
+    check_sources({"a file of problems": problems, "--from-database": from_database})
     others = _parameters(parameters)
     if (target_large_share is None) == (target_accuracy is None):
         raise typer.BadParameter("name either --target-large-share or --target-accuracy")

@@ -1,4 +1,7 @@
-"""Exit codes of the `trim` command: 0 done, 1 failed, 2 wrong usage, 3 the service cannot be reached."""
+"""Exit codes of the `trim` command.
+
+0 done, 1 failed, 2 wrong usage, 3 the service cannot be reached, 4 PRM scores have shifted.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,9 @@ from shared import process
 from shared.errors import PermanentError, TrimError
 from stack.client import Unreachable
 
-EXIT_FAILED: Final = process.EXIT_BROKEN
 EXIT_USAGE: Final = process.EXIT_USAGE
 EXIT_UNREACHABLE: Final = 3
+EXIT_SHIFTED: Final = 4
 EXIT_INTERRUPTED: Final = 128 + signal.SIGINT
 
 

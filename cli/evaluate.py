@@ -92,8 +92,9 @@ def _solve(api: Api, folder: RunFolder, plan: Plan, problems: Sequence[KnownProb
         check_versions(api, plan.candidates)
         solving = Solving(api, folder, plan, problems)
         try:
-            with showing_progress("solutions", plan.trials) as show:
-                return solving.run(show)
+            with showing_progress() as show:
+                move = show("solutions")
+                return solving.run(lambda done: move(done, plan.trials))
         except KeyboardInterrupt:
             note("The service solves what it has; repeat the command to continue.")
             raise

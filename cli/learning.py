@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cli.errors import requiring
-from cli.output import progress, showing_progress
 from cli.policies import register
+from cli.progress import note, showing_progress
 from cli.service import Server
 from shared.policies.artefact import Artefact
 from stack.artefact_files import write_artefact
@@ -49,14 +49,14 @@ Into = Annotated[
 Import = Annotated[bool, typer.Option("--import", help="Register the result at the service.")]
 
 
-def check_sources(*sources: object) -> None:
-    """Check that a command has one source of problems.
+def check_sources(sources: Mapping[str, object]) -> None:
+    """Check that a command has one source of problems; the keys are what it can name.
 
     Raises:
         BadParameter: It has none, or several.
     """
-    if sum(bool(each) for each in sources) != 1:
-        raise typer.BadParameter("name either a file of problems or --from-database (or --labelled, where it exists)")
+    if sum(bool(each) for each in sources.values()) != 1:
+        raise typer.BadParameter(f"name one of: {', '.join(sources)}.")
 
 
 def fit(
@@ -81,7 +81,7 @@ def fit(
     The models solve the problems; the large model labels the steps by continuing from them. Run the same command again
     after an interruption: it computes no step twice.
     """
-    check_sources(problems, from_database, labelled)
+    check_sources({"a file of problems": problems, "--from-database": from_database, "--labelled": labelled})
     with requiring("stack"):
         from cli.local_engines import local_engines, read_problems, read_settings
         from training import fitting
@@ -121,7 +121,7 @@ def train(
 
     Run the same command again after an interruption: it resumes at the last saved state, and computes no step twice.
     """
-    check_sources(problems, from_database)
+    check_sources({"a file of problems": problems, "--from-database": from_database})
     with requiring("train"):
         import torch  # noqa: F401 - checked first: it is the one library that the other extras do not install
     with requiring("stack"):
@@ -159,9 +159,7 @@ def _finish(make: Callable[[], Artefact], policy: str, into: Path, server: Api, 
         write_artefact(*artefact.encode(), path)
         print(path)
         if artefact.card.metrics:
-            progress.print(
-                ", ".join(f"{name} {value:g}" for name, value in artefact.card.metrics.items()), soft_wrap=True
-            )
+            note(", ".join(f"{name} {value:g}" for name, value in artefact.card.metrics.items()))
         if registers:
             print(register(api, path))
 
@@ -172,8 +170,7 @@ def _card() -> dict[str, Any]:
 
 def _report(made: Progress) -> None:
     best = made.best
-    progress.print(
+    note(
         f"{made.batch} of {made.batches} batches: best so far {best.accuracy:.1%} with {best.large_tokens:.1f} large"
-        f" tokens a problem, {best.escalated:.1%} escalated",
-        soft_wrap=True,
+        f" tokens a problem, {best.escalated:.1%} escalated"
     )

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.output import print_json, print_table, progress
+from cli.output import print_json, print_table
 from cli.policy_names import AnyPolicy, PolicyOnly, VersionedPolicy, find_defaults, find_version
+from cli.progress import note
 from cli.service import AsJson, Limit, Server
 from shared.policies.artefact import Artefact, BadArtefact
 from shared.policies.policy import FittedPolicy
@@ -79,7 +80,7 @@ def make_default(policy: VersionedPolicy, *, server: Server) -> None:
     """Make a version the default for its models."""
     with server as api:
         api.post(f"{policy.path}/{policy.version}/default")
-    progress.print(f"{policy} is the default for its models.")
+    note(f"{policy} is the default for its models.")
 
 
 @app.command()
@@ -87,7 +88,7 @@ def retire(policy: VersionedPolicy, *, server: Server) -> None:
     """Withdraw a version from new submissions, permanently. Problems that have it keep it."""
     with server as api:
         api.post(f"{policy.path}/{policy.version}/retire")
-    progress.print(f"{policy} is retired.")
+    note(f"{policy} is retired.")
 
 
 @app.command("export")

@@ -12,8 +12,9 @@ from uuid import UUID
 
 import typer
 
-from cli.errors import EXIT_FAILED
-from cli.output import print_json, print_table, progress
+from cli.errors import EXIT_SHIFTED
+from cli.output import print_json, print_table
+from cli.progress import console, note
 from cli.service import AsJson, Server
 from evaluation.score_calibration import (
     Bin,
@@ -54,7 +55,7 @@ def calibration(
     measured, corrections = Quality.of(labelled), _corrections(labelled)
     if save is not None:
         _reference(collected, source=f"batch {batch}").write(save)
-        progress.print(f"Saved the reference as {save}.", highlight=False, soft_wrap=True)
+        note(f"Saved the reference as {save}.")
     if as_json:
         print_json(
             {
@@ -74,13 +75,13 @@ def calibration(
 @app.command()
 def drift(
     batch: Annotated[
-        UUID | None, typer.Argument(metavar="[BATCH]", help="Id of the batch; without it, the newest problems.")
+        UUID | None, typer.Argument(metavar="BATCH", help="Id of the batch; without it, the newest problems.")
     ] = None,
     *,
     server: Server,
     reference: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="ReferenceScores that `trim prm calibration --save` has written."),
+        typer.Option(metavar="FILE", help="Reference that `trim prm calibration --save` has written."),
     ] = None,
     reference_batch: Annotated[UUID | None, typer.Option(metavar="BATCH", help="Batch to compare with.")] = None,
     since: Annotated[
@@ -88,10 +89,10 @@ def drift(
         typer.Option(formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"], help="Only problems submitted since then (UTC)."),
     ] = None,
     limit: Annotated[int, typer.Option("-n", min=1, help="Maximum number of problems.")] = 1000,
-    prm: Prm = None,
+    prm: Annotated[str | None, typer.Option(help="Model id of the PRM; by default that of the reference.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare PRM scores with those of a reference. The exit code is 1 if they have shifted."""
+    """Compare PRM scores with those of a reference. The exit code is 4 if they have shifted."""
     if (reference is None) == (reference_batch is None):
         raise typer.BadParameter("name either --reference or --reference-batch")
     if batch is not None and since is not None:
@@ -103,18 +104,18 @@ def drift(
             before = _collected(api, api.batch_problems(str(reference_batch)), prm)
             wanted = _reference(before, source=f"batch {reference_batch}")
         problems = api.batch_problems(str(batch)) if batch else api.items("/v1/problems")
-        collected = _collected(api, islice(_since(problems, since), limit), prm)
+        collected = _collected(api, islice(_since(problems, since), limit), prm or wanted.prm)
     found = compare(wanted, collected.drafts)
     if as_json:
         print_json({"drift": found.drift, **_counts(collected), **asdict(found)})
     else:
         _print_drift(found, wanted, collected)
     if found.drift is Drift.SHIFTED:
-        raise typer.Exit(EXIT_FAILED)
+        raise typer.Exit(EXIT_SHIFTED)
 
 
 def _collected(api: Api, problems: Iterable[Mapping[str, Any]], prm: str | None) -> Collected:
-    with progress.status("Reading scores."):
+    with console.status("Reading scores."):
         return collect(api, problems).of_one_prm(prm)
 
 
@@ -135,7 +136,7 @@ def _corrections(labelled: Labelled) -> Corrections | None:
     try:
         return compare_corrections(labelled)
     except TooFewLabels as error:
-        progress.print(f"No corrections were fitted: {error}", highlight=False, soft_wrap=True)
+        note(f"No corrections were fitted: {error}")
         return None
 
 

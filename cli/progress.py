@@ -1,4 +1,4 @@
-"""Progress of long commands on standard error, with rate and remaining time."""
+"""Progress of long commands and their notes, on standard error."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Final
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from cli.output import progress as console
+console = Console(stderr=True)
 
 LINE_EVERY_S: Final = 15.0
 """Seconds between two lines where standard error is a file."""
 
-Show = Callable[[int], None]
-"""Shows how many have ended."""
+Move = Callable[[int, int], object]
+"""Shows how many have ended, of how many; 0 for an unknown number."""
+
+Show = Callable[[str], Move]
+"""Begins a part of a command, such as `solutions`."""
 
 
 def note(text: str) -> None:
@@ -26,20 +30,20 @@ def note(text: str) -> None:
 
 
 @contextmanager
-def showing_progress(title: str, total: int) -> Iterator[Show]:
-    """Show progress for the duration of the block: a bar on a terminal, otherwise a line now and then.
-
-    Args:
-        title: What is counted, such as `problems`.
-        total: The number at the end.
-    """
+def showing_progress() -> Iterator[Show]:
+    """Show progress for the duration of the block: bars on a terminal, otherwise a line now and then."""
     if not console.is_terminal:
-        yield _Lines(title, total)
+        yield _Lines().begin
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    title = TextColumn("{task.description}", markup=False)
+    columns = (title, BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bars:
-        bar = bars.add_task(title, total=total)
-        yield lambda done: bars.update(bar, completed=done)
+
+        def show(label: str) -> Move:
+            bar = bars.add_task(label, total=None)
+            return lambda done, count: bars.update(bar, completed=done, total=count or None)
+
+        yield show
 
 
 class _Rate(ProgressColumn):
@@ -48,20 +52,29 @@ class _Rate(ProgressColumn):
 
 
 class _Lines:
-    """Prints a line at most every `LINE_EVERY_S`. What had ended before the first call is not part of the rate."""
+    """Prints a line at most every `LINE_EVERY_S`, whatever part it is of."""
 
-    def __init__(self, title: str, total: int) -> None:
-        self._title, self._total = title, total
-        self._first: int | None = None
-        self._began = self._printed = time.monotonic()
+    def __init__(self) -> None:
+        self._printed = time.monotonic()
 
-    def __call__(self, done: int) -> None:
-        now = time.monotonic()
-        if self._first is None:
-            self._first, self._began = done, now
-        elapsed_s, ended = now - self._began, done - self._first
-        if now - self._printed < LINE_EVERY_S or not ended:
-            return
-        self._printed = now
-        left = timedelta(seconds=round((self._total - done) * elapsed_s / ended))
-        note(f"{done} of {self._total} {self._title}, {ended / elapsed_s:.1f}/s, {left} left")
+    def begin(self, label: str) -> Move:
+        """Begin a part. What had ended before its first call is not part of the rate."""
+        first: tuple[int, float] | None = None
+
+        def move(done: int, count: int) -> None:
+            nonlocal first
+            now = time.monotonic()
+            first = first or (done, now)
+            if now - self._printed >= LINE_EVERY_S:
+                self._printed = now
+                note(_line(label, done, count, ended=done - first[0], elapsed_s=now - first[1]))
+
+        return move
+
+
+def _line(label: str, done: int, count: int, *, ended: int, elapsed_s: float) -> str:
+    line = f"{label}: {done} of {count}" if count else f"{label}: {done}"
+    if not ended or not elapsed_s:
+        return line
+    left = f", {timedelta(seconds=round((count - done) * elapsed_s / ended))} left" if count else ""
+    return f"{line}, {ended / elapsed_s:.1f}/s{left}"

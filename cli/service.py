@@ -28,9 +28,9 @@ Server = Annotated[
         envvar="TRIM_SERVER",
         parser=_api,
         metavar="URL",
-        help="Address of the service's API.",
+        help=f"Address of the service's API; {DEFAULT_SERVER} by default.",
         default_factory=lambda: DEFAULT_SERVER,
-        show_default=DEFAULT_SERVER,
+        show_default=False,
     ),
 ]
 """Option of every command that talks to the service; a command closes the client."""

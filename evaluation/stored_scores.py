@@ -47,7 +47,7 @@ class Scored:
     prm: str
     """Model id of the PRM."""
     drafts: Sequence[float]
-    """Scores of all drafts that were decided, also of rejected ones."""
+    """Scores of all drafts that were decided, also of rejected ones; at least one."""
     accepted: Sequence[float]
     """Scores of the steps of the solution."""
     is_right: bool | None
@@ -73,7 +73,11 @@ class Collected:
         """
         found = sorted({each.prm for each in self.scored})
         if not found:
-            raise NoScores
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items())
+            raise NoScores(
+                f"The problems have no usable PRM scores ({reasons or 'there are no problems'}); choose problems that a"
+                " policy with a PRM has solved, or find in the log of the PRM's worker why it scores none."
+            )
         if prm is None and len(found) > 1:
             raise SeveralPrms(f"The scores are of {len(found)} PRMs ({', '.join(found)}); name one with --prm.")
         if prm is not None and prm not in found:
@@ -153,10 +157,13 @@ def _read(api: Api, problem: Mapping[str, Any]) -> Scored | str:
         return "without scores"
     if len(prms) > 1:
         return "scored by two PRMs"
-    drafts = [each["observation"]["score"] for each in decisions if each["scoring"] is not None]
+    found = [each["observation"]["score"] for each in decisions if each["scoring"] is not None]
+    drafts = [score for score in found if score is not None]
+    if not drafts:
+        return "without scores"
     return Scored(
         prm=prms.pop(),
-        drafts=[score for score in drafts if score is not None],
+        drafts=drafts,
         accepted=[each["score"] for each in api.items(f"{path}/steps") if each["score"] is not None],
         is_right=_LABELS.get(problem["verdict"]),
     )

@@ -20,8 +20,8 @@ PROBLEMS = "models/sample.jsonl"
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("fit", "pomdp", "--into", "x"), "either a file of problems or"),
-        (("fit", "pomdp", PROBLEMS, "--from-database", "--into", "x"), "either a file of problems or"),
+        (("fit", "pomdp", "--into", "x"), "name one of: a file of problems, --from-database, --labelled."),
+        (("train", "sequence", PROBLEMS, "--from-database", "--into", "x"), "a file of problems, --from-database."),
         (("fit", "aggregate", PROBLEMS, "--into", "x"), "'pomdp'"),
         (("calibrate", "threshold", PROBLEMS), "either --target-large-share"),
         (("calibrate", "threshold", PROBLEMS, "--target-accuracy", "1.5"), "less than or equal to 1"),

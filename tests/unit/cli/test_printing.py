@@ -36,13 +36,36 @@ def test_progress_in_a_file_is_a_line_now_and_then_with_rate_and_remaining_time(
     written = io.StringIO()
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(progress, "console", Console(file=written))
-    with progress.showing_progress("solutions", 100) as show:
+    with progress.showing_progress() as show:
+        move = show("solutions")
         for clock[0], done in ((100.0, 40), (105.0, 45), (120.0, 60), (121.0, 61), (140.0, 100)):
-            show(done)
+            move(done, 100)
     # What had ended before this start is no part of the rate.
     assert written.getvalue().splitlines() == [
-        "60 of 100 solutions, 1.0/s, 0:00:40 left",
-        "100 of 100 solutions, 1.5/s, 0:00:00 left",
+        "solutions: 60 of 100, 1.0/s, 0:00:40 left",
+        "solutions: 100 of 100, 1.5/s, 0:00:00 left",
+    ]
+
+
+def test_a_command_of_many_short_parts_shows_progress_in_a_file_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    written = io.StringIO()
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(progress, "console", Console(file=written))
+    with progress.showing_progress() as show:
+        for part in range(4):
+            move = show(f"measuring [{part}]")
+            for done in (5, 10):
+                clock[0] += 4
+                move(done, 10)
+        move = show("decisions computed")
+        move(1000, 0)
+        clock[0] += 16
+        move(1032, 0)
+    assert written.getvalue().splitlines() == [
+        "measuring [1]: 10 of 10, 1.2/s, 0:00:00 left",
+        "measuring [3]: 10 of 10, 1.2/s, 0:00:00 left",
+        "decisions computed: 1032, 2.0/s",
     ]
 
 
@@ -53,10 +76,11 @@ def test_a_note_is_printed_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert written.getvalue() == "data[1].jsonl, line 2: its id is '[/b]'\n"
 
 
-def test_progress_on_a_terminal_is_a_bar_that_disappears(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_on_a_terminal_is_a_bar_for_each_part(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.StringIO()
     monkeypatch.setattr(progress, "console", Console(file=written, force_terminal=True, width=100))
-    with progress.showing_progress("solutions", 100) as show:
-        show(40)
-        show(100)
-    assert "100/100" in written.getvalue()
+    with progress.showing_progress() as show:
+        show("[b]solving")(100, 100)
+        show("decisions computed")(7, 0)
+    for shown in ("[b]solving", "100/100", "decisions computed", "7/?"):
+        assert shown in written.getvalue()

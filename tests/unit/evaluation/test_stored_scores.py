@@ -63,10 +63,11 @@ def test_the_verdict_labels_a_solution(stored: Stored, verdict: str | None, is_r
 def test_problems_without_usable_scores_are_counted_by_reason(stored: Stored) -> None:
     stored.add(drafts=[(0.5, "a")], status="running", verdict=None)
     stored.add(drafts=[(None, None)])
+    stored.add(drafts=[(None, "a"), (None, "a")], steps=[None])  # The PRM returned NaN.
     stored.add(drafts=[(0.5, "a"), (0.5, "b")])
     found = collect(stored, stored.problems)
     assert found.scored == []
-    assert found.left_out == {"not ended": 1, "without scores": 1, "scored by two PRMs": 1}
+    assert found.left_out == {"not ended": 1, "without scores": 2, "scored by two PRMs": 1}
 
 
 def scored(prm: str, *, is_right: bool | None = True, accepted: Sequence[float] = (0.5, 0.6)) -> Scored:
@@ -85,8 +86,8 @@ def test_scores_of_two_prms_are_never_mixed() -> None:
 
 
 def test_problems_without_any_score_are_refused() -> None:
-    with pytest.raises(NoScores, match="have no PRM scores"):
-        Collected(scored=[], left_out={}).of_one_prm(None)
+    with pytest.raises(NoScores, match=r"have no usable PRM scores \(3 without scores\); choose"):
+        Collected(scored=[], left_out={"without scores": 3}).of_one_prm("a")
 
 
 def test_all_accepted_steps_of_a_solution_have_its_label_and_unknown_ones_are_left_out() -> None:
