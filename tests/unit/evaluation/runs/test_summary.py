@@ -95,7 +95,7 @@ def test_baselines_have_no_relative_benefit_where_it_is_undefined() -> None:
     assert large["dibc"]["value"] == 0
 
 
-def test_a_metric_that_many_resamples_leave_undefined_has_no_interval_and_says_why() -> None:
+def test_a_metric_that_many_resamples_leave_undefined_has_no_interval() -> None:
     # Large-only is more accurate on one problem of four; about a third of the resamples lack it, and so the gap.
     rows = [each.model_copy(update={"verdict": Verdict.CORRECT}) if each.id != "3" else each for each in ROWS]
     low = Results(PLAN, rows).summary()["policies"][2]
