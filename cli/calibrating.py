@@ -25,7 +25,7 @@ from stack.artefact_files import read_artefact
 from stack.client import Api
 
 if TYPE_CHECKING:
-    from evaluation.calibration import Calibration, Estimate, Target
+    from evaluation.setting_choice import Calibration, Estimate, Target
 
 ShareOption = Annotated[
     float | None,
@@ -71,9 +71,9 @@ def calibrate(
         raise typer.BadParameter("name either --target-large-share or --target-accuracy")
     with requiring("stack"):
         from cli.local_engines import local_engines, read_problems, read_settings
-        from evaluation.calibrating import Candidate, Curve
-        from evaluation.calibration import Target, find_setting
         from evaluation.dials import DIALS
+        from evaluation.setting_choice import Target, find_setting
+        from evaluation.setting_search import Candidate, Curve
         from shared.domain.options import Sampling
     if policy.name not in DIALS:
         raise typer.BadParameter(f"{policy.name} has no setting to calibrate; name one of {', '.join(sorted(DIALS))}")

@@ -8,16 +8,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from shared.errors import TrimError
-from stack.client import Api
+from stack.client import Api, NoVersion
 
 _NAME: Final = re.compile(r"([a-z0-9-]{1,80})(?:@([1-9][0-9]{0,9}))?")
-
-
-class NoVersion(TrimError):
-    """The policy has no default version; name one as NAME@VERSION."""
-
-    code = "no_version"
 
 
 @dataclass(frozen=True, slots=True)

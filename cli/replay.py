@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +10,7 @@ import typer
 
 from cli.estimates import lacks_interval
 from cli.output import print_json, print_table
+from cli.policies import fetch
 from cli.policy_names import PolicyName, find_version
 from cli.progress import note
 from cli.service import AsJson, Limit, Server
@@ -20,7 +19,6 @@ from evaluation.replay_figures import summary
 from evaluation.runs.candidates import Candidate
 from evaluation.runs.folder import RunFolder
 from evaluation.runs.recorded import name_of, read_record
-from shared.policies.artefact import Artefact
 from shared.policies.policy import FittedPolicy
 from shared.policies.wrapping import Routing
 from stack.artefact_files import read_artefact
@@ -79,8 +77,7 @@ def _routing(api: Api, candidate: Candidate, card: Path | None) -> Routing:
     if card is not None:
         return Routing(routing.policy.fitted(read_artefact(card)), routing.wrappers)
     version = find_version(api, PolicyName(candidate.name, candidate.version))["version"]
-    stored = api.get(f"/v1/policies/{candidate.name}/versions/{version}/artefact")
-    artefact = Artefact.read(json.dumps(stored["card"]), base64.b64decode(stored["arrays"]))
+    artefact, _ = fetch(api, candidate.name, version)
     return Routing(routing.policy.fitted(artefact), routing.wrappers, version)
 
 

@@ -5,6 +5,8 @@ The first line of an exception's docstring is its default message: one sentence 
 
 from __future__ import annotations
 
+from pydantic import ValidationError
+
 
 class TrimError(Exception):
     """The service failed."""
@@ -20,7 +22,12 @@ class TrimError(Exception):
 
 
 def explain(error: TrimError) -> str:
-    """Describe an error and the first line of its cause, for logs and terminals; a cause may hold internals."""
+    """Describe an error and the first line of its cause, for logs and terminals; a cause may hold internals.
+
+    The first line of pydantic's `ValidationError` only counts its errors, so it is omitted.
+    """
+    if isinstance(error.__cause__, ValidationError):
+        return str(error)
     cause = str(error.__cause__ or "").strip().splitlines()
     return f"{error} ({cause[0]})" if cause else str(error)
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from shared.errors import RetryableError, TrimError
+from shared.errors import PermanentError, RetryableError, TrimError
 
 READY_TIMEOUT_S = 600.0
 """Seconds until `wait_until_ready` gives up; large models take minutes to load."""
@@ -45,6 +45,12 @@ class ApiRefused(TrimError):
         """Code of the problem details."""
         self.may_pass = may_pass
         """Whether the same request may succeed later: the service lacks something at the moment."""
+
+
+class NoVersion(PermanentError):
+    """The service has no such version of the policy; `trim policies versions` lists those that it has."""
+
+    code = "no_version"
 
 
 class Api:

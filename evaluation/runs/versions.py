@@ -6,16 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from evaluation.runs.candidates import Candidate
-from shared.errors import PermanentError
 from shared.policies.policy import FittedPolicy
 from shared.policies.registry import POLICIES
-from stack.client import Api
-
-
-class NoVersion(PermanentError):
-    """The service has no such version of the policy; `trim policies versions` lists those that it has."""
-
-    code = "no_version"
+from stack.client import Api, NoVersion
 
 
 def check_versions(api: Api, candidates: Sequence[Candidate]) -> None:

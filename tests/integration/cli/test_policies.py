@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.policy_names import NoVersion
 from shared.policies.artefact import BadArtefact
 from stack.artefact_files import write_artefact
-from stack.client import ApiRefused
+from stack.client import ApiRefused, NoVersion
 from tests.integration.cli.conftest import Trim
 from tests.unit.policies.pomdp_models import artefact_of, make_model, released_model
 

@@ -14,9 +14,9 @@ from evaluation.runs.folder import FolderInUse, NoRun, OtherRun, RunFolder
 from evaluation.runs.plan import BATCH_PROBLEMS, BadOptions, Plan, PolicyTwice, planned_batches
 from evaluation.runs.rows import TrialRow
 from evaluation.runs.solving import Solving
-from evaluation.runs.versions import NoVersion, check_versions
+from evaluation.runs.versions import check_versions
 from shared.domain.roles import WorkerRole
-from stack.client import ApiRefused, Unreachable
+from stack.client import ApiRefused, NoVersion, Unreachable
 from tests.unit.evaluation.runs.fake_service import FakeService, Killed, outage
 
 POLICIES = ("threshold:threshold=0.5", "pomdp")

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from evaluation.calibrating import Candidate, Curve
-from evaluation.calibration import NONE, Target, TargetOutOfReach, find_setting, neighbours
+from evaluation.setting_choice import NONE, Target, TargetOutOfReach, find_setting, neighbours
+from evaluation.setting_search import Candidate, Curve
 from evaluation.study import Setting, Study, Trial
 from evaluation.true_cost import Computed
 from shared.domain.ledger import Ledger

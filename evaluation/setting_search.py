@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evaluation.calibration import Target, neighbours
 from evaluation.dials import DIALS, Dial, grid, levels_of
 from evaluation.engines import LoadedEngines
 from evaluation.in_process import Tell, solve
 from evaluation.problem_sources import Problem
+from evaluation.setting_choice import Target, neighbours
 from evaluation.study import Setting, Study, Trial
 from evaluation.true_cost import Computed
 from shared.domain.decisions import DecidedBy

@@ -1,0 +1,22 @@
+"""Errors as people read them: one sentence, with the cause where it adds something."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.errors import RetryableError, explain
+from shared.policies.registry import BadParameters, build_policy
+
+
+def test_a_wrong_parameter_is_explained_without_a_count_of_validation_errors() -> None:
+    with pytest.raises(BadParameters) as caught:
+        build_policy("threshold", {"threshold": 7})
+    assert explain(caught.value) == (
+        "Policy 'threshold', parameter 'threshold': Input should be less than or equal to 1."
+    )
+
+
+def test_the_first_line_of_another_cause_is_part_of_the_explanation() -> None:
+    with pytest.raises(RetryableError) as caught:
+        raise RetryableError("No answer.") from OSError("refused\nby the host")
+    assert explain(caught.value) == "No answer. (refused)"
