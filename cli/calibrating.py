@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -26,6 +26,12 @@ from stack.client import Api
 
 if TYPE_CHECKING:
     from evaluation.setting_choice import Calibration, Estimate, Target
+
+SAME_PROBLEMS: Final = (
+    "The setting is chosen on the same problems that its figures are measured on, so the figures are a little"
+    " optimistic."
+)
+"""Limit of the figures, for people and programs."""
 
 ShareOption = Annotated[
     float | None,
@@ -63,7 +69,8 @@ def calibrate(
     """Find the setting of a policy that meets a target, for the models that the settings name.
 
     It solves the problems with the policy at many settings, and prints the one that meets the target, with 95 %
-    intervals over problems.
+    intervals over problems. The setting is chosen on the same problems that its figures are measured on, so the
+    figures are a little optimistic.
     """
     check_sources({"a file of problems": problems, "--from-database": from_database})
     others = _parameters(parameters)
@@ -125,6 +132,7 @@ def _show(
                 "target": asdict(target),
                 "problems": problems,
                 **asdict(result),
+                "note": SAME_PROBLEMS,
             }
         )
         return
@@ -134,9 +142,10 @@ def _show(
             (parameter, f"{result.setting.value:.6g}", _range(result.setting, ".6g")),
             ("large tokens", f"{result.large_share.value:.1%}", _range(result.large_share, ".1%")),
             ("accuracy", f"{result.accuracy.value:.1%}", _range(result.accuracy, ".1%")),
-            ("target reached", f"{result.reached:.1%}", "of resamples"),
+            ("target reached", f"{result.reached:.1%}", "of resamples, by this setting"),
         ],
     )
+    print(SAME_PROBLEMS)
 
 
 def _range(estimate: Estimate, form: str) -> str:

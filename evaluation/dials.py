@@ -63,12 +63,12 @@ def _break_even_price(decision: Decision) -> float | None:
 
 
 _THRESHOLD: Final = Dial(parameter="threshold", probe={"threshold": LEAST}, level_of=_value, ends=(0.0, 1.0))
-_SHARE: Final = Dial(parameter="escalate_share", probe=None, level_of=_value)
+_SHARE: Final = Dial(parameter="escalate_share", probe=None, level_of=_value, ends=(0.001, 0.999))
 
 DIALS: Final[Mapping[str, Dial]] = {
     Threshold.name: _THRESHOLD,
     Cascade.name: _THRESHOLD,
-    Confidence.name: Dial(parameter="threshold", probe={"threshold": LEAST}, level_of=_value, ends=(1.0,)),
+    Confidence.name: Dial(parameter="threshold", probe={"threshold": LEAST}, level_of=_value, ends=(LEAST, 1.0)),
     AggregatePolicy.name: _SHARE,
     SequencePolicy.name: _SHARE,
     Pomdp.name: Dial(parameter="large_token_price", probe={}, level_of=_break_even_price, ends=PRICES),
@@ -92,9 +92,10 @@ def grid(
     shares = np.arange(1, points + 1) / (points + 1)
     if dial.probe is None:
         low, high = max(low, 0.0), min(high, 1.0)
-        return [float(low + share * (high - low)) for share in shares]
-    inside = [level for level in levels if low < level < high]
-    quantiles = np.quantile(inside, shares) if inside else np.empty(0)
+        quantiles = low + shares * (high - low)
+    else:
+        inside = [level for level in levels if low < level < high]
+        quantiles = np.quantile(inside, shares) if inside else np.empty(0)
     ends = [end for end in dial.ends if low < end < high]
     return sorted({*ends, *(float(value) for value in quantiles)})
 

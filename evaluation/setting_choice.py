@@ -6,6 +6,7 @@ setting shows how much the choice depends on these problems: it is the choice on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -24,7 +25,7 @@ NONE = -1
 
 
 class TargetOutOfReach(TrimError):
-    """No setting meets the target on these problems; choose a lower target."""
+    """None of the settings tried meets the target on these problems; choose a lower target."""
 
     code = "target_out_of_reach"
 
@@ -37,6 +38,10 @@ class Target:
     """Large tokens that are at most spent, as a share of those of large-only, or accuracy that is at least reached."""
     value: float
 
+    def is_met(self, shares: Floats, accuracies: Floats) -> NDArray[np.bool_]:
+        """Tell where shares of large tokens and accuracies, two arrays of one shape, meet the target."""
+        return shares <= self.value if self.of == "large_share" else accuracies >= self.value
+
     def choose(self, shares: Floats, accuracies: Floats) -> NDArray[np.intp]:
         """Choose a setting for each row: the dearest one within the share, or the cheapest one with the accuracy.
 
@@ -47,11 +52,10 @@ class Target:
         Returns:
             The index of a setting for each row, or `NONE`.
         """
+        fits = self.is_met(shares, accuracies)
         if self.of == "large_share":
-            fits = shares <= self.value
             best = np.where(fits, shares, -np.inf).argmax(axis=1)
         else:
-            fits = accuracies >= self.value
             best = np.where(fits, shares, np.inf).argmin(axis=1)
         return np.where(fits.any(axis=1), best, NONE)
 
@@ -69,25 +73,29 @@ class Calibration:
     """A setting that meets a target."""
 
     setting: Estimate
-    """The interval holds the choices on 95 % of the resamples that reach the target."""
+    """The interval holds the choices on 95 % of the resamples on which some setting meets the target."""
     large_share: Estimate
     accuracy: Estimate
     reached: float
-    """Share of the resamples on which some setting meets the target."""
+    """Share of the resamples on which this setting meets the target."""
 
 
-def neighbours(study: Study, values: Sequence[float], target: Target) -> tuple[float, float] | None:
-    """Return the values on both sides of the one that meets the target; `None` if none does.
+def neighbours(study: Study, values: Sequence[float], target: Target) -> tuple[float, float]:
+    """Return the values on both sides of the one that meets the target, or of the nearest one if none does.
+
+    Beside the first and the last value there is no limit: minus or plus infinity.
 
     Args:
         study: Results of the policy at each value, and of both models alone.
         values: Value of the setting for each of the study's settings, in ascending order.
         target: The target.
     """
-    [chosen, *_] = target.choose(*_curves(study, Resampling(study, resamples=1)))
+    shares, accuracies = _curves(study, Resampling(study, resamples=1))
+    [chosen, *_] = target.choose(shares, accuracies)
     if chosen == NONE:
-        return None
-    return values[max(0, chosen - 1)], values[min(len(values) - 1, chosen + 1)]
+        chosen = shares[0].argmin() if target.of == "large_share" else accuracies[0].argmax()
+    bounded = [-math.inf, *values, math.inf]
+    return bounded[chosen], bounded[chosen + 2]
 
 
 def find_setting(study: Study, values: Sequence[float], target: Target, *, seed: int = 0) -> Calibration:
@@ -114,7 +122,7 @@ def find_setting(study: Study, values: Sequence[float], target: Target, *, seed:
         setting=Estimate(value=values[chosen], interval=_interval(settings if len(settings) else [values[chosen]])),
         large_share=_estimate(shares[:, chosen]),
         accuracy=_estimate(accuracies[:, chosen]),
-        reached=sum(each != NONE for each in resampled) / len(resampled),
+        reached=float(target.is_met(shares[1:, chosen], accuracies[1:, chosen]).mean()),
     )
 
 
@@ -137,10 +145,10 @@ def _interval(ordered: Sequence[float] | Floats) -> Interval:
 def _out_of_reach(target: Target, shares: Floats, accuracies: Floats) -> str:
     if target.of == "large_share":
         return (
-            f"No setting keeps within {target.value:.1%} of the large model's tokens; the cheapest spends"
-            f" {shares.min():.1%}."
+            f"None of the {len(shares)} settings tried keeps within {target.value:.1%} of the large model's tokens;"
+            f" the cheapest spends {shares.min():.1%}."
         )
     return (
-        f"No setting reaches an accuracy of {target.value:.1%} on these problems; the best reaches"
+        f"None of the {len(shares)} settings tried reaches an accuracy of {target.value:.1%}; the best reaches"
         f" {accuracies.max():.1%}."
     )

@@ -108,6 +108,8 @@ class Curve:
     def approach(self, target: Target, *, points: int) -> None:
         """Try quantiles of all settings, and then quantiles of those around the one that meets the target best.
 
+        If none meets it, the second round lies around the nearest one, and beyond it where that is the first or last.
+
         Args:
             target: The target.
             points: Number of quantiles in each round.
@@ -116,8 +118,8 @@ class Curve:
             EngineDead: An engine cannot go on.
         """
         self._try(grid(self._candidate.dial, self._levels, points=points))
-        if around := neighbours(self.study, self.values, target):
-            self._try(grid(self._candidate.dial, self._levels, points=points, within=around))
+        around = neighbours(self.study, self.values, target)
+        self._try(grid(self._candidate.dial, self._levels, points=points, within=around))
 
     def _try(self, values: Sequence[float]) -> None:
         parameter = self._candidate.dial.parameter

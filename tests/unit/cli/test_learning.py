@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.app import app
+from cli.calibrating import SAME_PROBLEMS
 from cli.errors import NotInstalled, requiring
 
 PROBLEMS = "models/sample.jsonl"
@@ -40,6 +41,24 @@ def test_wrong_usage_exits_with_2_and_names_what_is_wrong(arguments: tuple[str, 
 def test_a_missing_library_names_the_command_that_installs_it() -> None:
     with pytest.raises(NotInstalled, match=r"needs nowhere, .* pip install '\.\[train\]'"), requiring("train"):
         import nowhere  # type: ignore[import-not-found]  # noqa: F401
+
+
+def test_a_calibration_says_that_choice_and_figures_come_from_the_same_problems(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, problems = tmp_path / "script.json", tmp_path / "problems.jsonl"
+    step = {"small": "So \\boxed{2}.", "large": "So \\boxed{1}.", "score": 0.4}
+    script.write_text(json.dumps({"problems": {}, "default": [step]}))
+    problems.write_text('{"question": "A?", "answer": "1"}\n{"question": "B?", "answer": "1"}\n')
+    monkeypatch.setenv("TRIM_ENGINE", "scripted")
+    monkeypatch.setenv("TRIM_SCRIPT", str(script))
+    command = ["policies", "calibrate", "threshold", str(problems), "--target-accuracy", "1"]
+    shown = CliRunner().invoke(app, command)
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout.splitlines()[-1] == SAME_PROBLEMS
+    assert json.loads(CliRunner().invoke(app, [*command, "--json"]).stdout)["note"] == SAME_PROBLEMS
+    helped = CliRunner().invoke(app, ["policies", "calibrate", "--help"]).stdout
+    assert "the same problems that its figures are measured on" in " ".join(helped.split())
 
 
 def test_ctrl_c_stops_a_command_at_once_and_keeps_what_it_has(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from evaluation.dials import DIALS, LEAST, grid, levels_of
@@ -19,7 +21,7 @@ def decisions(*values: float | None, compared_with: float | None = 0.5) -> list[
 def test_thresholds_are_quantiles_of_the_scores_between_the_ends() -> None:
     assert grid(DIALS["threshold"], SCORES, points=3) == pytest.approx([0.0, 0.175, 0.2, 0.375, 1.0])
     assert grid(DIALS["cascade"], [], points=3) == [0.0, 1.0]
-    assert grid(DIALS["confidence"], SCORES, points=1) == [0.2, 1.0]
+    assert grid(DIALS["confidence"], SCORES, points=1) == [LEAST, 0.2, 1.0]
 
 
 def test_a_second_round_lies_strictly_between_two_values() -> None:
@@ -28,8 +30,10 @@ def test_a_second_round_lies_strictly_between_two_values() -> None:
     assert grid(DIALS["aggregate"], [], points=1, within=(0.2, 0.4)) == pytest.approx([0.3])
 
 
-def test_shares_of_escalated_steps_are_spread_evenly() -> None:
-    assert grid(DIALS["sequence"], [], points=3) == [0.25, 0.5, 0.75]
+def test_shares_of_escalated_steps_are_spread_evenly_between_the_ends() -> None:
+    assert grid(DIALS["sequence"], [], points=3) == [0.001, 0.25, 0.5, 0.75, 0.999]
+    beyond = grid(DIALS["aggregate"], [], points=1, within=(-math.inf, 0.001))
+    assert beyond == pytest.approx([0.0005]), "a second round goes beyond an end, to the limit of the parameter"
 
 
 def test_decisions_without_a_number_divide_nothing() -> None:
