@@ -11,7 +11,6 @@ from evaluation.in_process import Tell, solve
 from evaluation.metrics import Baselines, Result, accuracy
 from evaluation.problem_sources import ProblemSet
 from shared.domain.options import Sampling, Wrappers
-from shared.domain.status import Status
 from shared.domain.verdict import Verdict
 from shared.errors import PermanentError
 from shared.machine.state import State
@@ -72,12 +71,12 @@ def fit_to_problems(
         wrappers=EXPLORING,
         tell=show("solving"),
     )
-    labelled = label_all(solved, engines, seed=seed, tell=show("labelling"))
+    labelled, left_out = label_all(solved, engines, seed=seed, tell=show("labelling"))
     data = {
         **problems.data,
         "labels": LABEL,
         "sampling": asdict(sampling),
-        "failed": sum(state.status is Status.FAILED for state in solved),
+        "left_out": left_out,
         "validation_problems": len(held_out.problems),
     }
     rewrites = [each.rewrite for each in labelled if each.rewrite is not None]
@@ -114,7 +113,8 @@ def _fit(
     try:
         return pomdp.fit(traces, rewrites=rewrites, models=engines.models, data=data, metrics={}, **card)
     except ValueError as error:
-        raise CannotFit(f"The policy cannot be fitted: {error}.") from None
+        counts = ", ".join(f"{count} {reason}" for reason, count in data.get("left_out", {}).items())
+        raise CannotFit(f"The policy cannot be fitted: {error}{counts and f' (left out: {counts})'}.") from None
 
 
 def _measure(

@@ -2,23 +2,29 @@
 
 This is the label of Math-Shepherd (arXiv 2312.08935, section 3.3: hard estimation) with one completion, by the strong
 model. So a solution with the right answer has no wrong step, and a problem that the large model cannot solve is wrong
-from its first step. The first wrong step is searched by bisection, as in OmegaPRM (arXiv 2406.06592), which takes a
-number of completions that grows with the logarithm of the length.
+from its first step. A solution without an answer has no wrong step if the large model finishes it rightly. The first
+wrong step is searched by bisection, as in OmegaPRM (arXiv 2406.06592), which takes a number of completions that grows
+with the logarithm of the length.
+
+A solution is left out if the plain comparison cannot tell whether its answer, or that of a continuation, is right.
 """
 
 from __future__ import annotations
 
 import random
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from enum import StrEnum
 
 from evaluation.engines import LoadedEngines
 from evaluation.in_process import TIMEOUT_S, Tell, score
 from shared.cancellation import Cancellation
 from shared.domain.decisions import Action, DecidedBy
+from shared.domain.status import Status
 from shared.domain.text import boxed_answer, join_steps
 from shared.domain.verdict import Verdict, verdict_of
 from shared.engines.port import GenerationRequest, Meter
@@ -30,6 +36,21 @@ LABEL = "continuation by the large model (Math-Shepherd), one completion"
 """How the steps are labelled, for the card of an artefact."""
 
 
+class LeftOut(StrEnum):
+    """Why a solution has no labels."""
+
+    NOT_SUCCEEDED = "not_succeeded"
+    """The problem did not succeed."""
+    UNVERIFIED = "unverified"
+    """A plain comparison cannot tell whether its answer is right."""
+    NO_STEPS = "no_steps"
+    """It has no step."""
+    NO_SCORES = "no_scores"
+    """A step has no usable score."""
+    UNKNOWN_CONTINUATION = "unknown_continuation"
+    """The large model cannot continue from a prefix, or a plain comparison cannot decide its answer."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labelled:
     """A labelled solution."""
@@ -39,10 +60,14 @@ class Labelled:
     """Whether a large step that took the place of a wrong draft after right steps is right; `None` if none is known."""
 
 
+class _Unknown(Exception):
+    """Nothing tells whether a prefix is right."""
+
+
 def label_all(
     solved: Sequence[State], engines: LoadedEngines, *, seed: int, tell: Tell = lambda _done, _count: None
-) -> list[Labelled]:
-    """Label solutions. Those without a step or with a step without a usable score are left out.
+) -> tuple[list[Labelled], dict[str, int]]:
+    """Label solutions; return those that have labels, and count the others by reason.
 
     Args:
         solved: Problems with references that have ended.
@@ -54,25 +79,37 @@ def label_all(
         EngineDead: An engine cannot go on.
     """
     found: list[Labelled] = []
+    left_out: Counter[LeftOut] = Counter()
     with ThreadPoolExecutor(engines.concurrency) as pool:
         works = pool.map(lambda pair: label(pair[1], engines, random.Random(f"{seed}/{pair[0]}")), enumerate(solved))  # noqa: S311
         for done, each in enumerate(works, start=1):
             tell(done, len(solved))
-            found += [each] if each else []
-    return found
+            if isinstance(each, LeftOut):
+                left_out[each] += 1
+            else:
+                found.append(each)
+    return found, {str(reason): left_out[reason] for reason in LeftOut if left_out[reason]}
 
 
-def label(state: State, engines: LoadedEngines, draw: random.Random) -> Labelled | None:
-    """Label a solution; `None` if it has no step or a step without a usable score.
+def label(state: State, engines: LoadedEngines, draw: random.Random) -> Labelled | LeftOut:
+    """Label a solution, or tell why it has no labels.
 
     At most one draft that the large model replaced is judged, drawn by lot: judging all of them would take more large
     tokens than all the rest.
     """
+    if state.status is not Status.SUCCEEDED:
+        return LeftOut.NOT_SUCCEEDED
+    if state.verdict is Verdict.UNVERIFIED:
+        return LeftOut.UNVERIFIED
+    if not state.steps:
+        return LeftOut.NO_STEPS
+    if (scores := _scores(state, engines)) is None:
+        return LeftOut.NO_SCORES
     texts = tuple(step.text for step in state.steps)
-    scores = _scores(state, engines)
-    if not texts or scores is None:
-        return None
-    first_error = None if state.verdict is Verdict.CORRECT else _first_error(state, texts, engines)
+    try:
+        first_error = None if state.verdict is Verdict.CORRECT else _first_error(state, texts, engines)
+    except _Unknown:
+        return LeftOut.UNKNOWN_CONTINUATION
     trace = Trace(
         question=state.question,
         scores=scores,
@@ -85,20 +122,22 @@ def label(state: State, engines: LoadedEngines, draw: random.Random) -> Labelled
     if not replaced:
         return Labelled(trace=trace, rewrite=None)
     step, draft = draw.choice(replaced)
-    is_wrong = not reaches_answer(state, (*texts[:step], draft), engines)
+    is_wrong = reaches_answer(state, (*texts[:step], draft), engines) is False
     return Labelled(trace=trace, rewrite=step < right if is_wrong else None)
 
 
-def reaches_answer(state: State, prefix: tuple[str, ...], engines: LoadedEngines) -> bool:
-    """Tell whether the large model, continuing alone from a prefix, reaches the right answer."""
+def reaches_answer(state: State, prefix: tuple[str, ...], engines: LoadedEngines) -> bool | None:
+    """Tell whether the large model, continuing alone from a prefix, reaches the right answer; `None` if unknown.
+
+    The continuation may have as many steps as a whole solution, so that a late prefix has the chance of an early one.
+    """
     limits, steps = state.options.limits, list(prefix)
-    room = limits.max_steps - len(prefix)
-    if room > 0 and boxed_answer(prefix[-1]) is None:
+    if boxed_answer(prefix[-1]) is None:
         request = GenerationRequest(
             problem_id=state.problem_id,
             question=state.question,
             prefix=prefix,
-            max_steps=room,
+            max_steps=limits.max_steps,
             max_step_tokens=limits.max_step_tokens,
             max_tokens=limits.max_tokens,
             step_timeout_s=TIMEOUT_S,
@@ -107,18 +146,29 @@ def reaches_answer(state: State, prefix: tuple[str, ...], engines: LoadedEngines
         try:
             with closing(engines.large.stream(request, Cancellation(), Meter())) as written:
                 steps += [step.text for step in written]
-        except PermanentError:  # It has no room left, so it reaches no answer.
-            return False
-    return verdict_of(boxed_answer(join_steps(steps)), state.reference) is Verdict.CORRECT
+        except PermanentError:  # The prefix fills its context, for example, which tells nothing about the steps.
+            return None
+    verdict = verdict_of(boxed_answer(join_steps(steps)), state.reference)
+    return None if verdict is Verdict.UNVERIFIED else verdict is Verdict.CORRECT
 
 
-def _first_error(state: State, texts: tuple[str, ...], engines: LoadedEngines) -> int:
-    """Find the first wrong step of a solution whose answer is not right; at the latest it is the last one."""
+def _first_error(state: State, texts: tuple[str, ...], engines: LoadedEngines) -> int | None:
+    """Find the first wrong step of a solution whose answer is not right; `None` if it only lacks an answer.
+
+    Raises:
+        _Unknown: Nothing tells whether a prefix is right.
+    """
 
     def is_wrong(step: int) -> int:
-        return int(not reaches_answer(state, texts[: step + 1], engines))
+        reaches = reaches_answer(state, texts[: step + 1], engines)
+        if reaches is None:
+            raise _Unknown
+        return int(not reaches)
 
-    return bisect_left(range(len(texts) - 1), 1, key=is_wrong)
+    # A wrong answer is in the last step, so that step is wrong if no earlier one is.
+    open_steps = len(texts) if state.verdict is Verdict.NO_ANSWER else len(texts) - 1
+    found = bisect_left(range(open_steps), 1, key=is_wrong)
+    return found if found < len(texts) else None
 
 
 def _scores(state: State, engines: LoadedEngines) -> tuple[float, ...] | None:

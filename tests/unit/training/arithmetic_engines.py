@@ -30,6 +30,8 @@ class Writer:
     def __init__(self, author: Author, errs: Errs) -> None:
         self.model_id = f"{author}@1"
         self.calls = 0
+        self.right = RIGHT
+        """How it writes the right answer."""
         self._author, self._errs = author, errs
 
     def stream(
@@ -43,7 +45,7 @@ class Writer:
             text = f"{index} {self._author} {word}"
             if index == STEPS - 1:
                 is_right = "bad" not in " ".join((*prefix, text))
-                text += f" \\boxed{{{RIGHT if is_right else 0}}}"
+                text += f" \\boxed{{{self.right if is_right else 0}}}"
             prefix = (*prefix, text)
             yield GeneratedStep(text=text, finish=Finish.SEPARATOR, tokens=10, prompt_tokens=0, cached_tokens=0)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from evaluation.engines import LoadedEngines
 from evaluation.in_process import OtherModels, solve
 from evaluation.problem_sources import ProblemSet
 from shared.domain.options import Sampling
@@ -18,6 +19,7 @@ from tests.unit.training.arithmetic_engines import Engines, one_error, problems
 from training.fitting import CannotFit, fit_to_labelled, fit_to_problems
 from training.labelled_file import LabelledFile, LabelledSolution
 
+NONE = ProblemSet(problems=[], source="test")
 CARD = {"created_at": datetime(2026, 1, 2, tzinfo=UTC), "command": "test"}
 
 
@@ -28,7 +30,11 @@ def silent(_label: str) -> Callable[[int, int], None]:
 def fit(engines: Engines, memory: Path | None = None, *, validation: float = 0.0) -> Artefact:
     learned_from, held_out = problems(60).drawn(None, seed=0).split(validation)
     with engines.loaded(memory) as loaded:
-        return fit_to_problems(learned_from, held_out, loaded, seed=0, large_token_price=1e-3, card=CARD, show=silent)
+        return fit_to(learned_from, loaded, held_out)
+
+
+def fit_to(learned_from: ProblemSet, engines: LoadedEngines, held_out: ProblemSet = NONE) -> Artefact:
+    return fit_to_problems(learned_from, held_out, engines, seed=0, large_token_price=1e-3, card=CARD, show=silent)
 
 
 def test_the_fit_finds_how_often_the_models_err(tmp_path: Path) -> None:
@@ -61,6 +67,17 @@ def test_a_second_fit_computes_nothing_and_finds_the_same(tmp_path: Path) -> Non
 def test_solutions_that_show_too_little_are_refused_in_one_sentence() -> None:
     with pytest.raises(CannotFit, match=r"no trace holds .*; collect more solutions"):
         fit(Engines(small=lambda _question, _index: False))
+
+
+def test_the_card_and_a_refusal_count_the_solutions_that_were_left_out() -> None:
+    made = fit(Engines(small=one_error))
+    assert made.card.data["left_out"] == {}
+    unverified = ProblemSet(problems=[(f"Problem {each}", "x") for each in range(3)], source="test")
+    some = ProblemSet(problems=[*problems(60).problems, ("Problem 61", "x")], source="test")
+    with Engines(small=one_error).loaded() as engines:
+        with pytest.raises(CannotFit, match=r"no traces to fit; .* \(left out: 3 unverified\)"):
+            fit_to(unverified, engines)
+        assert fit_to(some, engines).card.data["left_out"] == {"unverified": 1}
 
 
 def test_labelled_solutions_of_both_models_are_enough() -> None:
