@@ -40,7 +40,18 @@ Price = Annotated[
     float, typer.Option("--large-token-price", min=0, help="Price of a large token; a right answer is worth 1.")
 ]
 Share = Annotated[
-    float, typer.Option("--validation-share", min=0, max=0.9, help="Share of the problems that measure the result.")
+    float,
+    typer.Option(
+        "--validation-share", min=0, max=0.9, help="Share of the problems that measure the result; 0 measures nothing."
+    ),
+]
+ChoosingShare = Annotated[
+    float,
+    typer.Option("--validation-share", min=0, max=0.9, help="Share of the problems that choose the best weights."),
+]
+MeasuringShare = Annotated[
+    float,
+    typer.Option("--measuring-share", min=0, max=0.9, help="Share of the problems that measure the result alone."),
 ]
 Into = Annotated[
     Path,
@@ -111,13 +122,17 @@ def train(
     into: Into,
     from_database: FromDatabase = False,
     count: Count = 1000,
-    validation_share: Share = 0.25,
+    validation_share: ChoosingShare = 0.2,
+    measuring_share: MeasuringShare = 0.2,
     batches: Annotated[int, typer.Option("--batches", min=1, help="Number of batches of 64 problems.")] = 600,
     large_token_price: Price = 8e-4,
     seed: Seed = 0,
     registers: Import = False,
 ) -> None:
     """Train a policy with the models that the settings name.
+
+    The problems have three parts: those that the policy is trained on, those that choose the best weights, and those
+    that only measure the result.
 
     Run the same command again after an interruption: it resumes at the last saved state, and computes no step twice.
     """
@@ -131,13 +146,12 @@ def train(
     def make() -> Artefact:
         settings = read_settings()
         found = read_problems(settings, problems, count=count, seed=seed, kept=into / "problems.jsonl")
-        learned_from, validation = found.split(validation_share)
+        parts = found.split_for_training(validation_share=validation_share, measuring_share=measuring_share)
         with local_engines(settings, into / "memory.sqlite3") as engines, showing_progress() as show:
             move = show("decisions computed")
             return learning.train(
                 policy,
-                learned_from,
-                validation,
+                *parts,
                 engines,
                 settings=ppo.Settings(seed=seed, batches=batches, large_token_price=large_token_price),
                 state=into / f"{policy}.state.pt",

@@ -43,13 +43,13 @@ class ProblemSet:
         return ProblemSet(problems=drawn, source=self.source)
 
     def split(self, share: float) -> tuple[ProblemSet, ProblemSet]:
-        """Split off the last problems, for validation.
+        """Split off the last problems, which measure the result.
 
         Args:
             share: Share of the problems to split off, rounded to whole problems.
 
         Returns:
-            The problems to learn from, and those for validation.
+            The problems to learn from, and those that measure; the latter may be none.
 
         Raises:
             UnusableProblems: No problem is left to learn from.
@@ -63,6 +63,34 @@ class ProblemSet:
         first = len(self.problems) - size
         rest, held_out = self.problems[:first], self.problems[first:]
         return ProblemSet(problems=rest, source=self.source), ProblemSet(problems=held_out, source=self.source)
+
+    def split_for_training(
+        self, *, validation_share: float, measuring_share: float
+    ) -> tuple[ProblemSet, ProblemSet, ProblemSet]:
+        """Split into three parts, none of them empty.
+
+        Args:
+            validation_share: Share of the problems that choose the best weights.
+            measuring_share: Share of the problems that measure the result.
+
+        Returns:
+            The problems to train on, those that choose, and those that measure; the last ones measure.
+
+        Raises:
+            UnusableProblems: A part would be empty.
+        """
+        count = len(self.problems)
+        chosen, measured = round(validation_share * count), round(measuring_share * count)
+        first, second = count - chosen - measured, count - measured
+        if not (first > 0 and chosen and measured):
+            raise UnusableProblems(
+                f"{count} problems with a validation share of {validation_share:g} and a measuring share of"
+                f" {measuring_share:g} leave no problem to train on, to choose the best weights, or to measure the"
+                " result; add problems, or change --validation-share or --measuring-share."
+            )
+        parts = self.problems[:first], self.problems[first:second], self.problems[second:]
+        learned_from, validation, held_out = (ProblemSet(problems=part, source=self.source) for part in parts)
+        return learned_from, validation, held_out
 
 
 def problems_of_file(path: Path, settings: Settings) -> ProblemSet:

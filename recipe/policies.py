@@ -82,7 +82,13 @@ def fit_pomdp(models: Models, *, card: Mapping[str, Any]) -> Artefact:
 
 
 def train(
-    kind: type[LearnedPolicy], problems: Trials, choosing: Trials, *, state: Path, card: Mapping[str, Any]
+    kind: type[LearnedPolicy],
+    problems: Trials,
+    choosing: Trials,
+    held_out: Trials,
+    *,
+    state: Path,
+    card: Mapping[str, Any],
 ) -> Artefact:
     """Train a learned policy on cached branches of solutions, or resume its training.
 
@@ -90,6 +96,7 @@ def train(
         kind: The policy.
         problems: Problems to train on.
         choosing: Problems that choose the best weights.
+        held_out: Problems that measure the result.
         state: State file of the training.
         card: Fields of the card.
     """
@@ -97,6 +104,7 @@ def train(
         kind.name,
         problems=problems.branches,
         validation=choosing.branches,
+        measured=held_out.branches,
         settings=ppo.Settings(batches=BATCHES, large_token_price=LARGE_TOKEN_PRICE),
         data=card["data"],
         path=state,
@@ -132,7 +140,7 @@ def make(models: Models, state: Path) -> Iterator[Artefact]:
     choosing = Trials(drawn(CHOOSING, seed=2), [SAMPLED], models)
     for kind in (AggregatePolicy, SequencePolicy):
         path = state.with_name(f"{state.name}-{kind.name}.pt")
-        yield _measured(kind(), train(kind, problems, choosing, state=path, card=card), held_out)
+        yield _measured(kind(), train(kind, problems, choosing, held_out, state=path, card=card), held_out)
 
 
 def _measured(policy: FittedPolicy, artefact: Artefact, held_out: Trials) -> Artefact:

@@ -97,12 +97,8 @@ def label(state: State, engines: LoadedEngines, draw: random.Random) -> Labelled
     At most one draft that the large model replaced is judged, drawn by lot: judging all of them would take more large
     tokens than all the rest.
     """
-    if state.status is not Status.SUCCEEDED:
-        return LeftOut.NOT_SUCCEEDED
-    if state.verdict is Verdict.UNVERIFIED:
-        return LeftOut.UNVERIFIED
-    if not state.steps:
-        return LeftOut.NO_STEPS
+    if (left_out := _left_out(state)) is not None:
+        return left_out
     if (scores := _scores(state, engines)) is None:
         return LeftOut.NO_SCORES
     texts = tuple(step.text for step in state.steps)
@@ -150,6 +146,15 @@ def reaches_answer(state: State, prefix: tuple[str, ...], engines: LoadedEngines
             return None
     verdict = verdict_of(boxed_answer(join_steps(steps)), state.reference)
     return None if verdict is Verdict.UNVERIFIED else verdict is Verdict.CORRECT
+
+
+def _left_out(state: State) -> LeftOut | None:
+    """Tell why a solution has no labels, if that needs no engine."""
+    if state.status is not Status.SUCCEEDED:
+        return LeftOut.NOT_SUCCEEDED
+    if state.verdict is Verdict.UNVERIFIED:
+        return LeftOut.UNVERIFIED
+    return None if state.steps else LeftOut.NO_STEPS
 
 
 def _first_error(state: State, texts: tuple[str, ...], engines: LoadedEngines) -> int | None:

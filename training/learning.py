@@ -27,6 +27,7 @@ def train(
     policy: str,
     problems: ProblemSet,
     validation: ProblemSet,
+    measured: ProblemSet,
     engines: LoadedEngines,
     *,
     settings: ppo.Settings,
@@ -40,7 +41,8 @@ def train(
     Args:
         policy: Name of the policy.
         problems: Problems to train on.
-        validation: Problems that choose the best weights, and measure them.
+        validation: Problems that choose the best weights.
+        measured: Problems that measure the result.
         engines: The engines; with a memory on disk, a resumed training computes no step twice.
         settings: Settings of the training.
         state: File of the training's state.
@@ -49,6 +51,7 @@ def train(
         tell: Receives the number of decisions so far whose outcomes the engines have computed.
 
     Raises:
+        UnusableProblems: A part has no problem.
         TrainingRefused: The state file belongs to another training.
         EngineDead: An engine cannot go on.
     """
@@ -62,10 +65,12 @@ def train(
         policy,
         problems=_CountedBranches(problems.problems, engines, sampling, count),
         validation=_CountedBranches(validation.problems, engines, sampling, count),
+        measured=_CountedBranches(measured.problems, engines, sampling, count),
         settings=settings,
         data={
             **problems.data,
             "validation_sha256": validation.data["problems_sha256"],
+            "measured_sha256": measured.data["problems_sha256"],
             "sampling": asdict(sampling),
             # With other models the training cannot go on.
             "models": engines.models.model_dump(),

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from evaluation.problems import UnusableProblems
 from shared.domain.decisions import Observation
 from shared.errors import PermanentError
 from shared.policies.artefact import Artefact, Models
@@ -152,7 +153,7 @@ class Trained:
     settings: Mapping[str, Any]
     data: Mapping[str, Any]
     figures: Figures
-    """On validation problems."""
+    """On the problems that measure the result."""
     observations: Sequence[Observation]
     """Observations of all decisions on validation problems."""
 
@@ -187,6 +188,7 @@ class Training:
         *,
         problems: Branches[Any],
         validation: Branches[Any],
+        measured: Branches[Any],
         settings: Settings,
         data: Mapping[str, Any],
         path: Path,
@@ -197,18 +199,31 @@ class Training:
             policy: Name of the policy.
             problems: Problems to train on.
             validation: Problems on which the best weights are chosen.
+            measured: Other problems, which measure the result.
             settings: Settings.
             data: Where the problems come from, for the card of the artefact.
             path: State file.
 
         Raises:
+            UnusableProblems: A part has no problem.
             TrainingRefused: The state file is damaged, or of a training with other settings or problems.
         """
         self.batch = 0
         """Number of batches done."""
         self._network = NETWORKS[policy]
-        self._problems, self._validation, self._settings, self._path = problems, validation, settings, path
-        self._data = {**data, "problems": problems.count, "validation_problems": validation.count}
+        self._problems, self._validation, self._measured = problems, validation, measured
+        self._settings, self._path = settings, path
+        counts = {
+            "problems": problems.count,
+            "validation_problems": validation.count,
+            "measured_problems": measured.count,
+        }
+        if not all(counts.values()):
+            raise UnusableProblems(
+                "A training needs at least one problem to train on, one that chooses the best weights, and one that"
+                " measures the result; add problems."
+            )
+        self._data = {**data, **counts}
         self._weights = self._network.fresh(settings.seed)
         for weight in self._weights.values():
             weight.requires_grad_()
@@ -232,14 +247,17 @@ class Training:
                 self._save()
                 report(Progress(batch=self.batch, batches=batches, training=training, validation=validation, best=best))
         assert self._best is not None, "the last batch is followed by a validation"
-        episodes = self._play(self._best.weights, self._validation, range(self._validation.count), choose=preferred)
+        validated, measured = (
+            self._play(self._best.weights, part, range(part.count), choose=preferred)
+            for part in (self._validation, self._measured)
+        )
         return Trained(
             policy=self._network.policy,
             weights=self._best.weights,
             settings=self._settings.record(),
             data=self._data,
-            figures=Figures.of(episodes),
-            observations=[step.observation for episode in episodes for step in episode.steps],
+            figures=Figures.of(measured),
+            observations=[step.observation for episode in validated for step in episode.steps],
         )
 
     def _train(self) -> Figures:

@@ -27,6 +27,18 @@ def test_a_split_shares_no_problem_and_leaves_some_to_learn_from() -> None:
         TEN.drawn(1, seed=0).split(0.9)
 
 
+def test_a_training_has_three_parts_that_share_no_problem() -> None:
+    parts = TEN.split_for_training(validation_share=0.2, measuring_share=0.3)
+    assert [len(each.problems) for each in parts] == [5, 2, 3]
+    assert [problem for each in parts for problem in each.problems] == TEN.problems
+
+
+@pytest.mark.parametrize(("validation", "measuring"), [(0, 0.2), (0.2, 0), (0.5, 0.5), (0.9, 0.9), (0.04, 0.2)])
+def test_a_training_without_one_of_its_parts_is_refused_in_one_sentence(validation: float, measuring: float) -> None:
+    with pytest.raises(UnusableProblems, match=r"10 problems .* change --validation-share or --measuring-share\.$"):
+        TEN.split_for_training(validation_share=validation, measuring_share=measuring)
+
+
 def test_written_problems_are_read_as_they_were(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "problems.jsonl"
     write_problems(TEN, path)

@@ -27,10 +27,10 @@ def run(engines: Engines, folder: Path, policy: str = "aggregate", *, stops_at: 
         if progress.batch == stops_at:
             raise Interrupt
 
-    learned_from, validation = problems(12).split(0.25)
+    parts = problems(12).split_for_training(validation_share=0.25, measuring_share=0.25)
     with engines.loaded(folder / "memory.sqlite3") as loaded:
         return train(
-            policy, learned_from, validation, loaded, settings=ppo.Settings(batches=batches, large_token_price=1e-3),
+            policy, *parts, loaded, settings=ppo.Settings(batches=batches, large_token_price=1e-3),
             state=folder / f"{policy}.state.pt", card=CARD, report=report,
         )  # fmt: skip
 
@@ -43,7 +43,8 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one_does(tmp_path: Pat
     assert resumed.digest == whole.digest
     assert torch.get_num_threads() == 1
     assert POLICIES["aggregate"]().fitted(resumed).models == resumed.models  # type: ignore[attr-defined]
-    assert resumed.card.data["problems"] == 9
+    counts = [resumed.card.data[f"{part}problems"] for part in ("", "validation_", "measured_")]
+    assert counts == [6, 3, 3]
     assert resumed.card.data["models"]["prm"] == "prm@1"
 
 

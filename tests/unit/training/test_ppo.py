@@ -13,7 +13,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs the extra `train`")
 
-from shared.domain.decisions import Action, Observation  # noqa: E402 - only where torch is
+from evaluation.problems import UnusableProblems  # noqa: E402 - only where torch is
+from shared.domain.decisions import Action, Observation  # noqa: E402
 from shared.policies.artefact import Artefact, Models  # noqa: E402
 from training import ppo  # noqa: E402
 from training.environment import Branches, Outcome, Turn  # noqa: E402
@@ -79,11 +80,20 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def training(path: Path, *, policy: str = "aggregate", problems: int = 128, **settings: Any) -> Training:
+def training(
+    path: Path,
+    *,
+    policy: str = "aggregate",
+    problems: int = 128,
+    validation: int = 100,
+    measured: int = 100,
+    **settings: Any,
+) -> Training:
     return Training(
         policy,
         problems=World(problems, seed=1),
-        validation=World(100, seed=2),
+        validation=World(validation, seed=2),
+        measured=World(measured, seed=3),
         settings=Settings(**{"batches": 8, **settings}),
         data=DATA,
         path=path / "state.pt",
@@ -175,13 +185,13 @@ def test_training_learns_to_escalate_exactly_the_wrong_drafts(policy: str, batch
     seen: list[Progress] = []
     trained = training(tmp_path, policy=policy, problems=256, batches=batches, large_token_price=0.004).run(seen.append)
     best = World(100, seed=2).best
-    assert trained.figures.reward(0.004) > best.reward(0.004) - 0.02
+    assert trained.figures.reward(0.004) > World(100, seed=3).best.reward(0.004) - 0.02
     assert [each.batch for each in seen] == list(range(batches // 20, batches + 1, batches // 20))
 
     made = made_from(trained)
     assert made.card.policy == policy
     assert made.card.settings["large_token_price"] == 0.004
-    assert made.card.data == DATA | {"problems": 256, "validation_problems": 100}
+    assert made.card.data == DATA | {"problems": 256, "validation_problems": 100, "measured_problems": 100}
     decide = trained.policy(escalate_share=best.escalated).fitted(made).decide
     decided = [(each, decide(each).action is Action.ESCALATE) for each in trained.observations]
     right = sum(escalates == (each.score is not None and each.score < 0.5) for each, escalates in decided)
@@ -207,6 +217,21 @@ def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(tmp_pa
     again: list[Progress] = []
     assert made_from(training(tmp_path / "parts").run(again.append)).digest == made_from(whole).digest
     assert again == [], "a training that is over does nothing"
+
+
+def test_the_result_is_measured_on_other_problems_than_those_that_chose_the_weights(tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    trained = training(tmp_path, measured=50, batches=1).run(seen.append)
+    network, part = NETWORKS["aggregate"], World(50, seed=3)
+    episodes = play(network, trained.weights, part, range(50), choose=preferred, large_token_price=8e-4)
+    assert trained.figures == Figures.of(episodes) != seen[-1].best
+    assert len(trained.observations) == 100 * STEPS, "the cuts of shares come from validation problems"
+
+
+@pytest.mark.parametrize("empty", ["problems", "validation", "measured"])
+def test_a_training_with_an_empty_part_is_refused_before_it_begins(empty: str, tmp_path: Path) -> None:
+    with pytest.raises(UnusableProblems, match="needs at least one problem"):
+        training(tmp_path, **{empty: 0})
 
 
 def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
