@@ -94,7 +94,7 @@ def fit(
     """
     check_sources({"a file of problems": problems, "--from-database": from_database, "--labelled": labelled})
     with requiring("stack"):
-        from cli.local_engines import local_engines, read_problems, read_settings
+        from cli.local_engines import KEPT, local_engines, read_problems, read_settings
         from training import fitting
         from training.labelled_file import read_labelled
 
@@ -104,7 +104,7 @@ def fit(
             file = read_labelled(labelled, count=count)
             with local_engines(settings, into / "memory.sqlite3") as engines, showing_progress() as show:
                 return fitting.fit_to_labelled(file, engines, card=_card(), show=show)
-        found = read_problems(settings, problems, count=count, seed=seed, kept=into / "problems.jsonl")
+        found = read_problems(settings, problems, count=count, seed=seed, kept=into / KEPT)
         learned_from, held_out = found.split(validation_share)
         with local_engines(settings, into / "memory.sqlite3") as engines, showing_progress() as show:
             return fitting.fit_to_problems(
@@ -140,12 +140,12 @@ def train(
     with requiring("train"):
         import torch  # noqa: F401 - checked first: it is the one library that the other extras do not install
     with requiring("stack"):
-        from cli.local_engines import local_engines, read_problems, read_settings
+        from cli.local_engines import KEPT, local_engines, read_problems, read_settings
         from training import learning, ppo
 
     def make() -> Artefact:
         settings = read_settings()
-        found = read_problems(settings, problems, count=count, seed=seed, kept=into / "problems.jsonl")
+        found = read_problems(settings, problems, count=count, seed=seed, kept=into / KEPT)
         parts = found.split_for_training(validation_share=validation_share, measuring_share=measuring_share)
         with local_engines(settings, into / "memory.sqlite3") as engines, showing_progress() as show:
             move = show("decisions computed")

@@ -9,13 +9,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cli.errors import Interrupted
+from cli.progress import note
 from evaluation.engines import LoadedEngines, loaded_engines
 from evaluation.patient_engines import Patience, Stopping
-from evaluation.problem_sources import ProblemSet, problems_of_database, problems_of_file, write_problems
+from evaluation.problem_sources import (
+    ProblemSet,
+    keep_problems,
+    kept_problems,
+    problems_of_database,
+    problems_of_file,
+)
 from shared import log
 from shared.cancellation import Cancelled
 from shared.settings import Settings
 from stack.interrupts import interrupt_once
+
+KEPT = "database-problems.jsonl"
+"""Name of the file, in the folder of a result, that keeps the problems of the database."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -59,16 +69,20 @@ def read_problems(
         kept: File that keeps the problems of the database, so that a second call reads the same ones.
 
     Raises:
-        UnusableProblems: There are none.
+        UnusableProblems: There are none, or the kept ones are damaged or those of another `count`.
     """
     if file is not None:
         return problems_of_file(file, settings).drawn(count, seed=seed)
-    if kept is None or not kept.exists():
+    if kept is not None and kept.exists():
+        found = kept_problems(kept, count=count)
+        note(
+            f"Using the {len(found.problems)} problems of the database that {kept} keeps; delete it to take newer ones."
+        )
+    else:
         found = problems_of_database(settings, count=count)
-        if kept is None:
-            return found.drawn(count, seed=seed)
-        write_problems(found, kept)
-    return problems_of_file(kept, settings).drawn(count, seed=seed)
+        if kept is not None:
+            keep_problems(found, kept, count=count)
+    return found.drawn(count, seed=seed)
 
 
 @contextmanager

@@ -124,11 +124,47 @@ def problems_of_database(settings: Settings, *, count: int) -> ProblemSet:
     return ProblemSet(problems=list(found.items()), source="problems of the service")
 
 
-def write_problems(problems: ProblemSet, path: Path) -> None:
-    """Write problems to a file that `problems_of_file` reads.
+def keep_problems(problems: ProblemSet, path: Path, *, count: int) -> None:
+    """Keep problems of the database in a file, with the number that was asked for.
+
+    Args:
+        problems: The problems.
+        path: The file.
+        count: Maximum number of problems that was asked for.
 
     Raises:
         CannotWrite: The file cannot be written.
     """
-    lines = (json.dumps({"question": question, "reference": answer}) for question, answer in problems.problems)
-    write_whole(path, "".join(f"{line}\n" for line in lines).encode())
+    records = [
+        {"source": problems.source, "count": count},
+        *({"question": q, "reference": r} for q, r in problems.problems),
+    ]
+    write_whole(path, "".join(f"{json.dumps(record)}\n" for record in records).encode())
+
+
+def kept_problems(path: Path, *, count: int) -> ProblemSet:
+    """Read problems that `keep_problems` wrote, exactly as they were.
+
+    Args:
+        path: The file.
+        count: Maximum number of problems that is asked for.
+
+    Raises:
+        UnusableProblems: The file is damaged, or another number was asked for when it was written.
+    """
+    try:
+        asked, *records = [json.loads(line) for line in path.read_text().splitlines()]
+        kept = ProblemSet(
+            problems=[(str(each["question"]), str(each["reference"])) for each in records], source=str(asked["source"])
+        )
+        before = int(asked["count"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UnusableProblems(
+            f"{path} cannot be read ({type(error).__name__}); delete it to take the newest problems of the database."
+        ) from None
+    if before != count:
+        raise UnusableProblems(
+            f"{path} keeps the problems of a command with --problems {before}, not {count}; use the same number, or"
+            " delete the file to take the newest problems."
+        )
+    return kept

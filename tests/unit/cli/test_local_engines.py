@@ -7,20 +7,29 @@ from pathlib import Path
 import pytest
 
 from cli import local_engines
-from cli.local_engines import read_problems
+from cli.local_engines import KEPT, read_problems
 from evaluation.problem_sources import ProblemSet
+from evaluation.problems import UnusableProblems
 from shared.settings import Settings
 
 
-def test_problems_of_the_database_are_those_of_the_first_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_problems_of_the_database_are_those_of_the_first_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     newest = [("First?", "1"), ("Second?", "2")]
 
     def read(_settings: Settings, *, count: int) -> ProblemSet:
         return ProblemSet(problems=newest[-count:], source="problems of the service")
 
     monkeypatch.setattr(local_engines, "problems_of_database", read)
-    kept = tmp_path / "problems.jsonl"
+    kept = tmp_path / KEPT
+    (tmp_path / "problems.jsonl").write_text('{"question": "Of a user?", "answer": "7"}\n')
     first = read_problems(Settings(), None, count=2, seed=0, kept=kept)
+    assert sorted(first.problems) == newest
+    assert capsys.readouterr().err == ""
     newest.append(("Third?", "3"))
     assert read_problems(Settings(), None, count=2, seed=0, kept=kept) == first
+    assert f"Using the 2 problems of the database that {kept} keeps" in capsys.readouterr().err
+    with pytest.raises(UnusableProblems, match="--problems 2, not 3"):
+        read_problems(Settings(), None, count=3, seed=0, kept=kept)
     assert read_problems(Settings(), None, count=1, seed=0).problems == [("Third?", "3")]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.problem_sources import ProblemSet, problems_of_database, problems_of_file, write_problems
+from evaluation.problem_sources import ProblemSet, keep_problems, kept_problems, problems_of_database, problems_of_file
 from evaluation.problems import UnusableProblems
 from shared.settings import MissingSetting, Settings
 
@@ -39,10 +39,22 @@ def test_a_training_without_one_of_its_parts_is_refused_in_one_sentence(validati
         TEN.split_for_training(validation_share=validation, measuring_share=measuring)
 
 
-def test_written_problems_are_read_as_they_were(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "problems.jsonl"
-    write_problems(TEN, path)
-    assert problems_of_file(path, Settings()).data == TEN.data | {"source": "problems.jsonl"}
+def test_kept_problems_are_read_as_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "database-problems.jsonl"
+    odd = ProblemSet(problems=[*TEN.problems, (" A?\u2028B ", "#### 3"), ("long" * 9000, "1" * 2000)], source="service")
+    keep_problems(odd, path, count=20)
+    assert kept_problems(path, count=20) == odd
+
+
+def test_kept_problems_of_another_command_or_a_damaged_file_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "database-problems.jsonl"
+    keep_problems(TEN, path, count=20)
+    with pytest.raises(UnusableProblems, match="with --problems 20, not 10; use the same number"):
+        kept_problems(path, count=10)
+    for content in ("", '{"question": "A?", "reference": "1"}\n', "7\n", "no JSON"):
+        path.write_text(content)
+        with pytest.raises(UnusableProblems, match=r"cannot be read .* delete it"):
+            kept_problems(path, count=20)
 
 
 def test_a_file_with_a_bad_line_is_refused_and_the_line_named(tmp_path: Path) -> None:
