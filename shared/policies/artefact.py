@@ -62,7 +62,7 @@ class Card(BaseModel):
     settings: dict[str, Any]
     """Settings of the fit, so that it can be repeated."""
     metrics: dict[str, float]
-    """What was measured on validation problems."""
+    """What was measured on problems that it was not fitted to, and that did not choose its weights."""
     created_at: AwareDatetime
     command: str
     """Command that made it."""
