@@ -32,6 +32,9 @@ from training.solving import EngineBranches, Undecided
 EVERYTHING: Final = Plan(confidence=True)
 """A plan of which every policy finds in its observations what it needs: scores and log-probabilities."""
 
+LEAST: Final = 1e-12
+"""A threshold below every score."""
+
 ORACLE: Final = "oracle"
 """Name of the policy that knows which drafts are wrong; only an evaluation has it."""
 
@@ -110,6 +113,11 @@ class Trials:
         return Setting(policy=policy.name, label=label, trials=[self._trial(path, policy) for path in paths])
 
     @cached_property
+    def kept_by_cascade(self) -> list[Trial]:
+        """Results of a cascade that keeps every solution of the small model, which writes it in one go."""
+        return self.simulate(Cascade(threshold=LEAST))
+
+    @cached_property
     def accepted(self) -> list[Path]:
         """The small model's solutions, scored."""
         return self.play(lambda _place, _turn: Action.ACCEPT)
@@ -125,15 +133,14 @@ class Trials:
     def _cascade(self, policy: Cascade, label: str) -> Setting:
         """Solve whole problems: the small model's solution, or after it the large model's."""
         trials = []
-        for path, small, large in zip(self.accepted, self.small_only, self.large_only, strict=True):
+        for path, kept, large in zip(self.accepted, self.kept_by_cascade, self.large_only, strict=True):
             seen = [observation for observation, _ in path.taken]
-            scored = path.trial(scores=policy.plan.scores)
-            ledger = replace(small.ledger, prm_tokens=scored.ledger.prm_tokens, prm_calls=scored.ledger.prm_calls)
             if not seen or policy.decide(_whole(seen)).action is Action.ACCEPT:
-                trials.append(replace(small, ledger=ledger, decisions=scored.decisions))
+                trials.append(kept)
                 continue
-            ledger = replace(ledger, small_kept=0, small_discarded=ledger.small_discarded + ledger.small_kept)
-            trials.append(replace(large, ledger=_sum(ledger, large.ledger), decisions=scored.decisions))
+            discarded = kept.ledger.small_discarded + kept.ledger.small_kept
+            ledger = replace(kept.ledger, small_kept=0, small_discarded=discarded)
+            trials.append(replace(large, ledger=_sum(ledger, large.ledger), decisions=kept.decisions))
         return Setting(policy=policy.name, label=label, trials=trials)
 
 
