@@ -9,12 +9,13 @@ from datetime import datetime
 from functools import partial
 from uuid import UUID
 
-from services.orchestrator.policy_cache import PolicyCache
+from services.orchestrator.policy_cache import NotLoaded, PolicyCache
 from services.orchestrator.shadowing import decide_as_shadows
 from shared.bus.consumer import Delivery
 from shared.bus.topology import DELIVERY_LIMIT, EVENTS, QUEUES, DeadLetter
 from shared.domain.artefacts import ModelIds
 from shared.domain.decisions import Decider, Decision, Observation, PolicyVersion
+from shared.domain.options import PolicyChoice
 from shared.domain.status import Status
 from shared.errors import PermanentError, RetryableError
 from shared.log import get_logger
@@ -98,13 +99,10 @@ def apply_controls(
     """Apply control events in an open transaction; return what to publish once it has committed.
 
     Raises:
-        NotLoaded: A policy has to be loaded first.
+        NotLoaded: Policies have to be loaded first.
     """
-    changes = [
-        _change(locked, controls[problem_id], policies=policies, now=now)
-        for problem_id, locked in transaction.lock(controls).items()
-    ]
-    return _commit(transaction, changes)
+    problems = transaction.lock(controls)
+    return _commit(transaction, _change_all(problems, controls, policies=policies, now=now))
 
 
 def fail_problem(transaction: Transaction, problem_id: UUID, error: Exception, *, now: datetime) -> list[Outgoing]:
@@ -135,17 +133,43 @@ def _apply_together(store: Store, heard: Sequence[_Heard], *, policies: PolicyCa
         return []
     outgoing: list[Outgoing] = []
     with store.begin() as transaction:
-        changes: list[Change] = []
-        problems = transaction.lock(by_problem, heard=_ids(by_problem.values()))
-        for problem_id, events in by_problem.items():
-            locked = problems.get(problem_id)
-            if locked is None:
-                outgoing += [_bury(delivery, "there is no such problem") for delivery, _ in events]
-                continue
-            is_redelivered = any(delivery.is_redelivered for delivery, _ in events)
-            change = _change(locked, [event for _, event in events], policies=policies, now=now)
-            changes.append(replace(change, is_redelivered=is_redelivered))
+        locked = transaction.lock(by_problem, heard=_ids(by_problem.values()))
+        problems = {problem_id: locked[problem_id] for problem_id in by_problem if problem_id in locked}
+        events = {problem_id: [event for _, event in by_problem[problem_id]] for problem_id in problems}
+        redelivered = {each for each in problems if any(delivery.is_redelivered for delivery, _ in by_problem[each])}
+        changes = [
+            replace(each, is_redelivered=each.after.problem_id in redelivered)
+            for each in _change_all(problems, events, policies=policies, now=now)
+        ]
+        for problem_id, unknown in by_problem.items():
+            if problem_id not in problems:
+                outgoing += [_bury(delivery, "there is no such problem") for delivery, _ in unknown]
         return outgoing + _commit(transaction, changes)
+
+
+def _change_all(
+    problems: Mapping[UUID, LockedProblem],
+    events: Mapping[UUID, Sequence[ProblemEvent | ControlEvent]],
+    *,
+    policies: PolicyCache,
+    now: datetime,
+) -> list[Change]:
+    """Apply the events of many problems, in the order of the problems.
+
+    Raises:
+        NotLoaded: Policies have to be loaded first. It names those of all problems, so that the transaction is repeated
+            once and not for each of them.
+    """
+    changes: list[Change] = []
+    missing: list[PolicyChoice] = []
+    for problem_id, locked in problems.items():
+        try:
+            changes.append(_change(locked, events[problem_id], policies=policies, now=now))
+        except NotLoaded as error:
+            missing += error.choices
+    if missing:
+        raise NotLoaded(missing)
+    return changes
 
 
 def _change(

@@ -1,7 +1,8 @@
 """The policies that decide: built from the submitter's choice and, for fitted ones, an artefact; cached.
 
 Artefacts are read and built between transactions: while that takes its time, no problem is locked. A transaction that
-needs one which is not here yet raises `NotLoaded`, and is repeated once it is loaded.
+needs some which are not here yet raises `NotLoaded`, and is repeated once they are loaded. It waits for all policies
+that decide, and for a few shadows.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final, TypeVar
 
@@ -26,6 +27,9 @@ from shared.store.port import Store
 SIZE: Final = 1024
 """Maximum number of policies, and of fitted ones, that are kept."""
 
+SHADOW_LOADS: Final = 4
+"""Maximum number of shadows that one transaction waits for: as many as a problem may have."""
+
 T = TypeVar("T")
 
 _log = get_logger(__name__)
@@ -35,11 +39,15 @@ _Key = tuple[str, str, Wrappers, int | None]
 
 
 class NotLoaded(Exception):
-    """A transaction needs a policy that is not loaded yet."""
+    """A transaction needs policies that are not loaded yet."""
 
-    def __init__(self, choice: PolicyChoice) -> None:
-        super().__init__(choice.name)
-        self.choice = choice
+    def __init__(self, choices: Sequence[PolicyChoice]) -> None:
+        super().__init__(", ".join(choice.name for choice in choices))
+        self.choices = choices
+
+
+class TooManyLoads(Exception):
+    """A transaction waits for other shadows already; a later one may load this shadow."""
 
 
 class PolicyCache:
@@ -56,13 +64,14 @@ class PolicyCache:
         self._store = store
         self._fitted: dict[_Key, Routing] = {}
         self._changing = threading.Lock()
-        self._thread = _Errors()
+        self._thread = _Held()
 
-    def routing_of(self, choice: PolicyChoice) -> Routing:
+    def routing_of(self, choice: PolicyChoice, *, is_shadow: bool = False) -> Routing:
         """Return what a problem's submitter chose, as this version of the code decides. Reads nothing.
 
         Raises:
-            NotLoaded: Call `load` first, outside of any transaction.
+            NotLoaded: It has to be loaded first; `loading` does that and repeats the transaction.
+            TooManyLoads: It is a shadow, and the transaction waits for `SHADOW_LOADS` others.
             UnknownPolicy: This version has no policy of this name.
             BadParameters: This version's policy refuses the parameters.
             BadArtefact: The policy's artefact is missing, damaged or another policy's.
@@ -73,38 +82,44 @@ class PolicyCache:
             return routing
         if choice.version is None:
             raise BadParameters(f"The policy {choice.name!r} decides with an artefact, and none was chosen.")
-        if (error := self._thread.errors.get(key)) is not None:
-            raise error
-        if (fitted := self._fitted.get(key)) is None:
-            raise NotLoaded(choice)
-        return fitted
+        found = self._thread.loaded.get(key) or self._fitted.get(key)
+        if isinstance(found, PermanentError):
+            raise found
+        if found is not None:
+            return found
+        if is_shadow:
+            self._thread.want_shadow(key)
+        raise NotLoaded([choice])
 
     def loading(self, work: Callable[[], T]) -> T:
-        """Run a transaction, and repeat it after loading each policy that it needs.
+        """Run a transaction, and repeat it after loading the policies that it needs.
 
-        What is wrong with an artefact is remembered until the transaction is done: a later one may find it mended.
+        What it needs is loaded once and held until it is done, even if that is more than the cache keeps. What is wrong
+        with an artefact is held as long: a later transaction may find it mended.
+
+        Raises:
+            RetryableError: The store is unavailable.
         """
         try:
             while True:
                 try:
                     return work()
                 except NotLoaded as missing:
-                    self.load(missing.choice)
+                    for choice in missing.choices:
+                        self._load(choice)
         finally:
-            self._thread.errors.clear()
+            self._thread.clear()
 
-    def load(self, choice: PolicyChoice) -> None:
-        """Load a policy, so that `routing_of` returns it or raises what is wrong with its artefact.
-
-        Raises:
-            RetryableError: The store is unavailable.
-        """
+    def _load(self, choice: PolicyChoice) -> None:
         key = _key(choice)
+        if key in self._thread.loaded:
+            return
         try:
             fitted = _fit(choice, self._read(choice))
         except PermanentError as error:
-            self._thread.errors[key] = error
+            self._thread.loaded[key] = error
             return
+        self._thread.loaded[key] = fitted
         with self._changing:
             self._fitted[key] = fitted
             while len(self._fitted) > SIZE:
@@ -132,11 +147,28 @@ def _fit(choice: PolicyChoice, encoded: EncodedArtefact) -> Routing:
     return Routing(fitted, routing.wrappers, choice.version)
 
 
-class _Errors(threading.local):
-    """What a thread could not load for the transaction at hand."""
+class _Held(threading.local):
+    """What a thread has loaded, or could not, for the transaction at hand."""
 
     def __init__(self) -> None:
-        self.errors: dict[_Key, PermanentError] = {}
+        self.loaded: dict[_Key, Routing | PermanentError] = {}
+        self.shadows: set[_Key] = set()
+        """Shadows that it waits for, or has waited for."""
+
+    def want_shadow(self, key: _Key) -> None:
+        """Count a shadow that has to be loaded.
+
+        Raises:
+            TooManyLoads: `SHADOW_LOADS` others are counted.
+        """
+        if key not in self.shadows and len(self.shadows) >= SHADOW_LOADS:
+            raise TooManyLoads
+        self.shadows.add(key)
+
+    def clear(self) -> None:
+        """Forget all of it."""
+        self.loaded.clear()
+        self.shadows.clear()
 
 
 def _key(choice: PolicyChoice) -> _Key:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from services.orchestrator.policy_cache import NotLoaded, PolicyCache
+from services.orchestrator.policy_cache import SHADOW_LOADS, NotLoaded, PolicyCache, TooManyLoads
 from shared.domain.decisions import DecidedBy, Decision, DecisionRecord, PolicyVersion
+from shared.domain.options import PolicyChoice
 from shared.domain.shadows import Shadow, ShadowRecord, Skip, Skipped
 from shared.domain.steps import Step
 from shared.errors import PermanentError
@@ -42,17 +43,30 @@ def decide_as_shadows(
             skip shadows that were only waiting for the processor.
 
     Raises:
-        NotLoaded: A shadow has to be loaded first.
+        NotLoaded: Shadows have to be loaded first; it names all of them.
     """
     decided = [each for each in after.decisions if each.decided_by is DecidedBy.POLICY]
     if not decided or not locked.shadows:
         return ()
-    shadows = [(_version(each), _build(each, locked, policies)) for each in locked.shadows]
+    shadows = _build_all(locked, policies)
     return tuple(
         record
         for each in decided
         for record in _decide_all(each, shadows, after.steps, limit_s=policies.shadow_time_s, used_s=used_s)
     )
+
+
+def _build_all(locked: LockedProblem, policies: PolicyCache) -> list[tuple[PolicyVersion, Routing | Skipped]]:
+    shadows: list[tuple[PolicyVersion, Routing | Skipped]] = []
+    missing: list[PolicyChoice] = []
+    for each in locked.shadows:
+        try:
+            shadows.append((_version(each), _build(each, locked, policies)))
+        except NotLoaded as error:
+            missing += error.choices
+    if missing:
+        raise NotLoaded(missing)
+    return shadows
 
 
 def _version(shadow: Shadow) -> PolicyVersion:
@@ -65,11 +79,16 @@ def _build(shadow: Shadow, locked: LockedProblem, policies: PolicyCache) -> Rout
     try:
         if shadow.defect is not None:
             return _unusable(f"Its row cannot be read ({shadow.defect}); upgrade the orchestrators before the api.")
-        routing = policies.routing_of(shadow.policy)
+        routing = policies.routing_of(shadow.policy, is_shadow=True)
         # Another revision of its code may need more than the one at submission.
         check_shadow(routing, locked.state.options.plan, policy=locked.policy.name)
     except NotLoaded:
         raise
+    except TooManyLoads:
+        detail = (
+            f"It is not loaded yet: at most {SHADOW_LOADS} shadows are loaded at a time. A later decision may have it."
+        )
+        return Skipped(reason=Skip.NO_TIME, detail=detail)
     except PermanentError as error:
         return _unusable(str(error))
     except Exception as error:  # noqa: BLE001 - a shadow never harms its problem

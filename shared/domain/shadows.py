@@ -18,7 +18,7 @@ class Skip(StrEnum):
     MODELS_DIFFER = "models_differ"
     """Another model than those that the shadow's version was fitted on did the work."""
     NO_TIME = "no_time"
-    """The shadows before it had used up the time for this decision."""
+    """The shadows before it had used up the time for this decision, or were still to be loaded."""
     UNUSABLE = "unusable"
     """The shadow cannot be read, built or loaded, or it needs what the policy's observations lack."""
     CRASHED = "crashed"

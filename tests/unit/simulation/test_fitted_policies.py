@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 
 from services.orchestrator import policy_cache
 from services.orchestrator.policy_cache import NotLoaded, PolicyCache
+from services.orchestrator.sweeping import admit
 from shared.domain.artefacts import EncodedArtefact
 from shared.domain.decisions import DecidedBy
 from shared.domain.options import Options, PolicyChoice, Wrappers
@@ -20,7 +23,7 @@ from shared.policies.pomdp.policy import Pomdp
 from shared.policies.registry import BadParameters, UnknownPolicy
 from shared.policies.wrapping import Routing
 from simulation.simulated_service import SimulatedService
-from simulation.store import MemoryStore
+from simulation.store import MemoryStore, MemoryTransaction
 from simulation.workers import Engines
 from simulation.world import World, WorldGenerator, WorldScorer
 from tests.unit.policies.pomdp_models import artefact_of, released_model
@@ -34,11 +37,14 @@ def artefact(**models: str) -> Artefact:
     return artefact_of(released_model(), **{**MODELS, **models})
 
 
-def simulate() -> SimulatedService:
-    engines = Engines(
+def simulate_engines() -> Engines:
+    return Engines(
         small=WorldGenerator(WORLD, Author.SMALL), large=WorldGenerator(WORLD, Author.LARGE), prm=WorldScorer(WORLD)
     )
-    return SimulatedService(engines)
+
+
+def simulate() -> SimulatedService:
+    return SimulatedService(simulate_engines())
 
 
 def solve(service: SimulatedService, policy: Pomdp, *, wrappers: Wrappers | None = None) -> State:
@@ -126,9 +132,36 @@ def test_a_policy_is_read_once_and_returned_until_many_others_were_built(monkeyp
     assert cache.loading(lambda: cache.routing_of(CHOICE)) is first
     store.found = artefact().encoded
     for version in (7, 8):
-        cache.load(replace(CHOICE, version=version))
+        cache.loading(lambda version=version: cache.routing_of(replace(CHOICE, version=version)))  # type: ignore[misc]
     with pytest.raises(NotLoaded):
         cache.routing_of(CHOICE)
+
+
+class CountingStore(MemoryStore):
+    """Counts transactions."""
+
+    begun = 0
+
+    @contextmanager
+    def begin(self) -> Iterator[MemoryTransaction]:
+        self.begun += 1
+        with super().begin() as transaction:
+            yield transaction
+
+
+@pytest.mark.parametrize("size", [policy_cache.SIZE, 1])
+def test_a_transaction_is_repeated_once_for_all_policies_that_it_needs_even_if_the_cache_keeps_fewer(
+    monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(policy_cache, "SIZE", size)
+    store = CountingStore()
+    service = SimulatedService(simulate_engines(), store=store)
+    policies = [Pomdp(large_token_price=1e-4 * number).fitted(artefact()) for number in range(1, 7)]
+    problems = [service.submit("What?", each, Options()) for each in policies]
+    before = store.begun
+    swept = admit(store, window=64, policies=PolicyCache(store), now=service.clock.now)
+    assert len(swept.outgoing) == len(problems)
+    assert store.begun - before == 2
 
 
 def test_a_store_out_of_reach_is_no_fault_of_the_policy() -> None:

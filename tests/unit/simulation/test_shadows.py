@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 
-from services.orchestrator import shadowing
+from services.orchestrator import policy_cache, shadowing
 from services.orchestrator.policy_cache import PolicyCache
 from services.orchestrator.shadowing import decide_as_shadows
 from shared.domain.decisions import Action, DecidedBy, Decision, Observation
@@ -205,3 +205,24 @@ def test_nothing_is_built_for_a_problem_without_new_decisions(monkeypatch: pytes
     monkeypatch.setattr(shadowing, "_build", None)
     service.sweep()
     assert service.store.shadow_decisions(problem_id) == []
+
+
+def test_few_shadows_are_loaded_at_a_time_and_the_others_decide_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy_cache, "SHADOW_LOADS", 2)
+    shadows = [Pomdp(large_token_price=1e-4 * number).fitted(artefact()) for number in range(1, 5)]
+    service, [state] = solve(Threshold(), shadows)
+    decided = tuple(each for each in state.decisions if each.decided_by is DecidedBy.POLICY)[:1]
+    policies = PolicyCache(service.store)
+    transactions = 0
+
+    def decide() -> list[Skip | None]:
+        nonlocal transactions
+        transactions += 1
+        with service.store.begin() as transaction:
+            locked: LockedProblem = transaction.lock([state.problem_id])[state.problem_id]
+        found = decide_as_shadows(locked, locked.state.evolve(decisions=decided), policies=policies)
+        return [each.outcome.reason if isinstance(each.outcome, Skipped) else None for each in found]
+
+    assert policies.loading(decide) == [None, None, Skip.NO_TIME, Skip.NO_TIME]
+    assert transactions == 2, "both are loaded together"
+    assert policies.loading(decide) == [None] * 4
