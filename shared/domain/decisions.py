@@ -92,6 +92,12 @@ class Decision:
     propensity: float = 1.0
     """Probability that the policy takes this action on this observation; below 1 only where it explores."""
 
+    @property
+    def is_finite(self) -> bool:
+        """Whether all its numbers are finite: a row takes no others."""
+        numbers = (self.value, self.compared_with, self.propensity, *self.numbers.values())
+        return all(each is None or math.isfinite(each) for each in numbers)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyVersion:
@@ -104,6 +110,11 @@ class PolicyVersion:
     """Digest of its parameters, wrappers and artefact: 16 hexadecimal digits."""
     version: int | None = None
     """Number of its artefact among those of the policy; `None` for a policy without one."""
+
+    @property
+    def label(self) -> str:
+        """Name with the number of the artefact, such as `pomdp@3`."""
+        return self.name if self.version is None else f"{self.name}@{self.version}"
 
 
 class Decider(Protocol):

@@ -40,6 +40,8 @@ def decide_before_draft(state: State, *, policy: Decider, now: datetime) -> Stat
     decision = policy.before_draft(observation)
     if decision is None:
         return state
+    if not decision.is_finite:
+        return fail(state, _not_finite(policy), now=now)
     state = _record(state, None, observation, decision, decided_by=DecidedBy.POLICY, policy=policy, now=now)
     return _escalate(state, now=now)
 
@@ -66,11 +68,13 @@ def _take_small(state: State, ready: ScoredDraft, *, policy: Decider, now: datet
     draft = ready.draft
     if (foreign := _foreign(policy, ready)) is not None:
         return fail(state, foreign, now=now)
-    needed = _rewrite_tokens(state, draft)
-    observation, state = _observe(state, ready), _without(state, ready)
+    needed, observation = _rewrite_tokens(state, draft), _observe(state, ready)
     decision = _rule(state, ready)
     decided_by = DecidedBy.POLICY if decision is None else DecidedBy.RULE
     decision = decision or policy.decide(observation)
+    if not decision.is_finite:
+        return fail(state, _not_finite(policy), now=now)
+    state = _without(state, ready)
     if not state.can_pay_large(needed):
         if decision.action is Action.ESCALATE:
             decision, decided_by = _budget_spent(state), DecidedBy.RULE
@@ -98,9 +102,13 @@ def _foreign(policy: Decider, ready: ScoredDraft) -> Failure | None:
     other = models.find_other(used)
     if other is None:
         return None
-    name = f"{policy.version.name}@{policy.version.version}"
-    detail = f"The policy {name} {other}; submit with a version that was fitted on it."
+    detail = f"The policy {policy.version.label} {other}; submit with a version that was fitted on it."
     return Failure(code="policy_models_differ", detail=detail)
+
+
+def _not_finite(policy: Decider) -> Failure:
+    detail = f"The policy {policy.version.label} returned a number that is not finite; submit with other parameters."
+    return Failure(code="decision_not_finite", detail=detail)
 
 
 def _without(state: State, decided: ScoredDraft) -> State:
@@ -141,14 +149,16 @@ def _take_large(state: State, ready: ScoredDraft, *, policy: Decider, now: datet
     """Append a large step. If no draft of it was escalated it is decided here, so that every step has its decision."""
     if (foreign := _foreign(policy, ready)) is not None:
         return fail(state, foreign, now=now)
-    observation, state = _observe(state, None), _without(state, ready)
+    observation = _observe(state, None)
     if not state.options.plan.drafts:
         decision = policy.decide(observation)
+        if not decision.is_finite:
+            return fail(state, _not_finite(policy), now=now)
         state = _record(state, None, observation, decision, decided_by=DecidedBy.POLICY, policy=policy, now=now)
     elif state.has_taken_over and state.escalation_count <= sum(step.author is Author.LARGE for step in state.steps):
         decision = Decision(action=Action.ESCALATE, reason="taken_over")
         state = _record(state, None, observation, decision, decided_by=DecidedBy.RULE, policy=policy, now=now)
-    return _append(state, ready.draft, score=None, now=now)
+    return _append(_without(state, ready), ready.draft, score=None, now=now)
 
 
 def _record(

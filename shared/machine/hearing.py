@@ -81,7 +81,7 @@ def _go_on(before: State, state: State, *, policy: Decider, now: datetime) -> St
     if _place_of(state) != _place_of(before):
         state = state.evolve(attempts=0)
     state = decide_before_draft(state.evolve(due_at=due(state, now)), policy=policy, now=now)
-    return request_ahead(state, now=now)
+    return state if state.status.is_final else request_ahead(state, now=now)
 
 
 def _place_of(state: State) -> tuple[int, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from shared.domain.decisions import Action, Decision, DecisionRecord
@@ -62,8 +61,7 @@ def decide_as_shadow(shadow: Routing, record: DecisionRecord, steps: Sequence[St
         steps: At least the steps that were accepted before it.
     """
     if (other := _find_other(shadow, record, steps)) is not None:
-        name = f"{shadow.version.name}@{shadow.version.version}"
-        return Skipped(reason=Skip.MODELS_DIFFER, detail=f"The policy {name} {other}.")
+        return Skipped(reason=Skip.MODELS_DIFFER, detail=f"The policy {shadow.version.label} {other}.")
     if record.draft is None and shadow.plan.drafts:
         decision = shadow.before_draft(record.observation)
     else:
@@ -96,5 +94,4 @@ def _plain(decision: Decision) -> Decision | None:
         numbers={str(name): float(number) for name, number in decision.numbers.items()},
         propensity=float(decision.propensity),
     )
-    numbers = (plain.value, plain.compared_with, plain.propensity, *plain.numbers.values())
-    return plain if all(each is None or math.isfinite(each) for each in numbers) else None
+    return plain if plain.is_finite else None

@@ -20,6 +20,9 @@ STATES: Final = len(Belief._fields)
 MAX_HORIZON: Final = 1000
 """Maximum number of steps that a model tells apart. A problem has far fewer, and planning takes time for each."""
 
+MAX_TOKENS: Final = 1e9
+"""Maximum mean number of tokens of a step; with it, prices of whole solutions are finite."""
+
 TOLERANCE: Final = 1e-6
 """Rounding error allowed in sums of probabilities."""
 
@@ -77,8 +80,8 @@ class Model:
             ("last", bool(((self.last >= 0) & (self.last <= 1)).all()), "should hold probabilities"),
             ("last", self.horizon <= MAX_HORIZON, f"should hold at most {MAX_HORIZON} numbers"),
             ("last", self.last[-1:].tolist() == [1.0], "should end with 1"),
-            ("small_tokens", bool((self.small_tokens > 0).all()), "should hold numbers above 0"),
-            ("large_tokens", bool((self.large_tokens > 0).all()), "should hold numbers above 0"),
+            ("small_tokens", _are_tokens(self.small_tokens), f"should hold numbers above 0, at most {MAX_TOKENS:g}"),
+            ("large_tokens", _are_tokens(self.large_tokens), f"should hold numbers above 0, at most {MAX_TOKENS:g}"),
             ("observed", bool((self.observed > 0).all()), "should hold probabilities above 0"),
             ("observed", bool((np.abs(masses - 1) <= TOLERANCE).all()), "should integrate to 1 in each state"),
         )
@@ -118,6 +121,10 @@ class Model:
     @cached_property
     def _by_both(self) -> tuple[tuple[Likelihood[float], ...], ...]:
         return tuple(tuple(Likelihood(*cell) for cell in row) for row in self.observed.transpose(1, 2, 0).tolist())
+
+
+def _are_tokens(means: Floats) -> bool:
+    return bool(((means > 0) & (means <= MAX_TOKENS)).all())
 
 
 def bin_of(score: float) -> int:

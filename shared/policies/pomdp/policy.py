@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import repeat
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field, PrivateAttr
 
@@ -16,6 +16,9 @@ from shared.policies.pomdp.belief import Belief, after_seeing, before_seeing, fi
 from shared.policies.pomdp.model import STATES, Model
 from shared.policies.pomdp.planning import Prices, Values, compute_values
 
+MAX_PRICE: Final = 1e6
+"""Maximum price of a token. A price of 1 already equals the worth of a solution."""
+
 
 class Pomdp(FittedPolicy):
     """Escalate a draft if that raises the chance of a right answer by more than the large model's tokens cost.
@@ -26,11 +29,16 @@ class Pomdp(FittedPolicy):
     name: ClassVar[str] = "pomdp"
 
     large_token_price: Annotated[
-        float, Field(ge=0, description="Price of a token of the large model; a right solution is worth 1.")
+        float,
+        Field(ge=0, le=MAX_PRICE, description="Price of a token of the large model; a right solution is worth 1."),
     ] = 8e-4
     draft_token_price: Annotated[
         float,
-        Field(ge=0, description="Price of a token of a draft, its scoring included; above 0, drafts may be skipped."),
+        Field(
+            ge=0,
+            le=MAX_PRICE,
+            description="Price of a token of a draft, its scoring included; above 0, drafts may be skipped.",
+        ),
     ] = 0.0
     belief: Annotated[
         Literal["filter", "memoryless"],

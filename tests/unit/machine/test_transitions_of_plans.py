@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -360,3 +362,56 @@ def test_a_duplicate_of_an_accepted_draft_has_no_second_decision() -> None:
     assert state.is_escalating
     again = apply(state, generated(draft), policy=policy, now=START)
     assert (again.decision_count, again.epoch) == (state.decision_count, state.epoch)
+
+
+# --- numbers that are not finite --------------------------------------------------------------------------------------
+
+UNSTORABLE = [
+    {"value": math.nan},
+    {"compared_with": math.inf},
+    {"numbers": {"right": math.nan}},
+    {"propensity": math.nan},
+]
+
+
+def assert_failed_by_the_policy(state: State) -> None:
+    assert state.failure is not None
+    assert (state.status, state.failure.code) == (Status.FAILED, "decision_not_finite")
+    assert "The policy test" in state.failure.detail
+    assert next_commands(state) == (CancelWork(problem_id=PROBLEM_ID, epoch=state.epoch),)
+    assert state.ledger.small_kept == 0
+
+
+@pytest.mark.parametrize("numbers", UNSTORABLE)
+def test_a_decision_on_a_draft_that_no_row_can_hold_fails_the_problem(numbers: dict[str, Any]) -> None:
+    policy = Deciding(lambda _: Decision(action=Action.ACCEPT, reason="broken", **numbers))
+    state = running()
+    (draft,) = drafts_of(command_of(state), "one")
+    state = apply(state, scored(draft, scores=(0.9,)), policy=policy, now=START)
+    assert_failed_by_the_policy(state)
+    assert (state.decisions, state.ledger.small_wasted) == ((), draft.tokens)
+
+
+def test_a_decision_before_a_draft_that_no_row_can_hold_fails_the_problem() -> None:
+    broken = Decision(action=Action.ESCALATE, reason="broken", value=math.nan)
+    for step in (0, 1):
+        policy = Deciding(
+            decide=lambda _: Decision(action=Action.ACCEPT, reason="kept"),
+            before_draft=lambda observation, step=step: broken if observation.step == step else None,  # type: ignore[misc]
+        )
+        state = new_state(problem_id=PROBLEM_ID, question=QUESTION, options=Options(plan=SKIPPING))
+        state = apply(state, ProblemAdmitted(), policy=policy, now=START)
+        if step == 1:
+            (draft,) = drafts_of(command_of(state), "one")
+            state = apply(state, scored(draft, scores=(0.9,)), policy=policy, now=START)
+        assert state.failure is not None
+        assert (state.failure.code, state.request) == ("decision_not_finite", None)
+
+
+def test_a_decision_on_a_large_step_that_no_row_can_hold_fails_the_problem() -> None:
+    policy = Deciding(lambda _: Decision(action=Action.ESCALATE, reason="broken", value=math.nan))
+    state = running(plan=Plan(drafts=False, scores=False))
+    event = generated(*drafts_of(command_of(state), "one"))
+    state = apply(state, event, policy=policy, now=START)
+    assert_failed_by_the_policy(state)
+    assert state.ledger.large_wasted == 5

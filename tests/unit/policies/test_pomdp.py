@@ -272,3 +272,13 @@ def test_a_stored_observation_is_decided_as_it_was(belief: Literal["filter", "me
     assert (decision.value, decision.compared_with) == pytest.approx((value, 8e-4 * 61.7), abs=1e-6)
     assert decision.numbers == pytest.approx(numbers, abs=1e-6)
     assert Pomdp.revision == 1
+
+
+@pytest.mark.parametrize("price", ["large_token_price", "draft_token_price"])
+def test_the_highest_price_gives_finite_numbers_and_higher_ones_are_refused(price: str) -> None:
+    with pytest.raises(ValidationError):
+        Pomdp.model_validate({price: 1e308})
+    expensive = make_model(large_tokens=1e9, small_tokens=1e9)
+    policy = Pomdp.model_validate({price: 1e6}).fitted(artefact_of(expensive))
+    assert policy.decide(seen(0.1)).is_finite
+    assert (skipped := policy.before_draft(seen(None))) is None or skipped.is_finite

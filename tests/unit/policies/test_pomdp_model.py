@@ -34,6 +34,8 @@ def test_a_model_is_read_as_it_was_written() -> None:
         ("rewrite_accuracy", np.array(np.nan), "finite"),
         ("small_tokens", np.array([1.0, 0.0, 1.0]), "'small_tokens' should hold numbers above 0"),
         ("large_tokens", np.array([1.0, -1.0, 1.0]), "'large_tokens' should hold numbers above 0"),
+        ("large_tokens", np.array([1.0, 1e300, 1.0]), "'large_tokens' should hold numbers above 0, at most 1e"),
+        ("small_tokens", np.array([1.0, 1e300, 1.0]), "'small_tokens' should hold numbers above 0, at most 1e"),
         ("large_tokens", np.ones(2), "should hold 3 finite numbers"),
         ("observed", np.full((3, BINS, BINS), 1.0), "'observed' should integrate to 1"),
         ("observed", np.full((3, BINS, BINS), 1.001) / BINS**2, "'observed' should integrate to 1"),
