@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cached_property
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,9 @@ from shared.domain.artefacts import EncodedArtefact, ModelIds
 from shared.errors import PermanentError
 
 Floats = NDArray[np.float64]
+
+ModelId = Annotated[str, Field(min_length=1, max_length=200)]
+"""Model id, as the record of steps and decisions names the model. An index holds three of them."""
 
 MAX_BYTES = 16 << 20
 """Largest size of the arrays' file, and of the arrays in it."""
@@ -40,11 +44,10 @@ class Models(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    small: str
-    """Model id of the small model, as in the record of steps and decisions."""
-    large: str
-    prm: str
-    prm_format: str
+    small: ModelId
+    large: ModelId
+    prm: ModelId
+    prm_format: ModelId
     """Format in which the PRM was asked, as TRIM_PRM_FORMAT names it; `embedded` for the embedded engine."""
 
 
@@ -68,12 +71,34 @@ class Card(BaseModel):
     """Command that made it."""
     arrays_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
-    @model_validator(mode="after")
-    def _is_storable(self) -> Self:
-        """Refuse NUL characters, which a column of JSON cannot hold."""
-        if "\\u0000" in json.dumps(self.model_dump(mode="json")):
+    @model_validator(mode="before")
+    @classmethod
+    def _as_stored(cls, fields: object) -> object:
+        """Return the fields as a column of JSON returns them, so that the digest is the same afterwards."""
+        return _stored(fields)
+
+
+def _stored(value: object) -> object:
+    """Return a value of JSON as a column of JSON returns it: numbers there have no negative zero and no exponent.
+
+    Raises:
+        ValueError: The column cannot hold the value.
+    """
+    match value:
+        case str() if "\0" in value:
             raise ValueError("a text contains a NUL character")
-        return self
+        case float() if not math.isfinite(value):
+            raise ValueError("a number is not finite")
+        case float() if "e+" in (written := repr(value)):
+            return int(Decimal(written))
+        case float():
+            return value + 0.0
+        case dict():
+            return {_stored(name): _stored(each) for name, each in value.items()}
+        case list() | tuple():
+            return [_stored(each) for each in value]
+        case _:
+            return value
 
 
 @dataclass(frozen=True)
@@ -167,18 +192,17 @@ def encode_arrays(arrays: Mapping[str, Floats]) -> bytes:
 
 def _decode_arrays(data: bytes) -> dict[str, Floats]:
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as members:
-            size = sum(member.file_size for member in members.infolist())
-        if max(size, len(data)) > MAX_BYTES:
-            raise BadArtefact(f"The artefact's arrays hold {size} bytes; a policy may have {MAX_BYTES} at most.")
+        _check_size(data)
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             return {name: np.asarray(file[name], dtype=np.float64) for name in file.files}
-    except _UNREADABLE as error:
+    except BadArtefact:
+        raise
+    except Exception as error:  # A damaged or forged file: numpy, zipfile and its decompressors raise many types.
         raise BadArtefact(f"The artefact's arrays are no .npz file ({type(error).__name__}).") from error
 
 
-_UNREADABLE = (
-    ValueError, TypeError, OverflowError, MemoryError, OSError, KeyError, EOFError, RuntimeError, SyntaxError,
-    zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
-"""What numpy and zipfile raise for damaged or forged files."""
+def _check_size(data: bytes) -> None:
+    with zipfile.ZipFile(io.BytesIO(data)) as members:
+        size = sum(member.file_size for member in members.infolist())
+    if max(size, len(data)) > MAX_BYTES:
+        raise BadArtefact(f"The artefact's arrays hold {size} bytes; a policy may have {MAX_BYTES} at most.")

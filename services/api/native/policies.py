@@ -19,11 +19,24 @@ from services.api.presenting import show_policy_artefact, show_policy_version
 from services.api.schemas.policies import PolicyArtefact, PolicyDescription, PolicyVersion, PolicyVersionPage
 from services.api.schemas.submissions import MAX_VERSION
 from shared.domain.artefacts import EncodedArtefact
+from shared.domain.decisions import Observation
+from shared.domain.roles import Author
+from shared.errors import PermanentError
 from shared.policies.artefact import Artefact, BadArtefact
 from shared.policies.policy import FittedPolicy, Policy
 from shared.policies.registry import POLICIES
 from shared.store import policy_versions, queries
 from shared.store.policy_versions import UnknownVersion
+
+_PROBE = Observation(
+    step=1,
+    score=0.5,
+    previous_scores=(0.5,),
+    previous_authors=(Author.LARGE,),
+    previous_tokens=(20,),
+    draft_tokens=20,
+)
+"""What a policy decides on before its artefact is registered."""
 
 router = APIRouter(prefix="/v1/policies", tags=["policies"], route_class=JsonRoute, responses=RESPONSES)
 
@@ -114,15 +127,25 @@ def _policy(name: str) -> type[Policy]:
 
 
 def _checked(kind: type[Policy], body: PolicyArtefact) -> EncodedArtefact:
-    """Read an artefact and build the policy with it, as an orchestrator will.
+    """Read an artefact, and build the policy with it and let it decide once, as an orchestrator will.
 
     Raises:
-        BadArtefact: The artefact is damaged or another policy's, or the policy has no versions.
+        BadArtefact: The artefact is damaged or another policy's, the policy cannot decide with it, or it has no
+            versions.
     """
     if not issubclass(kind, FittedPolicy):
         raise BadArtefact(f"The policy {kind.name!r} is not fitted to models, so it has no versions.")
     artefact = Artefact.read(json.dumps(body.card), body.arrays)
-    kind().fitted(artefact)
+    try:
+        is_finite = kind().fitted(artefact).decide(_PROBE).is_finite
+    except PermanentError:
+        raise
+    except Exception as error:
+        raise BadArtefact(
+            f"The policy {kind.name!r} cannot decide with this artefact ({type(error).__name__})."
+        ) from error
+    if not is_finite:
+        raise BadArtefact(f"The policy {kind.name!r} decides on numbers that are not finite with this artefact.")
     # The card holds the digest of these bytes, and another encoding of the same arrays has another one.
     return replace(artefact.encoded, arrays=body.arrays)
 

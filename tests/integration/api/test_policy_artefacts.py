@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from sqlalchemy import text
 from starlette.testclient import TestClient
 
 from services.api.app import create_app
+from shared.domain.decisions import Action, Decision
 from shared.policies.artefact import Artefact
+from shared.policies.pomdp.policy import Pomdp
 from shared.settings import Settings
 from shared.store.database import Database
 from tests.integration.api.calls import SETTINGS, is_refusal
@@ -40,6 +43,7 @@ def body_of(artefact: Artefact, **card: Any) -> dict[str, Any]:
 
 
 RIGHT = body_of(artefact_of(released_model()))
+LONG_IDS = {"small": "s" * 20_000, "large": "l", "prm": "p", "prm_format": "embedded"}
 
 
 def test_an_artefact_is_registered_once_and_exported_as_it_was(api: TestClient) -> None:
@@ -50,6 +54,13 @@ def test_an_artefact_is_registered_once_and_exported_as_it_was(api: TestClient) 
     assert first.json()["is_default"] is True
     assert api.get(f"{PATH}/1/artefact").json() == RIGHT
     assert api.post(PATH, json=api.get(f"{PATH}/1/artefact").json()).status_code == 200
+
+
+def test_a_card_with_numbers_that_the_database_writes_otherwise_keeps_its_digest(api: TestClient) -> None:
+    body = body_of(artefact_of(released_model()), data={"share": -0.0, "tokens": 1e23}, metrics={"tokens": 1e22})
+    assert api.post(PATH, json=body).status_code == 201
+    exported = api.get(f"{PATH}/1/artefact").json()
+    assert [api.post(PATH, json=each).status_code for each in (exported, body)] == [200, 200]
 
 
 def test_arrays_in_another_encoding_are_kept_as_they_came(api: TestClient) -> None:
@@ -71,6 +82,7 @@ def test_arrays_in_another_encoding_are_kept_as_they_came(api: TestClient) -> No
         (PATH, RIGHT | {"card": {"policy": "pomdp"}}, "card cannot be read"),
         (PATH, body_of(artefact_of(released_model()), data={"from": "a\x00b"}), "NUL"),
         (PATH, body_of(artefact_of(released_model(), last=None)), "no array 'last'"),
+        (PATH, body_of(artefact_of(released_model()), models=LONG_IDS), "models.small"),
         ("/v1/policies/aggregate/versions", RIGHT, "for the policy 'pomdp', not for 'aggregate'"),
         ("/v1/policies/threshold/versions", RIGHT, "no versions"),
     ],
@@ -79,6 +91,16 @@ def test_an_artefact_that_no_policy_can_decide_with_is_refused_and_nothing_is_st
     api: TestClient, path: str, body: dict[str, Any], said: str
 ) -> None:
     assert said in is_refusal(api.post(path, json=body), 422, "bad_artefact")["detail"]
+    assert api.get(PATH).json()["items"] == []
+
+
+@pytest.mark.parametrize(("numbers", "said"), [({"right": math.nan}, "not finite"), (None, "AttributeError")])
+def test_an_artefact_with_which_the_policy_breaks_is_refused(
+    api: TestClient, monkeypatch: pytest.MonkeyPatch, numbers: dict[str, float] | None, said: str
+) -> None:
+    broken = Decision(action=Action.ACCEPT, reason="broken", numbers=numbers)  # type: ignore[arg-type]
+    monkeypatch.setattr(Pomdp, "decide", lambda _policy, _observation: broken if numbers else None)
+    assert said in is_refusal(api.post(PATH, json=RIGHT), 422, "bad_artefact")["detail"]
     assert api.get(PATH).json()["items"] == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import zipfile
 from datetime import UTC, datetime
 from typing import Any
@@ -82,13 +83,36 @@ def test_numbers_that_are_not_finite_are_refused(number: float) -> None:
         ({"surprise": 1}, "surprise"),
         ({"metrics": {"apgr": "high"}}, "metrics"),
         ({"models": {"small": "s"}}, "models"),
+        ({"models": {"small": "s" * 201, "large": "l", "prm": "p", "prm_format": "f"}}, r"models\.small"),
+        ({"models": {"small": "s", "large": "l", "prm": "", "prm_format": "f"}}, r"models\.prm"),
         ({"command": "a\x00b"}, "a text contains a NUL character"),
+        ({"data": {"names": ["a\x00b"]}}, "a text contains a NUL character"),
+        ({"settings": {"a\x00b": 1}}, "a text contains a NUL character"),
+        ({"data": {"share": math.nan}}, "a number is not finite"),
+        ({"settings": {"prices": [1, math.inf]}}, "a number is not finite"),
+        ({"metrics": {"apgr": math.nan}}, "a number is not finite"),
     ],
 )
 def test_a_card_that_cannot_be_read_names_the_field(change: dict[str, Any], said: str) -> None:
     card, arrays = make().encode()
     with pytest.raises(BadArtefact, match=said):
         Artefact.read(json.dumps(json.loads(card) | change), arrays)
+
+
+def test_a_card_may_hold_a_backslash_before_the_digits_of_a_nul_character() -> None:
+    made = Artefact.make(ARRAYS, **CARD | {"command": "printf \\u0000"})
+    assert Artefact.read(*made.encode()).card.command == "printf \\u0000"
+
+
+def test_numbers_that_a_column_of_json_changes_are_written_as_it_returns_them() -> None:
+    numbers = {"zero": -0.0, "large": 1e23, "all": [1e16, -1e22, 1.5, 1e-9, 3], "flag": True, "none": None}
+    made = Artefact.make(ARRAYS, **CARD | {"data": numbers, "metrics": {"apgr": -0.0, "tokens": 1e23}})
+    assert json.dumps(made.card.data, sort_keys=True) == (
+        '{"all": [10000000000000000, -10000000000000000000000, 1.5, 1e-09, 3], "flag": true,'
+        ' "large": 100000000000000000000000, "none": null, "zero": 0.0}'
+    )
+    assert json.dumps(dict(made.card.metrics)) == '{"apgr": 0.0, "tokens": 1e+23}'
+    assert Artefact.read(*made.encode()).digest == made.digest
 
 
 def test_text_that_is_no_card_is_refused() -> None:
@@ -122,9 +146,9 @@ def test_a_pickle_is_never_loaded() -> None:
         read_arrays(file.getvalue())
 
 
-def archive(member: bytes, *, name: str = "weights.npy") -> bytes:
+def archive(member: bytes, *, name: str = "weights.npy", method: int = zipfile.ZIP_DEFLATED) -> bytes:
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as members:
+    with zipfile.ZipFile(file, "w", method) as members:
         members.writestr(name, member)
     return file.getvalue()
 
@@ -142,6 +166,8 @@ def header(shape: str, kind: str = "<f8") -> bytes:
         archive(header("(10**3,)")),
         archive(header(f"({10**18},)")),
         archive(header("(-1,)")),
+        archive(header("(2,")),
+        archive(header("(2,)") + b"\0" * 16, method=zipfile.ZIP_LZMA).replace(b"\x05\x00\x5d", b"\x05\x00\xff"),
         archive(header("(1,)", "[('a', '<f8'), ('b', '<f8')]") + b"\0" * 16),
         archive(b"no array", name="weights.txt"),
         archive(header("(2,)") + b"\0" * 16)[:-30],
