@@ -73,6 +73,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Take back."""
     op.drop_table("shadow_decisions")
-    op.execute("DROP FUNCTION refuse_every_change")
+    # Months that were detached still have triggers that call it.
+    op.execute("DROP FUNCTION refuse_every_change CASCADE")
     op.drop_column("problems", "shadows")
     op.drop_column("problems", "arm")

@@ -318,6 +318,18 @@ def test_partitions_are_no_drift(database_url: str, database: Database) -> None:
         migrations.check(database_url)
 
 
+def test_the_schema_goes_back_and_forth_after_a_month_of_shadow_decisions_was_detached(
+    database: Database, database_url: str
+) -> None:
+    for block in SHADOWS:
+        run(database, block)
+    migrations.downgrade(database_url, "0002")
+    assert rows(database, "SELECT count(*) FROM shadow_decisions_2027_01") == [{"count": 0}]
+    migrations.upgrade(database_url)
+    run(database, "DROP TABLE shadow_decisions_2027_01")
+    migrations.check(database_url)
+
+
 @pytest.fixture
 def role(database: Database) -> Iterator[str]:
     """A role without privileges."""
