@@ -13,8 +13,8 @@ branch_labels = None
 depends_on = None
 
 INDEXES = {
-    "ix_problems_tenant_id_arm_id": ["tenant_id", "arm", "id"],
-    "ix_problems_tenant_id_arm_status_id": ["tenant_id", "arm", "status", "id"],
+    "ix_problems_tenant_id_arm_id_policy": ["tenant_id", "arm", "id", "policy"],
+    "ix_problems_tenant_id_arm_status_id_policy": ["tenant_id", "arm", "status", "id", "policy"],
 }
 
 

@@ -113,7 +113,7 @@ def list_problems(
     if wanted.batch_id is not None:
         return _list_batch_backwards(session, tenant_id, wanted, wanted.batch_id, limit=limit, cursor=cursor)
     before = _NEWEST if cursor is None else _read_id("problems", cursor)
-    # No index has both an arm and a policy: the policy of an arm's problems is checked row by row.
+    # The indexes of arms end with the policy: it is compared there, without a look at the rows.
     first = (Problem.policy, wanted.policy) if wanted.arm is None else (Problem.arm, wanted.arm)
     shared = [(column, value) for column, value in (first, (Problem.status, wanted.status)) if value is not None]
     query = _before(_SHOWN, (Problem.tenant_id, tenant_id), *shared, (Problem.id, before))

@@ -217,10 +217,10 @@ LISTINGS = [
     (ProblemFilter(status="failed"), {"ix_problems_tenant_id_status_id"}),
     (ProblemFilter(status="succeeded", policy="threshold"), {"ix_problems_tenant_id_policy_status_id"}),
     (ProblemFilter(policy="random"), {"ix_problems_tenant_id_policy_id"}),
-    (ProblemFilter(arm="b"), {"ix_problems_tenant_id_arm_id"}),
-    (ProblemFilter(arm="b", status="succeeded"), {"ix_problems_tenant_id_arm_status_id"}),
-    (ProblemFilter(arm="b", policy="threshold"), {"ix_problems_tenant_id_arm_id"}),
-    (ProblemFilter(arm="b", status="succeeded", policy="threshold"), {"ix_problems_tenant_id_arm_status_id"}),
+    (ProblemFilter(arm="b"), {"ix_problems_tenant_id_arm_id_policy"}),
+    (ProblemFilter(arm="b", status="succeeded"), {"ix_problems_tenant_id_arm_status_id_policy"}),
+    (ProblemFilter(arm="b", policy="threshold"), {"ix_problems_tenant_id_arm_id_policy"}),
+    (ProblemFilter(arm="b", status="succeeded", policy="threshold"), {"ix_problems_tenant_id_arm_status_id_policy"}),
     (ProblemFilter(batch_id=BATCH), {"uq_problems_batch_id_batch_index"}),
 ]
 
@@ -247,6 +247,16 @@ def test_a_listing_without_problems_reads_none(database: Database, executed: lis
         for status, policy in (("succeeded", "random"), ("failed", "threshold"), ("queued", "random")):
             wanted = ProblemFilter(status=status, policy=policy)
             assert queries.list_problems(session, CROWDED, wanted, limit=4, cursor=None).items == []
+    check(executed, rows=0)
+
+
+@pytest.mark.parametrize("status", [None, "succeeded"])
+def test_a_policy_that_no_problem_of_an_arm_has_is_compared_in_the_index(
+    database: Database, executed: list[Plan], status: str | None
+) -> None:
+    with database.session() as session:
+        wanted = ProblemFilter(arm="b", policy="pomdp", status=status)
+        assert queries.list_problems(session, CROWDED, wanted, limit=4, cursor=None).items == []
     check(executed, rows=0)
 
 
