@@ -41,7 +41,7 @@ class Cascade(Policy):
         if least is None:
             action = Action.ACCEPT if self.threshold == 0 else Action.ESCALATE
             return Decision(action=action, reason="threshold_without_score", compared_with=self.threshold)
-        below = least < self.threshold
+        below = least < self.threshold or self.threshold == 1
         return Decision(
             action=Action.ESCALATE if below else Action.ACCEPT,
             reason="least_score_below_threshold" if below else "least_score_at_least_threshold",

@@ -32,7 +32,7 @@ class Threshold(Policy):
         if observation.score is None:
             action = Action.ACCEPT if self.threshold == 0 else Action.ESCALATE
             return Decision(action=action, reason="threshold_without_score", compared_with=self.threshold)
-        below = observation.score < self.threshold
+        below = observation.score < self.threshold or self.threshold == 1
         return Decision(
             action=Action.ESCALATE if below else Action.ACCEPT,
             reason="score_below_threshold" if below else "score_at_least_threshold",

@@ -74,7 +74,7 @@ def test_a_higher_threshold_escalates_whatever_a_lower_one_does(
 
 
 @quick
-@given(score=shares)
+@given(score=st.floats(0, 1, exclude_max=True))
 def test_a_score_equal_to_the_threshold_is_kept(score: float) -> None:
     decision = build_policy("threshold", {"threshold": score}).decide(Observation(step=0, score=score))
     assert (decision.action, decision.reason) == (Action.ACCEPT, "score_at_least_threshold")
@@ -100,6 +100,14 @@ def test_a_threshold_at_either_end_needs_one_model_and_no_score(value: float, pl
     assert policy.plan == plan
     decision = policy.decide(Observation(step=0, score=None))
     assert (decision.action, decision.reason) == (action, "threshold_without_score")
+
+
+@pytest.mark.parametrize("name", ["threshold", "cascade"])
+def test_a_threshold_of_one_escalates_a_perfect_score_too(name: str) -> None:
+    """A shadow and a replay see scores that the policy itself never asks for."""
+    policy = build_policy(name, {"threshold": 1.0})
+    decision = policy.decide(Observation(step=1, score=1.0, previous_scores=(1.0,)))
+    assert (decision.action, decision.value) == (Action.ESCALATE, 1.0)
 
 
 def test_confidence_compares_the_geometric_mean_or_the_least_probability_of_the_tokens() -> None:
