@@ -22,6 +22,17 @@ PAGE = 200
 """Number of problems in one request: the API's maximum."""
 
 
+_PASSING = frozenset(
+    {
+        httpx2.codes.TOO_MANY_REQUESTS,
+        httpx2.codes.BAD_GATEWAY,
+        httpx2.codes.SERVICE_UNAVAILABLE,
+        httpx2.codes.GATEWAY_TIMEOUT,
+    }
+)
+"""Statuses of refusals that may pass; those but 503 come from gateways."""
+
+
 class NotReady(RetryableError):
     """The stack is not ready in time; see the logs under .state/logs."""
 
@@ -34,6 +45,12 @@ class Unreachable(RetryableError):
     code = "unreachable"
 
 
+class NotTheService(TrimError):
+    """The address does not answer as this service; check --server."""
+
+    code = "not_the_service"
+
+
 class ApiRefused(TrimError):
     """The API refused a request."""
 
@@ -44,7 +61,7 @@ class ApiRefused(TrimError):
         self.reason = reason
         """Code of the problem details."""
         self.may_pass = may_pass
-        """Whether the same request may succeed later: the service lacks something at the moment."""
+        """Whether the same request may succeed later: the service, or a gateway before it, lacks something now."""
 
 
 class NoVersion(PermanentError):
@@ -62,12 +79,10 @@ class Api:
         Raises:
             ValueError: It is not an address of HTTP.
         """
-        parts = urlsplit(address)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValueError(f"{address!r} is not an address such as http://127.0.0.1:8080")
+        host = _host_of(address)
         self.address = address
         # A proxy of the environment (http_proxy) reaches other machines; the one here it may be unable to reach.
-        self._http = httpx2.Client(base_url=address, timeout=30.0, trust_env=not _is_loopback(parts.hostname))
+        self._http = httpx2.Client(base_url=address, timeout=30.0, trust_env=not _is_loopback(host))
 
     def __enter__(self) -> Self:
         """Return the client."""
@@ -160,6 +175,7 @@ class Api:
 
         Raises:
             ApiRefused: The API refused the request.
+            NotTheService: Something else answers at the address.
             Unreachable: No service answers.
         """
         return self._json("GET", path, query=query)
@@ -169,6 +185,7 @@ class Api:
 
         Raises:
             ApiRefused: The API refused the request.
+            NotTheService: Something else answers at the address.
             Unreachable: No service answers.
         """
         return self._json("POST", path, body, headers=headers)
@@ -194,9 +211,31 @@ class Api:
             raise ApiRefused(
                 f"{method} {path} was refused with {response.status_code}: {detail}",
                 reason=code,
-                may_pass=response.status_code == httpx2.codes.SERVICE_UNAVAILABLE,
+                may_pass=response.status_code in _PASSING,
             )
-        return response.json()
+        try:
+            return response.raise_for_status().json()
+        except (httpx2.HTTPStatusError, ValueError) as error:
+            raise NotTheService(
+                f"{self.address} does not answer as this service (status {response.status_code}); check --server."
+            ) from error
+
+
+def _host_of(address: str) -> str:
+    """Return the host of an address.
+
+    Raises:
+        ValueError: It is not an address of HTTP.
+    """
+    try:
+        httpx2.URL(address)
+        parts = urlsplit(address)
+        is_address = parts.scheme in {"http", "https"} and parts.port != 0
+    except (ValueError, httpx2.InvalidURL):
+        is_address = False
+    if not is_address or not parts.hostname:
+        raise ValueError(f"{address!r} is not an address such as http://127.0.0.1:8080")
+    return parts.hostname
 
 
 def _is_loopback(host: str) -> bool:

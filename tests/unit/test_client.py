@@ -9,15 +9,18 @@ from threading import Thread
 
 import pytest
 
-from stack.client import Api
+from stack.client import Api, ApiRefused, NotTheService
 
 
 class Answer(BaseHTTPRequestHandler):
-    """Answers every request with its path."""
+    """Answers every request with its path; `/status/N` with that status and a page."""
 
     def do_GET(self) -> None:
-        body = json.dumps({"id": self.path}).encode()
-        self.send_response(200)
+        status = int(self.path.split("/")[2]) if self.path.startswith("/status/") else None
+        body = json.dumps({"id": self.path}).encode() if status is None else b"<html>A page</html>"
+        self.send_response(status or 200)
+        if status == 302:
+            self.send_header("location", "/login")
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -45,3 +48,25 @@ def test_requests_to_the_local_api_ignore_a_proxy_of_the_environment(
     monkeypatch.setenv(variable, "http://127.0.0.1:9")
     with Api(address) as api:
         assert api.batch("1") == {"id": "/v1/batches/1"}
+
+
+@pytest.mark.parametrize("status", [200, 302, 304])
+def test_an_answer_of_something_else_says_to_check_the_address(address: str, status: int) -> None:
+    with (
+        Api(address) as api,
+        pytest.raises(NotTheService, match=r"does not answer as this service .* check --server\."),
+    ):
+        api.get(f"/status/{status}")
+
+
+@pytest.mark.parametrize(("status", "passes"), [(429, True), (502, True), (503, True), (504, True), (500, False)])
+def test_a_refusal_tells_whether_the_same_request_may_succeed_later(address: str, status: int, passes: bool) -> None:
+    with Api(address) as api, pytest.raises(ApiRefused) as refused:
+        api.get(f"/status/{status}")
+    assert refused.value.may_pass is passes
+
+
+@pytest.mark.parametrize("wrong", ["ftp://x", "x:8080", "http://", "http://x:abc", "http://x:99999", "http://["])
+def test_what_is_no_address_is_a_usage_error(wrong: str) -> None:
+    with pytest.raises(ValueError, match="is not an address such as"):
+        Api(wrong)
