@@ -26,13 +26,34 @@ _MERGED = ("limits", "sampling")
 """Fields that a batch's defaults complete field by field; other fields are replaced as a whole."""
 
 
-def check_problem(body: ProblemRequest, settings: Settings, *, field: str = "body") -> Submission:
+class _Built:
+    """What a request chooses, each different choice built once: a batch has the same for each of its problems."""
+
+    def __init__(self) -> None:
+        self._routings: dict[str, Routing] = {}
+
+    def routing(self, choice: PolicyChoice, *, field: str) -> Routing:
+        """Build what a submission chooses, without the artefact of a fitted policy.
+
+        Raises:
+            InvalidSubmission: It chooses no policy, or one with wrong parameters.
+        """
+        key = json.dumps(choice.model_dump())
+        if (built := self._routings.get(key)) is None:
+            built = self._routings[key] = _routing(choice, field=field)
+        return built
+
+
+def check_problem(
+    body: ProblemRequest, settings: Settings, *, field: str = "body", built: _Built | None = None
+) -> Submission:
     """Check what the schema cannot, and turn a request into a submission.
 
     Args:
         body: The request.
         settings: Settings of the process.
         field: Place of the problem in the request, for error messages.
+        built: What other problems of the request chose.
 
     Raises:
         InvalidSubmission: A field is wrong; the error names it.
@@ -40,7 +61,8 @@ def check_problem(body: ProblemRequest, settings: Settings, *, field: str = "bod
     if len(body.question) > settings.max_question_chars:
         detail = f"The question has {len(body.question)} characters; the maximum is {settings.max_question_chars}."
         raise InvalidSubmission(f"{field}.question", detail)
-    arms = _arms(body, field=field)
+    built = built or _Built()
+    arms = _arms(body, built, field=field)
     seed = secrets.randbelow(MAX_SEED) if body.sampling.seed is None else body.sampling.seed
     deadline_at = None
     if body.deadline_s is not None:
@@ -49,7 +71,7 @@ def check_problem(body: ProblemRequest, settings: Settings, *, field: str = "bod
         question=body.question,
         reference=body.reference,
         arms=arms,
-        shadows=_shadows(body, arms, field=f"{field}.shadows"),
+        shadows=_shadows(body, arms, built, field=f"{field}.shadows"),
         options=Options(
             lookahead=None if body.lookahead == "unlimited" else body.lookahead,
             limits=Limits(**body.limits.model_dump()),
@@ -61,17 +83,17 @@ def check_problem(body: ProblemRequest, settings: Settings, *, field: str = "bod
     )
 
 
-def _arms(body: Choices, *, field: str) -> tuple[Arm, ...]:
+def _arms(body: Choices, built: _Built, *, field: str) -> tuple[Arm, ...]:
     """Build the policies of which one decides: those of the split, or the only one.
 
     Raises:
         InvalidSubmission: A choice is wrong, or both are named.
     """
     if body.split is None:
-        return (_arm(body.policy, field=f"{field}.policy"),)
+        return (_arm(body.policy, built, field=f"{field}.policy"),)
     _check_one_choice(body, field=field)
     return tuple(
-        replace(_arm(each.policy, field=f"{field}.split.{place}.policy"), name=each.name, weight=each.weight)
+        replace(_arm(each.policy, built, field=f"{field}.split.{place}.policy"), name=each.name, weight=each.weight)
         for place, each in enumerate(body.split)
     )
 
@@ -86,12 +108,12 @@ def _check_one_choice(body: Choices, *, field: str) -> None:
         raise InvalidSubmission(f"{field}.split", "A split takes the place of `policy`; omit one of the two.")
 
 
-def _arm(choice: PolicyChoice, *, field: str) -> Arm:
-    routing = _routing(choice, field=field)
+def _arm(choice: PolicyChoice, built: _Built, *, field: str) -> Arm:
+    routing = built.routing(choice, field=field)
     return Arm(chosen=_chosen(choice, routing), plan=routing.plan)
 
 
-def _shadows(body: Choices, arms: Sequence[Arm], *, field: str) -> tuple[Chosen, ...]:
+def _shadows(body: Choices, arms: Sequence[Arm], built: _Built, *, field: str) -> tuple[Chosen, ...]:
     """Build the shadows. Each must fit every arm: whether a submission is refused must not depend on a lot.
 
     Raises:
@@ -99,7 +121,7 @@ def _shadows(body: Choices, arms: Sequence[Arm], *, field: str) -> tuple[Chosen,
     """
     shadows = []
     for place, choice in enumerate(body.shadows):
-        routing = _routing(choice, field=f"{field}.{place}")
+        routing = built.routing(choice, field=f"{field}.{place}")
         for arm in arms:
             try:
                 check_shadow(routing, arm.plan, policy=arm.chosen.policy.name)
@@ -115,11 +137,6 @@ def _chosen(choice: PolicyChoice, routing: Routing) -> Chosen:
 
 
 def _routing(choice: PolicyChoice, *, field: str) -> Routing:
-    """Build what a submission chooses, without the artefact of a fitted policy.
-
-    Raises:
-        InvalidSubmission: It chooses no policy, or one with wrong parameters.
-    """
     try:
         routing = build_routing(choice.name, choice.parameters, Wrappers(**choice.wrappers.model_dump()))
     except PermanentError as error:
@@ -140,8 +157,9 @@ def check_batch(body: BatchRequest, settings: Settings) -> Sequence[Submission]:
         detail = f"The batch has {len(body.problems)} problems; the maximum is {settings.max_batch_size}."
         raise InvalidSubmission("body.problems", detail)
     _check_one_choice(body.defaults, field="body.defaults")
+    built = _Built()
     return [
-        check_problem(_completed(each, body.defaults), settings, field=f"body.problems.{index}")
+        check_problem(_completed(each, body.defaults), settings, field=f"body.problems.{index}", built=built)
         for index, each in enumerate(body.problems)
     ]
 
