@@ -89,9 +89,8 @@ lock: $(VENV)/.dev ## Pin the dependencies in requirements/*.lock (UPGRADE=--upg
 migrate: $(VENV)/.stack ## Migrate the database of TRIM_DATABASE_URL to the newest schema
 	@$(BIN)/python -m migrations upgrade
 
-test-vllm: $(VENV)/.dev $(VLLM_VENV)/.vllm ## Test every engine with real vLLM, then solve 8 problems on it (needs RabbitMQ and Postgres)
+test-vllm: $(VLLM_VENV)/.vllm ## Test the engines with real vLLM, in the worker and as a server
 	@$(VLLM_VENV)/bin/python -m pytest tests/engines -W default -k 'vllm or openai'
-	@$(BIN)/python -m bench.engines --python $(VLLM_VENV)/bin/python --problems 8 --repeats 1
 
 bench-overhead: $(VENV)/.dev ## Measure what the service adds to its models (needs RabbitMQ and Postgres)
 	@$(BIN)/python -m bench.overhead

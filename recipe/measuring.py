@@ -31,9 +31,10 @@ class Scored:
     """The steps up to the first error; later ones solve another problem."""
 
     @property
-    def auc(self) -> float:
-        """AUC of the right steps against the first errors."""
-        return area_under_curve(self.scores[Label.RIGHT], self.scores[Label.FIRST_ERROR])
+    def auc(self) -> float | None:
+        """AUC of the right steps against the first errors; `None` if there are not both."""
+        right, wrong = self.scores[Label.RIGHT], self.scores[Label.FIRST_ERROR]
+        return area_under_curve(right, wrong) if right and wrong else None
 
     @property
     def missed(self) -> float:

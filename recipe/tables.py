@@ -122,9 +122,13 @@ def prms_table(by_prm: Mapping[str, Results]) -> Iterator[str]:
     for name, results in by_prm.items():
         greedy, sampled = results.scored["greedy"], results.scored["sampled"]
         yield (
-            f"| {name} | {greedy.auc:.4f} | {sampled.auc:.4f} | {sampled.missed:.1%} | {sampled.doubted:.1%}"
+            f"| {name} | {_auc(greedy)} | {_auc(sampled)} | {sampled.missed:.1%} | {sampled.doubted:.1%}"
             f" | {sampled.forgiven:.1%} |"
         )
+
+
+def _auc(scored: Scored) -> str:
+    return "-" if scored.auc is None else f"{scored.auc:.4f}"
 
 
 def summary(test: Results, transfer: Results) -> dict[str, Any]:
@@ -133,7 +137,7 @@ def summary(test: Results, transfer: Results) -> dict[str, Any]:
     # Where the cascade gains nothing per token, no policy gains a number of times more.
     over = Statistic(ratio(test.relative_benefit(test.best).samples, np.where(cascade > 0, cascade, 0.0)))
     return {
-        "prm_auc": round(test.scored["sampled"].auc, 4),
+        "prm_auc": None if (auc := test.scored["sampled"].auc) is None else round(auc, 4),
         "small_accuracy": round(accuracy(test.study.small.trials), 4),
         "large_accuracy": round(accuracy(test.study.large.trials), 4),
         "cpt95": {name: figures(test.cpt[name]) for name in test.policies},

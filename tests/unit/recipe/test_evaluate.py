@@ -101,3 +101,7 @@ def test_a_prm_misses_doubts_and_forgives() -> None:
 
 def test_a_share_of_no_steps_is_zero() -> None:
     assert Scored({Label.WRONG: []}).forgiven == 0
+
+
+def test_steps_of_one_kind_have_no_auc() -> None:
+    assert Scored({Label.RIGHT: [0.9], Label.FIRST_ERROR: []}).auc is None

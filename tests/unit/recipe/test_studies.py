@@ -47,10 +47,10 @@ def test_a_policy_ends_with_the_same_result_and_ledger(trials: Trials, policy: P
 
 
 def test_a_cascade_pays_for_both_solutions(trials: Trials) -> None:
-    """In the service the small model drafts its solution in one call, and most of it is wasted, not discarded."""
+    """The order in which the drafts are scored, and so what the PRM's cache saves, is a matter of luck."""
 
     def compared(trial: Trial) -> tuple[bool, int, Computed]:
-        return trial.is_solved, trial.large_tokens, trial.computed
+        return trial.is_solved, trial.large_tokens, replace(trial.computed, prm=0)
 
     policy = Cascade(threshold=0.5)
     solved = trials.solve(policy, "").trials
