@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
-from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from evaluation.score_calibration import Array
+from evaluation.whole_files import write_whole
 from shared.errors import PermanentError
 
 WATCH: Final = 0.1
@@ -103,18 +103,12 @@ class ReferenceScores(BaseModel):
             ) from error
 
     def write(self, path: Path) -> None:
-        """Write the reference to a file, replacing it at once.
+        """Write the reference to a file.
 
         Raises:
-            BadReference: The file cannot be written.
+            CannotWrite: The file cannot be written.
         """
-        written = path.with_name(f".{path.name}.{uuid4().hex}")
-        try:
-            written.write_text(f"{self.model_dump_json()}\n")
-            written.replace(path)
-        except OSError as error:
-            written.unlink(missing_ok=True)
-            raise BadReference(f"{path} cannot be written ({error.strerror}).") from error
+        write_whole(path, f"{self.model_dump_json()}\n".encode())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from evaluation.score_drift import (
     edges,
     stability_index,
 )
+from evaluation.whole_files import CannotWrite
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 
@@ -135,5 +136,6 @@ def test_a_damaged_reference_is_refused(damage: Callable[[dict[str, Any]], Any],
 def test_files_that_cannot_be_read_or_written_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(BadReference, match=r"none.json cannot be read \(No such file or directory\)"):
         ReferenceScores.read(tmp_path / "none.json")
-    with pytest.raises(BadReference, match=r"cannot be written \(No such file or directory\)"):
-        reference(5).write(tmp_path / "none" / "reference.json")
+    (tmp_path / "file").touch()
+    with pytest.raises(CannotWrite, match="cannot be written"):
+        reference(5).write(tmp_path / "file" / "reference.json")
