@@ -77,7 +77,7 @@ def fit_pomdp(models: Models, *, card: Mapping[str, Any]) -> Artefact:
     stories = drawn(FITTED, seed=0)
     solved = models.solve(problems_of(stories), Threshold(threshold=0.5), sampling=SAMPLED, wrappers=EXPLORING)
     traces = [trace for state in solved if (trace := trace_of(models, state)) is not None]
-    rewrites = [is_right for state in solved for is_right in rewrites_of(state)]
+    rewrites = [rewrite for state in solved for rewrite in rewrites_of(state)]
     return pomdp.fit(traces, rewrites=rewrites, metrics={}, **card)
 
 

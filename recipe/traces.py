@@ -11,7 +11,7 @@ from shared.cancellation import Cancellation
 from shared.domain.decisions import Action
 from shared.engines.port import Meter, ScoringRequest
 from shared.machine.state import State
-from training.traces import Trace
+from training.traces import Rewrite, Trace
 
 
 def trace_of(models: Models, state: State) -> Trace | None:
@@ -37,8 +37,8 @@ def trace_of(models: Models, state: State) -> Trace | None:
     )
 
 
-def rewrites_of(state: State) -> Iterator[bool]:
-    """Yield for each large step that took the place of a wrong draft after right steps whether it is right."""
+def rewrites_of(state: State) -> Iterator[Rewrite]:
+    """Yield the large steps in place of drafts."""
     expected = parse(state.question).steps
     texts = tuple(step.text for step in state.steps)
     right = first_error(expected, texts)
@@ -46,5 +46,8 @@ def rewrites_of(state: State) -> Iterator[bool]:
         if record.draft is None or record.decision.action is not Action.ESCALATE or record.step >= len(texts):
             continue
         is_wrong = record.step >= len(expected) or record.draft.text != expected[record.step]
-        if record.step <= right and is_wrong:
-            yield record.step < right
+        yield Rewrite(
+            draft_tokens=record.draft.tokens,
+            tokens=state.steps[record.step].tokens,
+            is_right=record.step < right if record.step <= right and is_wrong else None,
+        )

@@ -22,7 +22,7 @@ from shared.policies.threshold import Threshold
 from training import pomdp
 from training.labelled_file import LabelledFile, score_all
 from training.labelling import LABEL, label_all
-from training.traces import Trace
+from training.traces import Rewrite, Trace
 
 EXPLORING: Final = Wrappers(epsilon=1.0)
 """Each step is written by either model with probability 1/2, whatever its score."""
@@ -79,7 +79,7 @@ def fit_to_problems(
         "left_out": left_out,
         "validation_problems": len(held_out.problems),
     }
-    rewrites = [each.rewrite for each in labelled if each.rewrite is not None]
+    rewrites = [rewrite for each in labelled for rewrite in each.rewrites]
     fitted = _fit([each.trace for each in labelled], rewrites, engines, data=data, card=card)
     if not held_out.problems:
         return fitted
@@ -104,7 +104,7 @@ def fit_to_labelled(file: LabelledFile, engines: LoadedEngines, *, card: Mapping
 
 def _fit(
     traces: Sequence[Trace],
-    rewrites: Sequence[bool],
+    rewrites: Sequence[Rewrite],
     engines: LoadedEngines,
     *,
     data: dict[str, Any],

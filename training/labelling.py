@@ -17,20 +17,21 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from evaluation.engines import LoadedEngines
 from evaluation.in_process import TIMEOUT_S, Tell, score
 from shared.cancellation import Cancellation
 from shared.domain.decisions import Action, DecidedBy
+from shared.domain.drafts import Draft
 from shared.domain.status import Status
 from shared.domain.text import boxed_answer, join_steps
 from shared.domain.verdict import Verdict, verdict_of
 from shared.engines.port import GenerationRequest, Meter
 from shared.errors import PermanentError
 from shared.machine.state import State
-from training.traces import Trace
+from training.traces import Rewrite, Trace
 
 LABEL = "continuation by the large model (Math-Shepherd), one completion"
 """How the steps are labelled, for the card of an artefact."""
@@ -56,8 +57,8 @@ class Labelled:
     """A labelled solution."""
 
     trace: Trace
-    rewrite: bool | None
-    """Whether a large step that took the place of a wrong draft after right steps is right; `None` if none is known."""
+    rewrites: Sequence[Rewrite]
+    """The large steps in place of drafts; at most one is judged."""
 
 
 class _Unknown(Exception):
@@ -114,12 +115,16 @@ def label(state: State, engines: LoadedEngines, draw: random.Random) -> Labelled
         first_error=first_error,
     )
     right = len(texts) if first_error is None else first_error
-    replaced = [(step, text) for step, text in _replaced(state) if step <= right and step < len(texts)]
-    if not replaced:
-        return Labelled(trace=trace, rewrite=None)
-    step, draft = draw.choice(replaced)
-    is_wrong = reaches_answer(state, (*texts[:step], draft), engines) is False
-    return Labelled(trace=trace, rewrite=step < right if is_wrong else None)
+    replaced = {step: draft for step, draft in _replaced(state) if step < len(texts)}
+    rewrites = {
+        step: Rewrite(draft_tokens=draft.tokens, tokens=state.steps[step].tokens, is_right=None)
+        for step, draft in replaced.items()
+    }
+    if after_right := [step for step in replaced if step <= right]:
+        step = draw.choice(after_right)
+        if reaches_answer(state, (*texts[:step], replaced[step].text), engines) is False:
+            rewrites[step] = replace(rewrites[step], is_right=step < right)
+    return Labelled(trace=trace, rewrites=list(rewrites.values()))
 
 
 def reaches_answer(state: State, prefix: tuple[str, ...], engines: LoadedEngines) -> bool | None:
@@ -187,9 +192,9 @@ def _scores(state: State, engines: LoadedEngines) -> tuple[float, ...] | None:
     return known if len(known) == len(scores) else None
 
 
-def _replaced(state: State) -> Iterator[tuple[int, str]]:
-    """Yield index and text of each draft that the policy sent to the large model."""
+def _replaced(state: State) -> Iterator[tuple[int, Draft]]:
+    """Yield each draft that the policy sent to the large model, with its index."""
     for record in state.decisions:
         by_policy = record.decided_by is DecidedBy.POLICY and record.decision.action is Action.ESCALATE
         if by_policy and record.draft is not None:
-            yield record.step, record.draft.text
+            yield record.step, record.draft

@@ -25,6 +25,12 @@ from shared.policies.learned.policy import LearnedPolicy
 
 Weights = dict[str, Tensor]
 
+MEAN, SCALE = "inputs.mean", "inputs.scale"
+"""Weights that bring inputs to mean 0 and deviation 1. They are measured, not trained."""
+
+LEAST_DEVIATION = 1e-3
+"""Deviation of an input that hardly varies."""
+
 Inputs = tuple[Tensor, ...]
 """Encoded observations; the first dimension of each tensor is that of the observations."""
 
@@ -53,6 +59,8 @@ class Network(ABC):
 
     policy: ClassVar[type[LearnedPolicy]]
     """The policy that decides with it."""
+    inputs: ClassVar[int]
+    """Number of inputs."""
 
     @abstractmethod
     def body_layers(self) -> Iterator[Linear]:
@@ -61,6 +69,10 @@ class Network(ABC):
     @abstractmethod
     def encode(self, observations: Sequence[Observation]) -> Inputs:
         """Encode observations as the body takes them."""
+
+    @abstractmethod
+    def rows(self, inputs: Inputs) -> Tensor:
+        """Return all inputs that `encode` has made, (rows, inputs)."""
 
     @abstractmethod
     def body(self, weights: Weights, inputs: Inputs) -> Tensor:
@@ -73,10 +85,16 @@ class Network(ABC):
             yield Linear(f"{head}.hidden.linear", WIDTH, WIDTH)
             yield Linear(f"{head}.out", WIDTH, outputs)
 
+    def scaled(self, weights: Weights, observations: Sequence[Observation]) -> Weights:
+        """Return the weights with the scaling that some observations need."""
+        rows = self.rows(self.encode(observations))
+        deviation = rows.std(0, correction=0).clamp(min=LEAST_DEVIATION)
+        return weights | {MEAN: rows.mean(0), SCALE: deviation}
+
     def fresh(self, seed: int) -> Weights:
-        """Draw the weights of a new network: orthogonal matrices, and biases of 0."""
+        """Draw the weights of a new network: orthogonal matrices, biases of 0, and inputs as they are."""
         generator = torch.Generator().manual_seed(seed)
-        weights: Weights = {}
+        weights: Weights = {MEAN: torch.zeros(self.inputs), SCALE: torch.ones(self.inputs)}
         for layer in self.layers():
             name, gain = layer.name, ACTOR_GAIN if layer.name == "actor.out" else GAIN
             weight = torch.empty(layer.outputs, layer.inputs)
@@ -102,6 +120,7 @@ class AggregateNetwork(Network):
     """The network of `AggregatePolicy`."""
 
     policy = aggregate.AggregatePolicy
+    inputs = aggregate.FEATURES
 
     def body_layers(self) -> Iterator[Linear]:
         """Yield the linear layers of the body."""
@@ -112,20 +131,25 @@ class AggregateNetwork(Network):
         """Return the features of observations, (N, FEATURES)."""
         return (torch.tensor([aggregate.features(each) for each in observations]),)
 
+    def rows(self, inputs: Inputs) -> Tensor:
+        """Return the features."""
+        return inputs[0]
+
     def body(self, weights: Weights, inputs: Inputs) -> Tensor:
         """Apply two hidden layers."""
         (features,) = inputs
-        return hidden(weights, "second", hidden(weights, "first", features))
+        return hidden(weights, "second", hidden(weights, "first", scale(weights, features)))
 
 
 class SequenceNetwork(Network):
     """The network of `SequencePolicy`."""
 
     policy = sequence.SequencePolicy
+    inputs = sequence.INPUTS
 
     def body_layers(self) -> Iterator[Linear]:
         """Yield the linear layers of the body."""
-        yield Linear("embed", 2, WIDTH)
+        yield Linear("embed", self.inputs, WIDTH)
         for layer in range(sequence.LAYERS):
             for part in ("query", "key", "value", "mix"):
                 yield Linear(f"layers.{layer}.{part}", WIDTH, WIDTH, has_bias=False)
@@ -137,6 +161,11 @@ class SequenceNetwork(Network):
         steps = [torch.tensor(sequence.inputs(each)).T for each in observations]
         last = torch.tensor([len(each) - 1 for each in steps])
         return torch.nn.utils.rnn.pad_sequence(steps, batch_first=True), last
+
+    def rows(self, inputs: Inputs) -> Tensor:
+        """Return the steps, without what pads them."""
+        steps, last = inputs
+        return steps[torch.arange(steps.shape[1]) <= last[:, None]]
 
     def body(self, weights: Weights, inputs: Inputs) -> Tensor:
         """Apply the transformer, and take its output at each last step."""
@@ -154,7 +183,7 @@ class SequenceNetwork(Network):
             (N, T, WIDTH); the output at a step depends on no later one.
         """
         count = steps.shape[1]
-        x = linear(weights, "embed", steps) + torch.from_numpy(sequence.positions()[:count])
+        x = linear(weights, "embed", scale(weights, steps)) + torch.from_numpy(sequence.positions()[:count])
         unseen = torch.full((count, count), -math.inf).triu(1)
         for layer in range(sequence.LAYERS):
             at, normed = f"layers.{layer}", functional.rms_norm(x, (WIDTH,), eps=EPSILON)
@@ -174,6 +203,11 @@ NETWORKS: Mapping[str, Network] = {each.policy.name: each for each in (Aggregate
 """By the name of the policy."""
 
 
+def scale(weights: Weights, inputs: Tensor) -> Tensor:
+    """Scale inputs, (..., inputs)."""
+    return (inputs - weights[MEAN]) / weights[SCALE]
+
+
 def linear(weights: Weights, name: str, x: Tensor) -> Tensor:
     """Apply a linear layer, with biases if it has them."""
     return functional.linear(x, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
@@ -184,6 +218,11 @@ def hidden(weights: Weights, name: str, x: Tensor) -> Tensor:
     x = linear(weights, f"{name}.linear", x)
     norm = weights[f"{name}.norm.weight"], weights[f"{name}.norm.bias"]
     return functional.layer_norm(x, (WIDTH,), *norm, EPSILON).tanh()
+
+
+def trainable(weights: Weights) -> list[Tensor]:
+    """Return the weights that are trained."""
+    return [weight for name, weight in weights.items() if name not in {MEAN, SCALE}]
 
 
 def to_arrays(weights: Weights) -> dict[str, Floats]:

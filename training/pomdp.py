@@ -11,15 +11,22 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shared.domain.roles import Author
 from shared.policies.artefact import Artefact, Floats
-from shared.policies.pomdp.model import BINS, STATES, Model, bin_of
+from shared.policies.pomdp.model import BINS, STATES, Model
 from shared.policies.pomdp.policy import Pomdp
-from training.traces import Trace
+from training.traces import Rewrite, Trace
 
 RIGHT, PREFIX_WRONG, STEP_WRONG = range(STATES)
 """Hidden states, in the order of `Belief`."""
 
 IN_WORDS: Final = ("a right step after right ones", "a step after the first error", "a first error")
 """What a solution must show of each state, so that its density can be estimated."""
+
+
+CERTAIN: Final = (1e-6, 1 - 1e-6)
+"""Scores beyond which log-odds count as those of these."""
+
+OUTER: Final = (0.001, 0.999)
+"""Quantiles of the log-odds at which the outer bins would end; they take all scores beyond too."""
 
 
 class Settings(BaseModel):
@@ -29,8 +36,8 @@ class Settings(BaseModel):
 
     max_steps: int = Field(default=30, ge=1)
     """Maximum horizon: longer solutions count as solutions of this length."""
-    bandwidth: float = Field(default=0.05, gt=0)
-    """Standard deviation of the smoothing of scores; the default is the width of a bin."""
+    bandwidth: float = Field(default=1.0, gt=0)
+    """Standard deviation of the smoothing of scores, in bins."""
     floor: float = Field(default=1e-9, gt=0)
     """Least probability of a bin, so that no score is ever impossible."""
     strength: float = Field(default=5.0, gt=0)
@@ -38,15 +45,15 @@ class Settings(BaseModel):
 
 
 def fit(
-    traces: Sequence[Trace], *, rewrites: Sequence[bool] = (), settings: Settings | None = None, **card: Any
+    traces: Sequence[Trace], *, rewrites: Sequence[Rewrite] = (), settings: Settings | None = None, **card: Any
 ) -> Artefact:
     """Fit the model of the policy `pomdp`.
 
     Args:
         traces: Solutions that show every hidden state and steps of both authors.
-        rewrites: For each large step that took the place of a wrong draft after right steps: whether it is right. They
-            give the accuracy of a large step. Without any, the large model's steps in `traces` do; they are right more
-            often, because most of them are no rewrites.
+        rewrites: Large steps in place of drafts. They give the tokens that a draft lets expect of a large step. Those
+            in place of wrong drafts after right steps give its accuracy; without any, the large model's steps in
+            `traces` do, which are right more often, because most of them are no rewrites.
         settings: Settings of the fit.
         card: The other fields of the artefact's card; `data` is extended by the numbers of solutions and steps.
 
@@ -56,19 +63,25 @@ def fit(
     if not traces:
         raise ValueError("there are no traces to fit; collect solutions of both models first")
     settings = settings or Settings()
+    judged = [each.is_right for each in rewrites if each.is_right is not None]
+    edges = bin_edges(traces)
     last = hazard([len(trace.scores) for trace in traces], settings)
+    large_tokens = mean_tokens(traces, Author.LARGE, len(last), settings)
     model = Model(
         small_accuracy=accuracy_of(traces, Author.SMALL),
-        rewrite_accuracy=sum(rewrites) / len(rewrites) if rewrites else accuracy_of(traces, Author.LARGE),
+        rewrite_accuracy=sum(judged) / len(judged) if judged else accuracy_of(traces, Author.LARGE),
         last=last,
         small_tokens=mean_tokens(traces, Author.SMALL, len(last), settings),
-        large_tokens=mean_tokens(traces, Author.LARGE, len(last), settings),
-        observed=densities(traces, settings),
+        large_tokens=large_tokens,
+        rewrite_tokens=token_line(rewrites, otherwise=float(large_tokens.mean())),
+        edges=edges,
+        observed=densities(traces, edges, settings),
     )
     counts = {
         "solutions": len(traces),
         "steps": sum(len(trace.scores) for trace in traces),
         "rewrites": len(rewrites),
+        "judged_rewrites": len(judged),
     }
     card["data"] = {**card["data"], **counts}
     return Artefact.make(model.arrays(), policy=Pomdp.name, settings=settings.model_dump(), **card)
@@ -124,7 +137,45 @@ def mean_tokens(traces: Iterable[Trace], author: Author, horizon: int, settings:
     return mean
 
 
-def densities(traces: Iterable[Trace], settings: Settings) -> Floats:
+def token_line(rewrites: Sequence[Rewrite], *, otherwise: float) -> Floats:
+    """Estimate the tokens of a large step as a line over those of the draft that it replaces: intercept and slope.
+
+    A line of least squares; neither number is negative, because no draft may lead to expect a large step of no tokens.
+
+    Args:
+        rewrites: The steps.
+        otherwise: Tokens to expect of all large steps where there are no rewrites.
+    """
+    if not rewrites:
+        return np.array([otherwise, 0.0])
+    drafts, large = (
+        np.array([getattr(each, name) for each in rewrites], np.float64) for name in ("draft_tokens", "tokens")
+    )
+    apart = drafts - drafts.mean()
+    slope = float(apart @ large) / max(float(apart @ apart), 1.0)
+    intercept = float(large.mean() - slope * drafts.mean())
+    if slope <= 0:
+        return np.array([large.mean(), 0.0])
+    if intercept < 0:
+        return np.array([0.0, float(drafts @ large) / float(drafts @ drafts)])
+    return np.array([intercept, slope])
+
+
+def bin_edges(traces: Iterable[Trace]) -> Floats:
+    """Choose the borders of the bins of a score, (21,): at equal distances in log-odds, between the scores found.
+
+    A PRM separates its states at the ends of the unit interval: between 0.95 and 0.995 there may be most right steps
+    and a fifth of the errors. Bins of equal width would hide that.
+    """
+    scores = np.array([score for trace in traces for score in trace.scores])
+    odds = np.clip(scores, *CERTAIN)
+    low, high = np.quantile(np.log(odds / (1 - odds)), OUTER)
+    edges: Floats = 1 / (1 + np.exp(-np.linspace(low, max(high, low + 1), BINS + 1)))
+    edges[[0, -1]] = 0.0, 1.0
+    return edges
+
+
+def densities(traces: Iterable[Trace], edges: Floats, settings: Settings) -> Floats:
     """Estimate the probability of each bin of (least earlier score, score) in each state: shape (3, 20, 20).
 
     Counts by bin are smoothed with a Gaussian that is reflected at the borders of the unit square.
@@ -134,14 +185,15 @@ def densities(traces: Iterable[Trace], settings: Settings) -> Floats:
     """
     counts = np.zeros((STATES, BINS, BINS))
     for trace in traces:
-        least = accumulate(trace.scores, min, initial=1.0)
-        for index, (least_before, score) in enumerate(zip(least, trace.scores, strict=False)):
-            counts[_state(trace, index), bin_of(least_before), bin_of(score)] += 1
+        found = np.searchsorted(edges[1:-1], trace.scores, side="right")
+        least = accumulate(found, min, initial=BINS - 1)
+        for index, cell in enumerate(zip(least, found, strict=False)):
+            counts[(_state(trace, index), *cell)] += 1
     seen = counts.sum(axis=(1, 2), keepdims=True)
     for words, number in zip(IN_WORDS, seen.ravel(), strict=True):
         if not number:
             raise ValueError(f"no trace holds {words}; collect more solutions, right ones and wrong ones")
-    kernel = _reflected_gaussian(settings.bandwidth)
+    kernel = _reflected_gaussian(settings.bandwidth / BINS)
     smooth = np.maximum(kernel.T @ (counts / seen) @ kernel, settings.floor)
     observed: Floats = smooth / smooth.sum(axis=(1, 2), keepdims=True)
     return observed

@@ -23,7 +23,7 @@ from shared.policies.artefact import Artefact, Models
 from shared.policies.learned.policy import QUANTILES, LearnedPolicy
 from training.environment import Branches
 from training.episodes import Choose, Episode, Figures, drawn, play, preferred
-from training.networks import NETWORKS, Inputs, Network, Weights, to_arrays
+from training.networks import NETWORKS, Inputs, Network, Weights, to_arrays, trainable
 
 RATE = 3e-4
 """Learning rate at the start; falls linearly to 0."""
@@ -225,9 +225,8 @@ class Training:
             )
         self._data = {**data, **counts}
         self._weights = self._network.fresh(settings.seed)
-        for weight in self._weights.values():
-            weight.requires_grad_()
-        self._optimizer = torch.optim.Adam(list(self._weights.values()), lr=RATE, weight_decay=WEIGHT_DECAY, fused=True)
+        trained = [weight.requires_grad_() for weight in trainable(self._weights)]
+        self._optimizer = torch.optim.Adam(trained, lr=RATE, weight_decay=WEIGHT_DECAY, fused=True)
         self._best: Best | None = None
         if path.exists():
             self._load()
@@ -240,6 +239,8 @@ class Training:
         """
         batches = self._settings.batches
         every = max(1, batches // VALIDATIONS)
+        if self.batch == 0:
+            self._scale()
         while self.batch < batches:
             training = self._train()
             if self.batch % every == 0 or self.batch == batches:
@@ -260,12 +261,21 @@ class Training:
             observations=[step.observation for episode in validated for step in episode.steps],
         )
 
+    def _scale(self) -> None:
+        """Scale the inputs to those of the first batch."""
+        seen = [step.observation for episode in self._play_next() for step in episode.steps]
+        if seen:
+            self._weights = self._network.scaled(self._weights, seen)
+
+    def _play_next(self) -> list[Episode]:
+        """Play the next batch with drawn actions."""
+        # Drawn from the number of the batch, so that a resumed training draws what an uninterrupted one does.
+        generator = torch.Generator().manual_seed(self._settings.seed * 1_000_003 + self.batch)
+        return self._play(self._weights, self._problems, self._next_problems(), choose=drawn(generator))
+
     def _train(self) -> Figures:
         """Train on the next batch."""
-        seed, done = self._settings.seed, self.batch / self._settings.batches
-        # Drawn from the number of the batch, so that a resumed training draws what an uninterrupted one does.
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + self.batch)
-        episodes = self._play(self._weights, self._problems, self._next_problems(), choose=drawn(generator))
+        episodes, done = self._play_next(), self.batch / self._settings.batches
         for group in self._optimizer.param_groups:
             group["lr"] = RATE * (1 - done)
         first, last = ENTROPY_WEIGHTS
@@ -274,7 +284,7 @@ class Training:
             self._optimizer.zero_grad()
             outputs = self._network(self._weights, batch.inputs)
             batch.loss(*outputs, entropy_weight=first + (last - first) * done).backward()
-            torch.nn.utils.clip_grad_norm_(self._weights.values(), MAX_NORM)
+            torch.nn.utils.clip_grad_norm_(trainable(self._weights), MAX_NORM)
             self._optimizer.step()
         self.batch += 1
         return Figures.of(episodes)

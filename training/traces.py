@@ -1,4 +1,4 @@
-"""Traces: step-labelled solutions, which policies are fitted and trained on."""
+"""What policies are fitted to: traces, which are step-labelled solutions, and rewrites."""
 
 from __future__ import annotations
 
@@ -36,3 +36,15 @@ class Trace:
     def judged(self) -> int:
         """Number of steps that were right or the first error; later ones have no right prefix to be right after."""
         return len(self.scores) if self.first_error is None else self.first_error + 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rewrite:
+    """A large step in place of a draft."""
+
+    draft_tokens: int
+    """Tokens of the draft."""
+    tokens: int
+    """Tokens of the large step."""
+    is_right: bool | None
+    """Whether the large step is right, if the draft was wrong after right steps and that is known."""

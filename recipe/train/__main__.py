@@ -52,6 +52,9 @@ SAMPLES = (
 )
 """How the PRMs' training problems are sampled, and how many with each setting."""
 
+MIXED_SAMPLES = ((Sampling(seed=3), 2500),)
+"""The same for the solutions by both models, on which only the lite PRM is trained."""
+
 Made = TypeVar("Made")
 
 
@@ -144,11 +147,13 @@ def main() -> None:
     }
     for name, plan in plans.items():
         put(state / name, plan.shape, without_helpers(weights[name]), tokenizer)
-    held_out = timed("samples", lambda: sample(state))
-    train_prm(PRM_PLAN, tokenizer, state, model=plans["large"].shape, weights=weights["large"], held_out=held_out)
+    corrected, mixed, held_out = timed("samples", lambda: sample(state))
+    model, start = plans["large"].shape, weights["large"]
+    train_prm(PRM_PLAN, tokenizer, state, model=model, weights=start, training=corrected, held_out=held_out)
     # From the written file, which is rounded: the bundled small model gives the same lite PRM as a new training.
-    written = folder.read(state / "small")
-    train_prm(PRM_LITE_PLAN, tokenizer, state, model=plans["small"].shape, weights=written, held_out=held_out)
+    model, start = plans["small"].shape, folder.read(state / "small")
+    training = [*corrected, *mixed]
+    train_prm(PRM_LITE_PLAN, tokenizer, state, model=model, weights=start, training=training, held_out=held_out)
     for name in (*plans, PRM_PLAN.name, PRM_LITE_PLAN.name):
         shutil.copytree(state / name, arguments.into / name, dirs_exist_ok=True)
     print(f"The models are in {arguments.into}.")
@@ -161,19 +166,21 @@ def train_prm(
     *,
     model: Shape,
     weights: Weights,
+    training: Sequence[samples.Sample],
     held_out: Sequence[samples.Sample],
 ) -> None:
-    """Train a PRM from a language model on the samples in the state folder, and write its folder."""
-    training = samples.read(state / "samples.jsonl")
+    """Train a PRM from a language model, and write its folder."""
     train = partial(prm.train, plan, tokenizer, model=model, weights=weights, training=training, held_out=held_out)
     put(state / plan.name, prm.shape_of(plan, model), timed(plan.name, partial(train, folder=state)), tokenizer)
 
 
-def sample(state: Path) -> list[samples.Sample]:
-    """Sample the PRMs' training and validation data; return the validation data."""
+def sample(state: Path) -> tuple[list[samples.Sample], list[samples.Sample], list[samples.Sample]]:
+    """Sample the PRMs' training data, corrected and mixed, and validation data."""
     with Models(state / "small", state / "large") as models:
-        samples.sample_training(models, state / "samples.jsonl", seed=1000, plan=SAMPLES)
-        return samples.held_out(models, HELD_OUT, Sampling())
+        samples.sample_training(models, state / "samples.jsonl", samples.corrected, seed=1000, plan=SAMPLES)
+        samples.sample_training(models, state / "mixed.jsonl", samples.mixed, seed=2000, plan=MIXED_SAMPLES)
+        held_out = samples.held_out(models, HELD_OUT, Sampling())
+    return samples.read(state / "samples.jsonl"), samples.read(state / "mixed.jsonl"), held_out
 
 
 def share_solved(path: Path) -> float:

@@ -242,12 +242,15 @@ def evaluate(shape: Shape, weights: Weights, tokenizer: Tokenizer, held_out: Seq
 
 
 def judgement(tokenizer: Tokenizer, sample: Sample) -> Example:
-    """Make an example of a sample: the question, then each step with its tag."""
+    """Make an example of a sample: the question, then each step with its tag.
+
+    After the first error every step is wrong, whatever it says: nothing right follows from it.
+    """
     ids = examples.encode(tokenizer, f"Problem: {sample.question}{SEPARATOR}")
     right, tags = [IGNORED] * len(ids), [IGNORED] * len(ids)
     expected = expected_steps(sample)
     for index, (step, is_right) in enumerate(zip(sample.steps, sample.by_step(), strict=True)):
-        wanted = expected[index] if index < len(expected) else ""
+        wanted = expected[index] if index < len(expected) and index <= sample.right else ""
         _judge(tokenizer, step, step if is_right else wanted, (ids, right, tags))
     return Example(ids, right, tags)
 

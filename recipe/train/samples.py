@@ -1,10 +1,14 @@
-"""Samples training data of the PRMs: the small model's drafts in trajectories that the large model corrects."""
+"""Samples training data of the PRMs.
+
+There are two kinds. In the first the large model corrects the small model's trajectories, and samples end at the first
+error. In the second either model writes each step, and samples go on after errors to the end of the solution.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,7 +20,7 @@ from recipe.problems.drawing import Split, draw
 from recipe.problems.story import Story, parse, problems_of
 from shared.domain.options import Sampling
 from shared.machine.state import State
-from shared.policies.baselines import SmallOnly
+from shared.policies.baselines import Random, SmallOnly
 from shared.policies.threshold import Threshold
 
 _CHUNK = 500
@@ -24,12 +28,12 @@ _CHUNK = 500
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Steps of one problem up to the first error, if there is one."""
+    """Steps of one problem: up to the first error if there is one, or whole."""
 
     question: str
     steps: tuple[str, ...]
     right: int
-    """Number of right steps at the beginning: all, or all but the last."""
+    """Number of right steps at the beginning."""
 
     def by_step(self) -> Iterator[bool]:
         """Yield for each step whether it is right."""
@@ -41,7 +45,30 @@ CHECKED = Threshold(threshold=0.5)
 """With an exact checker as scorer, the large model rewrites each first wrong step."""
 
 
-def trajectories(story: Story, state: State) -> list[Sample]:
+EITHER = Random(p=0.5)
+"""Each step is written by either model with probability 1/2."""
+
+Sampler = Callable[[Models, Sequence[Story], Sampling], list[Sample]]
+"""Has models solve problems, and samples the solutions."""
+
+
+def corrected(models: Models, stories: Sequence[Story], sampling: Sampling) -> list[Sample]:
+    """Sample each wrong draft after right steps, with these, and the right steps of each solution."""
+    solved = models.solve(problems_of(stories), CHECKED, scorer=ExactChecker(), sampling=sampling)
+    return [sample for story, state in zip(stories, solved, strict=True) for sample in _trajectories(story, state)]
+
+
+def mixed(models: Models, stories: Sequence[Story], sampling: Sampling) -> list[Sample]:
+    """Sample whole solutions by both models."""
+    solved = models.solve(problems_of(stories), EITHER, sampling=sampling)
+    texts = [tuple(step.text for step in state.steps) for state in solved]
+    return [
+        Sample(story.question, steps, first_error(story.steps, steps))
+        for story, steps in zip(stories, texts, strict=True)
+    ]
+
+
+def _trajectories(story: Story, state: State) -> list[Sample]:
     """Sample a problem that was solved with an exact checker.
 
     Returns:
@@ -65,12 +92,15 @@ def _is_first_error(story: Story, steps: tuple[str, ...]) -> bool:
     return first_error(story.steps, steps) == len(steps) - 1
 
 
-def sample_training(models: Models, path: Path, *, seed: int, plan: Sequence[tuple[Sampling, int]]) -> None:
+def sample_training(
+    models: Models, path: Path, sampler: Sampler, *, seed: int, plan: Sequence[tuple[Sampling, int]]
+) -> None:
     """Write samples of training problems; skip those that an earlier run wrote.
 
     Args:
         models: The small and the large model.
         path: File to write, with one JSON array per line.
+        sampler: Samples the problems of a line.
         seed: Seed of the problems.
         plan: How to draw tokens, and for how many problems.
     """
@@ -81,9 +111,7 @@ def sample_training(models: Models, path: Path, *, seed: int, plan: Sequence[tup
             if number < done:
                 continue
             stories = list(islice(draw(Split.TRAIN, seed=seed + number), size))
-            solved = models.solve(problems_of(stories), CHECKED, scorer=ExactChecker(), sampling=sampling)
-            pairs = zip(stories, solved, strict=True)
-            rows = [asdict(sample) for story, state in pairs for sample in trajectories(story, state)]
+            rows = [asdict(sample) for sample in sampler(models, stories, sampling)]
             file.write(json.dumps(rows) + "\n")
             file.flush()
             wrong = sum(row["right"] < len(row["steps"]) for row in rows)

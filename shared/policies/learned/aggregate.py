@@ -9,7 +9,7 @@ import numpy as np
 
 from shared.domain.decisions import Observation
 from shared.policies.artefact import Artefact
-from shared.policies.learned.layers import WIDTH, Actor, Hidden
+from shared.policies.learned.layers import WIDTH, Actor, Hidden, Scaling, log_odds
 from shared.policies.learned.policy import LearnedPolicy
 
 TOKENS_UNIT = 300
@@ -22,13 +22,14 @@ STEPS_UNIT = 30
 def features(observation: Observation) -> tuple[float, float, float, float, float]:
     """Summarise an observation: least and product of the earlier scores, score, tokens and index of the draft.
 
+    The first three are log-odds, which the paper's code does not use: docs/decisions/0025 has the reason.
     Earlier steps without a score are left out. A draft without a score counts as 0, and without tokens as empty; the
     service decides such drafts by rule.
     """
     return (
-        observation.min_previous,
-        observation.product_previous,
-        observation.score or 0.0,
+        log_odds(observation.min_previous),
+        log_odds(observation.product_previous),
+        log_odds(observation.score or 0.0),
         (observation.draft_tokens or 0) / TOKENS_UNIT,
         min(1.0, observation.step / STEPS_UNIT),
     )
@@ -41,6 +42,7 @@ FEATURES = 5
 class AggregateNetwork:
     """Two hidden layers and the actor. The critic, which has a head like the actor's, is needed only for training."""
 
+    scaling: Scaling
     first: Hidden
     second: Hidden
     actor: Actor
@@ -53,12 +55,16 @@ class AggregateNetwork:
             BadArtefact: An array is missing or has another shape.
         """
         return cls(
-            Hidden.read(artefact, "first", FEATURES), Hidden.read(artefact, "second", WIDTH), Actor.read(artefact)
+            Scaling.read(artefact, FEATURES),
+            Hidden.read(artefact, "first", FEATURES),
+            Hidden.read(artefact, "second", WIDTH),
+            Actor.read(artefact),
         )
 
     def __call__(self, observation: Observation) -> float:
         """Return the probability of escalation."""
-        return self.actor(self.second(self.first(np.array(features(observation), dtype=np.float32))))
+        seen = self.scaling(np.array(features(observation), dtype=np.float32))
+        return self.actor(self.second(self.first(seen)))
 
 
 class AggregatePolicy(LearnedPolicy):

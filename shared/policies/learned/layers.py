@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.policies.artefact import Artefact
+from shared.policies.artefact import Artefact, BadArtefact
 
 Array = NDArray[np.float32]
 
@@ -23,6 +23,20 @@ EPSILON = 1e-5
 """Number that norms add to a variance."""
 
 
+MAX_LOG_ODDS = 10.0
+"""Log-odds beyond which scores are not told apart: those of 0.99995."""
+
+
+def log_odds(score: float) -> float:
+    """Return the log-odds of a score, which a network reads in its place.
+
+    A PRM is sure of most steps: in the scores themselves, right steps and missed errors would differ by a hundredth.
+    """
+    if score in {0.0, 1.0}:
+        return MAX_LOG_ODDS if score else -MAX_LOG_ODDS
+    return min(max(math.log(score / (1 - score)), -MAX_LOG_ODDS), MAX_LOG_ODDS)
+
+
 def matrix(artefact: Artefact, name: str, inputs: int, outputs: int) -> Array:
     """Read the weights of a linear layer, (inputs, outputs).
 
@@ -30,6 +44,33 @@ def matrix(artefact: Artefact, name: str, inputs: int, outputs: int) -> Array:
         BadArtefact: The array is missing or has another shape.
     """
     return np.ascontiguousarray(artefact.array(f"{name}.weight", outputs, inputs).T, dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """Brings the inputs of a network to mean 0 and deviation 1 on the steps of training."""
+
+    mean: Array
+    """(inputs,)."""
+    scale: Array
+    """(inputs,): standard deviations."""
+
+    @classmethod
+    def read(cls, artefact: Artefact, inputs: int) -> Self:
+        """Read the scaling.
+
+        Raises:
+            BadArtefact: An array is missing or has another shape, or a deviation is not above 0.
+        """
+        mean, scale = (artefact.array(f"inputs.{part}", inputs).astype(np.float32) for part in ("mean", "scale"))
+        if (scale <= 0).any():
+            name = artefact.card.policy
+            raise BadArtefact(f"'inputs.scale' of the artefact of {name!r} should be above 0; train it again.")
+        return cls(mean, scale)
+
+    def __call__(self, inputs: Array) -> Array:
+        """Scale inputs: a vector, or the rows of a matrix."""
+        return (inputs - self.mean) / self.scale
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,12 @@ import numpy as np
 from shared.domain.decisions import Observation
 from shared.policies.artefact import Artefact
 from shared.policies.learned.aggregate import TOKENS_UNIT
-from shared.policies.learned.layers import EPSILON, WIDTH, Actor, Array, Linear, matrix
+from shared.policies.learned.layers import EPSILON, WIDTH, Actor, Array, Linear, Scaling, log_odds, matrix
 from shared.policies.learned.policy import LearnedPolicy
 
 LAYERS = 2
 HEADS = 4
+INPUTS = 2
 WIDE = 64
 """Width of the feed-forward layers."""
 
@@ -28,16 +29,16 @@ _SIZE = WIDTH // HEADS
 
 
 def inputs(observation: Observation) -> tuple[list[float], list[float]]:
-    """Return the scores and the scaled numbers of tokens of the steps in the window, the draft's last.
+    """Return the scores, as log-odds, and the numbers of tokens of the steps in the window, the draft's last.
 
     An earlier step without a score counts as 1, which changes neither the least score nor the product. A draft without
     a score counts as 0; the service decides it by rule. Unknown numbers of tokens count as 0.
     """
     earlier = observation.previous_scores[1 - WINDOW :]
     counts = observation.previous_tokens[1 - WINDOW :] or (0,) * len(earlier)
-    scores = [1.0 if score is None else score for score in earlier]
+    scores = [1.0 if score is None else score for score in (*earlier, observation.score or 0.0)]
     tokens = [count / TOKENS_UNIT for count in (*counts, observation.draft_tokens or 0)]
-    return [*scores, observation.score or 0.0], tokens
+    return [log_odds(score) for score in scores], tokens
 
 
 def positions() -> Array:
@@ -125,6 +126,7 @@ def norm(x: Array) -> Array:
 class SequenceNetwork:
     """The transformer and the actor. The critic, which has a head like the actor's, is needed only for training."""
 
+    scaling: Scaling
     embed: Linear
     layers: tuple[Layer, ...]
     actor: Actor
@@ -137,7 +139,8 @@ class SequenceNetwork:
             BadArtefact: An array is missing or has another shape.
         """
         return cls(
-            Linear.read(artefact, "embed", 2, WIDTH),
+            Scaling.read(artefact, INPUTS),
+            Linear.read(artefact, "embed", INPUTS, WIDTH),
             tuple(Layer.read(artefact, f"layers.{index}") for index in range(LAYERS)),
             Actor.read(artefact),
         )
@@ -145,7 +148,7 @@ class SequenceNetwork:
     def __call__(self, observation: Observation) -> float:
         """Return the probability of escalation."""
         steps = np.array(inputs(observation), dtype=np.float32).T
-        x = self.embed(steps) + _POSITIONS[: len(steps)]
+        x = self.embed(self.scaling(steps)) + _POSITIONS[: len(steps)]
         for layer in self.layers[:-1]:
             x = layer(x, len(x))
         return self.actor(self.layers[-1](x, 1)[0])  # Only the draft is decided on.

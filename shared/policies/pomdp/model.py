@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Final
@@ -13,7 +14,7 @@ from shared.policies.artefact import Artefact, BadArtefact, Floats
 from shared.policies.pomdp.belief import Belief, Likelihood
 
 BINS: Final = 20
-"""Number of bins of equal width on each axis of an observation, as in the released code."""
+"""Number of bins on each axis of an observation, as in the released code."""
 
 STATES: Final = len(Belief._fields)
 
@@ -42,6 +43,10 @@ class Model:
     """Mean tokens of a draft, by index."""
     large_tokens: Floats
     """Mean tokens of a large step, by index."""
+    rewrite_tokens: Floats
+    """Expected tokens of a large step in place of a draft, as a line over the draft's tokens: intercept and slope."""
+    edges: Floats
+    """Borders of the bins of a score, in rising order from 0 to 1: shape (21,)."""
     observed: Floats
     """Probability of each bin of (least earlier score, score) in each hidden state: shape (3, 20, 20). Before the first
     step the least score is 1."""
@@ -60,6 +65,8 @@ class Model:
             last=last,
             small_tokens=artefact.array("small_tokens", len(last)),
             large_tokens=artefact.array("large_tokens", len(last)),
+            rewrite_tokens=artefact.array("rewrite_tokens", 2),
+            edges=artefact.array("edges", BINS + 1),
             observed=artefact.array("observed", STATES, BINS, BINS),
         )
         for name, holds, rule in model._rules():
@@ -82,6 +89,13 @@ class Model:
             ("last", self.last[-1:].tolist() == [1.0], "should end with 1"),
             ("small_tokens", _are_tokens(self.small_tokens), f"should hold numbers above 0, at most {MAX_TOKENS:g}"),
             ("large_tokens", _are_tokens(self.large_tokens), f"should hold numbers above 0, at most {MAX_TOKENS:g}"),
+            (
+                "rewrite_tokens",
+                _is_line(self.rewrite_tokens),
+                f"should hold numbers from 0 to {MAX_TOKENS:g}, not both 0",
+            ),
+            ("edges", self.edges[0] == 0 and self.edges[-1] == 1, "should begin with 0 and end with 1"),
+            ("edges", bool((np.diff(self.edges) > 0).all()), "should rise"),
             ("observed", bool((self.observed > 0).all()), "should hold probabilities above 0"),
             ("observed", bool((np.abs(masses - 1) <= TOLERANCE).all()), "should integrate to 1 in each state"),
         )
@@ -99,6 +113,17 @@ class Model:
         """Return the probability that an author's step is right, after right steps."""
         return self.small_accuracy if author is Author.SMALL else self.rewrite_accuracy
 
+    def bin_of(self, score: float) -> int:
+        """Return the bin of a score."""
+        return bisect_right(self._inner_edges, score)
+
+    def rewritten(self, step: int, draft_tokens: int | None) -> float:
+        """Return the expected tokens of a large step in place of a draft; by its index if the draft's are not known."""
+        if draft_tokens is None:
+            return float(self.large_tokens[self.place(step)])
+        intercept, slope = self.rewrite_tokens.tolist()
+        return float(intercept + slope * draft_tokens)
+
     @cached_property
     def scored(self) -> Floats:
         """Probability of each bin of the score alone in each hidden state: shape (3, 20)."""
@@ -106,13 +131,17 @@ class Model:
 
     def likelihood(self, score: float) -> Likelihood[float]:
         """Return the likelihood of a score alone."""
-        return self._by_score[bin_of(score)]
+        return self._by_score[self.bin_of(score)]
 
     def joint_likelihood(self, least_before: float, score: float) -> Likelihood[float]:
         """Return the likelihood of a score together with the least one before it."""
-        return self._by_both[bin_of(least_before)][bin_of(score)]
+        return self._by_both[self.bin_of(least_before)][self.bin_of(score)]
 
     # Plain floats, because a decision reads single ones: indexing an array takes longer than the arithmetic.
+
+    @cached_property
+    def _inner_edges(self) -> tuple[float, ...]:
+        return tuple(self.edges[1:-1].tolist())
 
     @cached_property
     def _by_score(self) -> tuple[Likelihood[float], ...]:
@@ -127,6 +156,5 @@ def _are_tokens(means: Floats) -> bool:
     return bool(((means > 0) & (means <= MAX_TOKENS)).all())
 
 
-def bin_of(score: float) -> int:
-    """Return the bin of a score; 1 belongs to the last one."""
-    return min(int(score * BINS), BINS - 1)
+def _is_line(line: Floats) -> bool:
+    return bool(((line >= 0) & (line <= MAX_TOKENS)).all() and line.any())

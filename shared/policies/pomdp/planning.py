@@ -89,6 +89,10 @@ class Values:
         """Return the price of a large step: of its expected tokens, which are the mean at its index."""
         return self.prices.large_token * float(self.model.large_tokens[self.model.place(step)])
 
+    def rewrite_price(self, step: int, draft_tokens: int | None) -> float:
+        """Return the price of a large step in place of a draft: of the tokens that the draft's lead to expect."""
+        return self.prices.large_token * self.model.rewritten(step, draft_tokens)
+
     def draft_price(self, step: int) -> float:
         """Return the price of a draft: of its expected tokens, which are the mean at its index."""
         return self.prices.draft_token * float(self.model.small_tokens[self.model.place(step)])

@@ -67,7 +67,8 @@ class Pomdp(FittedPolicy):
         assert self._values is not None, "only a fitted policy decides"
         belief = self._belief(self._values.model, observation)
         accepted, escalated = self._values.compare(belief, step=observation.step, is_final=observation.is_final)
-        gain, price = escalated - accepted, self._values.large_price(observation.step)
+        price = self._values.rewrite_price(observation.step, observation.draft_tokens)
+        gain = escalated - accepted
         return Decision(
             action=Action.ESCALATE if gain > price else Action.ACCEPT,
             reason="gain_above_price" if gain > price else "gain_at_most_price",

@@ -45,11 +45,17 @@ _LAYER = {
     "query": (64, 64), "key": (64, 64), "value": (64, 64), "mix": (64, 64), "widen": (64, 64), "narrow": (64, 64)
 }  # fmt: skip
 
+
+def _scaling(inputs: int) -> dict[str, tuple[int, ...]]:
+    return {f"inputs.{part}": (inputs,) for part in ("mean", "scale")}
+
+
 SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
-    "aggregate": _hidden("first", 5) | _hidden("second", 64) | _HEADS,
+    "aggregate": _hidden("first", 5) | _hidden("second", 64) | _HEADS | _scaling(5),
     "sequence": _linear("embed", 2, 64)
     | {f"layers.{layer}.{part}.weight": shape for layer in range(2) for part, shape in _LAYER.items()}
-    | _HEADS,
+    | _HEADS
+    | _scaling(2),
 }
 """Arrays of each policy."""
 
@@ -60,10 +66,11 @@ def arrays(policy: str) -> dict[str, Floats]:
     """Draw weights with which probabilities differ widely; `RandomState` never changes its numbers."""
     numbers = np.random.RandomState(1)
     scales = {"embed.weight": 2.0, "first.linear.weight": 1.0, "actor.out.weight": 0.5, "actor.out.bias": 0.0}
-    return {
+    drawn = {
         name: numbers.standard_normal(shape) * scales.get(name, 0.125) + name.endswith("norm.weight")
         for name, shape in SHAPES[policy].items()
     }
+    return drawn | {"inputs.scale": np.exp(drawn["inputs.scale"])}
 
 
 def artefact(policy: str, **changes: Floats) -> Artefact:

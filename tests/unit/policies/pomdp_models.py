@@ -37,6 +37,8 @@ def make_model(
         last=np.array(last),
         small_tokens=np.full(len(last), small_tokens),
         large_tokens=np.full(len(last), large_tokens),
+        rewrite_tokens=np.array([large_tokens, 0.0]),
+        edges=np.arange(BINS + 1) / BINS,
         observed=observed / observed.sum(axis=(1, 2), keepdims=True),
     )
 

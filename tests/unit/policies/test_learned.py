@@ -16,6 +16,7 @@ from shared.machine.state import State
 from shared.machine.transitions import apply
 from shared.policies.artefact import Artefact, BadArtefact
 from shared.policies.learned.aggregate import AggregatePolicy, features
+from shared.policies.learned.layers import log_odds
 from shared.policies.learned.policy import LearnedPolicy
 from shared.policies.learned.sequence import WINDOW, inputs
 from shared.store.rows import decision_values
@@ -47,11 +48,11 @@ observations = st.builds(
 
 def test_the_aggregate_network_sees_least_and_product_of_earlier_scores_and_the_draft() -> None:
     seen = Observation(step=6, score=0.75, previous_scores=(0.5, None, 0.25), draft_tokens=150)
-    assert features(seen) == (0.25, 0.125, 0.75, 0.5, 0.2)
+    assert features(seen) == (log_odds(0.25), log_odds(0.125), log_odds(0.75), 0.5, 0.2)
 
 
 def test_the_first_draft_has_no_earlier_scores() -> None:
-    assert features(Observation(step=0, score=0.5, draft_tokens=30)) == (1.0, 1.0, 0.5, 0.1, 0.0)
+    assert features(Observation(step=0, score=0.5, draft_tokens=30)) == (10.0, 10.0, 0.0, 0.1, 0.0)
 
 
 @pytest.mark.parametrize("step", [30, 31, 199])
@@ -63,18 +64,18 @@ def test_the_sequence_network_sees_score_and_tokens_of_each_step() -> None:
     seen = Observation(
         step=2, score=0.75, previous_scores=(0.5, 0.25), previous_tokens=(300, 30), draft_tokens=150, large_out=30
     )
-    assert inputs(seen) == ([0.5, 0.25, 0.75], [1.0, 0.1, 0.5])
+    assert inputs(seen) == ([0.0, log_odds(0.25), log_odds(0.75)], [1.0, 0.1, 0.5])
 
 
 def test_a_missing_score_of_an_earlier_step_changes_nothing_and_one_of_the_draft_counts_as_wrong() -> None:
     seen = Observation(step=1, score=None, previous_scores=(None,), previous_tokens=(60,), draft_tokens=None)
-    assert inputs(seen) == ([1.0, 0.0], [0.2, 0.0])
-    assert features(seen) == (1.0, 1.0, 0.0, 0.0, 1 / 30)
+    assert inputs(seen) == ([10.0, -10.0], [0.2, 0.0])
+    assert features(seen) == (10.0, 10.0, -10.0, 0.0, 1 / 30)
 
 
 def test_steps_whose_tokens_were_not_recorded_count_as_empty() -> None:
     seen = Observation(step=2, score=0.75, previous_scores=(0.5, 0.25), draft_tokens=150)
-    assert inputs(seen) == ([0.5, 0.25, 0.75], [0.0, 0.0, 0.5])
+    assert inputs(seen)[1] == [0.0, 0.0, 0.5]
 
 
 def test_the_sequence_network_sees_the_latest_steps_of_a_long_solution() -> None:
@@ -84,6 +85,14 @@ def test_the_sequence_network_sees_the_latest_steps_of_a_long_solution() -> None
     assert FITTED["sequence"].decide(last) == FITTED["sequence"].decide(other)
     within = replace(last, previous_scores=last.previous_scores[:5] + (0.0,) * (WINDOW - 1))
     assert FITTED["sequence"].decide(last) != FITTED["sequence"].decide(within)
+
+
+@pytest.mark.parametrize(
+    ("score", "odds"),
+    [(0.0, -10.0), (1e-300, -10.0), (0.5, 0.0), (0.75, np.log(3)), (0.99999, 10.0), (1.0, 10.0)],
+)
+def test_scores_are_read_as_log_odds_within_bounds(score: float, odds: float) -> None:
+    assert log_odds(score) == pytest.approx(odds)
 
 
 # --- what they compute ------------------------------------------------------------------------------------------------
@@ -99,14 +108,15 @@ def test_a_policy_computes_what_pytorch_computes(name: str) -> None:
 
 
 def test_the_aggregate_network_has_the_parameters_of_the_released_code() -> None:
-    assert sum(array.size for array in arrays("aggregate").values()) == 13_571
+    assert sum(array.size for name, array in arrays("aggregate").items() if "inputs" not in name) == 13_571
     assert FITTED["aggregate"].name == "aggregate"
 
 
 def test_the_sequence_network_has_two_layers_and_the_same_heads() -> None:
     layer = 6 * 64 * 64
     heads = 2 * (64 * 64 + 64 + 2 * 64) + (64 * 2 + 2) + (64 + 1)
-    assert sum(array.size for array in arrays("sequence").values()) == (2 * 64 + 64) + 2 * layer + heads
+    trained = sum(array.size for name, array in arrays("sequence").items() if "inputs" not in name)
+    assert trained == (2 * 64 + 64) + 2 * layer + heads
 
 
 @quick
@@ -190,6 +200,7 @@ def test_each_array_of_the_actor_is_needed(name: str) -> None:
         (artefact("sequence"), "'sequence', not for 'aggregate'"),
         (artefact("aggregate", **{"first.linear.weight": np.zeros((64, 6))}), "'first.linear.weight' .* 64x5"),
         (artefact("aggregate", **{"actor.out.bias": np.array([0.0, np.inf])}), "'actor.out.bias' .* 2 finite"),
+        (artefact("aggregate", **{"inputs.scale": np.array([1.0, 1, 1, 1, 0])}), "'inputs.scale' .* above 0"),
         (artefact("aggregate", quantiles=np.linspace(0, 1, 11)), "'quantiles' .* 1001"),
         (artefact("aggregate", quantiles=np.linspace(1, 0, 1001)), "ascending order"),
         (artefact("aggregate", quantiles=np.linspace(-0.1, 1, 1001)), "probabilities"),

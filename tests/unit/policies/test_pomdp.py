@@ -82,11 +82,19 @@ def test_a_draft_that_looks_wrong_is_escalated_and_one_that_looks_right_is_kept(
     assert (high.action, high.reason) == (Action.ACCEPT, "gain_at_most_price")
 
 
-def test_the_price_is_that_of_the_mean_large_step_at_the_index() -> None:
+def test_the_price_is_that_of_the_tokens_that_a_draft_leads_to_expect() -> None:
+    model = replace(make_model(), rewrite_tokens=np.array([10.0, 0.5]))
+    policy = fitted(model, large_token_price=0.001)
+    prices = [policy.decide(replace(seen(0.5), draft_tokens=tokens)).compared_with for tokens in (0, 20, 60)]
+    assert prices == pytest.approx([0.01, 0.02, 0.04])
+
+
+def test_without_the_tokens_of_a_draft_the_price_is_that_of_the_mean_large_step_at_the_index() -> None:
     model = make_model()
     model.large_tokens[:] = (10.0, 20.0, 30.0)
     policy = fitted(model, large_token_price=0.001)
-    prices = [policy.decide(replace(seen(0.5), step=step)).compared_with for step in (0, 1, 2, 3)]
+    unknown = replace(seen(0.5), draft_tokens=None)
+    prices = [policy.decide(replace(unknown, step=step)).compared_with for step in (0, 1, 2, 3)]
     assert prices == pytest.approx([0.01, 0.02, 0.03, 0.03])
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from shared.domain.roles import Author
 from shared.policies.artefact import BadArtefact, Floats
-from shared.policies.pomdp.model import BINS, Model, bin_of
+from shared.policies.pomdp.model import BINS, Model
 from tests.unit.policies.pomdp_models import artefact_of, make_model, released_model
 
 
@@ -37,6 +39,10 @@ def test_a_model_is_read_as_it_was_written() -> None:
         ("large_tokens", np.array([1.0, 1e300, 1.0]), "'large_tokens' should hold numbers above 0, at most 1e"),
         ("small_tokens", np.array([1.0, 1e300, 1.0]), "'small_tokens' should hold numbers above 0, at most 1e"),
         ("large_tokens", np.ones(2), "should hold 3 finite numbers"),
+        ("rewrite_tokens", np.array([-1.0, 1.0]), "'rewrite_tokens' should hold numbers from 0 to"),
+        ("rewrite_tokens", np.array([0.0, 0.0]), "'rewrite_tokens' should hold .* not both 0"),
+        ("edges", np.linspace(0, 0.9, BINS + 1), "'edges' should begin with 0 and end with 1"),
+        ("edges", np.array([0.0] * 10 + [1.0] * 11), "'edges' should rise"),
         ("observed", np.full((3, BINS, BINS), 1.0), "'observed' should integrate to 1"),
         ("observed", np.full((3, BINS, BINS), 1.001) / BINS**2, "'observed' should integrate to 1"),
         ("observed", np.full((2, BINS, BINS), 1.0) / BINS**2, "should hold 3x20x20 finite numbers"),
@@ -64,7 +70,7 @@ def test_a_horizon_that_planning_takes_too_long_for_is_refused() -> None:
 
 @pytest.mark.parametrize(("score", "found"), [(0.0, 0), (0.0499, 0), (0.05, 1), (0.5, 10), (0.9999, 19), (1.0, 19)])
 def test_every_score_has_a_bin(score: float, found: int) -> None:
-    assert bin_of(score) == found
+    assert released_model().bin_of(score) == found
 
 
 def test_the_likelihood_of_a_score_alone_is_that_of_all_earlier_ones_together() -> None:
@@ -80,3 +86,14 @@ def test_steps_beyond_the_horizon_share_the_last_place() -> None:
     model = make_model()
     assert [model.place(step) for step in (0, 2, 3, 99)] == [0, 2, 2, 2]
     assert (model.accuracy(Author.SMALL), model.accuracy(Author.LARGE)) == (0.75, 0.9)
+
+
+def test_bins_may_be_narrow_where_scores_are_many() -> None:
+    edges = np.concatenate([np.linspace(0, 0.9, 10), np.linspace(0.91, 1, 11)])
+    model = replace(make_model(), edges=edges)
+    assert [model.bin_of(score) for score in (0.0, 0.89, 0.905, 0.955, 1.0)] == [0, 8, 9, 14, 19]
+
+
+def test_the_tokens_of_a_draft_tell_those_of_the_large_step() -> None:
+    model = replace(make_model(large_tokens=20.0), rewrite_tokens=np.array([3.0, 0.5]))
+    assert (model.rewritten(0, 40), model.rewritten(0, 0), model.rewritten(99, None)) == (23.0, 3.0, 20.0)

@@ -20,7 +20,7 @@ from tests.unit.policies.learned import (  # noqa: E402
     fitted,
     solution,
 )
-from training.networks import NETWORKS, SequenceNetwork, from_artefact, to_arrays  # noqa: E402
+from training.networks import MEAN, NETWORKS, SCALE, SequenceNetwork, from_artefact, to_arrays  # noqa: E402
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
@@ -48,6 +48,22 @@ def test_policy_and_network_agree_on_observations_of_several_lengths_at_once(nam
     logits, _ = network(from_artefact(network, artefact(name)), network.encode(seen))
     computed = np.array([policy.decide(each).value for each in seen], dtype=np.float64)
     assert np.abs(logits.softmax(-1)[:, 1].numpy() - computed).max() < 1e-6
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_inputs_are_scaled_to_mean_0_and_deviation_1(name: str) -> None:
+    network = NETWORKS[name]
+    weights = network.scaled(network.fresh(0), SOLUTIONS[3])
+    rows = (network.rows(network.encode(SOLUTIONS[3])) - weights[MEAN]) / weights[SCALE]
+    assert rows.mean(0).numpy() == pytest.approx(np.zeros(network.inputs), abs=1e-5)
+    assert rows.std(0, correction=0).numpy() == pytest.approx(np.ones(network.inputs), abs=1e-5)
+    same = network.scaled(network.fresh(0), SOLUTIONS[3][:1])[SCALE]
+    assert (same > 0).all(), "of a single step nothing varies"
+
+
+def test_padding_is_no_input() -> None:
+    network = SequenceNetwork()
+    assert len(network.rows(network.encode(SOLUTIONS[2]))) == sum(range(1, 13))
 
 
 def test_the_golden_file_holds_what_pytorch_computes() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,13 +11,13 @@ import pytest
 
 from shared.domain.decisions import Observation
 from shared.domain.roles import Author
-from shared.policies.artefact import Models
+from shared.policies.artefact import Floats, Models
 from shared.policies.pomdp.model import Model
 from shared.policies.pomdp.policy import Pomdp
 from tests.unit.policies.pomdp_models import released_model
-from training.pomdp import Settings, accuracy_of, densities, fit, hazard, mean_tokens
+from training.pomdp import Settings, accuracy_of, bin_edges, densities, fit, hazard, mean_tokens, token_line
 from training.pomdp_simulation import draw_traces
-from training.traces import Trace
+from training.traces import Rewrite, Trace
 
 SMALL, LARGE = Author.SMALL, Author.LARGE
 
@@ -47,6 +48,12 @@ SOLUTIONS = [
     solution(0.1, 0.8, first_error=0, large=(0,)),
 ]
 """Small solutions that show all states and both authors."""
+
+
+EVEN = np.arange(21) / 20
+"""Borders of bins of equal width."""
+
+RIGHT_REWRITE = Rewrite(draft_tokens=10, tokens=12, is_right=True)
 
 
 # --- the parts --------------------------------------------------------------------------------------------------------
@@ -90,8 +97,37 @@ def test_tokens_are_means_by_author_and_index() -> None:
     assert mean_tokens(traces, SMALL, 2, exact) == pytest.approx([15, 45]), "later steps count at the horizon"
 
 
+@pytest.mark.parametrize(
+    ("pairs", "line"),
+    [
+        ([(10, 15), (30, 25)], (10.0, 0.5)),
+        ([(10, 5), (20, 15)], (0.0, 0.7)),
+        ([(10, 25), (30, 15)], (20.0, 0.0)),
+        ([(10, 20), (10, 30)], (25.0, 0.0)),
+        ([], (7.0, 0.0)),
+    ],
+)
+def test_a_line_tells_the_tokens_of_a_large_step_from_those_of_its_draft(
+    pairs: list[tuple[int, int]], line: tuple[float, float]
+) -> None:
+    rewrites = [Rewrite(draft_tokens=draft, tokens=tokens, is_right=None) for draft, tokens in pairs]
+    assert token_line(rewrites, otherwise=7.0) == pytest.approx(line)
+
+
+def test_bins_are_narrow_where_a_prm_is_sure() -> None:
+    edges = bin_edges([solution(*(1 / (1 + np.exp(-np.linspace(-6, 6, 41)))), large=(1,))])
+    assert (edges[0], edges[10], edges[-1]) == pytest.approx((0, 0.5, 1))
+    assert np.diff(np.log(edges[1:-1] / (1 - edges[1:-1]))) == pytest.approx(np.full(18, 0.6), rel=0.01)
+
+
+@pytest.mark.parametrize("scores", [(1.0, 1.0), (0.0, 0.0), (0.3, 0.3), (0.0, 1.0)])
+def test_bins_rise_whatever_the_scores_are(scores: tuple[float, ...]) -> None:
+    edges = bin_edges([solution(*scores)])
+    assert (np.diff(edges) > 0).all()
+
+
 def test_each_step_is_counted_in_its_state_beside_the_least_score_before_it() -> None:
-    sharp = densities(SOLUTIONS, Settings(bandwidth=1e-3))
+    sharp = densities(SOLUTIONS, EVEN, Settings(bandwidth=0.02))
     assert np.argwhere(sharp > 0.01).tolist() == [
         [0, 18, 18],
         [0, 19, 18],
@@ -104,7 +140,7 @@ def test_each_step_is_counted_in_its_state_beside_the_least_score_before_it() ->
 
 
 def test_a_density_is_smooth_within_the_unit_square_and_nowhere_zero() -> None:
-    corner = densities([solution(0.0, 0.0, first_error=0), solution(1.0)], Settings(bandwidth=0.1, floor=1e-7))
+    corner = densities([solution(0.0, 0.0, first_error=0), solution(1.0)], EVEN, Settings(bandwidth=2.0, floor=1e-7))
     assert corner.sum(axis=(1, 2)) == pytest.approx([1.0, 1.0, 1.0])
     assert corner.min() == pytest.approx(1e-7, rel=1e-3)
     right = corner[0].sum(axis=0)
@@ -126,7 +162,7 @@ def test_a_density_is_smooth_within_the_unit_square_and_nowhere_zero() -> None:
 )
 def test_traces_that_lack_what_an_estimate_needs_are_refused(traces: list[Trace], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        fit(traces, rewrites=[True], **CARD)
+        fit(traces, rewrites=[RIGHT_REWRITE], **CARD)
 
 
 # --- the whole --------------------------------------------------------------------------------------------------------
@@ -138,25 +174,33 @@ def test_a_fit_finds_the_model_that_drew_the_solutions() -> None:
         *draw_traces(drawn_from, SMALL, solutions=4000, seed=1),
         *draw_traces(drawn_from, LARGE, solutions=1000, seed=2),
     ]
-    artefact = fit(traces, settings=Settings(bandwidth=0.02), **CARD)
+    artefact = fit(traces, settings=Settings(bandwidth=0.4), **CARD)
     found = Model.read(artefact)
     assert found.small_accuracy == pytest.approx(drawn_from.small_accuracy, abs=0.01)
     assert found.rewrite_accuracy == pytest.approx(drawn_from.rewrite_accuracy, abs=0.01)
     assert found.last[:12] == pytest.approx(drawn_from.last[:12], abs=0.04)
     assert found.large_tokens[:8] == pytest.approx(drawn_from.large_tokens[:8], rel=0.02)
-    assert np.abs(found.scored - drawn_from.scored).sum(axis=1).max() < 0.15
+    assert np.abs(_up_to(found) - _up_to(drawn_from)).max() < 0.05
     assert artefact.card.data == {
         "split": "train",
         "solutions": 5000,
         "steps": sum(len(trace.scores) for trace in traces),
         "rewrites": 0,
+        "judged_rewrites": 0,
     }
 
 
+def _up_to(model: Model) -> Floats:
+    """Return the share of the scores in each state that are below each tenth."""
+    shares = np.hstack([np.zeros((3, 1)), model.scored.cumsum(axis=1)])
+    return np.array([np.interp(np.linspace(0, 1, 11), model.edges, each) for each in shares])
+
+
 def test_rewrites_of_wrong_drafts_give_the_accuracy_of_a_large_step() -> None:
-    artefact = fit(SOLUTIONS, rewrites=[True, True, True, False], **CARD)
+    rewrites = [replace(RIGHT_REWRITE, is_right=is_right) for is_right in (True, True, True, False, None)]
+    artefact = fit(SOLUTIONS, rewrites=rewrites, **CARD)
     assert Model.read(artefact).rewrite_accuracy == 0.75
-    assert artefact.card.data["rewrites"] == 4
+    assert (artefact.card.data["rewrites"], artefact.card.data["judged_rewrites"]) == (5, 4)
 
 
 def test_the_same_solutions_give_the_same_artefact_and_a_policy_decides_with_it() -> None:

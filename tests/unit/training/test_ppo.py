@@ -180,7 +180,7 @@ def test_a_problem_that_ends_without_a_decision_is_an_episode_without_steps() ->
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("policy", "batches"), [("aggregate", 60), ("sequence", 40)])
+@pytest.mark.parametrize(("policy", "batches"), [("aggregate", 60), ("sequence", 60)])
 def test_training_learns_to_escalate_exactly_the_wrong_drafts(policy: str, batches: int, tmp_path: Path) -> None:
     seen: list[Progress] = []
     trained = training(tmp_path, policy=policy, problems=256, batches=batches, large_token_price=0.004).run(seen.append)
