@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.problems import UnusableProblems, read_problems
-from evaluation.whole_files import write_whole
 from shared.settings import Settings
 from shared.store.database import Database
 from shared.store.references import read_references
 from shared.store.tables import DEFAULT_TENANT
+from stack.whole_files import write_whole
 
 Problem = tuple[str, str]
 """A question and the reference of its answer."""

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from evaluation.score_calibration import Array
-from evaluation.whole_files import write_whole
 from shared.errors import PermanentError
+from stack.whole_files import write_whole
 
 WATCH: Final = 0.1
 """PSI from which a shift is worth watching (Siddiqi, "Credit Risk Scorecards", 2006, chapter 9)."""

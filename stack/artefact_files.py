@@ -6,10 +6,11 @@ from pathlib import Path
 
 from shared.errors import PermanentError
 from shared.policies.artefact import Artefact
+from stack.whole_files import write_together
 
 
 class UnreadableFile(PermanentError):
-    """A file cannot be read or written; check its path."""
+    """A file cannot be read; check its path."""
 
     code = "unreadable_file"
 
@@ -39,21 +40,9 @@ def read_artefact(card: Path) -> Artefact:
 
 
 def write_artefact(card: bytes, arrays: bytes, path: Path) -> None:
-    """Write an artefact: the card at a path and the arrays beside it. Both are complete before either has its name.
+    """Write an artefact: the card at a path and the arrays beside it.
 
     Raises:
-        UnreadableFile: A file cannot be written.
+        CannotWrite: A file cannot be written.
     """
-    contents = {path.with_suffix(".npz"): arrays, path: card}
-    written = {target: target.with_name(f"{target.name}.new") for target in contents}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for target, content in contents.items():
-            written[target].write_bytes(content)
-        for target, new in written.items():
-            new.replace(target)
-    except OSError as error:
-        raise UnreadableFile(f"{path} cannot be written ({error.strerror}); name another folder.") from None
-    finally:
-        for new in written.values():
-            new.unlink(missing_ok=True)
+    write_together({path.with_suffix(".npz"): arrays, path: card})

@@ -65,7 +65,8 @@ def simulate(model: Model, choose: Choose, *, problems: int, seed: int) -> Outco
     scored, by_large = np.empty((0, problems), dtype=np.intp), np.empty((0, problems), dtype=bool)
     for step in range(model.horizon):
         is_final = random.random(len(running)) < model.last[step]
-        draft_right = random.random(len(running)) < model.small_accuracy
+        accuracy = np.where(is_final, model.final_accuracy, model.small_accuracy[step])
+        draft_right = random.random(len(running)) < accuracy
         large_right = random.random(len(running)) < model.rewrite_accuracy
         draft_scored = _draw_scores(model, _states(prefix_right, draft_right), random)
         large_scored = _draw_scores(model, _states(prefix_right, large_right), random)
@@ -102,13 +103,15 @@ def pomdp(values: Values, *, memoryless: bool = False) -> Choose:
 
 
 def _filter(model: Model, seen: Seen) -> Belief[Floats]:
-    accuracies = np.where(seen.previous_by_large, model.rewrite_accuracy, model.small_accuracy)
+    small = model.small_accuracy[: seen.step, np.newaxis]
+    accuracies = np.where(seen.previous_by_large, model.rewrite_accuracy, small)
     steps = (
         (accuracy, Likelihood(*model.scored[:, bins]))
         for accuracy, bins in zip(accuracies, seen.previous_scored, strict=True)
     )
     right = filtered(np.ones(len(seen.scored)), steps)
-    return after_seeing(Likelihood(*model.scored[:, seen.scored]), before_seeing(right, model.small_accuracy))
+    accuracy = np.where(seen.is_final, model.final_accuracy, model.small_accuracy[seen.step])
+    return after_seeing(Likelihood(*model.scored[:, seen.scored]), before_seeing(right, accuracy))
 
 
 def _memoryless(model: Model, seen: Seen) -> Belief[Floats]:
@@ -121,7 +124,8 @@ def draw_traces(model: Model, author: Author, *, solutions: int, seed: int) -> l
     random = np.random.default_rng(seed)
     mean_tokens = model.small_tokens if author is Author.SMALL else model.large_tokens
     ends = random.random((solutions, model.horizon)) < model.last
-    is_right = random.random((solutions, model.horizon)) < model.accuracy(author)
+    small = np.where(ends, model.final_accuracy, model.small_accuracy)
+    is_right = random.random((solutions, model.horizon)) < (small if author is Author.SMALL else model.rewrite_accuracy)
     prefix_right = np.cumprod(np.hstack([np.ones((solutions, 1)), is_right[:, :-1]]), axis=1).astype(bool)
     states = _states(prefix_right, is_right)
     scores = (_draw_scores(model, states, random) + random.random(states.shape)) / BINS

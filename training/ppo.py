@@ -9,6 +9,7 @@ import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,6 +22,7 @@ from shared.domain.decisions import Observation
 from shared.errors import PermanentError
 from shared.policies.artefact import Artefact, Models
 from shared.policies.learned.policy import QUANTILES, LearnedPolicy
+from stack.whole_files import write_whole
 from training.environment import Branches
 from training.episodes import Choose, Episode, Figures, drawn, play, preferred
 from training.networks import NETWORKS, Inputs, Network, Weights, to_arrays, trainable
@@ -313,7 +315,11 @@ class Training:
         return play(self._network, weights, branches, problems, choose=choose, large_token_price=price)
 
     def _save(self) -> None:
-        """Write the state file; the old one stays intact until the new one is complete."""
+        """Write the state file.
+
+        Raises:
+            CannotWrite: It cannot be written; the old one stays intact.
+        """
         assert self._best is not None, "the state is saved after a validation"
         state = {
             "policy": self._network.policy.name,
@@ -325,10 +331,9 @@ class Training:
             "best_weights": self._best.weights,
             "best_figures": asdict(self._best.figures),
         }
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        new = self._path.with_suffix(".new")
-        torch.save(state, new)
-        new.replace(self._path)
+        content = BytesIO()
+        torch.save(state, content)
+        write_whole(self._path, content.getvalue())
 
     def _load(self) -> None:
         try:

@@ -11,7 +11,7 @@ from evaluation.report.drawing import Look, Picture, looks
 from evaluation.report.measures import Measures
 from evaluation.report.page import Section, page
 from evaluation.study import Study
-from evaluation.whole_files import write_whole
+from stack.whole_files import write_whole
 
 PAGE = "report.html"
 

@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from evaluation.runs.plan import Plan
 from evaluation.runs.rows import TrialRow
-from evaluation.whole_files import draft_of, write_whole
 from shared.errors import PermanentError, RetryableError
+from stack.whole_files import draft_of, write_whole
 
 MANIFEST: Final = "manifest.json"
 RESULTS: Final = "results.jsonl"

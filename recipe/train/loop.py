@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from recipe.train.network import Weights
+from stack.whole_files import write_whole
 
 Losses = Mapping[str, Tensor]
 """Losses by name. Training minimises their sum and reports each."""
@@ -99,7 +101,11 @@ class Training:
                 self._save()
 
     def _save(self) -> None:
-        """Write the checkpoint; the old one stays intact until the new one is complete."""
+        """Write the checkpoint.
+
+        Raises:
+            CannotWrite: It cannot be written; the old one stays intact.
+        """
         state = {
             "weights": {key: weight.detach() for key, weight in self.weights.items()},
             "optimizer": self._optimizer.state_dict(),
@@ -107,7 +113,6 @@ class Training:
             "seconds": self.seconds,
             "is_over": self.is_over,
         }
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        new = self._path.with_suffix(".new")
-        torch.save(state, new)
-        new.replace(self._path)
+        content = BytesIO()
+        torch.save(state, content)
+        write_whole(self._path, content.getvalue())

@@ -4,9 +4,10 @@ After either action the future depends on one number x, the probability that all
 form one curve for each number k of accepted steps, and a backward recursion computes them; no solver is needed. With
 
     h_k, n_k, m_k   hazard, mean tokens of a large step and of a draft, at index k
-    p_w, p_s        accuracy of a draft and of a large step
+    p_w, p_s        accuracy of a draft, which depends on its index and on whether it is final, and of a large step
     u, d            price of a large token and of a draft token
-    b, Z            belief (b0, b1, b2) on the draft after an observation, and the observation's probability
+    b, Z            belief (b0, b1, b2) on the draft after an observation, and the observation's probability; both
+                    with the p_w of the draft
 
 the value C_k(x) of an unfinished solution with k accepted steps is the better of drafting (E) and writing the next step
 with the large model at once (D):
@@ -108,13 +109,13 @@ def compute_values(model: Model, seen: Floats, prices: Prices) -> Values:
         prices: What tokens cost.
     """
     values = Values(model, prices, np.zeros((model.horizon, POINTS)), np.zeros((model.horizon, POINTS)))
-    prior = before_seeing(GRID, model.small_accuracy)
     # One row for each observation: beliefs rise along the grid, and numpy interpolates rising numbers much faster.
     likelihood = Likelihood(*seen[..., np.newaxis])
-    chance, belief = chance_of(likelihood, prior), after_seeing(likelihood, prior)
 
     def decided(step: int, *, is_final: bool) -> Floats:
         """Return the value of a draft that is about to be seen, at each x."""
+        prior = before_seeing(GRID, model.draft_accuracy(step, is_final=is_final))
+        chance, belief = chance_of(likelihood, prior), after_seeing(likelihood, prior)
         accepted, escalated = values.compare(belief, step=step, is_final=is_final)
         best: Floats = chance * np.maximum(accepted, escalated - values.large_price(step))
         return np.asarray(best.sum(axis=0))

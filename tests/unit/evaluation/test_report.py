@@ -15,9 +15,9 @@ from evaluation.report.measures import Measures
 from evaluation.report.writing import write_report
 from evaluation.study import Decided, Judged, Setting, Spent, Study, Trial
 from evaluation.true_cost import Computed
-from evaluation.whole_files import CannotWrite
 from shared.domain.ledger import Ledger
 from shared.domain.roles import WorkerRole
+from stack.whole_files import CannotWrite
 
 TIMES = {role: Spent(waited_s=0.1, worked_s=0.5) for role in WorkerRole}
 

@@ -22,7 +22,7 @@ from evaluation.score_drift import (
     edges,
     stability_index,
 )
-from evaluation.whole_files import CannotWrite
+from stack.whole_files import CannotWrite
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 

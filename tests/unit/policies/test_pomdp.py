@@ -128,7 +128,8 @@ def test_the_first_belief_is_bayes_rule_on_the_small_models_accuracy() -> None:
 
 def test_a_step_is_judged_by_the_accuracy_of_its_author() -> None:
     model = released_model()
-    for author, accuracy in ((SMALL, model.small_accuracy), (LARGE, model.rewrite_accuracy)):
+    small = model.accuracy(SMALL, 0)
+    for author, accuracy in ((SMALL, small), (LARGE, model.rewrite_accuracy)):
         right, prefix_wrong, _ = (
             np.array([accuracy, 0.0, 1 - accuracy])
             * model.scored[:, 10]
@@ -136,8 +137,15 @@ def test_a_step_is_judged_by_the_accuracy_of_its_author() -> None:
         )
         assert prefix_wrong == 0
         assert belief_of(released(), seen(None, (0.51, author))) == pytest.approx(
-            (right * model.small_accuracy, 1 - right, right * (1 - model.small_accuracy))
+            (right * small, 1 - right, right * (1 - small))
         )
+
+
+def test_a_draft_is_judged_by_the_accuracy_at_its_index_or_that_of_final_drafts() -> None:
+    model = replace(make_model(BLIND), small_accuracy=np.array([0.9, 0.6, 0.8]), final_accuracy=0.99)
+    unknown = seen(None, (None, SMALL))
+    assert belief_of(fitted(model), unknown) == pytest.approx((0.9 * 0.6, 0.1, 0.9 * 0.4))
+    assert belief_of(fitted(model), replace(unknown, is_final=True)) == pytest.approx((0.9 * 0.99, 0.1, 0.9 * 0.01))
 
 
 def test_a_score_of_a_large_step_is_evidence() -> None:

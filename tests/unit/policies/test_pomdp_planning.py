@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,14 +22,14 @@ shares = st.floats(0, 1)
 def draw_model(seed: int, horizon: int) -> Model:
     """Draw any model."""
     random = np.random.default_rng(seed)
-    small, large, *last = random.random(2 + horizon)
-    return make_model(
+    final, large, *last = random.random(2 + horizon)
+    model = make_model(
         random.random((3, BINS, BINS)) ** 4 + 1e-9,
-        small_accuracy=small,
         rewrite_accuracy=large,
         last=(*last[:-1], 1.0),
         large_tokens=random.uniform(1, 100),
     )
+    return replace(model, small_accuracy=random.random(horizon), final_accuracy=final)
 
 
 models = st.builds(draw_model, st.integers(0, 10**6), st.integers(1, 5))
@@ -154,7 +156,8 @@ def play(values: Values, seen: Floats, *, problems: int, seed: int) -> Floats:
     up_to = seen.cumsum(axis=1)
     for step in range(model.horizon):
         is_final = random.random(problems) < model.last[step]
-        small_right = random.random(problems) < model.small_accuracy
+        accuracy = np.where(is_final, model.final_accuracy, model.small_accuracy[step])
+        small_right = random.random(problems) < accuracy
         large_right = random.random(problems) < model.rewrite_accuracy
         state = np.where(right, np.where(small_right, 0, 2), 1)
         lot = random.random(problems)
@@ -162,7 +165,7 @@ def play(values: Values, seen: Floats, *, problems: int, seed: int) -> Floats:
             [state == each for each in range(3)], [np.searchsorted(up_to[each], lot) for each in range(3)]
         )
         found = np.minimum(found, seen.shape[1] - 1)
-        parts = seen[:, found] * [model.small_accuracy * x, 1 - x, (1 - model.small_accuracy) * x]
+        parts = seen[:, found] * [accuracy * x, 1 - x, (1 - accuracy) * x]
         belief = Belief(*parts / parts.sum(axis=0))
         at_end, before = (values.compare(belief, step=step, is_final=each) for each in (True, False))
         accepted, escalated = np.where(is_final, at_end, before)

@@ -41,7 +41,7 @@ def test_without_escalations_every_step_must_be_right() -> None:
     outcomes = simulate(model, threshold(0.0), problems=20_000, seed=1)
     running, expected = 1.0, 0.0
     for step, last in enumerate(model.last):
-        expected += running * last * model.small_accuracy ** (step + 1)
+        expected += running * last * model.final_accuracy ** (step + 1)
         running *= 1 - last
     assert outcomes.is_right.mean() == pytest.approx(expected, abs=3 * 0.5 / np.sqrt(20_000))
     assert outcomes.large_tokens.sum() == outcomes.escalations.sum() == 0

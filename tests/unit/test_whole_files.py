@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.whole_files import CannotWrite, write_whole
+from stack.whole_files import CannotWrite, write_together, write_whole
 
 
 def test_a_file_replaces_the_older_one_and_the_leftover_of_a_process_that_was_killed(tmp_path: Path) -> None:
@@ -25,3 +25,11 @@ def test_a_file_that_cannot_be_written_is_one_sentence_and_leaves_nothing(tmp_pa
     with pytest.raises(CannotWrite, match=r"cannot be written \((File exists|Not a directory)\)"):
         write_whole(tmp_path / "file" / "page.html", b"new")
     assert sorted(each.name for each in tmp_path.iterdir()) == ["file", "page.html"]
+
+
+def test_files_that_belong_together_all_keep_their_content_if_one_cannot_be_written(tmp_path: Path) -> None:
+    one, other = tmp_path / "card.json", tmp_path / "arrays.npz"
+    write_together({other: b"first", one: b"first"})
+    with pytest.raises(CannotWrite, match=r"page\.json cannot be written"):
+        write_together({other: b"second", tmp_path / "card.json" / "page.json": b"second"})
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == {one.name: b"first", other.name: b"first"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,15 +27,27 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         CannotWrite: The file cannot be written; an older one keeps its content.
     """
-    draft = draft_of(path)
+    write_together({path: content})
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write files, and their folders if they are missing. All are complete before the first has its name.
+
+    Raises:
+        CannotWrite: A file cannot be written; older ones keep their content.
+    """
+    path: Path
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with draft_of(path).open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for path in contents:
+            draft_of(path).replace(path)
     except OSError as error:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
+        for each in contents:
+            with suppress(OSError):
+                draft_of(each).unlink(missing_ok=True)
         raise CannotWrite(f"{path} cannot be written ({error.strerror}); free space, or name another folder.") from None
