@@ -9,16 +9,19 @@ from shared.policies.artefact import Artefact
 from shared.policies.policy import FittedPolicy, Policy
 from shared.policies.registry import build_policy
 
-CURVES: Final[Mapping[str, tuple[str, tuple[float, ...]]]] = {
+SHARES: Final = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.13, 0.16, 0.2, 0.25, 0.3, 0.4, 0.55, 0.75)
+"""Shares of the steps that a learned policy escalates."""
+
+CURVES: Final[Mapping[str, tuple[str, tuple[float | None, ...]]]] = {
     "threshold": ("threshold", (0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.997)),
-    "aggregate": ("escalate_share", (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.13, 0.16, 0.2, 0.25, 0.3, 0.4, 0.55, 0.75)),
-    "sequence": ("escalate_share", (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.13, 0.16, 0.2, 0.25, 0.3, 0.4, 0.55, 0.75)),
+    "aggregate": ("escalate_share", (None, *SHARES)),
+    "sequence": ("escalate_share", (None, *SHARES)),
     "pomdp": ("large_token_price", (0.0, 1e-4, 3e-4, 8e-4, 1.5e-3, 3e-3, 5e-3, 7e-3, 1e-2, 1.4e-2, 2e-2, 3e-2)),
     "confidence": ("threshold", (0.75, 0.85, 0.9, 0.93, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995, 0.999)),
     "cascade": ("threshold", (0.01, 0.03, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.997)),
     "random": ("p", (0.25, 0.5, 0.75)),
 }
-"""By policy: the parameter that moves along the curve, and its values."""
+"""By policy: the parameter that moves along the curve, and its values; `None` is the default."""
 
 
 def curve(name: str, artefacts: Mapping[str, Artefact]) -> Iterator[tuple[Policy, str]]:
@@ -30,8 +33,9 @@ def curve(name: str, artefacts: Mapping[str, Artefact]) -> Iterator[tuple[Policy
     """
     parameter, values = CURVES[name]
     for value in values:
-        policy = build_policy(name, {parameter: value})
-        yield policy.fitted(artefacts[name]) if isinstance(policy, FittedPolicy) else policy, f"{name} {value:g}"
+        policy = build_policy(name, {} if value is None else {parameter: value})
+        label = name if value is None else f"{name} {value:g}"
+        yield policy.fitted(artefacts[name]) if isinstance(policy, FittedPolicy) else policy, label
 
 
 def choice(label: str) -> dict[str, Any]:

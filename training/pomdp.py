@@ -68,7 +68,7 @@ def fit(
     last = hazard([len(trace.scores) for trace in traces], settings)
     large_tokens = mean_tokens(traces, Author.LARGE, len(last), settings)
     model = Model(
-        small_accuracy=draft_accuracies(traces, len(last), settings),
+        small_accuracy=accuracy_of(traces, Author.SMALL),
         final_accuracy=final_accuracy(traces, settings),
         rewrite_accuracy=sum(judged) / len(judged) if judged else accuracy_of(traces, Author.LARGE),
         last=last,
@@ -102,22 +102,6 @@ def accuracy_of(traces: Iterable[Trace], author: Author) -> float:
     if not steps:
         raise ValueError(f"the traces hold no step of the {author} model; collect some of both models")
     return 1 - errors / steps
-
-
-def draft_accuracies(traces: Sequence[Trace], horizon: int, settings: Settings) -> Floats:
-    """Estimate the accuracy of drafts that finish no solution by index, each drawn towards that of all drafts.
-
-    Raises:
-        ValueError: There is no draft.
-    """
-    right, count = np.zeros(horizon), np.zeros(horizon)
-    for trace in traces:
-        for index, author in enumerate(trace.authors[: trace.judged]):
-            if author is Author.SMALL and index < len(trace.scores) - 1:
-                count[min(index, horizon - 1)] += 1
-                right[min(index, horizon - 1)] += index != trace.first_error
-    mean = accuracy_of(traces, Author.SMALL)
-    return np.asarray((right + settings.strength * mean) / (count + settings.strength))
 
 
 def final_accuracy(traces: Sequence[Trace], settings: Settings) -> float:

@@ -65,7 +65,7 @@ def simulate(model: Model, choose: Choose, *, problems: int, seed: int) -> Outco
     scored, by_large = np.empty((0, problems), dtype=np.intp), np.empty((0, problems), dtype=bool)
     for step in range(model.horizon):
         is_final = random.random(len(running)) < model.last[step]
-        accuracy = np.where(is_final, model.final_accuracy, model.small_accuracy[step])
+        accuracy = np.where(is_final, model.final_accuracy, model.small_accuracy)
         draft_right = random.random(len(running)) < accuracy
         large_right = random.random(len(running)) < model.rewrite_accuracy
         draft_scored = _draw_scores(model, _states(prefix_right, draft_right), random)
@@ -103,14 +103,13 @@ def pomdp(values: Values, *, memoryless: bool = False) -> Choose:
 
 
 def _filter(model: Model, seen: Seen) -> Belief[Floats]:
-    small = model.small_accuracy[: seen.step, np.newaxis]
-    accuracies = np.where(seen.previous_by_large, model.rewrite_accuracy, small)
+    accuracies = np.where(seen.previous_by_large, model.rewrite_accuracy, model.small_accuracy)
     steps = (
         (accuracy, Likelihood(*model.scored[:, bins]))
         for accuracy, bins in zip(accuracies, seen.previous_scored, strict=True)
     )
     right = filtered(np.ones(len(seen.scored)), steps)
-    accuracy = np.where(seen.is_final, model.final_accuracy, model.small_accuracy[seen.step])
+    accuracy = np.where(seen.is_final, model.final_accuracy, model.small_accuracy)
     return after_seeing(Likelihood(*model.scored[:, seen.scored]), before_seeing(right, accuracy))
 
 

@@ -32,11 +32,10 @@ TOLERANCE: Final = 1e-6
 class Model:
     """The model of one pair of small and large model with one PRM. Its fields are the arrays of an artefact."""
 
-    small_accuracy: Floats
-    """Probability that a draft after right steps is right, by index, unless it finishes the solution (p_w in the TRIM
-    paper, one number there)."""
+    small_accuracy: float
+    """Probability that a draft after right steps is right, unless it finishes the solution (p_w in the TRIM paper)."""
     final_accuracy: float
-    """The same for a draft that finishes the solution."""
+    """The same for a draft that finishes the solution; the paper has one number for both."""
     rewrite_accuracy: float
     """Probability that a large step in place of a draft is right, after right steps (p_s)."""
     last: Floats
@@ -63,7 +62,7 @@ class Model:
         """
         last = artefact.array("last", -1)
         model = cls(
-            small_accuracy=artefact.array("small_accuracy", len(last)),
+            small_accuracy=float(artefact.array("small_accuracy")),
             final_accuracy=float(artefact.array("final_accuracy")),
             rewrite_accuracy=float(artefact.array("rewrite_accuracy")),
             last=last,
@@ -86,10 +85,10 @@ class Model:
         """Return what must hold: the array's name, whether it holds, and the rule."""
         masses = self.observed.sum(axis=(1, 2))
         return (
-            ("small_accuracy", _are_probabilities(self.small_accuracy), "should hold probabilities"),
+            ("small_accuracy", 0 <= self.small_accuracy <= 1, "should be a probability"),
             ("final_accuracy", 0 <= self.final_accuracy <= 1, "should be a probability"),
             ("rewrite_accuracy", 0 <= self.rewrite_accuracy <= 1, "should be a probability"),
-            ("last", _are_probabilities(self.last), "should hold probabilities"),
+            ("last", bool(((self.last >= 0) & (self.last <= 1)).all()), "should hold probabilities"),
             ("last", self.horizon <= MAX_HORIZON, f"should hold at most {MAX_HORIZON} numbers"),
             ("last", self.last[-1:].tolist() == [1.0], "should end with 1"),
             ("small_tokens", _are_tokens(self.small_tokens), f"should hold numbers above 0, at most {MAX_TOKENS:g}"),
@@ -114,13 +113,13 @@ class Model:
         """Return a step's place in arrays by index: steps beyond the horizon share the last one."""
         return min(step, self.horizon - 1)
 
-    def accuracy(self, author: Author, step: int) -> float:
+    def accuracy(self, author: Author) -> float:
         """Return the probability that an author's step, which finishes nothing, is right after right steps."""
-        return self._small_accuracy[self.place(step)] if author is Author.SMALL else self.rewrite_accuracy
+        return self.small_accuracy if author is Author.SMALL else self.rewrite_accuracy
 
-    def draft_accuracy(self, step: int, *, is_final: bool) -> float:
+    def draft_accuracy(self, *, is_final: bool) -> float:
         """Return the probability that a draft is right after right steps."""
-        return self.final_accuracy if is_final else self.accuracy(Author.SMALL, step)
+        return self.final_accuracy if is_final else self.small_accuracy
 
     def bin_of(self, score: float) -> int:
         """Return the bin of a score."""
@@ -153,20 +152,12 @@ class Model:
         return tuple(self.edges[1:-1].tolist())
 
     @cached_property
-    def _small_accuracy(self) -> tuple[float, ...]:
-        return tuple(self.small_accuracy.tolist())
-
-    @cached_property
     def _by_score(self) -> tuple[Likelihood[float], ...]:
         return tuple(Likelihood(*cell) for cell in self.scored.T.tolist())
 
     @cached_property
     def _by_both(self) -> tuple[tuple[Likelihood[float], ...], ...]:
         return tuple(tuple(Likelihood(*cell) for cell in row) for row in self.observed.transpose(1, 2, 0).tolist())
-
-
-def _are_probabilities(numbers: Floats) -> bool:
-    return bool(((numbers >= 0) & (numbers <= 1)).all())
 
 
 def _are_tokens(means: Floats) -> bool:

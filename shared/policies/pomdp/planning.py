@@ -4,7 +4,7 @@ After either action the future depends on one number x, the probability that all
 form one curve for each number k of accepted steps, and a backward recursion computes them; no solver is needed. With
 
     h_k, n_k, m_k   hazard, mean tokens of a large step and of a draft, at index k
-    p_w, p_s        accuracy of a draft, which depends on its index and on whether it is final, and of a large step
+    p_w, p_s        accuracy of a draft, which depends on whether it is final, and of a large step
     u, d            price of a large token and of a draft token
     b, Z            belief (b0, b1, b2) on the draft after an observation, and the observation's probability; both
                     with the p_w of the draft
@@ -111,11 +111,12 @@ def compute_values(model: Model, seen: Floats, prices: Prices) -> Values:
     values = Values(model, prices, np.zeros((model.horizon, POINTS)), np.zeros((model.horizon, POINTS)))
     # One row for each observation: beliefs rise along the grid, and numpy interpolates rising numbers much faster.
     likelihood = Likelihood(*seen[..., np.newaxis])
+    priors = {is_final: before_seeing(GRID, model.draft_accuracy(is_final=is_final)) for is_final in (True, False)}
+    after = {each: (chance_of(likelihood, prior), after_seeing(likelihood, prior)) for each, prior in priors.items()}
 
     def decided(step: int, *, is_final: bool) -> Floats:
         """Return the value of a draft that is about to be seen, at each x."""
-        prior = before_seeing(GRID, model.draft_accuracy(step, is_final=is_final))
-        chance, belief = chance_of(likelihood, prior), after_seeing(likelihood, prior)
+        chance, belief = after[is_final]
         accepted, escalated = values.compare(belief, step=step, is_final=is_final)
         best: Floats = chance * np.maximum(accepted, escalated - values.large_price(step))
         return np.asarray(best.sum(axis=0))

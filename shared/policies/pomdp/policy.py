@@ -107,7 +107,7 @@ class Pomdp(FittedPolicy):
         """Return the belief on a draft. A draft without a score is no evidence."""
         score = observation.score
         if self.belief == "filter":
-            accuracy = model.draft_accuracy(observation.step, is_final=observation.is_final)
+            accuracy = model.draft_accuracy(is_final=observation.is_final)
             belief = before_seeing(_prefix_right(model, observation), accuracy)
             return belief if score is None else after_seeing(model.likelihood(score), belief)
         belief = Belief(*[1 / STATES] * STATES)
@@ -119,11 +119,7 @@ class Pomdp(FittedPolicy):
 def _prefix_right(model: Model, observation: Observation) -> float:
     """Return the probability that all accepted steps are right."""
     authors = observation.previous_authors or repeat(Author.SMALL)
-    steps = enumerate(zip(authors, observation.previous_scores, strict=False))
+    steps = zip(authors, observation.previous_scores, strict=False)
     return filtered(
-        1.0,
-        (
-            (model.accuracy(author, step), None if score is None else model.likelihood(score))
-            for step, (author, score) in steps
-        ),
+        1.0, ((model.accuracy(author), None if score is None else model.likelihood(score)) for author, score in steps)
     )

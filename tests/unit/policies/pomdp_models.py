@@ -32,7 +32,7 @@ def make_model(
     large_tokens: float = 20.0,
 ) -> Model:
     return Model(
-        small_accuracy=np.full(len(last), small_accuracy),
+        small_accuracy=small_accuracy,
         final_accuracy=small_accuracy,
         rewrite_accuracy=rewrite_accuracy,
         last=np.array(last),

@@ -128,7 +128,7 @@ def test_the_first_belief_is_bayes_rule_on_the_small_models_accuracy() -> None:
 
 def test_a_step_is_judged_by_the_accuracy_of_its_author() -> None:
     model = released_model()
-    small = model.accuracy(SMALL, 0)
+    small = model.small_accuracy
     for author, accuracy in ((SMALL, small), (LARGE, model.rewrite_accuracy)):
         right, prefix_wrong, _ = (
             np.array([accuracy, 0.0, 1 - accuracy])
@@ -141,10 +141,10 @@ def test_a_step_is_judged_by_the_accuracy_of_its_author() -> None:
         )
 
 
-def test_a_draft_is_judged_by_the_accuracy_at_its_index_or_that_of_final_drafts() -> None:
-    model = replace(make_model(BLIND), small_accuracy=np.array([0.9, 0.6, 0.8]), final_accuracy=0.99)
+def test_a_draft_that_finishes_the_solution_is_judged_by_the_accuracy_of_such_drafts() -> None:
+    model = replace(make_model(BLIND, small_accuracy=0.9), final_accuracy=0.99)
     unknown = seen(None, (None, SMALL))
-    assert belief_of(fitted(model), unknown) == pytest.approx((0.9 * 0.6, 0.1, 0.9 * 0.4))
+    assert belief_of(fitted(model), unknown) == pytest.approx((0.9 * 0.9, 0.1, 0.9 * 0.1))
     assert belief_of(fitted(model), replace(unknown, is_final=True)) == pytest.approx((0.9 * 0.99, 0.1, 0.9 * 0.01))
 
 

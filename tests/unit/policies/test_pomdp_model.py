@@ -29,9 +29,9 @@ def test_a_model_is_read_as_it_was_written() -> None:
         ("last", np.array([0.0, 0.25, 0.5]), "'last' should end with 1"),
         ("last", np.array([-0.1, 0.25, 1.0]), "'last' should hold probabilities"),
         ("last", np.array([0.0, 1.5, 1.0]), "'last' should hold probabilities"),
-        ("last", np.array([0.0, 1.0]), "'small_accuracy' .* should hold 2 finite numbers"),
-        ("small_accuracy", np.full(3, 1.01), "'small_accuracy' should hold probabilities"),
-        ("small_accuracy", np.array(0.5), "'small_accuracy'"),
+        ("last", np.array([0.0, 1.0]), "'small_tokens' .* should hold 2 finite numbers"),
+        ("small_accuracy", np.array(1.01), "'small_accuracy' should be a probability"),
+        ("small_accuracy", np.array([0.5]), "'small_accuracy'"),
         ("final_accuracy", np.array(-0.5), "'final_accuracy' should be a probability"),
         ("rewrite_accuracy", np.array(-0.01), "'rewrite_accuracy' should be a probability"),
         ("rewrite_accuracy", np.array(np.nan), "finite"),
@@ -60,13 +60,13 @@ def test_an_artefact_that_holds_no_model_is_refused_and_the_array_named(
 def test_a_model_without_any_step_is_refused() -> None:
     none = np.empty(0)
     with pytest.raises(BadArtefact, match="'last' should end with 1"):
-        Model.read(artefact_of(make_model(), last=none, small_accuracy=none, small_tokens=none, large_tokens=none))
+        Model.read(artefact_of(make_model(), last=none, small_tokens=none, large_tokens=none))
 
 
 def test_a_horizon_that_planning_takes_too_long_for_is_refused() -> None:
     long = np.ones(1001)
     with pytest.raises(BadArtefact, match="'last' should hold at most 1000 numbers"):
-        Model.read(artefact_of(make_model(), last=long, small_accuracy=long, small_tokens=long, large_tokens=long))
+        Model.read(artefact_of(make_model(), last=long, small_tokens=long, large_tokens=long))
 
 
 @pytest.mark.parametrize(("score", "found"), [(0.0, 0), (0.0499, 0), (0.05, 1), (0.5, 10), (0.9999, 19), (1.0, 19)])
@@ -86,10 +86,9 @@ def test_the_likelihood_of_a_score_alone_is_that_of_all_earlier_ones_together() 
 def test_steps_beyond_the_horizon_share_the_last_place() -> None:
     model = make_model()
     assert [model.place(step) for step in (0, 2, 3, 99)] == [0, 2, 2, 2]
-    model = replace(model, small_accuracy=np.array([0.9, 0.8, 0.7]), final_accuracy=0.99)
-    assert [model.accuracy(Author.SMALL, step) for step in (0, 2, 9)] == [0.9, 0.7, 0.7]
-    assert [model.accuracy(Author.LARGE, step) for step in (0, 9)] == [0.9, 0.9]
-    assert [model.draft_accuracy(1, is_final=is_final) for is_final in (False, True)] == [0.8, 0.99]
+    assert (model.accuracy(Author.SMALL), model.accuracy(Author.LARGE)) == (0.75, 0.9)
+    model = replace(model, final_accuracy=0.99)
+    assert [model.draft_accuracy(is_final=is_final) for is_final in (False, True)] == [0.75, 0.99]
 
 
 def test_bins_may_be_narrow_where_scores_are_many() -> None:

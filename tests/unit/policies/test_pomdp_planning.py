@@ -22,14 +22,15 @@ shares = st.floats(0, 1)
 def draw_model(seed: int, horizon: int) -> Model:
     """Draw any model."""
     random = np.random.default_rng(seed)
-    final, large, *last = random.random(2 + horizon)
+    small, final, large, *last = random.random(3 + horizon)
     model = make_model(
         random.random((3, BINS, BINS)) ** 4 + 1e-9,
+        small_accuracy=small,
         rewrite_accuracy=large,
         last=(*last[:-1], 1.0),
         large_tokens=random.uniform(1, 100),
     )
-    return replace(model, small_accuracy=random.random(horizon), final_accuracy=final)
+    return replace(model, final_accuracy=final)
 
 
 models = st.builds(draw_model, st.integers(0, 10**6), st.integers(1, 5))
@@ -156,7 +157,7 @@ def play(values: Values, seen: Floats, *, problems: int, seed: int) -> Floats:
     up_to = seen.cumsum(axis=1)
     for step in range(model.horizon):
         is_final = random.random(problems) < model.last[step]
-        accuracy = np.where(is_final, model.final_accuracy, model.small_accuracy[step])
+        accuracy = np.where(is_final, model.final_accuracy, model.small_accuracy)
         small_right = random.random(problems) < accuracy
         large_right = random.random(problems) < model.rewrite_accuracy
         state = np.where(right, np.where(small_right, 0, 2), 1)

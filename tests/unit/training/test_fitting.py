@@ -40,7 +40,7 @@ def fit_to(learned_from: ProblemSet, engines: LoadedEngines, held_out: ProblemSe
 def test_the_fit_finds_how_often_the_models_err(tmp_path: Path) -> None:
     made = fit(Engines(small=one_error))
     # The small model errs in 2 problems of 3, at one step of those 1 to 6 that it writes after right ones.
-    assert 0.8 < made.arrays["small_accuracy"].mean() < 0.92
+    assert 0.8 < float(made.arrays["small_accuracy"]) < 0.92
     assert float(made.arrays["rewrite_accuracy"]) == 1.0
     assert made.card.data["solutions"] == 60
     assert "Math-Shepherd" in made.card.data["labels"]
@@ -93,7 +93,7 @@ def test_labelled_solutions_of_both_models_are_enough() -> None:
     file = LabelledFile(path=Path("labelled.jsonl"), solutions=solutions)
     with made.loaded() as engines:
         fitted = fit_to_labelled(file, engines, card=CARD, show=silent)
-        assert fitted.arrays["small_accuracy"] == pytest.approx([(2 + 5 * 3 / 4) / 7, (5 * 3 / 4) / 6, 3 / 4])
+        assert float(fitted.arrays["small_accuracy"]) == pytest.approx(3 / 4)
         assert float(fitted.arrays["final_accuracy"]) == pytest.approx((1 + 5 * 3 / 4) / 6)
         with pytest.raises(CannotFit, match="no step of the large model"):
             fit_to_labelled(LabelledFile(path=file.path, solutions=solutions[:2]), engines, card=CARD, show=silent)
