@@ -48,15 +48,15 @@ STATE: Final = Path(".state/policies")
 EXPLORING: Final = Wrappers(epsilon=1.0)
 """Each step is written by either model with probability 1/2, whatever its score."""
 
-FITTED, TRAINED, CHOOSING, MEASURED = 1000, 300, 200, 300
+FITTED, TRAINED, CHOOSING, MEASURED = 1000, 600, 200, 300
 """Number of problems that pomdp is fitted on, that networks are trained on, that choose the best of their weights, and
 that measure the results."""
 
-BATCHES: Final = 400
-"""Number of batches of a training."""
-
-LARGE_TOKEN_PRICE: Final = 4e-3
-"""Price of a token of the large model in trainings."""
+TRAININGS: Final[Mapping[type[LearnedPolicy], ppo.Settings]] = {
+    AggregatePolicy: ppo.Settings(batches=2000),
+    SequencePolicy: ppo.Settings(batches=1000, large_token_price=3e-3),
+}
+"""How each learned policy is trained."""
 
 SAMPLED: Final = Sampling()
 """How the method draws tokens."""
@@ -105,7 +105,7 @@ def train(
         problems=problems.branches,
         validation=choosing.branches,
         measured=held_out.branches,
-        settings=ppo.Settings(batches=BATCHES, large_token_price=LARGE_TOKEN_PRICE),
+        settings=TRAININGS[kind],
         data=card["data"],
         path=state,
     )
@@ -138,7 +138,7 @@ def make(models: Models, state: Path) -> Iterator[Artefact]:
     yield _measured(Pomdp(), fit_pomdp(models, card=card), held_out)
     problems = Trials(drawn(TRAINED, seed=0), [SAMPLED], models)
     choosing = Trials(drawn(CHOOSING, seed=2), [SAMPLED], models)
-    for kind in (AggregatePolicy, SequencePolicy):
+    for kind in TRAININGS:
         path = state.with_name(f"{state.name}-{kind.name}.pt")
         yield _measured(kind(), train(kind, problems, choosing, held_out, state=path, card=card), held_out)
 

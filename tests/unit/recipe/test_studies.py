@@ -13,7 +13,7 @@ from evaluation.study import Trial
 from evaluation.true_cost import Computed
 from recipe.evaluate import artefacts_for
 from recipe.problems.drawing import Split, draw
-from recipe.settings import CURVES, choice, curve
+from recipe.settings import CURVES, choice, curve, label_of
 from recipe.studies import ORACLE, Trials, study
 from recipe.tables import Results, curves_table, differences_table
 from shared.domain.ledger import Ledger
@@ -69,8 +69,9 @@ def test_each_setting_can_be_submitted_by_its_label(name: str) -> None:
     """A label rounds the value, so the test compares what it says with what was measured."""
     parameter, values = CURVES[name]
     for value in values:
-        chosen = choice(f"{name} {value:g}")
-        assert build_policy(chosen["name"], chosen["parameters"]) == build_policy(name, {parameter: value})
+        chosen = choice(label_of(name, value))
+        expected = {} if value is None else {parameter: value}
+        assert build_policy(chosen["name"], chosen["parameters"]) == build_policy(name, expected)
     assert choice("large-only") == {"name": "large-only", "parameters": {}}
 
 
