@@ -293,7 +293,10 @@ def _newest() -> set[int]:
 
 def has_ended(process: psutil.Process) -> bool:
     """Whether a process has ended; one that vLLM had to kill may wait for its parent to ask how it ended."""
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_a_closed_engine_stops_calls_and_ends_its_process() -> None:
