@@ -39,7 +39,7 @@ def curve(name: str, artefacts: Mapping[str, Artefact]) -> Iterator[tuple[Policy
     """
     parameter, values = CURVES[name]
     for value in values:
-        policy = build_policy(name, {} if value is None else {parameter: value})
+        policy = build_policy(name, {parameter: value})
         yield policy.fitted(artefacts[name]) if isinstance(policy, FittedPolicy) else policy, label_of(name, value)
 
 

@@ -21,7 +21,6 @@ RIGHT, PREFIX_WRONG, STEP_WRONG = range(STATES)
 IN_WORDS: Final = ("a right step after right ones", "a step after the first error", "a first error")
 """What a solution must show of each state, so that its density can be estimated."""
 
-
 CERTAIN: Final = (1e-6, 1 - 1e-6)
 """Scores beyond which log-odds count as those of these."""
 

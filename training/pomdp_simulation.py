@@ -65,8 +65,7 @@ def simulate(model: Model, choose: Choose, *, problems: int, seed: int) -> Outco
     scored, by_large = np.empty((0, problems), dtype=np.intp), np.empty((0, problems), dtype=bool)
     for step in range(model.horizon):
         is_final = random.random(len(running)) < model.last[step]
-        accuracy = np.where(is_final, model.final_accuracy, model.small_accuracy)
-        draft_right = random.random(len(running)) < accuracy
+        draft_right = random.random(len(running)) < _draft_accuracy(model, is_final)
         large_right = random.random(len(running)) < model.rewrite_accuracy
         draft_scored = _draw_scores(model, _states(prefix_right, draft_right), random)
         large_scored = _draw_scores(model, _states(prefix_right, large_right), random)
@@ -84,9 +83,10 @@ def simulate(model: Model, choose: Choose, *, problems: int, seed: int) -> Outco
     return Outcomes(is_right=is_right, large_tokens=large_tokens, escalations=escalations)
 
 
-def threshold(cut: float) -> Choose:
+def threshold(model: Model, cut: float) -> Choose:
     """Return the policy `threshold`; a bin of scores is below the cut if its middle is."""
-    return lambda seen: (seen.scored + 0.5) / BINS < cut
+    middles = (model.edges[:-1] + model.edges[1:]) / 2
+    return lambda seen: np.asarray(middles[seen.scored] < cut)
 
 
 def pomdp(values: Values, *, memoryless: bool = False) -> Choose:
@@ -109,8 +109,8 @@ def _filter(model: Model, seen: Seen) -> Belief[Floats]:
         for accuracy, bins in zip(accuracies, seen.previous_scored, strict=True)
     )
     right = filtered(np.ones(len(seen.scored)), steps)
-    accuracy = np.where(seen.is_final, model.final_accuracy, model.small_accuracy)
-    return after_seeing(Likelihood(*model.scored[:, seen.scored]), before_seeing(right, accuracy))
+    prior = before_seeing(right, _draft_accuracy(model, seen.is_final))
+    return after_seeing(Likelihood(*model.scored[:, seen.scored]), prior)
 
 
 def _memoryless(model: Model, seen: Seen) -> Belief[Floats]:
@@ -123,11 +123,12 @@ def draw_traces(model: Model, author: Author, *, solutions: int, seed: int) -> l
     random = np.random.default_rng(seed)
     mean_tokens = model.small_tokens if author is Author.SMALL else model.large_tokens
     ends = random.random((solutions, model.horizon)) < model.last
-    small = np.where(ends, model.final_accuracy, model.small_accuracy)
-    is_right = random.random((solutions, model.horizon)) < (small if author is Author.SMALL else model.rewrite_accuracy)
+    accuracy = _draft_accuracy(model, ends) if author is Author.SMALL else model.rewrite_accuracy
+    is_right = random.random((solutions, model.horizon)) < accuracy
     prefix_right = np.cumprod(np.hstack([np.ones((solutions, 1)), is_right[:, :-1]]), axis=1).astype(bool)
     states = _states(prefix_right, is_right)
-    scores = (_draw_scores(model, states, random) + random.random(states.shape)) / BINS
+    bins = _draw_scores(model, states, random)
+    scores = model.edges[bins] + random.random(states.shape) * np.diff(model.edges)[bins]
     tokens = np.maximum(random.poisson(mean_tokens, states.shape), 1)
     traces = []
     for number, length in enumerate(ends.argmax(axis=1) + 1):
@@ -142,6 +143,11 @@ def draw_traces(model: Model, author: Author, *, solutions: int, seed: int) -> l
             )
         )
     return traces
+
+
+def _draft_accuracy(model: Model, is_final: Bools) -> Floats:
+    """Return the accuracy of drafts, by whether they finish their solutions."""
+    return np.where(is_final, model.final_accuracy, model.small_accuracy)
 
 
 def _states(prefix_right: Bools, step_right: Bools) -> Bins:

@@ -9,7 +9,6 @@ import pickle
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,10 +21,10 @@ from shared.domain.decisions import Observation
 from shared.errors import PermanentError
 from shared.policies.artefact import Artefact, Models
 from shared.policies.learned.policy import QUANTILES, LearnedPolicy
-from stack.whole_files import write_whole
 from training.environment import Branches
 from training.episodes import Choose, Episode, Figures, drawn, play, preferred
 from training.networks import NETWORKS, Inputs, Network, Weights, to_arrays, trainable
+from training.state_files import save_state
 
 RATE = 3e-4
 """Learning rate at the start; falls linearly to 0."""
@@ -331,9 +330,7 @@ class Training:
             "best_weights": self._best.weights,
             "best_figures": asdict(self._best.figures),
         }
-        content = BytesIO()
-        torch.save(state, content)
-        write_whole(self._path, content.getvalue())
+        save_state(self._path, state)
 
     def _load(self) -> None:
         try:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from recipe.train.network import Weights
-from stack.whole_files import write_whole
+from training.state_files import save_state
 
 Losses = Mapping[str, Tensor]
 """Losses by name. Training minimises their sum and reports each."""
@@ -113,6 +112,4 @@ class Training:
             "seconds": self.seconds,
             "is_over": self.is_over,
         }
-        content = BytesIO()
-        torch.save(state, content)
-        write_whole(self._path, content.getvalue())
+        save_state(self._path, state)

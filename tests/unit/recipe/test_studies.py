@@ -70,8 +70,7 @@ def test_each_setting_can_be_submitted_by_its_label(name: str) -> None:
     parameter, values = CURVES[name]
     for value in values:
         chosen = choice(label_of(name, value))
-        expected = {} if value is None else {parameter: value}
-        assert build_policy(chosen["name"], chosen["parameters"]) == build_policy(name, expected)
+        assert build_policy(chosen["name"], chosen["parameters"]) == build_policy(name, {parameter: value})
     assert choice("large-only") == {"name": "large-only", "parameters": {}}
 
 

@@ -159,6 +159,14 @@ def test_labels_change_at_the_first_error_of_a_step() -> None:
     assert text_of(right) == steps[0] + steps[1].partition("9 coins")[0]
 
 
+def test_after_the_first_error_every_step_is_wrong_even_one_that_says_what_is_expected() -> None:
+    steps = (STORY.steps[0], STORY.steps[1].replace("so 50", "so 59"), *STORY.steps[2:])
+    example = prm.judgement(TOKENIZER, Sample(STORY.question, steps, 1))
+    assert example.tags is not None
+    assert [label for label in example.tags if label != IGNORED] == [1, *[0] * (len(steps) - 1)]
+    assert example.targets[-2] == 0, "the last token is what is expected, and still not right"
+
+
 def test_a_corrupted_step_differs_in_one_digit_after_its_start() -> None:
     rng, step = random.Random(1), STORY.steps[1]
     for _ in range(50):

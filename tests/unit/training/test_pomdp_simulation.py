@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Literal
 
@@ -12,8 +13,8 @@ from shared.domain.decisions import Action, Observation
 from shared.domain.roles import Author
 from shared.policies.pomdp.model import BINS
 from shared.policies.pomdp.planning import Prices, Values, compute_values
-from tests.unit.policies.pomdp_models import fitted, released_model
-from training.pomdp_simulation import Bools, Choose, Outcomes, Seen, pomdp, simulate, threshold
+from tests.unit.policies.pomdp_models import fitted, make_model, released_model
+from training.pomdp_simulation import Bools, Choose, Outcomes, Seen, draw_traces, pomdp, simulate, threshold
 
 PROBLEMS = 4000
 
@@ -38,7 +39,7 @@ def worth(outcomes: Outcomes, price: float) -> float:
 
 def test_without_escalations_every_step_must_be_right() -> None:
     model = released_model()
-    outcomes = simulate(model, threshold(0.0), problems=20_000, seed=1)
+    outcomes = simulate(model, threshold(model, 0.0), problems=20_000, seed=1)
     running, expected = 1.0, 0.0
     for step, last in enumerate(model.last):
         expected += running * last * model.final_accuracy ** (step + 1)
@@ -48,14 +49,16 @@ def test_without_escalations_every_step_must_be_right() -> None:
 
 
 def test_a_threshold_of_1_escalates_every_step() -> None:
-    outcomes = simulate(released_model(), threshold(1.0), problems=PROBLEMS, seed=1)
+    outcomes = simulate(released_model(), threshold(released_model(), 1.0), problems=PROBLEMS, seed=1)
     assert outcomes.large_tokens == pytest.approx(outcomes.escalations * 61.7)
     assert 7 < outcomes.escalations.mean() < 8.5
     assert outcomes.escalations.min() >= 1
 
 
 def test_the_same_seed_draws_the_same_problems_for_every_policy() -> None:
-    first, again = (simulate(released_model(), threshold(0.5), problems=200, seed=2) for _ in range(2))
+    first, again = (
+        simulate(released_model(), threshold(released_model(), 0.5), problems=200, seed=2) for _ in range(2)
+    )
     assert first.is_right.tolist() == again.is_right.tolist()
     lengths: dict[str, list[int]] = {"kept": [], "escalated": []}
 
@@ -81,7 +84,7 @@ def test_its_curve_is_on_or_above_that_of_the_threshold() -> None:
     tokens = [solved(price).large_tokens.mean() for price in PRICES]
     accuracy = [solved(price).is_right.mean() for price in PRICES]
     for cut in (0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9):
-        outcomes = simulate(released_model(), threshold(cut), problems=PROBLEMS, seed=1)
+        outcomes = simulate(released_model(), threshold(released_model(), cut), problems=PROBLEMS, seed=1)
         reached = np.interp(outcomes.large_tokens.mean(), tokens[::-1], accuracy[::-1])
         assert reached >= outcomes.is_right.mean() - outcomes.is_right.std() / np.sqrt(PROBLEMS), cut
         if cut <= 0.65:
@@ -124,3 +127,14 @@ def test_the_simulated_policy_decides_like_the_real_one(belief: Literal["filter"
 
     simulate(released_model(), both, problems=60, seed=4)
     assert 20 < sum(compared) < len(compared) - 100
+
+
+def test_scores_are_drawn_within_the_bins_of_the_model_and_compared_by_their_middles() -> None:
+    edges = np.concatenate([np.linspace(0, 0.9, 5), np.linspace(0.9, 1, 17)[1:]])
+    model = replace(make_model(), edges=edges)
+    traces = draw_traces(model, Author.SMALL, solutions=50, seed=1)
+    right = [score for trace in traces for score in trace.scores[: trace.judged - (trace.first_error is not None)]]
+    assert all(edges[19] <= score <= 1 for score in right), "a right step has the last bin"
+    wrong = simulate(model, threshold(model, edges[10:12].mean()), problems=100, seed=1)
+    more = simulate(model, threshold(model, edges[10:12].mean() + 1e-9), problems=100, seed=1)
+    assert more.escalations.sum() - wrong.escalations.sum() > 0, "wrong drafts have bin 10"
