@@ -159,7 +159,7 @@ def test_labels_change_at_the_first_error_of_a_step() -> None:
     assert text_of(right) == steps[0] + steps[1].partition("9 coins")[0]
 
 
-def test_after_the_first_error_every_step_is_wrong_even_one_that_says_what_is_expected() -> None:
+def test_after_the_first_error_every_step_is_wrong_also_where_its_line_matches() -> None:
     steps = (STORY.steps[0], STORY.steps[1].replace("so 50", "so 59"), *STORY.steps[2:])
     example = prm.judgement(TOKENIZER, Sample(STORY.question, steps, 1))
     assert example.tags is not None
