@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from evaluation.metrics import Result
 from evaluation.prices import Prices
@@ -90,6 +90,22 @@ class Study:
     """True cost of a token by model, or by model and kind; `None` if it is not known."""
     judged: Sequence[Judged] = ()
     """Steps with known labels, if there are any."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[Study]) -> Study:
+        """Join studies of different problems, which have the same seeds, settings and prices."""
+
+        def together(settings: Sequence[Setting]) -> Setting:
+            return replace(settings[0], trials=[trial for setting in settings for trial in setting.trials])
+
+        return replace(
+            parts[0],
+            problems=sum(part.problems for part in parts),
+            small=together([part.small for part in parts]),
+            large=together([part.large for part in parts]),
+            settings=[together(settings) for settings in zip(*(part.settings for part in parts), strict=True)],
+            judged=[each for part in parts for each in part.judged],
+        )
 
     def cost(self, trial: Trial) -> float:
         """Compute the true cost of a trial; NaN if it is not known."""

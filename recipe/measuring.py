@@ -30,6 +30,14 @@ class Scored:
     judged: Sequence[Judged] = ()
     """The steps up to the first error; later ones solve another problem."""
 
+    @classmethod
+    def joined(cls, parts: Sequence[Scored]) -> Scored:
+        """Join the scores of different problems."""
+        return cls(
+            {kind: [value for part in parts for value in part.scores[kind]] for kind in Label},
+            [each for part in parts for each in part.judged],
+        )
+
     @property
     def auc(self) -> float | None:
         """AUC of the right steps against the first errors; `None` if there are not both."""
@@ -57,20 +65,20 @@ def _share_above(scores: Sequence[float]) -> float:
     return sum(score > _HALF for score in scores) / max(1, len(scores))
 
 
-def score_small(models: Models, stories: Sequence[Story], sampling: Sampling) -> Scored:
-    """Have the small model solve problems alone, and score its steps."""
-    return score(models, stories, models.solve(problems_of(stories), SmallOnly(), sampling=sampling))
+def score_small(models: Models, stories: Sequence[Story], sampling: Sampling, *, first: int = 0) -> Scored:
+    """Have the small model solve problems alone, and score its steps; `first` is the index of the first problem."""
+    return score(models, stories, models.solve(problems_of(stories), SmallOnly(), sampling=sampling), first=first)
 
 
-def score(models: Models, stories: Sequence[Story], solved: Sequence[State]) -> Scored:
-    """Score the steps of solutions."""
+def score(models: Models, stories: Sequence[Story], solved: Sequence[State], *, first: int = 0) -> Scored:
+    """Score the steps of solutions; `first` is the index of the first problem."""
     with ThreadPoolExecutor(IN_FLIGHT) as pool:
         problems = list(pool.map(partial(_score, models), stories, solved))
     return Scored(
         {kind: [value for pairs in problems for value, found in pairs if found is kind] for kind in Label},
         [
             Judged(score=value, is_right=found is Label.RIGHT, problem=problem)
-            for problem, pairs in enumerate(problems)
+            for problem, pairs in enumerate(problems, first)
             for value, found in pairs
             if found is not Label.WRONG
         ],

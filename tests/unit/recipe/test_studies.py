@@ -11,9 +11,9 @@ import pytest
 from evaluation.offline import Models
 from evaluation.study import Trial
 from evaluation.true_cost import Computed
-from recipe.evaluate import artefacts_for
 from recipe.problems.drawing import Split, draw
 from recipe.settings import CURVES, choice, curve, label_of
+from recipe.shards import artefacts_for
 from recipe.studies import ORACLE, Trials, study
 from recipe.tables import Results, curves_table, differences_table
 from shared.domain.ledger import Ledger

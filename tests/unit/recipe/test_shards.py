@@ -1,0 +1,80 @@
+"""Several processes measure what one would, and end with the first one's iterator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from multiprocessing import active_children
+from multiprocessing.connection import Connection
+from pathlib import Path
+from time import sleep
+
+import pytest
+
+from evaluation.study import Judged, Setting
+from recipe import shards
+from recipe.problems.drawing import Split
+from recipe.shards import Shard, ShardDied, Work, measure
+from shared.engines.embedded.runtime import ModelUnusable
+from shared.settings import MODELS
+
+WORK = Work(models=MODELS, prms=("prm-lite",), policies=("threshold", "cascade"), problems=3, seeds=2)
+
+
+def unscored(settings: Sequence[Setting]) -> list[Setting]:
+    """Leave out the scores: batches of different sizes round them differently."""
+    return [
+        replace(
+            setting,
+            trials=[
+                replace(trial, decisions=[replace(each, score=None) for each in trial.decisions])
+                for trial in setting.trials
+            ],
+        )
+        for setting in settings
+    ]
+
+
+def whereabouts(judged: Sequence[Judged]) -> list[tuple[int | None, bool]]:
+    return [(each.problem, each.is_right) for each in judged]
+
+
+def test_two_processes_measure_what_one_measures() -> None:
+    alone, shared = ([*measure(WORK, processes)] for processes in (1, 2))
+    assert [(prm, split) for prm, split, _ in shared] == [("prm-lite", Split.TEST), ("prm-lite", Split.TRANSFER)]
+    for (*_, one), (*_, two) in zip(alone, shared, strict=True):
+        ours, theirs = one.study, two.study
+        assert (ours.problems, ours.seeds, ours.title) == (theirs.problems, theirs.seeds, theirs.title)
+        assert unscored([ours.small, ours.large, *ours.settings]) == unscored(
+            [theirs.small, theirs.large, *theirs.settings]
+        )
+        assert whereabouts(ours.judged) == whereabouts(theirs.judged)
+        assert {each.problem for each in theirs.judged} == {0, 1, 2}
+    assert active_children() == []
+
+
+def test_problems_are_shared_equally_and_each_once() -> None:
+    assert Shard.of(replace(WORK, problems=5), 2) == [Shard(0, 2), Shard(2, 5)]
+    assert Shard.of(replace(WORK, problems=2), 8) == [Shard(0, 1), Shard(1, 2)]
+
+
+def test_the_processes_end_with_the_iterator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "_measure", stays)
+    with closing(measure(WORK, 2)) as parts:
+        with pytest.raises(ShardDied):
+            next(parts)
+        assert active_children() == []
+
+
+def stays(_work: Work, shard: Shard, pipe: Connection) -> None:
+    """End early in the second process; in the first one, close the pipe and stay."""
+    pipe.close()
+    if shard.first == 0:
+        sleep(600)
+
+
+def test_an_error_of_a_process_is_raised_here() -> None:
+    with pytest.raises(ModelUnusable, match="nowhere"):
+        next(measure(replace(WORK, models=Path("nowhere")), 2))
+    assert active_children() == []
