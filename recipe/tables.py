@@ -57,6 +57,15 @@ class Results:
         return {name: self.resampling.area_recovered(name) for name in self._names}
 
     @property
+    def others(self) -> list[str]:
+        """Names of the policies that are compared with the reference policy, the best first."""
+        return [name for name in self.policies if name != REFERENCE]
+
+    def differences(self, policy: str) -> tuple[Statistic, Statistic]:
+        """Compute the paired differences of CPT at the target, and of APGR, to the reference policy."""
+        return self.cpt[policy].minus(self.cpt[REFERENCE]), self.apgr[policy].minus(self.apgr[REFERENCE])
+
+    @property
     def served(self) -> list[str]:
         """Policies that a service has: all but the oracle."""
         return [name for name in self.policies if name != ORACLE]
@@ -108,11 +117,9 @@ def differences_table(results: Results) -> Iterator[str]:
     """Yield the lines of a Markdown table of paired differences to the reference policy."""
     yield f"| policy | CPT95 - {REFERENCE}'s | APGR - {REFERENCE}'s |"
     yield "|---|---|---|"
-    for name in results.policies:
-        if name != REFERENCE:
-            cost = results.cpt[name].minus(results.cpt[REFERENCE])
-            area = results.apgr[name].minus(results.apgr[REFERENCE])
-            yield f"| {name} | {percent(cost, sign='+')} | {number(area, sign='+')} |"
+    for name in results.others:
+        cost, area = results.differences(name)
+        yield f"| {name} | {percent(cost, sign='+')} | {number(area, sign='+')} |"
 
 
 def prms_table(by_prm: Mapping[str, Results]) -> Iterator[str]:
@@ -136,12 +143,15 @@ def summary(test: Results, transfer: Results) -> dict[str, Any]:
     cascade = test.relative_benefit("cascade").samples
     # Where the cascade gains nothing per token, no policy gains a number of times more.
     over = Statistic(ratio(test.relative_benefit(test.best).samples, np.where(cascade > 0, cascade, 0.0)))
+    differences = {name: test.differences(name) for name in test.others}
     return {
         "prm_auc": None if (auc := test.scored["sampled"].auc) is None else round(auc, 4),
         "small_accuracy": round(accuracy(test.study.small.trials), 4),
         "large_accuracy": round(accuracy(test.study.large.trials), 4),
         "cpt95": {name: figures(test.cpt[name]) for name in test.policies},
         "apgr": {name: figures(test.apgr[name]) for name in test.policies},
+        f"cpt95_minus_{REFERENCE}": {name: figures(cost) for name, (cost, _) in differences.items()},
+        f"apgr_minus_{REFERENCE}": {name: figures(area) for name, (_, area) in differences.items()},
         "dibc_over_cascade": figures(over),
         "transfer_apgr": {name: figures(transfer.apgr[name]) for name in test.policies},
     }
