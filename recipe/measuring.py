@@ -32,7 +32,7 @@ class Scored:
 
     @classmethod
     def joined(cls, parts: Sequence[Scored]) -> Scored:
-        """Join the scores of different problems."""
+        """Join the scores of different problems, or of the same with different seeds."""
         return cls(
             {kind: [value for part in parts for value in part.scores[kind]] for kind in Label},
             [each for part in parts for each in part.judged],

@@ -158,8 +158,11 @@ def _piece(trials: Trials, work: Work, *, title: str, prm: str, first: int) -> P
     """Solve problems with all policies for which there is an artefact, or which need none."""
     artefacts = artefacts_for(trials.models)
     policies = [name for name in work.policies if name in artefacts or not issubclass(POLICIES[name], FittedPolicy)]
-    drawn = {"greedy": GREEDY, "sampled": trials.samplings[0]}
-    scored = {name: score_small(trials.models, trials.stories, each, first=first) for name, each in drawn.items()}
+    drawn = {"greedy": [GREEDY], "sampled": trials.samplings}
+    scored = {
+        name: Scored.joined([score_small(trials.models, trials.stories, each, first=first) for each in samplings])
+        for name, samplings in drawn.items()
+    }
     solved = study(
         trials,
         (setting for name in policies for setting in curve(name, artefacts)),
