@@ -36,6 +36,7 @@ from shared.process import reporting_errors
 from shared.settings import MODELS, Settings
 from stack.interrupts import reporting_interrupts
 from stack.running import state_folder
+from stack.whole_files import CannotWrite
 
 PRMS: Final = {"prm": "main", "prm-lite": "lite"}
 """Folders of the PRMs, with their names in the summary."""
@@ -104,8 +105,15 @@ def evaluate(settings: Settings, work: Work, *, served: int, processes: int, rep
         report: Folder of the report.
 
     Raises:
+        CannotWrite: The report cannot be written.
         ServiceDiffers: The results do not agree; all figures are printed.
     """
+    try:
+        report.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotWrite(
+            f"The report cannot be written to {report} ({error.strerror}); name another folder."
+        ) from None
     print(f"Solving {work.problems} test problems {work.seeds} times and {work.problems} transfer problems", flush=True)
     figures: dict[Split, dict[str, Results]] = {split: {} for split in SPLITS}
     with closing(measure(work, processes)) as parts:

@@ -5,15 +5,17 @@ An engine needs one core, and the threads of a process share one more, so that m
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice, pairwise, product
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext
 from pathlib import Path
-from signal import SIG_IGN, SIGHUP, SIGINT, signal
+from signal import SIG_BLOCK, SIG_SETMASK, SIGHUP, SIGINT, SIGTERM, pthread_sigmask
+from threading import Thread
 from typing import Final
 
 from evaluation.offline import GREEDY, Models
@@ -36,6 +38,9 @@ from stack.policies import read_artefacts
 
 SPLITS: Final = (Split.TEST, Split.TRANSFER)
 """Splits of the problems that are measured."""
+
+STOPPING: Final = (SIGINT, SIGHUP, SIGTERM)
+"""Signals that stop a program."""
 
 
 class ShardDied(TrimError):
@@ -107,14 +112,18 @@ def _measuring(context: SpawnContext, work: Work, shard: Shard) -> Iterator[Conn
     """Start a process that measures a shard, and end it after the block; yield the pipe that its pieces come from."""
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_measure, args=(work, shard, theirs))
+    # The process inherits the mask: a terminal interrupts all processes, and this one ends the others. The mask also
+    # delays an interruption of this process until it would end the other.
+    mask = pthread_sigmask(SIG_BLOCK, STOPPING)
     process.start()
-    # Once the process has ended, no other writer keeps the pipe open.
-    theirs.close()
     try:
+        # Once the process has ended, no other writer keeps the pipe open.
+        theirs.close()
+        pthread_sigmask(SIG_SETMASK, mask)
         with ours:
             yield ours
     finally:
-        process.terminate()
+        process.kill()
         process.join()
 
 
@@ -130,9 +139,7 @@ def _receive(pipe: Connection) -> Piece:
 
 def _measure(work: Work, shard: Shard, pipe: Connection) -> None:
     """Measure all parts for a shard, and send their pieces in order, or the error that prevents it."""
-    # A terminal sends these to all processes; the first one ends the others.
-    for number in (SIGINT, SIGHUP):
-        signal(number, SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
     # The simulated orchestrator logs the end of each problem.
     log.configure(Settings(log_level="warning"), role="evaluate")
     try:
@@ -140,8 +147,14 @@ def _measure(work: Work, shard: Shard, pipe: Connection) -> None:
             pipe.send(piece)
     except TrimError as error:
         pipe.send(error)
-    except BrokenPipeError:  # The first process is gone.
-        return
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent was killed, which could not end it."""
+    parent = parent_process()
+    assert parent is not None, "this process was started by another"
+    parent.join()
+    os._exit(1)
 
 
 def _pieces(work: Work, shard: Shard) -> Iterator[Piece]:

@@ -138,9 +138,7 @@ class Trials:
             if not seen or policy.decide(_whole(seen)).action is Action.ACCEPT:
                 trials.append(kept)
                 continue
-            discarded = kept.ledger.small_discarded + kept.ledger.small_kept
-            ledger = replace(kept.ledger, small_kept=0, small_discarded=discarded)
-            trials.append(replace(large, ledger=_sum(ledger, large.ledger), decisions=kept.decisions))
+            trials.append(_escalated(kept, large, first=seen[0]))
         return Setting(policy=policy.name, label=label, trials=trials)
 
 
@@ -193,6 +191,21 @@ def _whole(seen: Sequence[Observation]) -> Observation:
     """Return what a policy that decides whole solutions sees at the first step."""
     first, *rest = seen
     return replace(first, following_scores=tuple(each.score for each in rest))
+
+
+def _escalated(kept: Trial, large: Trial, *, first: Observation) -> Trial:
+    """Return the result of a cascade that escalates: it discards the first draft, and so wastes those after it.
+
+    Args:
+        kept: Result of keeping the small model's solution.
+        large: Result of the large model alone.
+        first: What the policy sees at the first draft.
+    """
+    discarded, rest = first.draft_tokens or 0, kept.ledger.small_kept - (first.draft_tokens or 0)
+    ledger = replace(kept.ledger, small_kept=0, small_discarded=discarded, small_wasted=kept.ledger.small_wasted + rest)
+    scores = {first.step: first.score}
+    decisions = [replace(each, score=scores.get(each.step)) for each in large.decisions]
+    return replace(large, ledger=_sum(ledger, large.ledger), decisions=decisions)
 
 
 def _sum(one: Ledger, other: Ledger) -> Ledger:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -16,7 +18,7 @@ from evaluation.study import Judged, Setting
 from recipe import shards
 from recipe.problems.drawing import Split
 from recipe.shards import Shard, ShardDied, Work, measure
-from shared.engines.embedded.runtime import ModelUnusable
+from shared.engines.port import ModelUnusable
 from shared.settings import MODELS
 
 WORK = Work(models=MODELS, prms=("prm-lite",), policies=("threshold", "cascade"), problems=3, seeds=2)
@@ -36,8 +38,8 @@ def unscored(settings: Sequence[Setting]) -> list[Setting]:
     ]
 
 
-def whereabouts(judged: Sequence[Judged]) -> list[tuple[int | None, bool]]:
-    return [(each.problem, each.is_right) for each in judged]
+def whereabouts(judged: Sequence[Judged]) -> list[tuple[int, bool]]:
+    return sorted((each.problem or 0, each.is_right) for each in judged)
 
 
 def test_two_processes_measure_what_one_measures() -> None:
@@ -78,3 +80,26 @@ def test_an_error_of_a_process_is_raised_here() -> None:
     with pytest.raises(ModelUnusable, match="nowhere"):
         next(measure(replace(WORK, models=Path("nowhere")), 2))
     assert active_children() == []
+
+
+WAITING = """
+from dataclasses import replace
+from recipe import shards
+from tests.unit.recipe.test_shards import WORK
+
+def waits(pipe):
+    print("waiting", flush=True)
+    pipe.poll(600)
+
+shards._receive = waits
+next(shards.measure(replace(WORK, problems=1000), 2))
+"""
+
+
+def test_the_processes_end_with_a_first_process_that_is_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", WAITING], stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "waiting\n"
+        first.kill()
+        # The pipe ends when its last writer does.
+        assert first.communicate(timeout=120)[0] == ""
