@@ -225,6 +225,20 @@ def trainable(weights: Weights) -> list[Tensor]:
     return [weight for name, weight in weights.items() if name not in {MEAN, SCALE}]
 
 
+def check_like(found: Weights, wanted: Weights) -> None:
+    """Check that weights are finite, and have the names, shapes and types of others.
+
+    Raises:
+        ValueError: They are not, or have not.
+    """
+    if found.keys() != wanted.keys():
+        raise ValueError("the weights have other names")
+    for name, weight in wanted.items():
+        each = found[name]
+        if each.shape != weight.shape or each.dtype != weight.dtype or not each.isfinite().all():
+            raise ValueError(f"the weights {name!r} should be finite numbers of shape {tuple(weight.shape)}")
+
+
 def to_arrays(weights: Weights) -> dict[str, Floats]:
     """Turn weights into the arrays of an artefact."""
     return {name: weight.detach().numpy().astype(np.float64) for name, weight in weights.items()}

@@ -5,10 +5,9 @@ A right answer earns 1, and each token of the large model costs `large_token_pri
 
 from __future__ import annotations
 
-import pickle
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,14 +16,12 @@ import torch
 from torch import Tensor
 
 from evaluation.problems import UnusableProblems
-from shared.domain.decisions import Observation
 from shared.errors import PermanentError
-from shared.policies.artefact import Artefact, Models
-from shared.policies.learned.policy import QUANTILES, LearnedPolicy
 from training.environment import Branches
 from training.episodes import Choose, Episode, Figures, drawn, play, preferred
-from training.networks import NETWORKS, Inputs, Network, Weights, to_arrays, trainable
+from training.networks import NETWORKS, Inputs, Network, Weights, check_like, trainable
 from training.state_files import save_state
+from training.trained import Trained
 
 RATE = 3e-4
 """Learning rate at the start; falls linearly to 0."""
@@ -143,41 +140,6 @@ class Batch:
         errors = torch.maximum((values - self.returns) ** 2, (near - self.returns) ** 2)
         entropy = -(logs.exp() * logs).sum(-1)
         return VALUE_WEIGHT * 0.5 * errors.mean() - gains.mean() - entropy_weight * entropy.mean()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trained:
-    """The result of a training."""
-
-    policy: type[LearnedPolicy]
-    weights: Weights
-    settings: Mapping[str, Any]
-    data: Mapping[str, Any]
-    figures: Figures
-    """On the problems that measure the result."""
-    observations: Sequence[Observation]
-    """Observations of all decisions on validation problems."""
-
-    def artefact(self, *, models: Models, created_at: datetime, command: str) -> Artefact:
-        """Make the artefact; the arguments are fields of its card.
-
-        The quantiles come from the code that decides later, so that equal observations have exactly equal
-        probabilities in both.
-        """
-        arrays = to_arrays(self.weights)
-        card = {
-            "policy": self.policy.name,
-            "models": models,
-            "data": dict(self.data),
-            "settings": dict(self.settings),
-            "metrics": asdict(self.figures),
-            "created_at": created_at,
-            "command": command,
-        }
-        policy = self.policy().fitted(Artefact.make(arrays, **card))
-        probabilities = [policy.decide(each).value for each in self.observations]
-        quantiles = np.quantile(np.array(probabilities, dtype=np.float64), np.linspace(0, 1, QUANTILES))
-        return Artefact.make(arrays | {"quantiles": quantiles}, **card)
 
 
 class Training:
@@ -336,16 +298,38 @@ class Training:
         try:
             saved = torch.load(self._path)
             self._refuse_other(saved)
-            with torch.no_grad():
-                for name, weight in self._weights.items():
-                    weight.copy_(saved["weights"][name])
-            self._optimizer.load_state_dict(saved["optimizer"])
-            self._best = Best(weights=saved["best_weights"], figures=Figures(**saved["best_figures"]))
-            self.batch = saved["batch"]
-        except (pickle.UnpicklingError, RuntimeError, ValueError, TypeError, KeyError, EOFError) as error:
+            self._restore(saved)
+        except TrainingRefused:
+            raise
+        except Exception as error:  # noqa: BLE001 - a damaged file: torch and pickle raise many types
             raise TrainingRefused(
-                f"The state file {self._path} is damaged ({type(error).__name__}); delete it to begin again."
-            ) from error
+                f"The state file {self._path} is damaged or cannot be read ({type(error).__name__}); delete it to begin"
+                " again."
+            ) from None
+
+    def _restore(self, saved: Mapping[str, Any]) -> None:
+        """Take over a saved state.
+
+        Raises:
+            Exception: It is damaged.
+        """
+        batch, best, figures = saved["batch"], saved["best_weights"], Figures(**saved["best_figures"])
+        if type(batch) is not int or not 0 <= batch <= self._settings.batches:
+            raise ValueError(f"a training of {self._settings.batches} batches cannot have done {batch!r}")
+        check_like(saved["weights"], self._weights)
+        check_like(best, self._weights)
+        if not all(math.isfinite(each) for each in asdict(figures).values()):
+            raise ValueError("the best figures are not finite")
+        with torch.no_grad():
+            for name, weight in self._weights.items():
+                weight.copy_(saved["weights"][name])
+        self._optimizer.load_state_dict(saved["optimizer"])
+        for weight in trainable(self._weights):
+            moments = self._optimizer.state[weight]
+            for name in ("exp_avg", "exp_avg_sq"):
+                check_like({name: moments[name]}, {name: weight})
+        self._best = Best(weights=best, figures=figures)
+        self.batch = batch
 
     def _refuse_other(self, saved: Mapping[str, Any]) -> None:
         mine = {"policy": self._network.policy.name, **self._settings.record(), **self._data}

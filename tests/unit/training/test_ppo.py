@@ -20,7 +20,8 @@ from training import ppo  # noqa: E402
 from training.environment import Branches, Outcome, Turn  # noqa: E402
 from training.episodes import Episode, Figures, Step, play, preferred  # noqa: E402
 from training.networks import NETWORKS  # noqa: E402
-from training.ppo import Batch, Progress, Settings, Trained, Training, TrainingRefused  # noqa: E402
+from training.ppo import Batch, Progress, Settings, Training, TrainingRefused  # noqa: E402
+from training.trained import Trained  # noqa: E402
 
 STEPS, TOKENS = 3, 40
 MODELS = Models(small="s@1", large="l@1", prm="p@1", prm_format="embedded")
@@ -260,9 +261,60 @@ def test_a_training_with_other_settings_is_not_resumed(change: dict[str, Any], s
     assert (tmp_path / "state.pt").read_bytes() == before
 
 
-@pytest.mark.parametrize("content", [b"", b"no state", b"PK\x03\x04"])
-def test_a_damaged_state_file_is_refused(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "state.pt").write_bytes(content)
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the state file of a training that is over."""
+    folder = tmp_path_factory.mktemp("trained")
+    training(folder).run()
+    return folder / "state.pt"
+
+
+@pytest.mark.parametrize("length", [0, 4, 5000, -1])
+def test_a_truncated_state_file_is_refused(length: int, state: Path, tmp_path: Path) -> None:
+    (tmp_path / "state.pt").write_bytes(state.read_bytes()[:length])
+    with pytest.raises(TrainingRefused, match=r"state\.pt is damaged or cannot be read \(\w+\); delete it"):
+        training(tmp_path)
+
+
+def test_a_folder_with_the_name_of_a_state_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "state.pt").mkdir()
+    with pytest.raises(TrainingRefused, match="IsADirectoryError"):
+        training(tmp_path)
+
+
+NOT_A_NUMBER = {name: torch.full_like(each, torch.nan) for name, each in NETWORKS["aggregate"].fresh(0).items()}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"batch": "x"},
+        {"batch": -3},
+        {"batch": 99},
+        {"batch": True},
+        {"weights": {}},
+        {"weights": NOT_A_NUMBER},
+        {"best_weights": {}},
+        {"best_weights": NOT_A_NUMBER},
+        {"best_weights": {name: each.flatten()[:1] for name, each in NETWORKS["aggregate"].fresh(0).items()}},
+        {"best_weights": {name: each.double() for name, each in NETWORKS["aggregate"].fresh(0).items()}},
+        {"best_weights": dict.fromkeys(NOT_A_NUMBER, "x")},
+        {"best_figures": {"accuracy": float("nan"), "large_tokens": 1.0, "escalated": 0.5}},
+        {"best_figures": {"accuracy": "x", "large_tokens": 1.0, "escalated": 0.5}},
+        {"optimizer": {"state": {}, "param_groups": []}},
+        {"optimizer": None},
+    ],
+)
+def test_a_state_that_no_training_can_have_is_refused(change: dict[str, Any], state: Path, tmp_path: Path) -> None:
+    torch.save(torch.load(state) | change, tmp_path / "state.pt")
+    with pytest.raises(TrainingRefused, match="damaged"):
+        training(tmp_path)
+
+
+def test_a_state_without_the_moments_of_its_gradients_is_refused(state: Path, tmp_path: Path) -> None:
+    saved = torch.load(state)
+    saved["optimizer"]["state"] = {}
+    torch.save(saved, tmp_path / "state.pt")
     with pytest.raises(TrainingRefused, match="damaged"):
         training(tmp_path)
 
