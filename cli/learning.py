@@ -18,6 +18,7 @@ from cli.policies import register
 from cli.progress import note, showing_progress
 from cli.service import Server
 from shared.policies.artefact import Artefact
+from shared.policies.pomdp.policy import MAX_PRICE
 from stack.artefact_files import write_artefact
 from stack.client import Api
 
@@ -35,9 +36,12 @@ FromDatabase = Annotated[
     typer.Option("--from-database", help="Take the newest problems with references from TRIM_DATABASE_URL instead."),
 ]
 Count = Annotated[int, typer.Option("--problems", min=1, metavar="N", help="Maximum number of problems.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything that is drawn.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of everything that is drawn.")]
 Price = Annotated[
-    float, typer.Option("--large-token-price", min=0, help="Price of a large token; a right answer is worth 1.")
+    float,
+    typer.Option(
+        "--large-token-price", min=0, max=MAX_PRICE, help="Price of a large token; a right answer is worth 1."
+    ),
 ]
 Share = Annotated[
     float,

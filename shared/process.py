@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from shared import log
 from shared.errors import PermanentError, TrimError, explain
-from shared.settings import Settings
+from shared.settings import SETTINGS_TITLE, Settings
 
 EXIT_BROKEN = 1
 """Exit status of a process that broke down: a restart may help."""
@@ -38,6 +38,8 @@ def reporting_errors(program: str) -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
+        if error.title != SETTINGS_TITLE:
+            raise
         first = error.errors(include_url=False, include_input=False)[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
         sys.stderr.write(f"{program}: setting TRIM_{name}: {first['msg'].removeprefix('Value error, ')}.\n")

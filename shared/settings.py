@@ -31,6 +31,9 @@ class UnusableSetting(PermanentError):
     code = "unusable_setting"
 
 
+SETTINGS_TITLE = "settings of a process"
+"""Title by which an error of validation names the settings; other models have errors of the same type."""
+
 MAX_QUESTION_CHARS = MAX_PREFIX_BYTES // 8
 """Largest value of `max_question_chars`.
 
@@ -109,7 +112,9 @@ Template = Annotated[str, AfterValidator(_template)]
 class Settings(BaseSettings):
     """All settings. Each field is read from `TRIM_` plus its name in upper case."""
 
-    model_config = SettingsConfigDict(env_prefix="TRIM_", frozen=True, extra="ignore", allow_inf_nan=False)
+    model_config = SettingsConfigDict(
+        env_prefix="TRIM_", frozen=True, extra="ignore", allow_inf_nan=False, title=SETTINGS_TITLE
+    )
 
     # Servers
     database_url: SecretStr | None = Field(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 from shared.errors import RetryableError, explain
 from shared.policies.registry import BadParameters, build_policy
+from shared.process import reporting_errors
 
 
 def test_a_wrong_parameter_is_explained_without_a_count_of_validation_errors() -> None:
@@ -20,3 +22,8 @@ def test_the_first_line_of_another_cause_is_part_of_the_explanation() -> None:
     with pytest.raises(RetryableError) as caught:
         raise RetryableError("No answer.") from OSError("refused\nby the host")
     assert explain(caught.value) == "No answer. (refused)"
+
+
+def test_only_an_error_of_the_settings_is_reported_as_a_wrong_setting() -> None:
+    with pytest.raises(ValidationError), reporting_errors("trim"):
+        TypeAdapter(int).validate_python("many")
