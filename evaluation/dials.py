@@ -24,8 +24,9 @@ from shared.policies.threshold import Threshold
 LEAST: Final = math.ulp(0.0)
 """Least threshold above 0: with it policies read scores, and escalate none but 0."""
 
-PRICES: Final = (0.0, 1e-5, 1e-4, 1e-3, 1e-2)
-"""Prices of a large token that are always tried: those between which no decision of the probe would change."""
+PRICES: Final = (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0)
+"""Prices of a large token that are always tried, also where no decision of the probe would change between them: from
+free to the worth of a right answer."""
 
 LEAST_PRICE: Final = 1e-6
 """Least price of a large token that is tried: a right answer is worth a million tokens."""

@@ -47,6 +47,11 @@ def test_prices_are_those_at_which_a_large_step_is_worth_its_price() -> None:
     assert levels_of(DIALS["pomdp"], decisions(1.0, compared_with=None)) == []
 
 
+def test_at_the_highest_price_that_is_always_tried_no_large_step_is_worth_its_tokens() -> None:
+    [*_, highest] = grid(DIALS["pomdp"], [], points=3)
+    assert highest * 1 >= 1.0, "one token costs as much as a right answer is worth"
+
+
 @pytest.mark.parametrize("name", DIALS)
 def test_every_dial_is_a_parameter_that_takes_its_values_and_its_probe(name: str) -> None:
     dial = DIALS[name]
