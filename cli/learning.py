@@ -19,6 +19,7 @@ from cli.progress import note, showing_progress
 from cli.service import Server
 from shared.policies.artefact import Artefact
 from shared.policies.pomdp.policy import MAX_PRICE
+from shared.policies.registry import check_artefact
 from stack.artefact_files import write_artefact
 from stack.client import Api
 
@@ -168,11 +169,16 @@ def train(
 
 
 def _finish(make: Callable[[], Artefact], policy: str, into: Path, server: Api, *, registers: bool) -> None:
-    """Make an artefact, write it, print its path, and register it if that is asked for."""
+    """Make an artefact, write it, print its path, and register it if that is asked for.
+
+    Raises:
+        BadArtefact: The policy cannot decide with the artefact; nothing is written.
+    """
     with server as api:
         if registers:
             api.get("/v1/policies")  # An unreachable service is found now, and not after hours.
         artefact = make()
+        check_artefact(policy, artefact)
         path = into / f"{policy}.json"
         write_artefact(*artefact.encode(), path)
         print(path)

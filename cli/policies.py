@@ -14,9 +14,8 @@ from cli.output import print_json, print_table
 from cli.policy_names import AnyPolicy, PolicyOnly, VersionedPolicy, find_defaults, find_version
 from cli.progress import note
 from cli.service import AsJson, Limit, Server
-from shared.policies.artefact import Artefact, BadArtefact
-from shared.policies.policy import FittedPolicy
-from shared.policies.registry import POLICIES
+from shared.policies.artefact import Artefact
+from shared.policies.registry import check_artefact
 from stack.artefact_files import read_files, write_artefact
 from stack.client import Api
 
@@ -136,12 +135,7 @@ def register(api: Api, card: Path) -> str:
     encoded, arrays = read_files(card)
     artefact = Artefact.read(encoded, arrays)
     name = artefact.card.policy
-    kind = POLICIES.get(name)
-    if kind is None or not issubclass(kind, FittedPolicy):
-        raise BadArtefact(
-            f"{card} is an artefact of the policy {name!r}, which this version of trim cannot decide with."
-        )
-    kind().fitted(artefact)
+    check_artefact(name, artefact)
     body = {"card": json.loads(encoded), "arrays": base64.b64encode(arrays).decode()}
     return f"{name}@{api.post(f'/v1/policies/{name}/versions', body)['version']}"
 

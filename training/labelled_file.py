@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -21,9 +21,15 @@ from evaluation.engines import LoadedEngines
 from evaluation.in_process import Tell, score
 from shared.domain.roles import Author
 from shared.errors import PermanentError
+from shared.policies.pomdp.model import MAX_TOKENS
 from training.traces import Trace
 
 CHARACTERS_PER_TOKEN = 4
+
+MAX_NUMBER = int(MAX_TOKENS)
+"""Largest number of a line."""
+
+Tokens = Annotated[int, Field(strict=True, ge=1, le=MAX_NUMBER)]
 
 
 class UnusableSolutions(PermanentError):
@@ -39,9 +45,9 @@ class LabelledSolution(BaseModel):
 
     question: str = Field(min_length=1, validation_alias=AliasChoices("question", "problem"))
     steps: tuple[str, ...] = Field(min_length=1)
-    label: int | None = Field(ge=-1, validation_alias=AliasChoices("label", "first_error"))
+    label: int | None = Field(strict=True, ge=-1, le=MAX_NUMBER, validation_alias=AliasChoices("label", "first_error"))
     author: Author = Author.SMALL
-    tokens: tuple[int, ...] | None = None
+    tokens: tuple[Tokens, ...] | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> LabelledSolution:

@@ -7,14 +7,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from shared.domain.decisions import Observation
 from shared.domain.options import Wrappers
+from shared.domain.roles import Author
 from shared.errors import PermanentError
+from shared.policies.artefact import Artefact, BadArtefact
 from shared.policies.baselines import LargeOnly, Random, SmallOnly
 from shared.policies.cascade import Cascade
 from shared.policies.confidence import Confidence
 from shared.policies.learned.aggregate import AggregatePolicy
 from shared.policies.learned.sequence import SequencePolicy
-from shared.policies.policy import Policy
+from shared.policies.policy import FittedPolicy, Policy
 from shared.policies.pomdp.policy import Pomdp
 from shared.policies.threshold import Threshold
 from shared.policies.wrapping import Routing
@@ -24,6 +27,16 @@ KINDS: Sequence[type[Policy]] = (
 )  # fmt: skip
 
 POLICIES: Mapping[str, type[Policy]] = {kind.name: kind for kind in KINDS}
+
+_PROBE = Observation(
+    step=1,
+    score=0.5,
+    previous_scores=(0.5,),
+    previous_authors=(Author.LARGE,),
+    previous_tokens=(20,),
+    draft_tokens=20,
+)
+"""What a policy decides on before its artefact is used."""
 
 
 class UnknownPolicy(PermanentError):
@@ -67,3 +80,22 @@ def build_policy(name: str, parameters: Mapping[str, Any]) -> Policy:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"])[:80]
         raise BadParameters(f"Policy {name!r}, parameter {field!r}: {first['msg']}.") from error
+
+
+def check_artefact(name: str, artefact: Artefact) -> None:
+    """Check that a policy can decide with an artefact: build it, and let it decide once, as an orchestrator will.
+
+    Raises:
+        BadArtefact: The policy has no versions in this version of the code, or cannot decide with the artefact.
+    """
+    kind = POLICIES.get(name)
+    if kind is None or not issubclass(kind, FittedPolicy):
+        raise BadArtefact(f"The policy {name!r} is not fitted to models here, so it has no versions.")
+    try:
+        is_finite = kind().fitted(artefact).decide(_PROBE).is_finite
+    except PermanentError:
+        raise
+    except Exception as error:
+        raise BadArtefact(f"The policy {name!r} cannot decide with this artefact ({type(error).__name__}).") from error
+    if not is_finite:
+        raise BadArtefact(f"The policy {name!r} decides on numbers that are not finite with this artefact.")

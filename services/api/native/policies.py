@@ -19,24 +19,11 @@ from services.api.presenting import show_policy_artefact, show_policy_version
 from services.api.schemas.policies import PolicyArtefact, PolicyDescription, PolicyVersion, PolicyVersionPage
 from services.api.schemas.submissions import MAX_VERSION
 from shared.domain.artefacts import EncodedArtefact
-from shared.domain.decisions import Observation
-from shared.domain.roles import Author
-from shared.errors import PermanentError
-from shared.policies.artefact import Artefact, BadArtefact
-from shared.policies.policy import FittedPolicy, Policy
-from shared.policies.registry import POLICIES
+from shared.policies.artefact import Artefact
+from shared.policies.policy import FittedPolicy
+from shared.policies.registry import POLICIES, check_artefact
 from shared.store import policy_versions, queries
 from shared.store.policy_versions import UnknownVersion
-
-_PROBE = Observation(
-    step=1,
-    score=0.5,
-    previous_scores=(0.5,),
-    previous_authors=(Author.LARGE,),
-    previous_tokens=(20,),
-    draft_tokens=20,
-)
-"""What a policy decides on before its artefact is registered."""
 
 router = APIRouter(prefix="/v1/policies", tags=["policies"], route_class=JsonRoute, responses=RESPONSES)
 
@@ -70,7 +57,7 @@ def versions(
     limit: Limit = 50,
 ) -> PolicyVersionPage:
     """List the versions of a fitted policy, newest first."""
-    _policy(name)
+    _check_name(name)
     with database.session() as session:
         page = queries.list_policy_versions(session, name, is_default=is_default, limit=limit, cursor=cursor)
         return PolicyVersionPage(items=[show_policy_version(each) for each in page.items], next_cursor=page.next_cursor)
@@ -79,7 +66,8 @@ def versions(
 @router.post("/{name}/versions", status_code=status.HTTP_201_CREATED)
 def register(name: PolicyName, body: PolicyArtefact, response: Response, database: WithDatabase) -> PolicyVersion:
     """Register an artefact under the policy's next number; one that is known keeps its number and returns 200."""
-    artefact = _checked(_policy(name), body)
+    _check_name(name)
+    artefact = _checked(name, body)
     with database.session() as session:
         registered = policy_versions.register(session, artefact)
         shown = show_policy_version(policy_versions.read_version(session, name, registered.version))
@@ -120,32 +108,19 @@ def retire(name: PolicyName, version: Version, database: WithDatabase) -> Policy
         return show_policy_version(policy_versions.retire(session, name, version, now=datetime.now(UTC)))
 
 
-def _policy(name: str) -> type[Policy]:
+def _check_name(name: str) -> None:
     if name not in POLICIES:
         raise NotFound(f"There is no policy {name!r}; GET /v1/policies lists the policies.")
-    return POLICIES[name]
 
 
-def _checked(kind: type[Policy], body: PolicyArtefact) -> EncodedArtefact:
-    """Read an artefact, and build the policy with it and let it decide once, as an orchestrator will.
+def _checked(name: str, body: PolicyArtefact) -> EncodedArtefact:
+    """Read an artefact, and check that the policy can decide with it.
 
     Raises:
-        BadArtefact: The artefact is damaged or another policy's, the policy cannot decide with it, or it has no
-            versions.
+        BadArtefact: It is damaged or another policy's, the policy cannot decide with it, or it has no versions.
     """
-    if not issubclass(kind, FittedPolicy):
-        raise BadArtefact(f"The policy {kind.name!r} is not fitted to models, so it has no versions.")
     artefact = Artefact.read(json.dumps(body.card), body.arrays)
-    try:
-        is_finite = kind().fitted(artefact).decide(_PROBE).is_finite
-    except PermanentError:
-        raise
-    except Exception as error:
-        raise BadArtefact(
-            f"The policy {kind.name!r} cannot decide with this artefact ({type(error).__name__})."
-        ) from error
-    if not is_finite:
-        raise BadArtefact(f"The policy {kind.name!r} decides on numbers that are not finite with this artefact.")
+    check_artefact(name, artefact)
     # The card holds the digest of these bytes, and another encoding of the same arrays has another one.
     return replace(artefact.encoded, arrays=body.arrays)
 

@@ -8,12 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from cli.app import app
 from cli.calibrating import SAME_PROBLEMS
 from cli.errors import NotInstalled, requiring
+from shared.policies.artefact import BadArtefact
+from tests.unit.policies.pomdp_models import artefact_of, make_model
+from training import fitting
 
 PROBLEMS = "models/sample.jsonl"
 
@@ -45,6 +49,22 @@ def test_wrong_usage_exits_with_2_and_names_what_is_wrong(arguments: tuple[str, 
 def test_a_missing_library_names_the_command_that_installs_it() -> None:
     with pytest.raises(NotInstalled, match=r"needs nowhere, .* pip install '\.\[train\]'"), requiring("train"):
         import nowhere  # type: ignore[import-not-found]  # noqa: F401
+
+
+def test_an_artefact_that_the_policy_cannot_decide_with_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script, solutions, into = tmp_path / "script.json", tmp_path / "labelled.jsonl", tmp_path / "into"
+    script.write_text('{"problems": {}}')
+    solutions.write_text('{"question": "A?", "steps": ["So."], "label": -1}\n')
+    monkeypatch.setenv("TRIM_ENGINE", "scripted")
+    monkeypatch.setenv("TRIM_SCRIPT", str(script))
+    damaged = artefact_of(make_model(), small_tokens=np.zeros(3))
+    monkeypatch.setattr(fitting, "fit_to_labelled", lambda *_, **__: damaged)
+    ended = CliRunner().invoke(app, ["policies", "fit", "pomdp", "--labelled", str(solutions), "--into", str(into)])
+    assert isinstance(ended.exception, BadArtefact), ended.output
+    assert "'small_tokens' should hold numbers above 0" in str(ended.exception)
+    assert (ended.stdout, list(into.glob("pomdp.*"))) == ("", [])
 
 
 def test_a_calibration_says_that_choice_and_figures_come_from_the_same_problems(

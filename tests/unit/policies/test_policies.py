@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import ClassVar
 
 import pytest
@@ -12,9 +13,10 @@ from hypothesis import strategies as st
 from shared.domain.decisions import Action, Decision, Observation
 from shared.domain.options import Plan
 from shared.errors import PermanentError
+from shared.policies.artefact import BadArtefact
 from shared.policies.policy import FittedPolicy, Policy
 from shared.policies.pomdp.policy import Pomdp
-from shared.policies.registry import POLICIES, BadParameters, UnknownPolicy, build_policy
+from shared.policies.registry import POLICIES, BadParameters, UnknownPolicy, build_policy, check_artefact
 from tests.unit.policies import learned
 from tests.unit.policies.pomdp_models import artefact_of, released_model
 
@@ -231,3 +233,25 @@ def test_wrong_parameters_are_a_typed_error_that_names_the_parameter(name: str, 
     with pytest.raises(BadParameters, match=repr(next(iter(parameters)))) as caught:
         build_policy(name, parameters)
     assert caught.value.code == "bad_policy_parameters"
+
+
+def test_an_artefact_is_checked_by_a_decision() -> None:
+    check_artefact("pomdp", artefact_of(released_model()))
+    for name, said in (("aggregate", "not for 'aggregate'"), ("threshold", "no versions"), ("dice", "no versions")):
+        with pytest.raises(BadArtefact, match=said):
+            check_artefact(name, artefact_of(released_model()))
+
+
+@pytest.mark.parametrize(
+    ("decide", "said"),
+    [
+        (lambda *_: Decision(action=Action.ACCEPT, reason="x", value=math.nan), "not finite"),
+        (lambda *_: 1 / 0, r"cannot decide with this artefact \(ZeroDivisionError\)"),
+    ],
+)
+def test_an_artefact_with_which_the_policy_breaks_is_refused(
+    decide: Callable[..., Decision], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pomdp, "decide", decide)
+    with pytest.raises(BadArtefact, match=said):
+        check_artefact("pomdp", artefact_of(released_model()))
