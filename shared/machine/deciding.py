@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
+from typing import TypeVar
 
 from shared.domain.decisions import Action, DecidedBy, Decider, Decision, DecisionRecord, Observation
 from shared.domain.drafts import Draft, Finish, ScoredDraft
@@ -15,6 +17,8 @@ from shared.machine.booking import book_discarded, book_kept, drop_pending, wast
 from shared.machine.ending import fail, succeed
 from shared.machine.requesting import is_complete, is_oversized, request_large
 from shared.machine.state import State
+
+Chosen = TypeVar("Chosen", bound=Decision | None)
 
 
 def decide_ready(state: State, *, policy: Decider, now: datetime) -> State:
@@ -37,11 +41,11 @@ def decide_before_draft(state: State, *, policy: Decider, now: datetime) -> Stat
     if not state.options.plan.skips_drafts or is_waiting or state.chain or not state.can_pay_large():
         return state
     observation = _observe(state, None)
-    decision = policy.before_draft(observation)
+    decision = _ask(policy, policy.before_draft, observation)
     if decision is None:
         return state
-    if not decision.is_finite:
-        return fail(state, _not_finite(policy), now=now)
+    if isinstance(decision, Failure):
+        return fail(state, decision, now=now)
     state = _record(state, None, observation, decision, decided_by=DecidedBy.POLICY, policy=policy, now=now)
     return _escalate(state, now=now)
 
@@ -69,11 +73,11 @@ def _take_small(state: State, ready: ScoredDraft, *, policy: Decider, now: datet
     if (foreign := _foreign(policy, ready)) is not None:
         return fail(state, foreign, now=now)
     needed, observation = _rewrite_tokens(state, draft), _observe(state, ready)
-    decision = _rule(state, ready)
-    decided_by = DecidedBy.POLICY if decision is None else DecidedBy.RULE
-    decision = decision or policy.decide(observation)
-    if not decision.is_finite:
-        return fail(state, _not_finite(policy), now=now)
+    ruled = _rule(state, ready)
+    decided_by = DecidedBy.POLICY if ruled is None else DecidedBy.RULE
+    decision = _ask(policy, policy.decide, observation) if ruled is None else ruled
+    if isinstance(decision, Failure):
+        return fail(state, decision, now=now)
     state = _without(state, ready)
     if not state.can_pay_large(needed):
         if decision.action is Action.ESCALATE:
@@ -106,7 +110,16 @@ def _foreign(policy: Decider, ready: ScoredDraft) -> Failure | None:
     return Failure(code="policy_models_differ", detail=detail)
 
 
-def _not_finite(policy: Decider) -> Failure:
+def _ask(policy: Decider, decide: Callable[[Observation], Chosen], observation: Observation) -> Chosen | Failure:
+    """Return what a policy decides; if it raises, or returns a number that no row can hold, why the problem fails."""
+    try:
+        decision = decide(observation)
+        is_finite = decision is None or decision.is_finite
+    except Exception as error:  # noqa: BLE001 - a policy is pure, so it would raise at every attempt
+        detail = f"The policy {policy.version.label} raised {type(error).__name__}; submit with another version."
+        return Failure(code="policy_crashed", detail=detail)
+    if is_finite:
+        return decision
     detail = f"The policy {policy.version.label} returned a number that is not finite; submit with other parameters."
     return Failure(code="decision_not_finite", detail=detail)
 
@@ -151,9 +164,9 @@ def _take_large(state: State, ready: ScoredDraft, *, policy: Decider, now: datet
         return fail(state, foreign, now=now)
     observation = _observe(state, None)
     if not state.options.plan.drafts:
-        decision = policy.decide(observation)
-        if not decision.is_finite:
-            return fail(state, _not_finite(policy), now=now)
+        decision = _ask(policy, policy.decide, observation)
+        if isinstance(decision, Failure):
+            return fail(state, decision, now=now)
         state = _record(state, None, observation, decision, decided_by=DecidedBy.POLICY, policy=policy, now=now)
     elif state.has_taken_over and state.escalation_count <= sum(step.author is Author.LARGE for step in state.steps):
         decision = Decision(action=Action.ESCALATE, reason="taken_over")

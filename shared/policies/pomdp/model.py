@@ -24,6 +24,9 @@ MAX_HORIZON: Final = 1000
 MAX_TOKENS: Final = 1e9
 """Maximum mean number of tokens of a step; with it, prices of whole solutions are finite."""
 
+LEAST: Final = 1e-12
+"""Least probability of an observation. Beliefs are divided by it: far smaller numbers would round to 0."""
+
 TOLERANCE: Final = 1e-6
 """Rounding error allowed in sums of probabilities."""
 
@@ -100,7 +103,7 @@ class Model:
             ),
             ("edges", self.edges[0] == 0 and self.edges[-1] == 1, "should begin with 0 and end with 1"),
             ("edges", bool((np.diff(self.edges) > 0).all()), "should rise"),
-            ("observed", bool((self.observed > 0).all()), "should hold probabilities above 0"),
+            ("observed", bool((self.observed >= LEAST).all()), f"should hold probabilities of at least {LEAST:g}"),
             ("observed", bool((np.abs(masses - 1) <= TOLERANCE).all()), "should integrate to 1 in each state"),
         )
 

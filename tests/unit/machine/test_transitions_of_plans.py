@@ -12,7 +12,7 @@ import pytest
 from shared.domain.decisions import Action, DecidedBy, Decision, Observation
 from shared.domain.options import Limits, Options, Plan
 from shared.domain.roles import Author
-from shared.domain.status import CONTEXT_FULL, Status
+from shared.domain.status import CONTEXT_FULL, Failure, Status
 from shared.machine.commands import next_commands
 from shared.machine.state import ControlEvent, ProblemAdmitted, RequestOverdue, State, new_state
 from shared.machine.transitions import apply
@@ -364,7 +364,7 @@ def test_a_duplicate_of_an_accepted_draft_has_no_second_decision() -> None:
     assert (again.decision_count, again.epoch) == (state.decision_count, state.epoch)
 
 
-# --- numbers that are not finite --------------------------------------------------------------------------------------
+# --- policies that raise, and numbers that are not finite -------------------------------------------------------------
 
 UNSTORABLE = [
     {"value": math.nan},
@@ -415,3 +415,23 @@ def test_a_decision_on_a_large_step_that_no_row_can_hold_fails_the_problem() -> 
     state = apply(state, event, policy=policy, now=START)
     assert_failed_by_the_policy(state)
     assert state.ledger.large_wasted == 5
+
+
+def test_a_policy_that_raises_fails_the_problem_at_once_and_is_named() -> None:
+    def crash(_: Observation) -> Decision:
+        raise ZeroDivisionError
+
+    crashing = Deciding(crash, before_draft=crash)
+    undrafted = new_state(problem_id=PROBLEM_ID, question=QUESTION, options=Options(plan=SKIPPING))
+    drafted, written = running(), running(plan=Plan(drafts=False, scores=False))
+    for state, event in (
+        (undrafted, ProblemAdmitted()),
+        (drafted, scored(*drafts_of(command_of(drafted), "one"), scores=(0.9,))),
+        (written, generated(*drafts_of(command_of(written), "one"))),
+    ):
+        ended = apply(state, event, policy=crashing, now=START)
+        assert (ended.status, ended.decisions) == (Status.FAILED, ())
+        assert ended.failure == Failure(
+            code="policy_crashed",
+            detail="The policy test raised ZeroDivisionError; submit with another version.",
+        )

@@ -47,7 +47,8 @@ def test_a_model_is_read_as_it_was_written() -> None:
         ("observed", np.full((3, BINS, BINS), 1.0), "'observed' should integrate to 1"),
         ("observed", np.full((3, BINS, BINS), 1.001) / BINS**2, "'observed' should integrate to 1"),
         ("observed", np.full((2, BINS, BINS), 1.0) / BINS**2, "should hold 3x20x20 finite numbers"),
-        ("observed", np.eye(BINS)[np.newaxis].repeat(3, axis=0) / BINS, "'observed' should hold probabilities above 0"),
+        ("observed", np.eye(BINS)[np.newaxis].repeat(3, axis=0) / BINS, "'observed' should hold .* at least 1e-12"),
+        ("observed", np.maximum(np.eye(BINS) / BINS, 5e-324)[np.newaxis].repeat(3, axis=0), "of at least 1e-12"),
     ],
 )
 def test_an_artefact_that_holds_no_model_is_refused_and_the_array_named(
