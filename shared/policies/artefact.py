@@ -194,11 +194,19 @@ def _decode_arrays(data: bytes) -> dict[str, Floats]:
     try:
         _check_size(data)
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            return {name: np.asarray(file[name], dtype=np.float64) for name in file.files}
+            return {name: _floats(name, file[name]) for name in file.files}
     except BadArtefact:
         raise
     except Exception as error:  # A damaged or forged file: numpy, zipfile and its decompressors raise many types.
         raise BadArtefact(f"The artefact's arrays are no .npz file ({type(error).__name__}).") from error
+
+
+def _floats(name: str, array: NDArray[Any]) -> Floats:
+    if array.dtype.kind not in "fiu" or array.dtype.itemsize > np.dtype(np.float64).itemsize:
+        raise BadArtefact(
+            f"The array {name!r} of the artefact holds {array.dtype}, not real numbers of at most 64 bits."
+        )
+    return array.astype(np.float64)
 
 
 def _check_size(data: bytes) -> None:

@@ -22,6 +22,11 @@ WIDTH = 64
 EPSILON = 1e-5
 """Number that norms add to a variance."""
 
+MAX_WEIGHT = 1e3
+"""Largest absolute value of a weight. Trained ones are about 1; far larger ones would overflow single precision."""
+
+LEAST_SCALE = 1e-4
+"""Least deviation of an input; it divides the input. Training measures 0.001 or more."""
 
 MAX_LOG_ODDS = 10.0
 """Log-odds beyond which scores are not told apart: those of 0.99995."""
@@ -37,13 +42,29 @@ def log_odds(score: float) -> float:
     return min(max(math.log(score / (1 - score)), -MAX_LOG_ODDS), MAX_LOG_ODDS)
 
 
+def weights(artefact: Artefact, name: str, *shape: int) -> Array:
+    """Read weights in single precision.
+
+    Raises:
+        BadArtefact: The array is missing, has another shape, or holds numbers that are too large.
+    """
+    found = artefact.array(name, *shape)
+    if (np.abs(found) > MAX_WEIGHT).any():
+        owner = artefact.card.policy
+        raise BadArtefact(
+            f"The array {name!r} of the artefact of {owner!r} should hold numbers of at most {MAX_WEIGHT:g}; train it"
+            " again."
+        )
+    return found.astype(np.float32)
+
+
 def matrix(artefact: Artefact, name: str, inputs: int, outputs: int) -> Array:
     """Read the weights of a linear layer, (inputs, outputs).
 
     Raises:
         BadArtefact: The array is missing or has another shape.
     """
-    return np.ascontiguousarray(artefact.array(f"{name}.weight", outputs, inputs).T, dtype=np.float32)
+    return np.ascontiguousarray(weights(artefact, f"{name}.weight", outputs, inputs).T)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +81,14 @@ class Scaling:
         """Read the scaling.
 
         Raises:
-            BadArtefact: An array is missing or has another shape, or a deviation is not above 0.
+            BadArtefact: An array is missing or has another shape, or a deviation is too small.
         """
-        mean, scale = (artefact.array(f"inputs.{part}", inputs).astype(np.float32) for part in ("mean", "scale"))
-        if (scale <= 0).any():
+        mean, scale = (weights(artefact, f"inputs.{part}", inputs) for part in ("mean", "scale"))
+        if (scale < LEAST_SCALE).any():
             name = artefact.card.policy
-            raise BadArtefact(f"'inputs.scale' of the artefact of {name!r} should be above 0; train it again.")
+            raise BadArtefact(
+                f"'inputs.scale' of the artefact of {name!r} should be at least {LEAST_SCALE:g}; train it again."
+            )
         return cls(mean, scale)
 
     def __call__(self, inputs: Array) -> Array:
@@ -89,8 +112,7 @@ class Linear:
         Raises:
             BadArtefact: An array is missing or has another shape.
         """
-        bias = artefact.array(f"{name}.bias", outputs).astype(np.float32)
-        return cls(matrix(artefact, name, inputs, outputs), bias)
+        return cls(matrix(artefact, name, inputs, outputs), weights(artefact, f"{name}.bias", outputs))
 
     def __call__(self, x: Array) -> Array:
         """Apply the layer to a vector or to the rows of a matrix."""
@@ -114,7 +136,7 @@ class Hidden:
         Raises:
             BadArtefact: An array is missing or has another shape.
         """
-        gain, shift = (artefact.array(f"{name}.norm.{part}", WIDTH).astype(np.float32) for part in ("weight", "bias"))
+        gain, shift = (weights(artefact, f"{name}.norm.{part}", WIDTH) for part in ("weight", "bias"))
         return cls(Linear.read(artefact, f"{name}.linear", inputs, WIDTH), gain, shift)
 
     def __call__(self, x: Array) -> Array:

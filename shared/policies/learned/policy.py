@@ -72,7 +72,7 @@ def _cut(artefact: Artefact, share: float) -> float:
         BadArtefact: The quantiles are missing, or no probabilities in ascending order.
     """
     quantiles = artefact.array("quantiles", QUANTILES)
-    if quantiles[0] < 0 or quantiles[-1] > 1 or (np.diff(quantiles) < 0).any():
+    if quantiles[0] < 0 or quantiles[-1] > 1 or (quantiles[1:] < quantiles[:-1]).any():
         raise BadArtefact(
             f"The quantiles of the artefact of {artefact.card.policy!r} should be probabilities in ascending order;"
             " train it again."

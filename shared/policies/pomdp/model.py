@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Final
@@ -84,28 +85,23 @@ class Model:
         """Return the arrays of an artefact that holds this model."""
         return {each.name: np.asarray(getattr(self, each.name), dtype=np.float64) for each in fields(self)}
 
-    def _rules(self) -> tuple[tuple[str, bool, str], ...]:
-        """Return what must hold: the array's name, whether it holds, and the rule."""
+    def _rules(self) -> Iterator[tuple[str, bool, str]]:
+        """Yield what must hold: the array's name, whether it holds, and the rule. Each relies on those before it."""
+        for name in ("small_accuracy", "final_accuracy", "rewrite_accuracy"):
+            yield name, 0 <= getattr(self, name) <= 1, "should be a probability"
+        yield "last", bool(((self.last >= 0) & (self.last <= 1)).all()), "should hold probabilities"
+        yield "last", self.horizon <= MAX_HORIZON, f"should hold at most {MAX_HORIZON} numbers"
+        yield "last", self.last[-1:].tolist() == [1.0], "should end with 1"
+        for name in ("small_tokens", "large_tokens"):
+            yield name, _are_tokens(getattr(self, name)), f"should hold numbers above 0, at most {MAX_TOKENS:g}"
+        rule = f"should hold numbers from 0 to {MAX_TOKENS:g}, not both 0"
+        yield "rewrite_tokens", _is_line(self.rewrite_tokens), rule
+        yield "edges", self.edges[0] == 0 and self.edges[-1] == 1, "should begin with 0 and end with 1"
+        yield "edges", bool((self.edges[1:] > self.edges[:-1]).all()), "should rise"
+        are_probabilities = bool(((self.observed >= LEAST) & (self.observed <= 1)).all())
+        yield "observed", are_probabilities, f"should hold probabilities of at least {LEAST:g}"
         masses = self.observed.sum(axis=(1, 2))
-        return (
-            ("small_accuracy", 0 <= self.small_accuracy <= 1, "should be a probability"),
-            ("final_accuracy", 0 <= self.final_accuracy <= 1, "should be a probability"),
-            ("rewrite_accuracy", 0 <= self.rewrite_accuracy <= 1, "should be a probability"),
-            ("last", bool(((self.last >= 0) & (self.last <= 1)).all()), "should hold probabilities"),
-            ("last", self.horizon <= MAX_HORIZON, f"should hold at most {MAX_HORIZON} numbers"),
-            ("last", self.last[-1:].tolist() == [1.0], "should end with 1"),
-            ("small_tokens", _are_tokens(self.small_tokens), f"should hold numbers above 0, at most {MAX_TOKENS:g}"),
-            ("large_tokens", _are_tokens(self.large_tokens), f"should hold numbers above 0, at most {MAX_TOKENS:g}"),
-            (
-                "rewrite_tokens",
-                _is_line(self.rewrite_tokens),
-                f"should hold numbers from 0 to {MAX_TOKENS:g}, not both 0",
-            ),
-            ("edges", self.edges[0] == 0 and self.edges[-1] == 1, "should begin with 0 and end with 1"),
-            ("edges", bool((np.diff(self.edges) > 0).all()), "should rise"),
-            ("observed", bool((self.observed >= LEAST).all()), f"should hold probabilities of at least {LEAST:g}"),
-            ("observed", bool((np.abs(masses - 1) <= TOLERANCE).all()), "should integrate to 1 in each state"),
-        )
+        yield "observed", bool((np.abs(masses - 1) <= TOLERANCE).all()), "should integrate to 1 in each state"
 
     @property
     def horizon(self) -> int:

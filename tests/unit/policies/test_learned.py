@@ -16,7 +16,7 @@ from shared.machine.state import State
 from shared.machine.transitions import apply
 from shared.policies.artefact import Artefact, BadArtefact
 from shared.policies.learned.aggregate import AggregatePolicy, features
-from shared.policies.learned.layers import log_odds
+from shared.policies.learned.layers import LEAST_SCALE, MAX_WEIGHT, log_odds
 from shared.policies.learned.policy import LearnedPolicy
 from shared.policies.learned.sequence import WINDOW, inputs
 from shared.store.rows import decision_values
@@ -200,9 +200,13 @@ def test_each_array_of_the_actor_is_needed(name: str) -> None:
         (artefact("sequence"), "'sequence', not for 'aggregate'"),
         (artefact("aggregate", **{"first.linear.weight": np.zeros((64, 6))}), "'first.linear.weight' .* 64x5"),
         (artefact("aggregate", **{"actor.out.bias": np.array([0.0, np.inf])}), "'actor.out.bias' .* 2 finite"),
-        (artefact("aggregate", **{"inputs.scale": np.array([1.0, 1, 1, 1, 0])}), "'inputs.scale' .* above 0"),
+        (artefact("aggregate", **{"inputs.scale": np.array([1.0, 1, 1, 1, 0])}), "'inputs.scale' .* at least 0.0001"),
+        (artefact("aggregate", **{"inputs.scale": np.array([1.0, 1, 1, 1, 1e-300])}), "'inputs.scale' .* at least"),
+        (artefact("aggregate", **{"inputs.mean": np.full(5, 1e308)}), "'inputs.mean' .* at most 1000"),
+        (artefact("aggregate", **{"actor.out.weight": np.full((2, 64), -1e308)}), "'actor.out.weight' .* at most 1000"),
         (artefact("aggregate", quantiles=np.linspace(0, 1, 11)), "'quantiles' .* 1001"),
         (artefact("aggregate", quantiles=np.linspace(1, 0, 1001)), "ascending order"),
+        (artefact("aggregate", quantiles=np.r_[0.0, np.tile([1e308, -1e308], 499), 0.5, 1.0]), "ascending order"),
         (artefact("aggregate", quantiles=np.linspace(-0.1, 1, 1001)), "probabilities"),
         (artefact("aggregate", quantiles=np.linspace(0, 1.1, 1001)), "probabilities"),
     ],
@@ -212,6 +216,16 @@ def test_an_artefact_that_does_not_fit_is_refused_in_one_sentence(made: Artefact
         AggregatePolicy(escalate_share=0.2).fitted(made)
     assert str(caught.value).endswith(".")
     assert str(caught.value).count(". ") == 0
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_the_largest_weights_give_a_finite_probability_without_a_warning(name: str, sign: float) -> None:
+    largest = {array: np.full(shape, sign * MAX_WEIGHT) for array, shape in SHAPES[name].items()}
+    scale = {"inputs.scale": np.full_like(largest["inputs.scale"], LEAST_SCALE)}
+    policy = POLICIES[name]().fitted(artefact(name, **largest | scale))
+    seen = replace(solution(12)[-1], draft_tokens=100_000)
+    assert policy.decide(seen).is_finite
 
 
 # --- the record -------------------------------------------------------------------------------------------------------

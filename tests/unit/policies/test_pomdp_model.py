@@ -44,6 +44,8 @@ def test_a_model_is_read_as_it_was_written() -> None:
         ("rewrite_tokens", np.array([0.0, 0.0]), "'rewrite_tokens' should hold .* not both 0"),
         ("edges", np.linspace(0, 0.9, BINS + 1), "'edges' should begin with 0 and end with 1"),
         ("edges", np.array([0.0] * 10 + [1.0] * 11), "'edges' should rise"),
+        ("edges", np.r_[0.0, np.tile([1e308, -1e308], 9), 0.5, 1.0], "'edges' should rise"),
+        ("observed", np.full((3, BINS, BINS), 1e308), "'observed' should hold probabilities"),
         ("observed", np.full((3, BINS, BINS), 1.0), "'observed' should integrate to 1"),
         ("observed", np.full((3, BINS, BINS), 1.001) / BINS**2, "'observed' should integrate to 1"),
         ("observed", np.full((2, BINS, BINS), 1.0) / BINS**2, "should hold 3x20x20 finite numbers"),
