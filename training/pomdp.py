@@ -51,8 +51,8 @@ def fit(
     Args:
         traces: Solutions that show every hidden state and steps of both authors.
         rewrites: Large steps in place of drafts. They give the tokens that a draft lets expect of a large step. Those
-            in place of wrong drafts after right steps give its accuracy; without any, the large model's steps in
-            `traces` do, which are right more often, because most of them are no rewrites.
+            in place of wrong drafts after right steps give its accuracy; the fewer there are, the more the large
+            model's steps in `traces` do, which are right more often, because most of them are no rewrites.
         settings: Settings of the fit.
         card: The other fields of the artefact's card; `data` is extended by the numbers of solutions and steps.
 
@@ -69,7 +69,7 @@ def fit(
     model = Model(
         small_accuracy=accuracy_of(traces, Author.SMALL),
         final_accuracy=final_accuracy(traces, settings),
-        rewrite_accuracy=sum(judged) / len(judged) if judged else accuracy_of(traces, Author.LARGE),
+        rewrite_accuracy=rewrite_accuracy(traces, judged, settings),
         last=last,
         small_tokens=mean_tokens(traces, Author.SMALL, len(last), settings),
         large_tokens=large_tokens,
@@ -99,7 +99,9 @@ def accuracy_of(traces: Iterable[Trace], author: Author) -> float:
         steps += judged.count(author)
         errors += trace.first_error is not None and judged[-1] is author
     if not steps:
-        raise ValueError(f"the traces hold no step of the {author} model; collect some of both models")
+        raise ValueError(
+            f"the traces hold no step of the {author} model up to a first error; collect some of both models"
+        )
     return 1 - errors / steps
 
 
@@ -112,6 +114,21 @@ def final_accuracy(traces: Sequence[Trace], settings: Settings) -> float:
     final = [trace for trace in traces if trace.judged == len(trace.scores) and trace.authors[-1] is Author.SMALL]
     right = sum(trace.first_error is None for trace in final)
     return (right + settings.strength * accuracy_of(traces, Author.SMALL)) / (len(final) + settings.strength)
+
+
+def rewrite_accuracy(traces: Sequence[Trace], judged: Sequence[bool], settings: Settings) -> float:
+    """Estimate the accuracy of large steps in place of drafts, drawn towards that of all large steps.
+
+    Args:
+        traces: Solutions with steps of the large model.
+        judged: Whether each large step in place of a wrong draft is right.
+        settings: Settings of the fit.
+
+    Raises:
+        ValueError: There is no large step.
+    """
+    among_all = accuracy_of(traces, Author.LARGE)
+    return (sum(judged) + settings.strength * among_all) / (len(judged) + settings.strength)
 
 
 def hazard(lengths: Sequence[int], settings: Settings) -> Floats:

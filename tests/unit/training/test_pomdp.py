@@ -178,7 +178,8 @@ def test_a_density_is_smooth_within_the_unit_square_and_nowhere_zero() -> None:
         ([solution(0.9, large=(0,)), solution(0.1, 0.8, first_error=0, large=(0, 1))], "no step of the small model"),
         ([solution(0.9, 0.9, large=(1,)), solution(0.2, first_error=0)], "no trace holds a step after the first error"),
         ([solution(0.9, 0.9, large=(1,))], "no trace holds a step after the first error"),
-        ([solution(0.2, 0.9, first_error=0, large=(1,))], "no trace holds a right step"),
+        ([solution(0.2, 0.9, first_error=0, large=(1,))], "no step of the large model up to a first error"),
+        ([solution(0.2, 0.9, first_error=0, large=large) for large in ((0,), ())], "no trace holds a right step"),
         ([], "no traces"),
     ],
 )
@@ -221,9 +222,16 @@ def _up_to(model: Model) -> Floats:
 
 def test_rewrites_of_wrong_drafts_give_the_accuracy_of_a_large_step() -> None:
     rewrites = [replace(RIGHT_REWRITE, is_right=is_right) for is_right in (True, True, True, False, None)]
-    artefact = fit(SOLUTIONS, rewrites=rewrites, **CARD)
-    assert Model.read(artefact).rewrite_accuracy == 0.75
+    artefact = fit(SOLUTIONS, rewrites=rewrites, settings=Settings(strength=1e-9), **CARD)
+    assert Model.read(artefact).rewrite_accuracy == pytest.approx(0.75)
     assert (artefact.card.data["rewrites"], artefact.card.data["judged_rewrites"]) == (5, 4)
+
+
+def test_the_accuracy_of_few_rewrites_is_drawn_towards_that_of_all_large_steps() -> None:
+    of_all = accuracy_of(SOLUTIONS, LARGE)
+    one_wrong = fit(SOLUTIONS, rewrites=[replace(RIGHT_REWRITE, is_right=False)], **CARD)
+    assert Model.read(one_wrong).rewrite_accuracy == pytest.approx(5 * of_all / 6)
+    assert Model.read(fit(SOLUTIONS, **CARD)).rewrite_accuracy == pytest.approx(of_all)
 
 
 def test_the_same_solutions_give_the_same_artefact_and_a_policy_decides_with_it() -> None:
