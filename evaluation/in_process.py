@@ -10,7 +10,6 @@ from uuid import UUID
 from evaluation.engines import LoadedEngines
 from evaluation.problem_sources import Problem
 from shared.cancellation import Cancellation
-from shared.domain.artefacts import ModelIds
 from shared.domain.options import Options, Sampling, Wrappers
 from shared.engines.port import Meter, ScoringRequest
 from shared.errors import PermanentError
@@ -22,6 +21,9 @@ from simulation.simulated_service import SimulatedService
 
 TIMEOUT_S: Final = 600.0
 """Timeout of one step in seconds."""
+
+ROLES: Final = {"small": "small model", "large": "large model", "prm": "PRM"}
+"""Models that a policy is fitted on, in words."""
 
 _log = get_logger(__name__)
 
@@ -55,9 +57,7 @@ def solve(
         OtherModels: The policy was fitted on other models than those of the engines.
         EngineDead: An engine cannot go on.
     """
-    ours = ModelIds(small=engines.models.small, large=engines.models.large, prm=engines.models.prm)
-    if policy.models not in (None, ours):
-        raise OtherModels(f"The policy {policy.name!r} was fitted on {policy.models}, and the engines have {ours}.")
+    _check_models(policy, engines)
     service = SimulatedService(engines.workers, window=engines.concurrency)
     options = options_with(sampling)
     ids = [
@@ -70,6 +70,18 @@ def solve(
     if failures:
         _log.warning("problems_failed", policy=policy.name, count=len(failures), first=failures[0])
     return states
+
+
+def _check_models(policy: Policy, engines: LoadedEngines) -> None:
+    if policy.models is None:
+        return
+    pairs = {role: (getattr(policy.models, role), getattr(engines.models, role)) for role in ROLES}
+    others = [f"the {ROLES[role]} {theirs}, not {ours}" for role, (theirs, ours) in pairs.items() if theirs != ours]
+    if others:
+        raise OtherModels(
+            f"The policy {policy.name!r} was fitted on {', and on '.join(others)}; name a version that was fitted on"
+            " the models of the settings."
+        )
 
 
 def score(

@@ -332,11 +332,19 @@ class Training:
         self.batch = batch
 
     def _refuse_other(self, saved: Mapping[str, Any]) -> None:
-        mine = {"policy": self._network.policy.name, **self._settings.record(), **self._data}
-        theirs = {"policy": saved["policy"], **saved["settings"], **saved["data"]}
+        mine = _flat({"policy": self._network.policy.name, **self._settings.record(), **self._data})
+        theirs = _flat({"policy": saved["policy"], **saved["settings"], **saved["data"]})
         for name in mine | theirs:
             if mine.get(name) != theirs.get(name):
                 raise TrainingRefused(
                     f"The training in {self._path} began with {name} {theirs.get(name)!r}, not {mine.get(name)!r};"
                     " resume it with the same settings, or delete the file."
                 )
+
+
+def _flat(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Name the parts of fields by their paths, such as `models.prm`."""
+    flat: dict[str, Any] = {}
+    for name, each in fields.items():
+        flat |= {f"{name}.{part}": each[part] for part in each} if isinstance(each, Mapping) else {name: each}
+    return flat

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -88,6 +88,7 @@ def training(
     problems: int = 128,
     validation: int = 100,
     measured: World | None = None,
+    data: Mapping[str, Any] = DATA,
     **settings: Any,
 ) -> Training:
     return Training(
@@ -96,7 +97,7 @@ def training(
         validation=World(validation, seed=2),
         measured=measured or World(100, seed=3),
         settings=Settings(**{"batches": 8, **settings}),
-        data=DATA,
+        data=data,
         path=path / "state.pt",
     )
 
@@ -259,6 +260,12 @@ def test_a_training_with_other_settings_is_not_resumed(change: dict[str, Any], s
     with pytest.raises(TrainingRefused, match=said):
         training(tmp_path, **change)
     assert (tmp_path / "state.pt").read_bytes() == before
+
+
+def test_a_training_on_other_models_is_not_resumed_and_the_model_is_named(tmp_path: Path) -> None:
+    training(tmp_path, data={"models": {"small": "s@1", "prm": "p@1"}}, batches=1).run()
+    with pytest.raises(TrainingRefused, match=r"began with models\.prm 'p@1', not 'p@2'; resume"):
+        training(tmp_path, data={"models": {"small": "s@1", "prm": "p@2"}}, batches=1)
 
 
 @pytest.fixture(scope="module")
