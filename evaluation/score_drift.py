@@ -30,7 +30,7 @@ BOUND: Final = 0.95
 _SMOOTHING: Final = 0.5
 """Added to the count of each bin, so that an empty bin has a logarithm."""
 
-Counts = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+Counts = Annotated[list[Annotated[int, Field(ge=0, le=2**31)]], Field(min_length=1)]
 
 
 class BadReference(PermanentError):
@@ -73,6 +73,8 @@ class ReferenceScores(BaseModel):
             raise ValueError("each problem has one count for each bin")
         if sorted(set(self.edges)) != self.edges:
             raise ValueError("the bounds of the bins do not rise")
+        if not any(map(any, self.counts)):
+            raise ValueError("there is no score")
         return self
 
     @classmethod

@@ -122,6 +122,8 @@ def test_there_must_be_scores() -> None:
         lambda saved: saved | {"format": 2},
         lambda saved: saved | {"counts": [[1, 2]]},
         lambda saved: saved | {"counts": []},
+        lambda saved: saved | {"counts": [[10**30] * len(saved["counts"][0])]},
+        lambda saved: saved | {"counts": [[0] * len(saved["counts"][0])]},
         lambda saved: saved | {"edges": saved["edges"][::-1]},
         lambda saved: [saved],
     ],
