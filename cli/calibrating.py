@@ -14,7 +14,7 @@ import typer
 from cli.errors import requiring
 from cli.learning import Count, FromDatabase, Problems, Seed, check_sources
 from cli.output import print_json, print_table
-from cli.policies import fetch
+from cli.policies import check_source, fetch
 from cli.policy_names import AnyPolicy, PolicyName, find_version
 from cli.progress import showing_progress
 from cli.service import AsJson, Server
@@ -84,6 +84,9 @@ def calibrate(
         from shared.domain.options import Sampling
     if policy.name not in DIALS:
         raise typer.BadParameter(f"{policy.name} has no setting to calibrate; name one of {', '.join(sorted(DIALS))}")
+    check_source(policy, artefact)
+    if (dial := DIALS[policy.name].parameter) in others:
+        raise typer.BadParameter(f"{dial} is what a calibration of {policy.name} chooses; omit it from --parameters.")
     if target_large_share is not None:
         target = Target("large_share", target_large_share)
     else:

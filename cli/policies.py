@@ -11,11 +11,12 @@ from typing import Annotated, Any
 import typer
 
 from cli.output import print_json, print_table
-from cli.policy_names import AnyPolicy, PolicyOnly, VersionedPolicy, find_defaults, find_version
+from cli.policy_names import AnyPolicy, PolicyName, PolicyOnly, VersionedPolicy, find_defaults, find_version
 from cli.progress import note
 from cli.service import AsJson, Limit, Server
 from shared.policies.artefact import Artefact
-from shared.policies.registry import check_artefact
+from shared.policies.policy import FittedPolicy
+from shared.policies.registry import POLICIES, check_artefact
 from stack.artefact_files import read_files, write_artefact
 from stack.client import Api
 
@@ -122,6 +123,20 @@ def fetch(api: Api, name: str, version: int) -> tuple[Artefact, bytes]:
     exported = api.get(f"/v1/policies/{name}/versions/{version}/artefact")
     arrays = base64.b64decode(exported["arrays"])
     return Artefact.read(json.dumps(exported["card"]), arrays), arrays
+
+
+def check_source(policy: PolicyName, file: Path | None) -> None:
+    """Check that a command names at most one artefact, and none for a policy that decides without.
+
+    Raises:
+        BadParameter: It names a version or a file in vain.
+    """
+    kind = POLICIES.get(policy.name)
+    named = " and ".join(each for each in (policy.version and str(policy), file and "--artefact") if each)
+    if named and kind is not None and not issubclass(kind, FittedPolicy):
+        raise typer.BadParameter(f"{policy.name} is not fitted to models, so it has no versions; omit {named}.")
+    if policy.version is not None and file is not None:
+        raise typer.BadParameter(f"{named} name two artefacts; omit one of them.")
 
 
 def register(api: Api, card: Path) -> str:

@@ -10,7 +10,7 @@ import typer
 
 from cli.estimates import lacks_interval
 from cli.output import print_json, print_table
-from cli.policies import fetch
+from cli.policies import check_source, fetch
 from cli.policy_names import PolicyName, find_version
 from cli.progress import note
 from cli.service import AsJson, Limit, Server
@@ -43,6 +43,7 @@ def replay(
     if sum(each is not None for each in (folder, batch, problem)) != 1:
         raise typer.BadParameter("name one of: a folder, --batch, --problem.")
     candidate = Candidate.parse(policy)
+    check_source(PolicyName(candidate.name, candidate.version), artefact)
     found: dict[str, Any] = {"policy": policy, "records": []}
     with server as api:
         routing = _routing(api, candidate, artefact)

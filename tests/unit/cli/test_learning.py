@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from tests.unit.policies.pomdp_models import artefact_of, make_model
 from training import fitting
 
 PROBLEMS = "models/sample.jsonl"
+TARGET = ("--target-accuracy", "0.5")
 
 
 @pytest.mark.parametrize(
@@ -36,6 +38,10 @@ PROBLEMS = "models/sample.jsonl"
         (("train", "sequence", PROBLEMS, "--into", "x", "--large-token-price", "inf"), "less than or equal to 1000000"),
         (("train", "sequence", PROBLEMS, "--into", "x", "--large-token-price", "nan"), "less than or equal to 1000000"),
         (("train", "sequence", PROBLEMS, "--into", "x", "--seed", str(10**30)), "less than or equal to 4294967295"),
+        (("calibrate", "threshold@3", PROBLEMS, *TARGET), "threshold is not fitted .* omit threshold@3."),
+        (("calibrate", "threshold", PROBLEMS, *TARGET, "--artefact", "x.json"), "not fitted .* omit --artefact."),
+        (("calibrate", "pomdp@3", PROBLEMS, *TARGET, "--artefact", "x.json"), "name two artefacts"),
+        (("calibrate", "threshold", PROBLEMS, *TARGET, "--parameters", '{"threshold":0.3}'), "omit it from --param"),
         (("default", "pomdp"), "names no version"),
         (("show", "POMDP"), "not a policy"),
     ],
@@ -43,7 +49,14 @@ PROBLEMS = "models/sample.jsonl"
 def test_wrong_usage_exits_with_2_and_names_what_is_wrong(arguments: tuple[str, ...], said: str) -> None:
     ended = CliRunner().invoke(app, ["policies", *arguments])
     assert (ended.exit_code, ended.stdout) == (2, "")
-    assert said in " ".join(ended.stderr.replace("│", " ").split())
+    assert re.search(said, " ".join(ended.stderr.replace("│", " ").split()))
+
+
+@pytest.mark.parametrize("policy", ["threshold@3", "pomdp@3:large_token_price=0.1"])
+def test_a_replay_with_a_version_and_an_artefact_that_do_not_fit_is_refused(policy: str) -> None:
+    ended = CliRunner().invoke(app, ["replay", policy, "folder", "--artefact", "x.json"])
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert "omit" in ended.stderr
 
 
 def test_a_missing_library_names_the_command_that_installs_it() -> None:
