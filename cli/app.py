@@ -9,6 +9,7 @@ from cli.compare import compare
 from cli.errors import reporting_errors
 from cli.evaluate import evaluate
 from cli.replay import replay
+from stack.interrupts import EXIT_STOPPED
 
 app = typer.Typer(
     name="trim",
@@ -27,6 +28,15 @@ app.command("replay")(replay)
 
 
 def main() -> None:
-    """Run the command of the arguments; errors are one sentence on standard error."""
+    """Run the command of the arguments; errors are one sentence on standard error.
+
+    Raises:
+        KeyboardInterrupt: The user stopped the command.
+    """
     with reporting_errors():
-        app(prog_name="trim")
+        try:
+            app(prog_name="trim")
+        except SystemExit as ended:
+            if ended.code == EXIT_STOPPED:  # Typer turns Ctrl-C into this status without a word.
+                raise KeyboardInterrupt from None
+            raise

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +13,11 @@ from typing import Final
 from shared import process
 from shared.errors import PermanentError, TrimError
 from stack.client import Unreachable
+from stack.interrupts import EXIT_STOPPED
 
 EXIT_USAGE: Final = process.EXIT_USAGE
 EXIT_UNREACHABLE: Final = 3
 EXIT_SHIFTED: Final = 4
-EXIT_INTERRUPTED: Final = 128 + signal.SIGINT
 
 
 class NotInstalled(PermanentError):
@@ -51,16 +50,12 @@ def requiring(extra: str) -> Iterator[None]:
 @contextmanager
 def reporting_errors() -> Iterator[None]:
     """Report errors of the service and its files in one sentence, and exit. Other exceptions pass through."""
-    try:
-        with process.reporting_errors("trim"):
-            try:
-                yield
-            except Unreachable as error:
-                sys.stderr.write(f"trim: {error}\n")
-                sys.exit(EXIT_UNREACHABLE)
-            except Interrupted as error:
-                sys.stderr.write(f"trim: {error}\n")
-                sys.exit(EXIT_INTERRUPTED)
-    except KeyboardInterrupt:
-        sys.stderr.write("trim: stopped.\n")
-        sys.exit(EXIT_INTERRUPTED)
+    with process.reporting_errors("trim"):
+        try:
+            yield
+        except Unreachable as error:
+            sys.stderr.write(f"trim: {error}\n")
+            sys.exit(EXIT_UNREACHABLE)
+        except Interrupted as error:
+            sys.stderr.write(f"trim: {error}\n")
+            sys.exit(EXIT_STOPPED)

@@ -27,6 +27,8 @@ from stack.interrupts import interrupt_once
 KEPT = "database-problems.jsonl"
 """Name of the file, in the folder of a result, that keeps the problems of the database."""
 
+NOTHING_KEPT = "Stopped, and nothing is kept; name a file with --memory, so that the same command resumes."
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -53,7 +55,8 @@ def local_engines(settings: Settings, memory: Path | None) -> Iterator[LoadedEng
             with loaded_engines(settings, memory=memory, patience=patience) as engines:
                 yield engines
         except (Cancelled, KeyboardInterrupt):
-            raise patience.stopping.reason or Interrupted from None
+            stopped = Interrupted(NOTHING_KEPT) if memory is None else Interrupted()
+            raise patience.stopping.reason or stopped from None
 
 
 def read_problems(

@@ -5,8 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
 
 import pytest
+
+from cli.entry import main
+from stack.client import Api
 
 TRIM = Path(sys.executable).parent / "trim"
 
@@ -29,3 +34,30 @@ def test_an_address_that_is_none_is_wrong_usage(address: str) -> None:
     ended = trim("policies", "list", "--server", address)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert address in ended.stderr.replace("\n│ ", "")
+
+
+def test_the_entry_point_loads_no_command() -> None:
+    loaded = "import cli.entry, sys; print(*(name for name in ('typer', 'numpy', 'cli.app') if name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout == "\n"
+
+
+class Interrupting(ModuleType):
+    def __getattr__(self, name: str) -> NoReturn:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("is_loaded", [False, True])
+def test_ctrl_c_is_one_sentence_while_commands_load_and_while_they_run(
+    is_loaded: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    if is_loaded:
+        monkeypatch.setattr(Api, "get", interrupt)
+    else:
+        monkeypatch.setitem(sys.modules, "cli.app", Interrupting("cli.app"))
+    monkeypatch.setattr(sys, "argv", ["trim", "policies", "list"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code, *capsys.readouterr()) == (130, "", "trim: Stopped.\n")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cli import local_engines
+from cli.errors import Interrupted
 from cli.local_engines import KEPT, read_problems
 from evaluation.problem_sources import ProblemSet
 from evaluation.problems import UnusableProblems
@@ -33,3 +34,15 @@ def test_problems_of_the_database_are_those_of_the_first_call(
     with pytest.raises(UnusableProblems, match="--problems 2, not 3"):
         read_problems(Settings(), None, count=3, seed=0, kept=kept)
     assert read_problems(Settings(), None, count=1, seed=0).problems == [("Third?", "3")]
+
+
+@pytest.mark.parametrize(("memory", "said"), [("memory.sqlite3", "resumes"), (None, "nothing is kept; name a file")])
+def test_a_stopped_command_tells_whether_it_resumes(
+    memory: str | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "script.json").write_text("{}")
+    monkeypatch.setenv("TRIM_ENGINE", "scripted")
+    monkeypatch.setenv("TRIM_SCRIPT", str(tmp_path / "script.json"))
+    path = None if memory is None else tmp_path / memory
+    with pytest.raises(Interrupted, match=said), local_engines.local_engines(Settings(), path):
+        raise KeyboardInterrupt
