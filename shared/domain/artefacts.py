@@ -34,7 +34,7 @@ class EncodedArtefact:
     policy: str
     """Name of the policy that uses it."""
     digest: str
-    """SHA-256 of the card, which holds that of the arrays."""
+    """SHA-256 of the card without its time; the card holds that of the arrays."""
     card: str
     """JSON."""
     arrays: bytes

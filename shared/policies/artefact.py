@@ -154,8 +154,12 @@ class Artefact:
 
     @cached_property
     def digest(self) -> str:
-        """Identity of the artefact: SHA-256 of the card, which holds that of the arrays."""
-        return hashlib.sha256(self.encode()[0]).hexdigest()
+        """Identity of the artefact: SHA-256 of the card, which holds that of the arrays.
+
+        The time is left out: a fit that is repeated with the same result is the same artefact.
+        """
+        card = self.card.model_dump(mode="json", exclude={"created_at"})
+        return hashlib.sha256(json.dumps(card, sort_keys=True).encode()).hexdigest()
 
     def array(self, name: str, *shape: int) -> Floats:
         """Return an array of a certain shape; -1 is any length.

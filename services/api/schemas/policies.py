@@ -34,7 +34,7 @@ class PolicyVersion(BaseModel):
 
     policy: str = Field(description="Name of the policy.")
     version: int = Field(description="Number of the version among those of the policy, from 1.")
-    digest: str = Field(description="SHA-256 digest of the version's artefact.")
+    digest: str = Field(description="SHA-256 digest of the version's artefact, without the time of its fit.")
     models: FittedOn = Field(description="Models that it was fitted on.")
     card: dict[str, Any] = Field(description="Data, settings, metrics and command of the fit.")
     is_default: bool = Field(description="Whether submissions without a version get it while its models run.")

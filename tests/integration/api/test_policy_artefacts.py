@@ -54,6 +54,8 @@ def test_an_artefact_is_registered_once_and_exported_as_it_was(api: TestClient) 
     assert first.json()["is_default"] is True
     assert api.get(f"{PATH}/1/artefact").json() == RIGHT
     assert api.post(PATH, json=api.get(f"{PATH}/1/artefact").json()).status_code == 200
+    repeated = body_of(artefact_of(released_model()), created_at="2027-01-01T00:00:00Z")
+    assert api.post(PATH, json=repeated).json() == first.json(), "the same fit at another time"
 
 
 def test_a_card_with_numbers_that_the_database_writes_otherwise_keeps_its_digest(api: TestClient) -> None:

@@ -49,6 +49,12 @@ def test_the_digest_depends_on_the_arrays_and_on_the_card() -> None:
     assert len({each.digest for each in (make(), other_arrays, other_card)}) == 3
 
 
+def test_a_fit_that_is_repeated_later_with_the_same_result_is_the_same_artefact() -> None:
+    later = Artefact.make(ARRAYS, **CARD | {"created_at": datetime(2026, 1, 3, tzinfo=UTC)})
+    assert later.encode() != make().encode()
+    assert later.digest == make().digest
+
+
 def test_arrays_have_the_shape_that_is_asked_for() -> None:
     made = make()
     assert made.array("weights", 2, -1).shape == (2, 3)
