@@ -37,6 +37,7 @@ from shared.policies.pomdp.policy import Pomdp
 from shared.policies.threshold import Threshold
 from shared.settings import MODELS, Settings
 from stack.artefact_files import write_artefact
+from stack.policies import COMMAND
 from training import pomdp, ppo
 
 PRMS: Final = ("prm", "prm-lite")
@@ -132,7 +133,7 @@ def make(models: Models, state: Path) -> Iterator[Artefact]:
         "models": {**asdict(models.ids), "prm_format": "embedded"},
         "data": {"problems": f"bundled, split {Split.VALIDATION}", "sampling": asdict(SAMPLED)},
         "created_at": datetime.now(UTC).replace(microsecond=0),
-        "command": "python -m recipe.policies",
+        "command": COMMAND,
     }
     held_out = Trials(drawn(MEASURED, seed=1), [SAMPLED], models)
     yield _measured(Pomdp(), fit_pomdp(models, card=card), held_out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from shared.policies.artefact import Artefact
 from shared.settings import MODELS
@@ -13,6 +14,9 @@ from stack.artefact_files import read_artefact
 
 BUNDLED = MODELS / "policies"
 """Folder of the artefacts: `PRM/POLICY.json` and `PRM/POLICY.npz`. `recipe.policies` makes them."""
+
+COMMAND: Final = "python -m recipe.policies"
+"""Command that makes the artefacts, as their cards name it."""
 
 
 def read_artefacts(folder: Path = BUNDLED) -> Iterator[Artefact]:
@@ -26,7 +30,10 @@ def read_artefacts(folder: Path = BUNDLED) -> Iterator[Artefact]:
 
 
 def register_bundled(database: Database) -> None:
-    """Register the bundled artefacts that are not registered yet."""
+    """Register the bundled artefacts that are not registered yet.
+
+    A new one becomes the default in place of an earlier bundled one. A default that the user made stays.
+    """
     with database.session() as session:
         for artefact in read_artefacts():
-            register(session, artefact.encoded)
+            register(session, artefact.encoded, supersedes=COMMAND)

@@ -49,10 +49,15 @@ class Registered(NamedTuple):
     """Whether the artefact was not registered before."""
 
 
-def register(session: Session, artefact: EncodedArtefact) -> Registered:
+def register(session: Session, artefact: EncodedArtefact, *, supersedes: str | None = None) -> Registered:
     """Register an artefact under the next number of its policy; one that is known keeps its number.
 
     The first artefact of a policy for certain models becomes the default for them.
+
+    Args:
+        session: The session.
+        artefact: The artefact.
+        supersedes: Command; a new artefact becomes the default in place of one that this command made.
     """
     session.execute(select(func.pg_advisory_xact_lock(_REGISTRATION_LOCK)))
     known = session.scalar(select(PolicyVersionRow).where(PolicyVersionRow.digest == artefact.digest))
@@ -61,22 +66,23 @@ def register(session: Session, artefact: EncodedArtefact) -> Registered:
     newest = session.scalar(
         select(func.max(PolicyVersionRow.version)).where(PolicyVersionRow.policy == artefact.policy)
     )
-    version = (newest or 0) + 1
-    session.add(
-        PolicyVersionRow(
-            policy=artefact.policy,
-            version=version,
-            digest=artefact.digest,
-            card=json.loads(artefact.card),
-            arrays=artefact.arrays,
-            small_model=artefact.models.small,
-            large_model=artefact.models.large,
-            prm_model=artefact.models.prm,
-            is_default=not _defaults(session, artefact.policy, _only(artefact.models)),
-        )
+    row = PolicyVersionRow(
+        policy=artefact.policy,
+        version=(newest or 0) + 1,
+        digest=artefact.digest,
+        card=json.loads(artefact.card),
+        arrays=artefact.arrays,
+        small_model=artefact.models.small,
+        large_model=artefact.models.large,
+        prm_model=artefact.models.prm,
+        is_default=False,
     )
+    session.add(row)
     session.flush()
-    return Registered(version, is_new=True)
+    present = _defaults(session, row.policy, _only(artefact.models))
+    if all(read_version(session, row.policy, number).card["command"] == supersedes for number in present):
+        _replace_default(session, row)
+    return Registered(row.version, is_new=True)
 
 
 def read_version(session: Session, policy: str, version: int, *, with_arrays: bool = False) -> PolicyVersionRow:
@@ -137,15 +143,7 @@ def make_default(session: Session, policy: str, version: int) -> PolicyVersionRo
     found = read_version(session, policy, version)
     if found.retired_at is not None:
         raise RetiredVersion(f"Version {version} of the policy {policy!r} is retired, so it cannot be the default.")
-    present = _defaults(session, policy, _only(_models_of(found)))
-    session.execute(
-        update(PolicyVersionRow)
-        .where(PolicyVersionRow.policy == policy, PolicyVersionRow.version.in_(present))
-        .where(PolicyVersionRow.version != version)
-        .values(is_default=False)
-    )
-    found.is_default = True
-    session.flush()
+    _replace_default(session, found)
     return found
 
 
@@ -193,6 +191,18 @@ def _defaults(session: Session, policy: str, running: Running) -> list[int]:
         if models:
             statement = statement.where(columns[role].in_(models))
     return list(session.scalars(statement))
+
+
+def _replace_default(session: Session, row: PolicyVersionRow) -> None:
+    """Make a version the default for its models; the caller holds the lock of registrations."""
+    present = _defaults(session, row.policy, _only(_models_of(row)))
+    session.execute(
+        update(PolicyVersionRow)
+        .where(PolicyVersionRow.policy == row.policy, PolicyVersionRow.version.in_(present))
+        .values(is_default=False)
+    )
+    row.is_default = True
+    session.flush()
 
 
 def _models_of(row: PolicyVersionRow) -> ModelIds:

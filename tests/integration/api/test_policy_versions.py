@@ -18,6 +18,8 @@ from shared.policies.artefact import Artefact, Models
 from shared.store import policy_versions
 from shared.store.database import Database
 from shared.store.tables import Process
+from stack import policies
+from stack.policies import COMMAND
 from tests.integration.api.calls import QUESTION, is_refusal, submit
 
 pytestmark = pytest.mark.servers
@@ -25,7 +27,13 @@ pytestmark = pytest.mark.servers
 POLICY = "pomdp"
 
 
-def make(prm: str, *, number: float = 0.0, policy: str = POLICY) -> EncodedArtefact:
+def make(prm: str, **different: Any) -> EncodedArtefact:
+    return make_artefact(prm, **different).encoded
+
+
+def make_artefact(
+    prm: str, *, number: float = 0.0, policy: str = POLICY, command: str = "trim policies fit pomdp"
+) -> Artefact:
     """Make an artefact that differs from others in one number."""
     return Artefact.make(
         {"x": np.array([number])},
@@ -35,8 +43,8 @@ def make(prm: str, *, number: float = 0.0, policy: str = POLICY) -> EncodedArtef
         settings={"seed": 1},
         metrics={"apgr": 0.9},
         created_at=datetime(2026, 1, 2, tzinfo=UTC),
-        command="trim policies fit pomdp",
-    ).encoded
+        command=command,
+    )
 
 
 def register(database: Database, artefact: EncodedArtefact) -> int:
@@ -174,6 +182,30 @@ def test_another_version_becomes_the_default_in_place_of_the_present_one(api: Te
     assert api.post(f"/v1/policies/{POLICY}/versions/2/default").json()["is_default"]
     listed = api.get(f"/v1/policies/{POLICY}/versions").json()["items"]
     assert [(each["version"], each["is_default"]) for each in listed] == [(3, True), (2, True), (1, False)]
+
+
+def defaults(api: TestClient) -> list[int]:
+    return [each["version"] for each in api.get(f"/v1/policies/{POLICY}/versions?is_default=true").json()["items"]]
+
+
+def test_a_new_bundled_version_replaces_an_earlier_bundled_default_but_no_choice_of_the_user(
+    api: TestClient, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundled = [make_artefact(prm, number=number, command=COMMAND) for number in range(3) for prm in ("prm@1", "lite@1")]
+
+    def start(*numbers: int) -> list[int]:
+        monkeypatch.setattr(policies, "read_artefacts", lambda: [bundled[each] for each in numbers])
+        policies.register_bundled(database)
+        return defaults(api)
+
+    assert start(0, 1) == [2, 1]
+    assert start(2, 3) == [4, 3]
+    api.post(f"/v1/policies/{POLICY}/versions/1/default")
+    assert start(2, 3) == [4, 1], "the user chose an earlier one of the versions that there were"
+    fitted = register(database, make("prm@1", number=9))
+    assert defaults(api) == [4, 1]
+    api.post(f"/v1/policies/{POLICY}/versions/{fitted}/default")
+    assert start(4, 5) == [7, fitted]
 
 
 def test_a_policy_without_versions_takes_none(api: TestClient) -> None:
