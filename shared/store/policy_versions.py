@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session, undefer
 
 from shared.domain.artefacts import EncodedArtefact, ModelIds
 from shared.domain.roles import WorkerRole
-from shared.errors import PermanentError
+from shared.errors import PermanentError, RetryableError
 from shared.store.policy_tables import PolicyVersionRow
 from shared.store.tables import Process
 
 Running = Mapping[WorkerRole, Collection[str]]
-"""The models that are running, by role."""
+"""The models that are running, by role: none of a role whose models are unknown."""
 
 _REGISTRATION_LOCK: Final = 0x7472_6970
 """Advisory lock: versions are numbered one registration at a time."""
@@ -39,6 +39,12 @@ class NoDefault(PermanentError):
     """The policy has no default version for the running models; name a version, or make one the default."""
 
     code = "no_default_policy_version"
+
+
+class ModelsUnknown(RetryableError):
+    """The policy has default versions for several models, and a worker has yet to report its model; try again."""
+
+    code = "running_models_unknown"
 
 
 class Registered(NamedTuple):
@@ -79,8 +85,7 @@ def register(session: Session, artefact: EncodedArtefact, *, supersedes: str | N
     )
     session.add(row)
     session.flush()
-    present = _defaults(session, row.policy, _only(artefact.models))
-    if all(read_version(session, row.policy, number).card["command"] == supersedes for number in present):
+    if all(each.card["command"] == supersedes for each in _defaults(session, row.policy, _only(artefact.models))):
         _replace_default(session, row)
     return Registered(row.version, is_new=True)
 
@@ -113,6 +118,7 @@ def choose_version(session: Session, policy: str, version: int | None, *, runnin
         UnknownVersion: There is none of this number.
         RetiredVersion: It is retired.
         NoDefault: There is no default, or more than one.
+        ModelsUnknown: There is more than one, and no worker of a role has reported its model.
     """
     if version is not None:
         if read_version(session, policy, version).retired_at is not None:
@@ -122,14 +128,20 @@ def choose_version(session: Session, policy: str, version: int | None, *, runnin
             )
         return version
     defaults = _defaults(session, policy, running)
+    for role, models in running.items():
+        if not models and len({getattr(_models_of(each), role) for each in defaults}) > 1:
+            raise ModelsUnknown(
+                f"The policy {policy!r} has default versions for several {role} models, and no {role} worker has"
+                " reported its model; try again when one runs, or name a version."
+            )
     if len(defaults) != 1:
         count = "no" if not defaults else "more than one"
-        models = ", ".join(sorted(set().union(*running.values()))) or "none"
+        names = ", ".join(sorted(set().union(*running.values()))) or "none"
         raise NoDefault(
-            f"The policy {policy!r} has {count} default version for the running models ({models}); name a version that"
+            f"The policy {policy!r} has {count} default version for the running models ({names}); name a version that"
             f" GET /v1/policies/{policy}/versions lists, or fit one."
         )
-    return defaults[0]
+    return defaults[0].version
 
 
 def make_default(session: Session, policy: str, version: int) -> PolicyVersionRow:
@@ -173,34 +185,36 @@ def read_artefact(session: Session, policy: str, version: int) -> EncodedArtefac
 
 
 def running_models(session: Session, *, silence_s: float) -> Running:
-    """List the models whose workers sent a heartbeat in the last seconds."""
-    recent = Process.seen_at >= func.now() - timedelta(seconds=silence_s)
-    found = session.execute(select(Process.role, Process.model).where(recent, Process.role.in_(WorkerRole))).all()
-    return {role: {model for beating, model in found if beating == role and model is not None} for role in WorkerRole}
+    """List the models whose workers sent a heartbeat in the last seconds, or where none did, the latest model."""
+    is_recent = Process.seen_at >= func.now() - timedelta(seconds=silence_s)
+    beats = select(Process.role, Process.model, is_recent).where(Process.role.in_(WorkerRole))
+    running: dict[WorkerRole, set[str]] = {role: set() for role in WorkerRole}
+    for role, model, counts in session.execute(beats.order_by(Process.seen_at.desc())):
+        known = running[WorkerRole(role)]
+        if model is not None and (counts or not known):
+            known.add(model)
+    return running
 
 
-def _defaults(session: Session, policy: str, running: Running) -> list[int]:
-    """Find the numbers of a policy's defaults whose models are running; where none is, any will do."""
+def _defaults(session: Session, policy: str, running: Running) -> Sequence[PolicyVersionRow]:
+    """Find a policy's defaults for the running models; where these are unknown, any will do."""
     columns = {
         WorkerRole.SMALL: PolicyVersionRow.small_model,
         WorkerRole.LARGE: PolicyVersionRow.large_model,
         WorkerRole.PRM: PolicyVersionRow.prm_model,
     }
-    statement = select(PolicyVersionRow.version).where(PolicyVersionRow.policy == policy, PolicyVersionRow.is_default)
+    statement = select(PolicyVersionRow).where(PolicyVersionRow.policy == policy, PolicyVersionRow.is_default)
     for role, models in running.items():
         if models:
             statement = statement.where(columns[role].in_(models))
-    return list(session.scalars(statement))
+    return session.scalars(statement).all()
 
 
 def _replace_default(session: Session, row: PolicyVersionRow) -> None:
     """Make a version the default for its models; the caller holds the lock of registrations."""
-    present = _defaults(session, row.policy, _only(_models_of(row)))
-    session.execute(
-        update(PolicyVersionRow)
-        .where(PolicyVersionRow.policy == row.policy, PolicyVersionRow.version.in_(present))
-        .values(is_default=False)
-    )
+    for present in _defaults(session, row.policy, _only(_models_of(row))):
+        present.is_default = False
+    session.flush()  # The index allows one default at a time.
     row.is_default = True
     session.flush()
 

@@ -94,11 +94,13 @@ def submit_problem(
         tenant_id: The submitter's tenant.
         submission: The problem.
         idempotency: Key and digest of the request, if it has a key.
-        silence_s: Seconds without a heartbeat after which a model no longer counts for the choice of a version.
+        silence_s: Seconds without a heartbeat after which a model no longer counts for the choice of a version, if
+            another one runs in its place.
 
     Raises:
         IdempotencyConflict: The key belongs to another request.
         UnknownVersion, RetiredVersion, NoDefault: The policy has no version for the problem.
+        ModelsUnknown: The version depends on models that no worker has reported yet.
     """
     stored = _claim(session, tenant_id, "problem_id", idempotency)
     if stored.is_new:

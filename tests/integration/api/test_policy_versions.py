@@ -53,12 +53,13 @@ def register(database: Database, artefact: EncodedArtefact) -> int:
 
 
 def beat(database: Database, *prms: str, ago_s: float = 0.0, small: str | None = None) -> None:
-    """Have the workers of some models, and of no others, send a heartbeat."""
-    seen_at = datetime.now(UTC) - timedelta(seconds=ago_s)
-    models = [("prm", prm) for prm in prms] + ([("small", small)] if small else [])
+    """Have the workers of some models, and of no others, send a heartbeat, each a second before the next."""
+    now = datetime.now(UTC) - timedelta(seconds=ago_s)
+    models = ([("small", small)] if small else []) + [("prm", prm) for prm in prms]
     with database.session() as session:
         session.execute(text("DELETE FROM processes"))
-        for role, model in models:
+        for place, (role, model) in enumerate(reversed(models)):
+            seen_at = now - timedelta(seconds=place)
             session.execute(insert(Process).values(name=f"{role} {model}", role=role, model=model, seen_at=seen_at))
 
 
@@ -141,22 +142,32 @@ def test_a_submission_gets_the_version_that_it_names_or_the_default_for_the_runn
     assert chosen(api) == 1
 
 
+def test_an_outage_of_the_workers_refuses_no_submission(api: TestClient, database: Database) -> None:
+    for prm in ("prm@1", "lite@1"):
+        register(database, make(prm))
+        beat(database, "other@1", "lite@1", "prm@1", ago_s=3600, small="small@1")
+    assert chosen(api) == 1, "the latest PRM"
+    beat(database)
+    response = api.post("/v1/problems", json=QUESTION | {"policy": {"name": POLICY}})
+    assert "no prm worker" in is_refusal(response, 503, "running_models_unknown")["detail"]
+    assert response.headers["retry-after"]
+    assert chosen(api, version=2) == 2
+
+
 @pytest.mark.parametrize(
-    ("running", "small", "ago_s", "said"),
+    ("running", "small", "said"),
     [
-        ((), None, 0.0, "more than one default version for the running models (none)"),
-        (("prm@1",), None, 3600.0, "more than one default version for the running models (none)"),
-        (("prm@1", "lite@1"), None, 0.0, "more than one default version for the running models (lite@1, prm@1)"),
-        (("other@1",), None, 0.0, "no default version for the running models (other@1)"),
-        (("prm@1",), "small@2", 0.0, "no default version for the running models (prm@1, small@2)"),
+        (("prm@1", "lite@1"), None, "more than one default version for the running models (lite@1, prm@1)"),
+        (("other@1",), None, "no default version for the running models (other@1)"),
+        (("prm@1",), "small@2", "no default version for the running models (prm@1, small@2)"),
     ],
 )
-def test_a_submission_without_a_version_is_refused_where_nothing_chooses_one(  # noqa: PLR0917 - pytest passes by name
-    api: TestClient, database: Database, running: tuple[str, ...], small: str | None, ago_s: float, said: str
+def test_a_submission_without_a_version_is_refused_where_nothing_chooses_one(
+    api: TestClient, database: Database, running: tuple[str, ...], small: str | None, said: str
 ) -> None:
     register(database, make("prm@1"))
     register(database, make("lite@1"))
-    beat(database, *running, ago_s=ago_s, small=small)
+    beat(database, *running, small=small)
     response = api.post("/v1/problems", json=QUESTION | {"policy": {"name": POLICY}})
     assert said in is_refusal(response, 422, "no_default_policy_version")["detail"]
 
