@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evaluation.patient_engines import Patience, PatientGenerator, PatientScorer
+from shared.domain.artefacts import ModelIds
 from shared.domain.roles import Author
 from shared.engines.factory import make_generator, make_scorer
 from shared.engines.port import Generator, Scorer
-from shared.policies.artefact import Models
 from shared.settings import Settings
 from simulation.memory_file import MemoryFile
 from simulation.remembering import RememberingGenerator, RememberingScorer
@@ -25,8 +25,8 @@ class LoadedEngines:
     small: Generator
     large: Generator
     prm: Scorer
-    models: Models
-    """Their models, as an artefact's card names them."""
+    models: ModelIds
+    """Their models."""
     concurrency: int
     """Number of calls at the same time, so that they batch."""
 
@@ -57,25 +57,17 @@ def loaded_engines(
         writers = [stack.enter_context(closing(make_generator(settings, author))) for author in Author]
         judge = stack.enter_context(closing(make_scorer(settings)))
         written = f"{settings.engine} {settings.prompt_style} {settings.prompt}"
-        scored = f"{settings.engine} {settings.prm_format}"
         small, large = (
             RememberingGenerator(
                 PatientGenerator(writer, patience), file.steps(f"{writer.model_id} {written}") if file else None
             )
             for writer in writers
         )
-        prm = RememberingScorer(
-            PatientScorer(judge, patience), file.scores(f"{judge.model_id} {scored}") if file else None
-        )
+        prm = RememberingScorer(PatientScorer(judge, patience), file.scores(judge.model_id) if file else None)
         yield LoadedEngines(
             small=small,
             large=large,
             prm=prm,
-            models=Models(
-                small=small.model_id,
-                large=large.model_id,
-                prm=prm.model_id,
-                prm_format="embedded" if settings.engine == "embedded" else settings.prm_format,
-            ),
+            models=ModelIds(small=small.model_id, large=large.model_id, prm=prm.model_id),
             concurrency=settings.concurrency,
         )

@@ -130,7 +130,7 @@ def measure(trials: Trials, policy: FittedPolicy) -> dict[str, float]:
 def make(models: Models, state: Path) -> Iterator[Artefact]:
     """Make the artefacts of all policies for loaded models, measured on other problems."""
     card = {
-        "models": {**asdict(models.ids), "prm_format": "embedded"},
+        "models": models.ids,
         "data": {"problems": f"bundled, split {Split.VALIDATION}", "sampling": asdict(SAMPLED)},
         "created_at": datetime.now(UTC).replace(microsecond=0),
         "command": COMMAND,

@@ -73,7 +73,7 @@ def train(
             "measured_sha256": measured.data["problems_sha256"],
             "sampling": asdict(sampling),
             # With other models the training cannot go on.
-            "models": engines.models.model_dump(),
+            "models": asdict(engines.models),
         },
         path=state,
     )

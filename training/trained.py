@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from shared.domain.artefacts import ModelIds
 from shared.domain.decisions import Observation
-from shared.policies.artefact import Artefact, Models
+from shared.policies.artefact import Artefact
 from shared.policies.learned.policy import QUANTILES, LearnedPolicy
 from training.episodes import Figures
 from training.networks import Weights, to_arrays
@@ -29,7 +30,7 @@ class Trained:
     observations: Sequence[Observation]
     """Observations of all decisions on validation problems."""
 
-    def artefact(self, *, models: Models, created_at: datetime, command: str) -> Artefact:
+    def artefact(self, *, models: ModelIds, created_at: datetime, command: str) -> Artefact:
         """Make the artefact; the arguments are fields of its card.
 
         The quantiles come from the code that decides later, so that equal observations have exactly equal

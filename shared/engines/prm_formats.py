@@ -136,6 +136,11 @@ class NextToken:
 PrmFormat = Tagged | NextToken
 
 
+def prm_id(model: str, prm_format: PrmFormat) -> str:
+    """Name a model as a PRM of a format: scores of one model in two formats are not comparable."""
+    return f"{model}#{prm_format.name}"
+
+
 # --- Qwen -----------------------------------------------------------------------------------------------------------
 
 BUNDLED = Tagged(name="bundled", before="Problem: ", after="\n\n", tag=STEP_TAG, width=2)

@@ -42,13 +42,11 @@ class BadArtefact(PermanentError):
 class Models(BaseModel):
     """The models that an artefact was fitted on. It is valid for no others: scores of two PRMs are not comparable."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", from_attributes=True)
 
     small: ModelId
     large: ModelId
     prm: ModelId
-    prm_format: ModelId
-    """Format in which the PRM was asked, as TRIM_PRM_FORMAT names it; `embedded` for the embedded engine."""
 
 
 class Card(BaseModel):

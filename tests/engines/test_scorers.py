@@ -26,6 +26,10 @@ def test_right_steps_score_high_and_a_wrong_one_low(engine: Engine) -> None:
     assert 0 <= value < 0.5
 
 
+def test_the_id_of_the_model_names_the_format_where_an_engine_has_several(engine: Engine) -> None:
+    assert engine.prm.model_id.endswith("#bundled") == (engine.name in {"vllm", "openai"})
+
+
 def test_steps_scored_one_by_one_score_as_at_once(engine: Engine) -> None:
     for story in STORIES[:3]:
         steps = story.steps

@@ -13,7 +13,7 @@ from shared.cancellation import Cancellation
 from shared.engines.openai.completions import Usage
 from shared.engines.openai.server import Server
 from shared.engines.port import Meter, Scores, ScoringRequest
-from shared.engines.prm_formats import LIKELIEST, NextToken, PrmFormat, Tagged
+from shared.engines.prm_formats import LIKELIEST, NextToken, PrmFormat, Tagged, prm_id
 
 Answer = TypeVar("Answer", bound="_Answer")
 
@@ -63,8 +63,8 @@ class OpenAIScorer:
 
     @property
     def model_id(self) -> str:
-        """Name of the model."""
-        return f"openai/{self._server.endpoint.model}"
+        """Name of the model and its format."""
+        return prm_id(f"openai/{self._server.endpoint.model}", self._format)
 
     def score(self, request: ScoringRequest, cancellation: Cancellation, meter: Meter) -> Scores:
         """Score the newest steps of a solution; see `Scorer.score`, and `Server.request` for the errors of the server.

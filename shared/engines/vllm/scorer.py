@@ -11,7 +11,7 @@ from vllm import PoolingParams, SamplingParams
 
 from shared.cancellation import Cancellation
 from shared.engines.port import BadScores, Meter, ModelUnusable, Scores, ScoringRequest, StepTimeout
-from shared.engines.prm_formats import LIKELIEST, NextToken, Tagged
+from shared.engines.prm_formats import LIKELIEST, NextToken, Tagged, prm_id
 from shared.engines.vllm.model import Model, OnModel
 from shared.errors import PermanentError
 
@@ -46,6 +46,11 @@ class TaggedScorer(OnModel):
         except PermanentError:
             model.close()
             raise
+
+    @property
+    def model_id(self) -> str:
+        """Name of the model and its format."""
+        return prm_id(super().model_id, self._format)
 
     def score(self, request: ScoringRequest, cancellation: Cancellation, meter: Meter) -> Scores:
         """Score the newest steps of a solution; see `Scorer.score`.
@@ -116,6 +121,11 @@ class NextTokenScorer(OnModel):
         except PermanentError:
             model.close()
             raise
+
+    @property
+    def model_id(self) -> str:
+        """Name of the model and its format."""
+        return prm_id(super().model_id, self._format)
 
     def score(self, request: ScoringRequest, cancellation: Cancellation, meter: Meter) -> Scores:
         """Score the newest steps of a solution; see `Scorer.score`.

@@ -14,7 +14,8 @@ from sqlalchemy.exc import DBAPIError
 from starlette.testclient import TestClient
 
 from shared.domain.arms import draw_arm
-from shared.policies.artefact import Artefact, Models
+from shared.domain.artefacts import ModelIds
+from shared.policies.artefact import Artefact
 from shared.store import policy_versions
 from shared.store.database import Database
 from shared.store.shadow_tables import ShadowDecisionRow
@@ -42,7 +43,7 @@ def register(database: Database) -> None:
     """Register a version of `pomdp`, if there is none."""
     made = Artefact.make(
         {"x": np.array([0.0])}, policy="pomdp",
-        models=Models(small="small@1", large="large@1", prm="prm@1", prm_format="embedded"),
+        models=ModelIds(small="small@1", large="large@1", prm="prm@1"),
         data={}, settings={}, metrics={}, created_at=datetime(2026, 1, 2, tzinfo=UTC), command="trim",
     ).encoded  # fmt: skip
     with database.session() as session:

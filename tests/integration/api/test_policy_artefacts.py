@@ -43,7 +43,7 @@ def body_of(artefact: Artefact, **card: Any) -> dict[str, Any]:
 
 
 RIGHT = body_of(artefact_of(released_model()))
-LONG_IDS = {"small": "s" * 20_000, "large": "l", "prm": "p", "prm_format": "embedded"}
+LONG_IDS = {"small": "s" * 20_000, "large": "l", "prm": "p"}
 
 
 def test_an_artefact_is_registered_once_and_exported_as_it_was(api: TestClient) -> None:

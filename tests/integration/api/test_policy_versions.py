@@ -13,8 +13,8 @@ from sqlalchemy import insert, text
 from sqlalchemy.exc import DBAPIError
 from starlette.testclient import TestClient
 
-from shared.domain.artefacts import EncodedArtefact
-from shared.policies.artefact import Artefact, Models
+from shared.domain.artefacts import EncodedArtefact, ModelIds
+from shared.policies.artefact import Artefact
 from shared.store import policy_versions
 from shared.store.database import Database
 from shared.store.tables import Process
@@ -38,7 +38,7 @@ def make_artefact(
     return Artefact.make(
         {"x": np.array([number])},
         policy=policy,
-        models=Models(small="small@1", large="large@1", prm=prm, prm_format="embedded"),
+        models=ModelIds(small="small@1", large="large@1", prm=prm),
         data={"problems": 500},
         settings={"seed": 1},
         metrics={"apgr": 0.9},

@@ -346,7 +346,7 @@ def test_the_settings_make_engines_of_each_role(fake: FakeServer) -> None:
         closing(make_generator(settings, Author.LARGE)) as large,
         closing(make_scorer(settings)) as prm,
     ):
-        assert [small.model_id, large.model_id, prm.model_id] == ["openai/s", "openai/l", "openai/p"]
+        assert [small.model_id, large.model_id, prm.model_id] == ["openai/s", "openai/l", "openai/p#bundled"]
         assert len(list(small.stream(make_request(), Cancellation(), Meter()))) == 1
     assert fake.requests[0].path == "/v1/completions"
     assert fake.requests[0].body["prompt"] == f"Q: {QUESTION}\nA: "

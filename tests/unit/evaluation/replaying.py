@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from evaluation.replay import RecordedDecision, RecordedProblem
+from shared.domain.artefacts import ModelIds
 from shared.domain.options import Wrappers
 from shared.domain.roles import WorkerRole
 from shared.domain.verdict import Verdict
 from shared.machine.state import State
-from shared.policies.artefact import Artefact, Models
+from shared.policies.artefact import Artefact
 from shared.policies.policy import FittedPolicy
 from shared.policies.registry import POLICIES, build_policy
 from shared.policies.wrapping import Routing
@@ -39,7 +40,7 @@ def artefact(name: str, *, small: str, large: str, prm: str) -> Artefact:
         return artefact_of(released_model(), small=small, large=large, prm=prm)
     made = learned.artefact(name)
     card = made.card.model_dump(exclude={"arrays_sha256", "format", "models"})
-    return Artefact.make(made.arrays, models=Models(small=small, large=large, prm=prm, prm_format="embedded"), **card)
+    return Artefact.make(made.arrays, models=ModelIds(small=small, large=large, prm=prm), **card)
 
 
 def routing(name: str, parameters: Mapping[str, Any], wrappers: Wrappers | None = None, **models: str) -> Routing:

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from shared.domain.artefacts import ModelIds
 from shared.domain.decisions import Observation
-from shared.policies.artefact import Artefact, Floats, Models
+from shared.policies.artefact import Artefact, Floats
 from shared.policies.learned.aggregate import AggregatePolicy
 from shared.policies.learned.policy import LearnedPolicy
 from shared.policies.learned.sequence import SequencePolicy
@@ -22,7 +23,7 @@ from shared.policies.learned.sequence import SequencePolicy
 GOLDEN = Path(__file__).parent / "golden" / "learned.json"
 
 CARD: dict[str, Any] = {
-    "models": Models(small="small-model", large="large-model", prm="prm", prm_format="embedded"),
+    "models": ModelIds(small="small-model", large="large-model", prm="prm"),
     "data": {}, "settings": {}, "metrics": {}, "created_at": datetime(2026, 1, 2, tzinfo=UTC), "command": "test",
 }  # fmt: skip
 

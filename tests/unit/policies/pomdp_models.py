@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from shared.policies.artefact import Artefact, Floats, Models
+from shared.domain.artefacts import ModelIds
+from shared.policies.artefact import Artefact, Floats
 from shared.policies.pomdp.model import BINS, Model
 from shared.policies.pomdp.policy import Pomdp
 
@@ -68,7 +69,7 @@ def artefact_of(
     return Artefact.make(
         arrays,
         policy="pomdp",
-        models=Models(small=small, large=large, prm=prm, prm_format="embedded"),
+        models=ModelIds(small=small, large=large, prm=prm),
         data={},
         settings={},
         metrics={},

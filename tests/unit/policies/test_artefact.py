@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from shared.domain.artefacts import ModelIds
 from shared.policies import artefact
-from shared.policies.artefact import Artefact, BadArtefact, Models
+from shared.policies.artefact import Artefact, BadArtefact
 
 ARRAYS = {"weights": np.arange(6.0).reshape(2, 3), "cut": np.array(0.5)}
 
 CARD: dict[str, Any] = {
     "policy": "aggregate",
-    "models": Models(small="s@1", large="l@1", prm="p@1", prm_format="embedded"),
+    "models": ModelIds(small="s@1", large="l@1", prm="p@1"),
     "data": {"problems": 500},
     "settings": {"seed": 1},
     "metrics": {"apgr": 0.9},
@@ -89,8 +90,8 @@ def test_numbers_that_are_not_finite_are_refused(number: float) -> None:
         ({"surprise": 1}, "surprise"),
         ({"metrics": {"apgr": "high"}}, "metrics"),
         ({"models": {"small": "s"}}, "models"),
-        ({"models": {"small": "s" * 201, "large": "l", "prm": "p", "prm_format": "f"}}, r"models\.small"),
-        ({"models": {"small": "s", "large": "l", "prm": "", "prm_format": "f"}}, r"models\.prm"),
+        ({"models": {"small": "s" * 201, "large": "l", "prm": "p"}}, r"models\.small"),
+        ({"models": {"small": "s", "large": "l", "prm": ""}}, r"models\.prm"),
         ({"command": "a\x00b"}, "a text contains a NUL character"),
         ({"data": {"names": ["a\x00b"]}}, "a text contains a NUL character"),
         ({"settings": {"a\x00b": 1}}, "a text contains a NUL character"),

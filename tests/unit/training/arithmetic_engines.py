@@ -10,10 +10,10 @@ from pathlib import Path
 from evaluation.engines import LoadedEngines
 from evaluation.problem_sources import ProblemSet
 from shared.cancellation import Cancellation
+from shared.domain.artefacts import ModelIds
 from shared.domain.drafts import Finish
 from shared.domain.roles import Author
 from shared.engines.port import GeneratedStep, GenerationRequest, Meter, Scores, ScoringRequest
-from shared.policies.artefact import Models
 from simulation.memory_file import MemoryFile
 from simulation.remembering import RememberingGenerator, RememberingScorer
 
@@ -96,7 +96,7 @@ class Engines:
             small=small,
             large=large,
             prm=RememberingScorer(self.prm, file.scores(self.prm.model_id) if file else None),
-            models=Models(small="small@1", large="large@1", prm="prm@1", prm_format="embedded"),
+            models=ModelIds(small="small@1", large="large@1", prm="prm@1"),
             concurrency=4,
         )
         if file:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from shared.domain.artefacts import ModelIds
 from shared.domain.decisions import Observation
 from shared.domain.roles import Author
-from shared.policies.artefact import Floats, Models
+from shared.policies.artefact import Floats
 from shared.policies.pomdp.model import Model
 from shared.policies.pomdp.policy import Pomdp
 from tests.unit.policies.pomdp_models import released_model
@@ -32,7 +33,7 @@ from training.traces import Rewrite, Trace
 SMALL, LARGE = Author.SMALL, Author.LARGE
 
 CARD: dict[str, Any] = {
-    "models": Models(small="small@1", large="large@1", prm="prm@1", prm_format="embedded"),
+    "models": ModelIds(small="small@1", large="large@1", prm="prm@1"),
     "data": {"split": "train"},
     "metrics": {},
     "created_at": datetime(2026, 1, 2, tzinfo=UTC),

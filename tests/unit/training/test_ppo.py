@@ -14,8 +14,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs the extra `train`")
 
 from evaluation.problems import UnusableProblems  # noqa: E402 - only where torch is
+from shared.domain.artefacts import ModelIds  # noqa: E402
 from shared.domain.decisions import Action, Observation  # noqa: E402
-from shared.policies.artefact import Artefact, Models  # noqa: E402
+from shared.policies.artefact import Artefact  # noqa: E402
 from training import ppo  # noqa: E402
 from training.environment import Branches, Outcome, Turn  # noqa: E402
 from training.episodes import Episode, Figures, Step, play, preferred  # noqa: E402
@@ -24,7 +25,7 @@ from training.ppo import Batch, Progress, Settings, Training, TrainingRefused  #
 from training.trained import Trained  # noqa: E402
 
 STEPS, TOKENS = 3, 40
-MODELS = Models(small="s@1", large="l@1", prm="p@1", prm_format="embedded")
+MODELS = ModelIds(small="s@1", large="l@1", prm="p@1")
 DATA = {"source": "a world of the tests"}
 
 Path_ = tuple[int, tuple[bool, ...]]
