@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -15,14 +16,14 @@ from cli.errors import requiring
 from cli.learning import Count, FromDatabase, Problems, Seed, check_sources
 from cli.output import print_json, print_table
 from cli.policies import check_source, fetch
-from cli.policy_names import AnyPolicy, PolicyName, find_version
+from cli.policy_names import AnyPolicy, PolicyName, find_versions
 from cli.progress import showing_progress
 from cli.service import AsJson, Server
+from shared.domain.artefacts import ModelIds
 from shared.policies.artefact import Artefact
 from shared.policies.policy import FittedPolicy
-from shared.policies.registry import POLICIES
 from stack.artefact_files import read_artefact
-from stack.client import Api
+from stack.client import Api, NoVersion
 
 if TYPE_CHECKING:
     from evaluation.setting_choice import Calibration, Estimate, Target
@@ -92,26 +93,33 @@ def calibrate(
     else:
         target = Target("accuracy", target_accuracy or 0.0)
     settings = read_settings()
-    with server as api:
-        fitted = _artefact(api, policy, artefact)
-    candidate = Candidate(name=policy.name, parameters=others, artefact=fitted)
-    candidate.build()
+    candidate = Candidate(name=policy.name, parameters=others, artefact=read_artefact(artefact) if artefact else None)
+    needs_version = isinstance(candidate.build(), FittedPolicy) and artefact is None
     found = read_problems(settings, problems, count=count, seed=seed)
-    with local_engines(settings, memory) as engines, showing_progress() as show:
-        curve = Curve(candidate, found.problems, engines, sampling=Sampling(seed=seed), show=show)
-        curve.approach(target, points=points)
+    with server as api:
+        versions = find_versions(api, policy) if needs_version else []
+        with local_engines(settings, memory) as engines, showing_progress() as show:
+            if needs_version:
+                candidate = replace(candidate, artefact=_fetch_for(engines.models, api, policy, versions))
+            curve = Curve(candidate, found.problems, engines, sampling=Sampling(seed=seed), show=show)
+            curve.approach(target, points=points)
     result = find_setting(curve.study, curve.values, target, seed=seed)
     _show(policy, candidate.dial.parameter, target, result, problems=len(found.problems), as_json=as_json)
 
 
-def _artefact(api: Api, policy: PolicyName, file: Path | None) -> Artefact | None:
-    """Return what a fitted policy decides with: the artefact of a file, or that of a version of the service."""
-    if not issubclass(POLICIES[policy.name], FittedPolicy):
-        return None
-    if file is not None:
-        return read_artefact(file)
-    artefact, _ = fetch(api, policy.name, find_version(api, policy)["version"])
-    return artefact
+def _fetch_for(models: ModelIds, api: Api, policy: PolicyName, versions: Sequence[Mapping[str, Any]]) -> Artefact:
+    """Read the artefact of the version that was fitted on the models.
+
+    Raises:
+        NoVersion: None was.
+    """
+    for each in versions:
+        if each["models"] == asdict(models):
+            return fetch(api, policy.name, each["version"])[0]
+    raise NoVersion(
+        f"The service has no {policy} for {models.small}, {models.large} and {models.prm}; `trim policies versions"
+        f" {policy.name}` lists all, and `trim policies fit` and `train` make one."
+    )
 
 
 def _parameters(text: str) -> dict[str, Any]:

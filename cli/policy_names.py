@@ -44,7 +44,7 @@ def _parse_version(text: str) -> PolicyName:
 
 
 AnyPolicy = Annotated[PolicyName, typer.Argument(parser=_parse, metavar="NAME[@VERSION]", show_default=False)]
-"""A policy; without a version, its default version."""
+"""A policy; without a version, its default version for the running models."""
 
 PolicyOnly = Annotated[PolicyName, typer.Argument(parser=_parse, metavar="NAME", show_default=False)]
 
@@ -57,20 +57,25 @@ def find_defaults(api: Api, name: str) -> list[dict[str, Any]]:
     return list(api.get(PolicyName(name).path, {"is_default": "true", "limit": "200"})["items"])
 
 
-def find_version(api: Api, policy: PolicyName) -> dict[str, Any]:
-    """Read the version that is named, or the default.
+def find_versions(api: Api, policy: PolicyName) -> list[dict[str, Any]]:
+    """Read the version that is named, or the default versions.
 
     Raises:
         ApiRefused: The policy has no such version.
-        NoVersion: None is named, and there is no default or more than one.
+        NoVersion: None is named, and there is no default.
     """
-    if policy.version is not None:
-        found: dict[str, Any] = api.get(f"{policy.path}/{policy.version}")
-        return found
-    defaults = find_defaults(api, policy.name)
-    if not defaults:
+    found = find_defaults(api, policy.name) if policy.version is None else [find_version(api, policy)]
+    if not found:
         raise NoVersion(f"{policy} has no default version; `trim policies versions {policy}` lists all.")
-    if len(defaults) > 1:
-        names = ", ".join(f"{policy}@{each['version']}" for each in defaults)
-        raise NoVersion(f"{policy} has default versions for several models ({names}); name one of them.")
-    return defaults[0]
+    return found
+
+
+def find_version(api: Api, policy: PolicyName) -> dict[str, Any]:
+    """Read the version that is named, or the default for the models that the service runs.
+
+    Raises:
+        ApiRefused: The policy has no such version.
+    """
+    default = f"/v1/policies/{policy.name}/default"
+    found: dict[str, Any] = api.get(default if policy.version is None else f"{policy.path}/{policy.version}")
+    return found

@@ -12,10 +12,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response, status
 
-from services.api.dependencies import Cursor, Limit, WithDatabase
+from services.api.dependencies import Cursor, Limit, WithDatabase, WithSettings
 from services.api.errors import RESPONSES, NotFound
 from services.api.json_route import JsonRoute
 from services.api.presenting import show_policy_artefact, show_policy_version
+from services.api.readiness import silence_s
 from services.api.schemas.policies import PolicyArtefact, PolicyDescription, PolicyVersion, PolicyVersionPage
 from services.api.schemas.submissions import MAX_VERSION
 from shared.domain.artefacts import EncodedArtefact
@@ -23,7 +24,7 @@ from shared.policies.artefact import Artefact
 from shared.policies.policy import FittedPolicy
 from shared.policies.registry import POLICIES, check_artefact
 from shared.store import policy_versions, queries
-from shared.store.policy_versions import UnknownVersion
+from shared.store.policy_versions import NoDefault, UnknownVersion
 
 router = APIRouter(prefix="/v1/policies", tags=["policies"], route_class=JsonRoute, responses=RESPONSES)
 
@@ -44,6 +45,16 @@ def policies() -> list[PolicyDescription]:
         )
         for name, kind in sorted(POLICIES.items())
     ]
+
+
+@router.get("/{name}/default")
+def default(name: PolicyName, database: WithDatabase, settings: WithSettings) -> PolicyVersion:
+    """Get the version that a submission without a version gets: the default for the running models."""
+    _policy(name)
+    with database.session() as session, _not_found():
+        running = policy_versions.running_models(session, silence_s=silence_s(settings))
+        number = policy_versions.choose_version(session, name, None, running=running)
+        return show_policy_version(policy_versions.read_version(session, name, number))
 
 
 @router.get("/{name}/versions")
@@ -129,5 +140,5 @@ def _checked(name: str, body: PolicyArtefact) -> EncodedArtefact:
 def _not_found() -> Iterator[None]:
     try:
         yield
-    except UnknownVersion as error:
+    except (NoDefault, UnknownVersion) as error:
         raise NotFound(str(error)) from error

@@ -74,6 +74,8 @@ def empty(database: Database) -> None:
 
 def chosen(api: TestClient, **policy: Any) -> int | None:
     version: int | None = submit(api, policy={"name": POLICY, **policy})["policy"]["version"]
+    if not policy:
+        assert api.get(f"/v1/policies/{POLICY}/default").json()["version"] == version
     return version
 
 
@@ -123,6 +125,8 @@ def test_an_unknown_policy_or_version_is_not_found(api: TestClient) -> None:
     is_refusal(api.post(f"/v1/policies/{POLICY}/versions/1/default"), 404, "not_found")
     is_refusal(api.post(f"/v1/policies/{POLICY}/versions/1/retire"), 404, "not_found")
     is_refusal(api.get("/v1/policies/dice/versions"), 404, "not_found")
+    for name in (POLICY, "threshold", "dice"):
+        is_refusal(api.get(f"/v1/policies/{name}/default"), 404, "not_found")
     is_refusal(api.get(f"/v1/policies/{POLICY}/versions/{2**31}"), 422, "invalid_request")
     assert api.get(f"/v1/policies/{POLICY}/versions").json() == {"items": [], "next_cursor": None}
 

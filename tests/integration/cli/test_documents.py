@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.cli.conftest import Trim
+from shared.store.database import Database
+from stack.policies import read_artefacts, register_bundled
+from tests.integration.cli.conftest import Beat, Trim
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs" / "policies.md").read_text()
@@ -22,9 +24,11 @@ OWN_PROCESS = ("fit", "train", "calibrate")
 pytestmark = pytest.mark.servers
 
 
-def test_every_command_of_the_page_on_policies_succeeds(
-    trim: Trim, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_every_command_of_the_page_on_policies_succeeds_beside_the_bundled_versions(  # noqa: PLR0917 - pytest passes by name
+    trim: Trim, address: str, database: Database, beat: Beat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    register_bundled(database)
+    beat(next(each.models for each in read_artefacts() if each.models.prm.startswith("embedded/prm@")))
     monkeypatch.chdir(tmp_path)
     lines = (ROOT / "models" / "sample.jsonl").read_text().splitlines(keepends=True)
     Path("problems.jsonl").write_text("".join(lines[:25]))
@@ -43,4 +47,4 @@ def test_every_command_of_the_page_on_policies_succeeds(
         done = subprocess.run([*program, *command], env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         assert done.stdout
-    assert sorted(each.name for each in Path("exported").iterdir()) == ["pomdp@1.json", "pomdp@1.npz"]
+    assert sorted(each.name for each in Path("exported").iterdir()) == ["pomdp@3.json", "pomdp@3.npz"]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from shared.policies.artefact import BadArtefact
 from stack.artefact_files import write_artefact
-from stack.client import ApiRefused, NoVersion
-from tests.integration.cli.conftest import Trim
+from stack.client import ApiRefused
+from tests.integration.cli.conftest import Beat, Trim
 from tests.unit.policies.pomdp_models import artefact_of, make_model, released_model
 
 pytestmark = pytest.mark.servers
@@ -20,7 +21,7 @@ def test_a_version_is_imported_listed_shown_exported_made_default_and_retired(tr
     first, second = tmp_path / "first.json", tmp_path / "second.json"
     write_artefact(*artefact_of(released_model()).encode(), first)
     write_artefact(*artefact_of(make_model()).encode(), second)
-    with pytest.raises(NoVersion, match="no default version"):
+    with pytest.raises(ApiRefused, match="no default version"):
         trim("policies", "show", "pomdp")
 
     assert [trim("policies", "import", str(each)) for each in (first, second, first)] == [
@@ -55,12 +56,17 @@ def test_a_policy_without_versions_is_shown_with_its_parameters(trim: Trim) -> N
     assert json.loads(trim("policies", "show", "threshold", "--json"))["name"] == "threshold"
 
 
-def test_a_policy_with_defaults_for_several_models_has_to_be_named_with_a_version(trim: Trim, tmp_path: Path) -> None:
+def test_a_name_without_a_version_means_the_default_for_the_running_models(
+    trim: Trim, beat: Beat, tmp_path: Path
+) -> None:
     other = tmp_path / "other.json"
-    write_artefact(*artefact_of(make_model(), prm="prm@2").encode(), other)
+    write_artefact(*(artefact := artefact_of(make_model(), prm="prm@2")).encode(), other)
     assert trim("policies", "import", str(other)) == "pomdp@3\n"
-    with pytest.raises(NoVersion, match=r"several models \(pomdp@3, pomdp@2\)"):
+    with pytest.raises(ApiRefused, match="no prm worker has reported its model"):
         trim("policies", "export", "pomdp", "--into", str(tmp_path))
+    for prm, version in (("prm@2", "pomdp@3"), ("prm@1", "pomdp@2")):
+        beat(replace(artefact.models, prm=prm))
+        assert trim("policies", "export", "pomdp", "--into", str(tmp_path)) == f"{tmp_path / version}.json\n"
 
 
 def test_a_damaged_artefact_is_refused_before_it_is_sent(trim: Trim, tmp_path: Path) -> None:
