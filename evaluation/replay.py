@@ -148,14 +148,14 @@ def decide_again(routing: Routing, recorded: RecordedDecision, *, has_escalated:
     if early is not None or not recorded.has_draft:
         return early
     decision = _rule(routing.plan, recorded) or routing.decide(recorded.observation)
-    return _within_budget(routing.plan, recorded.observation, decision)
+    return _within_budget(routing.plan, recorded, decision)
 
 
 def _before_draft(routing: Routing, recorded: RecordedDecision, *, has_escalated: bool) -> Decision | None:
     """Return the decision to have the large model write a step without a draft, if the policy takes it."""
     plan, seen = routing.plan, recorded.observation
     mean_tokens = sum(seen.previous_tokens) // max(1, len(seen.previous_tokens))
-    if recorded.has_draft and not _has_room(plan, seen, mean_tokens):
+    if recorded.has_draft and not _has_room(plan, recorded, mean_tokens):
         return None
     undrafted = replace(
         seen, score=None, following_scores=(), draft_tokens=None, mean_logprob=None, min_logprob=None, is_final=False
@@ -167,13 +167,17 @@ def _before_draft(routing: Routing, recorded: RecordedDecision, *, has_escalated
     return routing.before_draft(undrafted) if plan.skips_drafts else None
 
 
-def _within_budget(plan: Plan, seen: Observation, decision: Decision) -> Decision:
-    if _has_room(plan, seen, seen.draft_tokens or 1):
+def _within_budget(plan: Plan, recorded: RecordedDecision, decision: Decision) -> Decision:
+    # The record does not tell what a spent budget overruled, which may have been another rule.
+    might_escalate = decision.action is Action.ESCALATE or decision.propensity < 1 or _met_spent_budget(recorded)
+    if not might_escalate or _has_room(plan, recorded, recorded.observation.draft_tokens or 1):
         return decision
-    if decision.action is Action.ACCEPT:
-        return replace(decision, propensity=1.0)
-    spent, budget = seen.large_out, plan.large_budget
+    spent, budget = _spent(recorded), plan.large_budget
     return Decision(action=Action.ACCEPT, reason="budget_spent", value=spent, compared_with=budget)
+
+
+def _met_spent_budget(recorded: RecordedDecision) -> bool:
+    return recorded.decided_by is DecidedBy.RULE and recorded.decision.reason == "budget_spent"
 
 
 def _left_out(routing: Routing, problem: RecordedProblem) -> LeftOut | None:
@@ -210,9 +214,14 @@ def _rule(plan: Plan, recorded: RecordedDecision) -> Decision | None:
     return None
 
 
-def _has_room(plan: Plan, seen: Observation, tokens: int) -> bool:
-    """Return whether the budget has room for some tokens; those that were wasted before are not in an observation."""
-    return plan.large_budget is None or plan.large_budget - seen.large_out >= max(1, tokens)
+def _has_room(plan: Plan, recorded: RecordedDecision, tokens: int) -> bool:
+    return plan.large_budget is None or plan.large_budget - _spent(recorded) >= max(1, tokens)
+
+
+def _spent(recorded: RecordedDecision) -> float:
+    """Return the large-model tokens before a decision; only that of a spent budget counts those in no step."""
+    spent = recorded.decision.value if _met_spent_budget(recorded) else None
+    return recorded.observation.large_out if spent is None else spent
 
 
 def _weigh(weight: float | None, recorded: RecordedDecision, decision: Decision | None) -> float | None:

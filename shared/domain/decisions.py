@@ -28,7 +28,7 @@ class DecidedBy(StrEnum):
 
     POLICY = "policy"
     RULE = "rule"
-    """The service itself, because there was nothing for a policy to judge: no words, or no usable score."""
+    """The service itself: there was nothing for a policy to judge, or the budget leaves it no choice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

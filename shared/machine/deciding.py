@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime
 from typing import TypeVar
 
@@ -68,7 +67,7 @@ def _is_judged(ready: ScoredDraft) -> bool:
 
 
 def _take_small(state: State, ready: ScoredDraft, *, policy: Decider, now: datetime) -> State:
-    """Decide on a draft: by rule if there is nothing to judge, otherwise by the policy."""
+    """Decide on a draft: by rule if there is nothing to judge or no choice, otherwise by the policy."""
     draft = ready.draft
     if (foreign := _foreign(policy, ready)) is not None:
         return fail(state, foreign, now=now)
@@ -79,10 +78,9 @@ def _take_small(state: State, ready: ScoredDraft, *, policy: Decider, now: datet
     if isinstance(decision, Failure):
         return fail(state, decision, now=now)
     state = _without(state, ready)
-    if not state.can_pay_large(needed):
-        if decision.action is Action.ESCALATE:
-            decision, decided_by = _budget_spent(state), DecidedBy.RULE
-        decision = replace(decision, propensity=1.0)
+    might_escalate = decision.action is Action.ESCALATE or decision.propensity < 1
+    if might_escalate and not state.can_pay_large(needed):
+        decision, decided_by = _budget_spent(state), DecidedBy.RULE
     state = _record(state, ready, observation, decision, decided_by=decided_by, policy=policy, now=now)
     if decision.action is Action.ACCEPT:
         return _append(state, draft, score=ready.score, now=now)
@@ -129,7 +127,7 @@ def _without(state: State, decided: ScoredDraft) -> State:
 
 
 def _budget_spent(state: State) -> Decision:
-    """Return the decision in place of an escalation that the budget has no room for."""
+    """Return the decision in place of an escalation, certain or drawn by lot, that the budget has no room for."""
     budget = state.options.plan.large_budget
     return Decision(action=Action.ACCEPT, reason="budget_spent", value=state.large_spent, compared_with=budget)
 

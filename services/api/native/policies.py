@@ -50,7 +50,7 @@ def policies() -> list[PolicyDescription]:
 @router.get("/{name}/default")
 def default(name: PolicyName, database: WithDatabase, settings: WithSettings) -> PolicyVersion:
     """Get the version that a submission without a version gets: the default for the running models."""
-    _policy(name)
+    _check_name(name)
     with database.session() as session, _not_found():
         running = policy_versions.running_models(session, silence_s=silence_s(settings))
         number = policy_versions.choose_version(session, name, None, running=running)

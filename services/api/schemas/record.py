@@ -131,7 +131,7 @@ class Decision(BaseModel):
     epoch: int = Field(description="Epoch in which the decision was taken.")
     decided_at: AwareDatetime = Field(description="Time of the decision.")
     decided_by: DecidedBy = Field(
-        description="Whether the policy decided, or a rule of the service that applies before any policy."
+        description="Whether the policy decided, or a rule: nothing was to be judged, or the budget left no choice."
     )
     policy: DecidingPolicy = Field(description="Version of the policy in force.")
     observation: Observation = Field(description="Everything that the policy saw.")

@@ -96,15 +96,22 @@ def test_a_draft_is_accepted_where_the_budget_has_no_room_for_its_length() -> No
     assert [step.author for step in state.steps] == [Author.LARGE, Author.SMALL]
 
 
-@pytest.mark.parametrize(("budget", "propensity"), [(5, 0.25), (4, 1.0)])
-def test_an_explored_decision_that_the_budget_leaves_no_choice_is_certain(budget: int, propensity: float) -> None:
-    accepted = Decision(action=Action.ACCEPT, reason="explored", propensity=0.25)
+SPENT = Decision(action=Action.ACCEPT, reason="budget_spent", value=0, compared_with=4)
+EXPLORED = Decision(action=Action.ACCEPT, reason="explored", propensity=0.25)
+
+
+@pytest.mark.parametrize(
+    ("budget", "decided_by", "decision"), [(5, DecidedBy.POLICY, EXPLORED), (4, DecidedBy.RULE, SPENT)]
+)
+def test_a_rule_decides_where_the_budget_leaves_exploration_no_choice(
+    budget: int, decided_by: DecidedBy, decision: Decision
+) -> None:
     state = new_state(problem_id=PROBLEM_ID, question=QUESTION, options=Options(plan=Plan(large_budget=budget)))
-    policy = Deciding(lambda _: accepted)
+    policy = Deciding(lambda _: EXPLORED)
     state = apply(state, ProblemAdmitted(), policy=policy, now=START)
     (draft,) = drafts_of(command_of(state), "one", tokens=5)
     state = apply(state, scored(draft, scores=(0.9,)), policy=policy, now=START)
-    assert state.decisions[0].decision.propensity == propensity
+    assert (state.decisions[0].decided_by, state.decisions[0].decision) == (decided_by, decision)
 
 
 def test_a_step_is_not_begun_by_the_large_model_with_less_than_a_mean_step_left() -> None:
