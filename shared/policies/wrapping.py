@@ -64,7 +64,8 @@ class Routing:
         """Return the policy's decision, or by chance one that is drawn.
 
         With probability epsilon the action is drawn, each with probability 1/2. So the policy's own action is taken
-        with probability 1 - epsilon / 2, and the other one with epsilon / 2: the propensity that is stored.
+        with probability 1 - epsilon / 2, and the other one with epsilon / 2: the propensity that is stored. A drawn
+        decision keeps the numbers that the policy compared.
         """
         own, epsilon = self.policy.decide(observation), self.wrappers.epsilon
         if epsilon == 0:
@@ -73,12 +74,13 @@ class Routing:
         if lot >= epsilon:
             return replace(own, propensity=1 - epsilon / 2)
         action = Action.ESCALATE if lot < epsilon / 2 else Action.ACCEPT
+        compared = {"own_value": own.value, "own_compared_with": own.compared_with}
         return Decision(
             action=action,
             reason="explored",
             value=lot,
             compared_with=epsilon,
-            numbers=own.numbers,
+            numbers={**own.numbers, **{name: number for name, number in compared.items() if number is not None}},
             propensity=1 - epsilon / 2 if action is own.action else epsilon / 2,
         )
 

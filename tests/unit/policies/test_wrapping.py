@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.domain.decisions import Action, Decision, Observation
 from shared.domain.options import Plan, Wrappers
+from shared.policies.pomdp.policy import Pomdp
 from shared.policies.registry import BadParameters, build_policy, build_routing
 from shared.policies.wrapping import Routing
+from tests.unit.policies.pomdp_models import artefact_of, released_model
 
 quick = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 
@@ -66,6 +70,18 @@ def test_explored_decisions_have_the_share_and_the_propensities_that_epsilon_say
     assert len(other) / len(drawn) == pytest.approx(0.2, abs=0.03)
     assert {each.propensity for each in other} == {0.2}
     assert {each.propensity for each in drawn if each.action is own.action} == {0.8}
+
+
+def test_an_explored_decision_keeps_the_numbers_that_the_policy_compared() -> None:
+    def explored(routing: Routing) -> Decision:
+        return next(each for seed in range(100) if (each := routing.decide(seen(0.2, seed=seed))).reason == "explored")
+
+    found = explored(wrapped(epsilon=0.9))
+    assert (found.numbers, found.compared_with) == ({"own_value": 0.2, "own_compared_with": 0.5}, 0.9)
+    assert explored(wrapped("small-only", epsilon=0.9)).numbers == {}
+    pomdp = Routing(Pomdp().fitted(artefact_of(released_model())))
+    own, found = pomdp.decide(seen(0.2)), explored(replace(pomdp, wrappers=Wrappers(epsilon=0.9)))
+    assert found.numbers == {**own.numbers, "own_value": own.value, "own_compared_with": own.compared_with}
 
 
 def test_an_explored_decision_is_drawn_again_in_a_replay() -> None:
