@@ -113,6 +113,8 @@ def _print_divergences(record: Mapping[str, Any], *, limit: int) -> None:
         print(f"{record['unsupported']} problems have no weight: the record could not have taken the policy's action.")
     for each in record["divergences"][:limit]:
         recorded, other = _short(each["recorded"]), _short(each["policy"])
+        if each["is_cut"]:
+            other = "the same, but its budget may end the large step at another length"
         print(f"{each['problem_id']}, step {each['step']}: {recorded}; the policy: {other}")
     if (more := len(record["divergences"]) - limit) > 0:
         note(f"{more} more problems diverge; --json lists them.")

@@ -74,6 +74,8 @@ class RecordedProblem:
     is_solved: bool | None
     """Whether its answer is right; `None` if there is no reference."""
     large_tokens: int
+    lost_large_tokens: int
+    """Large tokens in no step, exact or estimated. They count for a budget, and no observation has them."""
     decisions: Sequence[RecordedDecision]
 
     @property
@@ -89,6 +91,8 @@ class Divergence:
     recorded: RecordedDecision
     decision: Decision | None
     """What the policy decides; `None` if it would have the step drafted, which it was not."""
+    is_cut: bool = False
+    """Whether it decides the same, and another budget may end the large step at another length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,13 +124,16 @@ def replay(routing: Routing, problem: RecordedProblem) -> Replayed:
     divergence: Divergence | None = None
     weight: float | None = 1.0 if problem.explores else None
     has_escalated = False
-    for recorded in problem.decisions:
+    decisions = _once(problem.decisions)
+    for place, recorded in enumerate(decisions):
         decision = decide_again(routing, recorded, has_escalated=has_escalated)
         agrees = decision is not None and decision.action is recorded.decision.action
+        is_cut = agrees and _may_be_cut(routing.plan, problem, decisions[place : place + 2])
         if divergence is None:
             compared += 1
-            divergence = None if agrees else Divergence(recorded=recorded, decision=decision)
-        weight = _weigh(weight, recorded, decision)
+            if not agrees or is_cut:
+                divergence = Divergence(recorded=recorded, decision=decision, is_cut=is_cut)
+        weight = None if is_cut else _weigh(weight, recorded, decision)
         if divergence is not None and not weight:
             break
         has_escalated = has_escalated or recorded.decision.action is Action.ESCALATE
@@ -155,7 +162,7 @@ def _before_draft(routing: Routing, recorded: RecordedDecision, *, has_escalated
     """Return the decision to have the large model write a step without a draft, if the policy takes it."""
     plan, seen = routing.plan, recorded.observation
     mean_tokens = sum(seen.previous_tokens) // max(1, len(seen.previous_tokens))
-    if recorded.has_draft and not _has_room(plan, recorded, mean_tokens):
+    if not _has_room(plan, recorded, mean_tokens):
         return None
     undrafted = replace(
         seen, score=None, following_scores=(), draft_tokens=None, mean_logprob=None, min_logprob=None, is_final=False
@@ -207,6 +214,9 @@ def _rule(plan: Plan, recorded: RecordedDecision) -> Decision | None:
         return None
     reason = recorded.decision.reason
     otherwise = Action.ESCALATE if plan.escalates else Action.ACCEPT
+    if reason == "budget_spent" and recorded.observation.score is None:
+        # The draft may have had no words, which the record does not show here.
+        return Decision(action=otherwise, reason="degenerate_draft")
     if reason == "model_ended":
         return Decision(action=Action.ACCEPT, reason=reason)
     if reason == "degenerate_draft" or (reason == "invalid_score" and plan.scores):
@@ -222,6 +232,36 @@ def _spent(recorded: RecordedDecision) -> float:
     """Return the large-model tokens before a decision; only that of a spent budget counts those in no step."""
     spent = recorded.decision.value if _met_spent_budget(recorded) else None
     return recorded.observation.large_out if spent is None else spent
+
+
+def _once(decisions: Sequence[RecordedDecision]) -> Sequence[RecordedDecision]:
+    """Leave out the second decision on a step that the large model already writes.
+
+    A policy without drafts decides on such a draft where its budget had too little left for a mean step, and once more
+    on the large step.
+    """
+    escalated = {each.step for each in decisions if each.has_draft and each.decision.action is Action.ESCALATE}
+    return [each for each in decisions if each.has_draft or each.step not in escalated]
+
+
+def _may_be_cut(plan: Plan, problem: RecordedProblem, decisions: Sequence[RecordedDecision]) -> bool:
+    """Return whether the policy's budget may end a large step at another length than in the record.
+
+    Args:
+        plan: Plan of the policy.
+        problem: The problem.
+        decisions: The decision before the step, and the next one if there is one.
+    """
+    recorded, *following = decisions
+    ours, theirs = plan.large_budget, problem.plan.large_budget if problem.plan else None
+    if ours == theirs or recorded.decision.action is Action.ACCEPT:
+        return False
+    spent = recorded.observation.large_out
+    tokens = (following[0].observation.large_out if following else problem.large_tokens) - spent
+    fits_ours = ours is None or tokens <= ours - spent
+    # A step that took all that was left may have been cut.
+    fits_theirs = theirs is None or tokens < theirs - spent - problem.lost_large_tokens
+    return not (fits_ours and fits_theirs)
 
 
 def _weigh(weight: float | None, recorded: RecordedDecision, decision: Decision | None) -> float | None:

@@ -136,6 +136,7 @@ def _divergence(divergence: Divergence) -> dict[str, Any]:
         "step": recorded.step,
         "recorded": _decision(recorded.decision),
         "policy": None if divergence.decision is None else _decision(divergence.decision),
+        "is_cut": divergence.is_cut,
     }
 
 

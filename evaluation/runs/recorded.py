@@ -42,6 +42,7 @@ def recorded_problem(problem: Mapping[str, Any], decisions: Sequence[Mapping[str
         has_ended=problem["status"] in (Status.SUCCEEDED, Status.FAILED),
         is_solved=None if problem["reference"] is None else problem["verdict"] == Verdict.CORRECT,
         large_tokens=problem["ledger"]["large_out"],
+        lost_large_tokens=problem["ledger"]["large_wasted"] + problem["ledger"]["large_estimated"],
         decisions=[recorded_decision(each) for each in decisions],
     )
 

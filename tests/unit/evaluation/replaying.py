@@ -61,6 +61,7 @@ def recorded(state: State) -> RecordedProblem:
         has_ended=state.status in ("succeeded", "failed"),
         is_solved=state.verdict is Verdict.CORRECT,
         large_tokens=state.ledger.large_out,
+        lost_large_tokens=state.ledger.large_wasted + state.ledger.large_estimated,
         decisions=[
             RecordedDecision(
                 number=each.number,

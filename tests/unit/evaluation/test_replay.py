@@ -21,6 +21,7 @@ from evaluation.replay_figures import Label, figures, summary
 from shared.domain.decisions import Action, DecidedBy, Decision, Observation
 from shared.domain.options import Limits, Options, Plan, Wrappers
 from shared.domain.roles import Author
+from shared.machine.state import State
 from shared.policies.registry import POLICIES, build_routing
 from shared.policies.wrapping import Routing
 from simulation.simulated_service import SimulatedService
@@ -34,6 +35,10 @@ LIMITS = Limits(max_steps=6, max_step_tokens=50, max_tokens=1000)
 
 
 def simulate(policy: Routing, *, lookahead: int = 0) -> list[RecordedProblem]:
+    return [recorded(each) for each in solve(policy, lookahead=lookahead)]
+
+
+def solve(policy: Routing, *, lookahead: int = 0) -> list[State]:
     world = World(seed=3)
     engines = Engines(
         small=WorldGenerator(world, Author.SMALL), large=WorldGenerator(world, Author.LARGE), prm=WorldScorer(world)
@@ -46,7 +51,7 @@ def simulate(policy: Routing, *, lookahead: int = 0) -> list[RecordedProblem]:
     ]
     while service.turn():
         pass
-    return [recorded(service.state(each)) for each in ids]
+    return [service.state(each) for each in ids]
 
 
 EVERY = [
@@ -75,6 +80,60 @@ def test_every_policy_decides_again_what_was_stored(
                 assert decide_again(policy, each, has_escalated=has_escalated) == each.decision
             has_escalated = has_escalated or each.decision.action is Action.ESCALATE
         assert replay(policy, problem).agrees or replay(policy, problem).left_out is LeftOut.NO_WHOLE_SOLUTIONS
+
+
+BUDGETED = [
+    ("threshold", {"threshold": 0.5}),
+    ("threshold", {"threshold": 0.8}),
+    ("confidence", {"threshold": 0.3}),
+    ("large-only", {}),
+    ("small-only", {}),
+    ("cascade", {"threshold": 0.4}),
+    ("pomdp", {"draft_token_price": 0.01, "large_token_price": 0.0}),
+]
+
+
+def test_a_policy_that_follows_a_record_with_any_budget_gets_the_same_solution_in_its_own_run() -> None:
+    policies = [
+        routing(name, parameters, Wrappers(budget=budget, take_over=takes_over), **MODELS)
+        for name, parameters in BUDGETED
+        for budget in (None, 20, 30, 60)
+        for takes_over in (False, True)
+        if name != "cascade" or takes_over
+    ]
+    solved = [solve(each) for each in policies]
+    records = [[recorded(each) for each in states] for states in solved]
+    followed = 0
+    for policy, own in zip(policies, solved, strict=True):
+        for record, states in zip(records, solved, strict=True):
+            for problem, other, mine in zip(record, states, own, strict=True):
+                if replay(policy, problem).agrees:
+                    followed += problem.plan != policy.plan and problem.large_tokens > 0
+                    found, expected = (
+                        [(step.author, step.text, step.tokens) for step in each.steps] for each in (other, mine)
+                    )
+                    assert found == expected, (policy, problem.plan, problem.problem_id)
+    assert followed > 500
+
+
+@pytest.mark.parametrize(
+    ("budget", "recorded_budget", "is_cut"),
+    [(9, None, True), (10, None, False), (None, 10, True), (None, 11, False), (11, 10, True), (10, 10, False)],
+)
+def test_a_large_step_that_one_of_two_budgets_may_have_cut_is_a_divergence_without_weight(
+    budget: int | None, recorded_budget: int | None, *, is_cut: bool
+) -> None:
+    problem = made([Action.ESCALATE], scores=[0.1], propensities=[0.25], spent=10)
+    problem = replace(problem, plan=Plan(large_budget=recorded_budget))
+    found = replay(threshold(0.5, budget=budget), problem)
+    assert (found.agrees, found.weight) == ((False, None) if is_cut else (True, 4))
+    assert [each["is_cut"] for each in summary([found])["divergences"]] == [True] * is_cut
+
+
+def test_lost_tokens_count_for_what_was_left_of_the_recorded_budget() -> None:
+    problem = replace(made([Action.ESCALATE], scores=[0.1], spent=10), plan=Plan(large_budget=15))
+    assert replay(threshold(0.5), problem).agrees
+    assert not replay(threshold(0.5), replace(problem, lost_large_tokens=5)).agrees
 
 
 def threshold(value: float, **wrappers: Any) -> Routing:
@@ -153,6 +212,7 @@ def made(
         has_ended=True,
         is_solved=solved,
         large_tokens=spent,
+        lost_large_tokens=0,
         decisions=[
             RecordedDecision(
                 number=step,
