@@ -110,7 +110,7 @@ def _print_figures(figures: Mapping[str, Mapping[str, Any]]) -> None:
 def _print_divergences(record: Mapping[str, Any], *, limit: int) -> None:
     print(f"\nIt follows the record of {record['agreeing']} problems and leaves that of {record['diverging']}.")
     if record["unsupported"]:
-        print(f"{record['unsupported']} problems have no weight: the record could not have taken the policy's action.")
+        print(f"{record['unsupported']} problems have no weight: the record could not have gone the policy's way.")
     for each in record["divergences"][:limit]:
         recorded, other = _short(each["recorded"]), _short(each["policy"])
         if each["is_cut"]:
@@ -123,9 +123,12 @@ def _print_divergences(record: Mapping[str, Any], *, limit: int) -> None:
 def _rests_on(figure: Mapping[str, Any]) -> str:
     if figure["reason"] is not None:
         return str(figure["reason"])
-    effective = figure["effective_problems"]
-    lacking = f"; undefined in {figure['undefined']:.0%} of the resamples" if lacks_interval(figure) else ""
-    return f"{figure['problems']} problems{'' if effective is None else f', effectively {effective:.1f}'}{lacking}"
+    rests = [f"{figure['problems']} problems"]
+    if figure["effective_problems"] is not None:
+        rests[0] += f", effectively {figure['effective_problems']:.1f}, mean weight {figure['mean_weight']:.2f}"
+    if lacks_interval(figure):
+        rests.append(f"undefined in {figure['undefined']:.0%} of the resamples")
+    return "; ".join(rests)
 
 
 def _short(decision: Mapping[str, Any] | None) -> str:

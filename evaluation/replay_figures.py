@@ -40,6 +40,8 @@ class Figure:
     """Number of problems that it rests on."""
     effective_problems: float | None = None
     """For a weighted figure the effective sample size, (sum of weights)^2 / sum of squares (Kish, 1965)."""
+    mean_weight: float | None = None
+    """For a weighted figure the mean of the weights. Its expectation is 1."""
     reason: str | None = None
     """Why it is left out."""
 
@@ -97,15 +99,28 @@ def _of_solutions(
     diverging = sum(each.divergence is not None for each in usable)
     if not diverging:
         return _ratio([(each, measure(each) or 0, per(each)) for each in usable], Label.EXACT)
-    weighted = [(each, each.weight) for each in usable if each.weight is not None]
-    if not any(weight for _, weight in weighted):
+    weights = [each.weight for each in usable if each.weight is not None]
+    if reason := _why_not_weighted(usable, weights):
         parting = f"The policy leaves the record of {diverging} of {len(usable)} problems"
-        why = "none that explored follows it" if weighted else "the record did not explore (epsilon)"
-        return Figure(label=Label.LEFT_OUT, reason=f"{parting}, and {why}.")
-    weights = [weight for _, weight in weighted]
-    effective = sum(weights) ** 2 / sum(each**2 for each in weights)
-    parts = [(each, weight * (measure(each) or 0), weight * per(each)) for each, weight in weighted]
-    return replace(_ratio(parts, Label.WEIGHTED), effective_problems=effective)
+        return Figure(label=Label.LEFT_OUT, reason=f"{parting}, and {reason}.")
+    parts = [
+        (each, weight * (measure(each) or 0), weight * per(each)) for each, weight in zip(usable, weights, strict=True)
+    ]
+    return replace(
+        _ratio(parts, Label.WEIGHTED),
+        effective_problems=sum(weights) ** 2 / sum(each**2 for each in weights),
+        mean_weight=sum(weights) / len(weights),
+    )
+
+
+def _why_not_weighted(usable: Sequence[Replayed], weights: Sequence[float]) -> str | None:
+    if not any(each.problem.explores for each in usable):
+        return "the record did not explore (epsilon)"
+    if lacking := len(usable) - len(weights):
+        return f"{lacking} have no weight, because the record could not have gone the policy's way"
+    if not any(weights):
+        return "none that explored follows it"
+    return None
 
 
 def _ratio(parts: Sequence[tuple[Replayed, float, float]], label: Label) -> Figure:

@@ -262,6 +262,7 @@ def test_weights_are_products_of_ratios_and_figures_are_self_normalised() -> Non
     assert accuracy.label is Label.WEIGHTED
     assert accuracy.value == pytest.approx(weights[0] / sum(weights))
     assert accuracy.effective_problems == pytest.approx(sum(weights) ** 2 / sum(each**2 for each in weights))
+    assert accuracy.mean_weight == pytest.approx(sum(weights) / 3)
     rate = figures(found)["escalation_rate"]
     assert (rate.label, rate.effective_problems) == (Label.WEIGHTED, accuracy.effective_problems)
     assert rate.value == pytest.approx(weights[0] / (2 * sum(weights)))
@@ -281,6 +282,16 @@ def test_an_action_that_the_record_could_not_have_taken_has_no_weight() -> None:
     assert found.weight is None
     assert summary([found])["unsupported"] == 1
     assert figures([found])["accuracy"].label is Label.LEFT_OUT
+
+
+def test_one_problem_without_a_weight_leaves_out_the_weighted_figures() -> None:
+    follows = made([Action.ACCEPT], scores=[0.9], propensities=[0.75], spent=0, question="a")
+    cannot = made([Action.ACCEPT], scores=[0.1], propensities=[1.0], question="b")
+    found = [replay(threshold(0.5), each) for each in (follows, follows, cannot)]
+    assert [each.weight for each in found] == [pytest.approx(4 / 3), pytest.approx(4 / 3), None]
+    tokens = figures(found)["large_tokens"]
+    assert (tokens.label, tokens.value) == (Label.LEFT_OUT, None)
+    assert "1 of 3 problems, and 1 have no weight" in str(tokens.reason)
 
 
 def test_a_policy_that_explores_itself_has_the_weight_of_both_actions() -> None:
