@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,18 +12,20 @@ import typer
 from cli.estimates import lacks_interval
 from cli.output import print_json, print_table
 from cli.policies import check_source, fetch
-from cli.policy_names import PolicyName, find_version
+from cli.policy_names import PolicyName, find_defaults, find_version
 from cli.progress import note
 from cli.service import AsJson, Limit, Server
+from evaluation.replay import RecordedProblem
 from evaluation.replay import replay as follow
 from evaluation.replay_figures import summary
 from evaluation.runs.candidates import Candidate
 from evaluation.runs.folder import RunFolder
 from evaluation.runs.recorded import name_of, read_record
+from shared.domain.roles import WorkerRole
 from shared.policies.policy import FittedPolicy
 from shared.policies.wrapping import Routing
 from stack.artefact_files import read_artefact
-from stack.client import Api
+from stack.client import Api, NoVersion
 
 
 def replay(
@@ -46,13 +49,17 @@ def replay(
     check_source(PolicyName(candidate.name, candidate.version), artefact)
     found: dict[str, Any] = {"policy": policy, "records": []}
     with server as api:
-        routing = _routing(api, candidate, artefact)
-        groups: dict[str, list[Mapping[str, Any]]] = {}
+        build = _builder(api, candidate, artefact)
+        groups: dict[tuple[object, ...], list[RecordedProblem]] = {}
         for each in _problems(api, folder=folder, batch=batch, problem=problem):
-            groups.setdefault(name_of(each["policy"]), []).append(each)
-        for name, problems in groups.items():
-            replayed = [follow(routing, record) for record in read_record(api, problems)]
-            found["records"].append({"recorded": name, **summary(replayed)})
+            record = read_record(api, each)
+            # Not by the large model: solutions without an escalation do not show theirs.
+            models = (record.models.get(role) for role in (WorkerRole.SMALL, WorkerRole.PRM))
+            groups.setdefault((name_of(each["policy"]), *models), []).append(record)
+        for (name, *_), records in groups.items():
+            routing = build(records)
+            replayed = [follow(routing, record) for record in records]
+            found["records"].append({"recorded": name, "version": routing.number, **summary(replayed)})
     if as_json:
         print_json(found)
     else:
@@ -70,20 +77,49 @@ def _problems(api: Api, *, folder: Path | None, batch: str | None, problem: str 
         yield from api.batch_problems(each)
 
 
-def _routing(api: Api, candidate: Candidate, card: Path | None) -> Routing:
-    """Build a policy; a fitted one gets its artefact from files, or that of its version from the service."""
-    routing = candidate.routing
-    if not isinstance(routing.policy, FittedPolicy):
-        return routing
+def _builder(api: Api, candidate: Candidate, card: Path | None) -> Callable[[Sequence[RecordedProblem]], Routing]:
+    """Return what builds the policy for recorded problems.
+
+    A fitted policy decides with its artefact from files, or with the version of the service that is named, or with its
+    default version for the models of the record.
+    """
+    routing, name, number = candidate.routing, candidate.name, candidate.version
+    policy = routing.policy
+    if not isinstance(policy, FittedPolicy):
+        return lambda _: routing
     if card is not None:
-        return Routing(routing.policy.fitted(read_artefact(card)), routing.wrappers)
-    version = find_version(api, PolicyName(candidate.name, candidate.version))["version"]
-    artefact, _ = fetch(api, candidate.name, version)
-    return Routing(routing.policy.fitted(artefact), routing.wrappers, version)
+        fitted = Routing(policy.fitted(read_artefact(card)), routing.wrappers)
+        return lambda _: fitted
+    versions = [find_version(api, PolicyName(name, number))] if number else find_defaults(api, name)
+    if not versions:
+        raise NoVersion(f"{name} has no default version; `trim policies versions {name}` lists all.")
+
+    @functools.cache
+    def built(version: int) -> Routing:
+        return Routing(policy.fitted(fetch(api, name, version)[0]), routing.wrappers, version)
+
+    return lambda records: built(_fitting(versions, records)["version"])
+
+
+def _fitting(versions: Sequence[Mapping[str, Any]], records: Sequence[RecordedProblem]) -> Mapping[str, Any]:
+    """Choose the version whose models are those of the record.
+
+    Where none is, or the record lacks what a fitted policy needs, any will do: a replay leaves out all problems.
+
+    Raises:
+        NoVersion: Several versions fit.
+    """
+    used = {(role, model) for record in records for role, model in record.models.items()}
+    fitting = [each for each in versions if all(each["models"][role] == model for role, model in used)]
+    if len(fitting) > 1 and any(role is WorkerRole.PRM for role, _ in used):
+        names = ", ".join(f"{each['policy']}@{each['version']}" for each in fitting)
+        raise NoVersion(f"The record does not show which default version is for its models ({names}); name one.")
+    return (fitting or versions)[0]
 
 
 def _print(policy: str, record: Mapping[str, Any], *, limit: int) -> None:
-    print(f"{policy} on the record of {record['recorded']}: {record['problems']} problems")
+    version = "" if record["version"] is None else f" (version {record['version']})"
+    print(f"{policy}{version} on the record of {record['recorded']}: {record['problems']} problems")
     for reason, count in record["left_out"].items():
         print(f"{count} problems cannot be replayed: {reason}.")
     if sum(record["left_out"].values()) < record["problems"]:

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from shared.domain.artefacts import ModelIds
 from shared.domain.decisions import Action, DecidedBy, Decision, Observation
 from shared.domain.options import Plan
 from shared.domain.roles import WorkerRole
@@ -50,7 +49,7 @@ class RecordedDecision:
     decision: Decision
     decided_by: DecidedBy
     models: Mapping[WorkerRole, str]
-    """Models of the draft and of its score."""
+    """Models of the draft, of its score, and of the large step that follows."""
 
     @property
     def has_draft(self) -> bool:
@@ -77,6 +76,11 @@ class RecordedProblem:
     lost_large_tokens: int
     """Large tokens in no step, exact or estimated. They count for a budget, and no observation has them."""
     decisions: Sequence[RecordedDecision]
+
+    @property
+    def models(self) -> Mapping[WorkerRole, str]:
+        """Models that worked on it, as far as the decisions show them."""
+        return {role: name for decision in self.decisions for role, name in decision.models.items()}
 
     @property
     def escalations(self) -> int:
@@ -198,14 +202,10 @@ def _left_out(routing: Routing, problem: RecordedProblem) -> LeftOut | None:
         LeftOut.NO_SCORES: needs.scores and not had.scores,
         LeftOut.NO_LOG_PROBABILITIES: needs.confidence and not had.confidence,
         LeftOut.NO_WHOLE_SOLUTIONS: needs.decides_whole and (not had.decides_whole or needs.large_budget is not None),
-        LeftOut.OTHER_MODELS: routing.models is not None and _are_other(routing.models, problem.decisions),
+        LeftOut.OTHER_MODELS: routing.models is not None
+        and any(routing.models.find_other(each.models.items()) for each in problem.decisions),
     }
     return next((reason for reason, applies in reasons.items() if applies), None)
-
-
-def _are_other(fitted_on: ModelIds, decisions: Sequence[RecordedDecision]) -> bool:
-    known = {WorkerRole.SMALL: fitted_on.small, WorkerRole.LARGE: fitted_on.large, WorkerRole.PRM: fitted_on.prm}
-    return any(known[role] != name for decision in decisions for role, name in decision.models.items())
 
 
 def _rule(plan: Plan, recorded: RecordedDecision) -> Decision | None:

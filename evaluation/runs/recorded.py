@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from evaluation.replay import RecordedDecision, RecordedProblem
 from shared.domain.decisions import Action, DecidedBy, Decision, Observation
 from shared.domain.options import Plan, Wrappers
-from shared.domain.roles import WorkerRole
+from shared.domain.roles import Author, WorkerRole
 from shared.domain.status import Status
 from shared.domain.verdict import Verdict
 from shared.errors import PermanentError
@@ -21,35 +21,35 @@ from stack.client import Api
 _OBSERVATION = TypeAdapter(Observation)
 
 
-def read_record(api: Api, problems: Iterable[Mapping[str, Any]]) -> Iterator[RecordedProblem]:
-    """Read the decisions on problems.
+def read_record(api: Api, problem: Mapping[str, Any]) -> RecordedProblem:
+    """Read the decisions on a problem.
 
     Args:
         api: The service.
-        problems: The problems as the API returns them.
+        problem: The problem as the API returns it.
     """
-    for problem in problems:
-        yield recorded_problem(problem, list(api.items(f"/v1/problems/{problem['id']}/decisions")))
-
-
-def recorded_problem(problem: Mapping[str, Any], decisions: Sequence[Mapping[str, Any]]) -> RecordedProblem:
-    """Build a recorded problem from the API's answers."""
+    audit = api.items(f"/v1/problems/{problem['id']}/audit")
+    decisions = [_recorded_decision(each["decision"], each["accepted_step"]) for each in audit]
     return RecordedProblem(
         problem_id=problem["id"],
-        question=decisions[0]["observation"]["question_digest"] if decisions else problem["id"],
+        question=decisions[0].observation.question_digest if decisions else problem["id"],
         plan=_plan(problem["policy"]),
         explores=problem["policy"]["wrappers"]["epsilon"] > 0,
         has_ended=problem["status"] in (Status.SUCCEEDED, Status.FAILED),
         is_solved=None if problem["reference"] is None else problem["verdict"] == Verdict.CORRECT,
         large_tokens=problem["ledger"]["large_out"],
         lost_large_tokens=problem["ledger"]["large_wasted"] + problem["ledger"]["large_estimated"],
-        decisions=[recorded_decision(each) for each in decisions],
+        decisions=decisions,
     )
 
 
-def recorded_decision(row: Mapping[str, Any]) -> RecordedDecision:
-    """Build a recorded decision from the API's answer."""
-    work = {WorkerRole.SMALL: row["draft"], WorkerRole.PRM: row["scoring"]}
+def _recorded_decision(row: Mapping[str, Any], step: Mapping[str, Any] | None) -> RecordedDecision:
+    is_large = step is not None and step["author"] == Author.LARGE
+    work = {
+        WorkerRole.SMALL: row["draft"],
+        WorkerRole.PRM: row["scoring"],
+        WorkerRole.LARGE: step if is_large else None,
+    }
     return RecordedDecision(
         number=row["number"],
         step=row["step"],

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from evaluation.replay import decide_again, replay
-from evaluation.runs.recorded import name_of, recorded_problem
+from evaluation.runs.recorded import name_of, read_record
 from shared.domain.decisions import Action
 from shared.domain.options import Wrappers
 from shared.policies.registry import POLICIES
@@ -62,7 +62,8 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, postgres_server: str) -
         broker = url.replace("postgresql", "pgmq", 1)
         with closing(Database(url)) as database, database.session() as session:
             for name in ("pomdp", "aggregate", "sequence"):
-                policy_versions.register(session, artefact(name, **MODELS).encoded)
+                for models in (MODELS, {**MODELS, "prm": "other/prm"}):
+                    policy_versions.register(session, artefact(name, **models).encoded)
         folder = tmp_path_factory.mktemp("evaluating")
         with deployed(folder, database_url=url, broker_url=broker, script=SCRIPT) as running:
             yield running
@@ -123,6 +124,9 @@ def test_every_command_of_the_page_works_as_printed(deployment: Deployment, tmp_
     replayed = json.loads(run("trim replay pomdp run --artefact mine.json --json", deployment, tmp_path))
     agreeing = {each["recorded"].partition(":")[0]: each["agreeing"] for each in replayed["records"]}
     assert agreeing["pomdp@1"] == 6
+    replayed = json.loads(run("trim replay pomdp run --json", deployment, tmp_path))
+    assert {each["version"] for each in replayed["records"] if each["recorded"].startswith(low)} == {1}
+    assert all("other_models" not in each["left_out"] for each in replayed["records"])
 
 
 EVERY = [
@@ -150,7 +154,7 @@ def test_every_policy_decides_again_what_was_stored_for_it(deployment: Deploymen
         policy = routing(name, parameters, Wrappers(**wrappers), **MODELS)
         problem = deployment.api.get(f"/v1/problems/{problem_id}")
         assert problem["status"] == "succeeded", name
-        stored = recorded_problem(problem, list(deployment.api.items(f"/v1/problems/{problem_id}/decisions")))
+        stored = read_record(deployment.api, problem)
         assert stored.decisions
         has_escalated = False
         for each in stored.decisions:
