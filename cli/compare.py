@@ -9,7 +9,7 @@ from uuid import UUID
 
 import typer
 
-from cli.estimates import lacks_interval, number, p_value, percent
+from cli.estimates import cost, lacks_interval, number, p_value, percent
 from cli.output import print_json, print_table
 from cli.service import AsJson, Limit, Server
 from evaluation.prices import read_prices
@@ -63,7 +63,7 @@ def _compare_policies(
     for label in (first, second):
         if label not in plan.policies:
             raise typer.BadParameter(f"{label!r} is no policy of the run; it has {', '.join(plan.policies)}.")
-    results = Results(plan, folder.results(), read_prices(prices) if prices else None)
+    results = Results(plan, folder.results(plan), read_prices(prices) if prices else None)
     differing = [pair for pair in results.pairs(first, second) if _outcome(pair[0]) != _outcome(pair[1])]
     # Those of which one is right and the other is wrong tell most.
     differing.sort(key=lambda pair: pair[0].verdict == pair[1].verdict)
@@ -75,7 +75,7 @@ def _compare_policies(
 
 
 def _outcome(row: TrialRow) -> object:
-    return row.verdict, row.answer, row.ledger["large_out"]
+    return row.verdict, row.answer, row.ledger.large_out
 
 
 def _print_policies(found: Mapping[str, Any]) -> None:
@@ -88,7 +88,7 @@ def _print_policies(found: Mapping[str, Any]) -> None:
         "pgr": percent,
         "dibc": number,
         "escalation_rate": percent,
-        "cost": number,
+        "cost": cost,
     }
     print_table(
         ("metric", "difference"), [(name, form(difference[name])) for name, form in forms.items() if name in difference]

@@ -24,6 +24,11 @@ def number(estimate: Mapping[str, float | None], form: str = "{:.2f}", *, unit: 
     return f"{form.format(value)}{unit} ({form.format(low)} to {form.format(high)})"
 
 
+def cost(estimate: Mapping[str, float | None]) -> str:
+    """Write a cost with its interval, to four digits: prices of tokens are small."""
+    return number(estimate, "{:.4g}")
+
+
 def lacks_interval(estimate: Mapping[str, float | None]) -> bool:
     """Return whether an estimate has a value and no interval."""
     return estimate["value"] is not None and estimate["low"] is None

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.estimates import lacks_interval, number, p_value, percent, seconds
+from cli.estimates import cost, lacks_interval, number, p_value, percent, seconds
 from cli.output import print_json, print_table
 from cli.progress import note, showing_progress
 from cli.service import AsJson, Server
@@ -153,7 +153,7 @@ def _print(summary: Mapping[str, Any]) -> None:
             percent(each["escalation_rate"]),
             *(seconds(each["latency_s"].get(name)) for name in ("p50", "p90")),
             p_value(each["p_value_against_large"]),
-            *([number(each["cost"], "{:.4g}")] if has_cost else []),
+            *([cost(each["cost"])] if has_cost else []),
         )
         for each in policies
     ]

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import fcntl
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from evaluation.runs.plan import Plan
+from evaluation.runs.plan import Plan, PlannedBatch
 from evaluation.runs.rows import TrialRow
 from shared.errors import PermanentError, RetryableError
 from stack.whole_files import draft_of, write_whole
@@ -22,6 +22,9 @@ from stack.whole_files import draft_of, write_whole
 MANIFEST: Final = "manifest.json"
 RESULTS: Final = "results.jsonl"
 LOCK: Final = "lock"
+
+Key = tuple[str, str, int]
+"""What identifies a row of a run: policy, id of the problem, seed."""
 
 
 class OtherRun(PermanentError):
@@ -69,15 +72,17 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes out for the duration of the block.
+        """Keep other processes out for the duration of the block. A folder that is refused stays as it is.
 
         Raises:
             FolderInUse: Another process holds the folder.
-            OtherRun: The folder cannot be made.
+            OtherRun: The folder cannot be made, or holds other files.
+            NoRun: The folder has a manifest that this version cannot read.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / LOCK).open("w")
+            self._check_files()
+            lock = (self.path / LOCK).open("a")
         except OSError as error:
             raise OtherRun(f"{self.path} cannot hold a run ({error.strerror}); name another folder.") from error
         with lock:
@@ -87,13 +92,22 @@ class RunFolder:
                 raise FolderInUse from None
             yield
 
+    def _check_files(self) -> None:
+        manifest, lock = self.path / MANIFEST, self.path / LOCK
+        if manifest.exists():
+            self.manifest()
+        elif set(self.path.iterdir()) - {lock, draft_of(manifest)}:
+            raise OtherRun(f"{self.path} holds other files; name a new folder.")
+        if lock.exists() and lock.stat().st_size:
+            raise OtherRun(f"{lock} is no file of `trim evaluate`; name another folder.")
+
     def begin(self, plan: Plan) -> Manifest:
-        """Return the manifest of a run that was interrupted, or of a new one.
+        """Return the manifest of a run that was interrupted, or of a new one; the caller holds the lock.
 
         A run that has submitted nothing may get another plan.
 
         Raises:
-            OtherRun: The folder holds a run with another plan, or other files.
+            OtherRun: The folder holds a run with another plan.
         """
         if (self.path / MANIFEST).exists():
             manifest = self.manifest()
@@ -105,8 +119,6 @@ class RunFolder:
                 )
             if not differing:
                 return manifest
-        elif set(self.path.iterdir()) - {self.path / LOCK, draft_of(self.path / MANIFEST)}:
-            raise OtherRun(f"{self.path} holds other files; name a new folder.")
         manifest = Manifest(plan=plan)
         self.save(manifest)
         return manifest
@@ -128,42 +140,62 @@ class RunFolder:
         """Write the manifest."""
         write_whole(self.path / MANIFEST, manifest.model_dump_json(indent=1).encode())
 
-    def has_batch(self, number: int) -> bool:
+    def has_batch(self, batch: PlannedBatch) -> bool:
         """Return whether the results of a batch are here."""
-        return self._batch(number).exists()
+        return self._path_of(batch).exists()
 
-    def save_batch(self, number: int, rows: Sequence[TrialRow]) -> None:
+    def save_batch(self, batch: PlannedBatch, rows: Sequence[TrialRow]) -> None:
         """Write the results of a batch."""
-        write_whole(self._batch(number), _encode(rows))
+        write_whole(self._path_of(batch), _encode(rows))
 
-    def read_batch(self, number: int) -> list[TrialRow]:
-        """Read the results of a batch."""
-        return _decode(self._batch(number))
+    def read_batch(self, batch: PlannedBatch) -> list[TrialRow]:
+        """Read the results of a batch.
+
+        Raises:
+            NoRun: The file is damaged.
+        """
+        label = batch.candidate.label
+        return _decode(
+            self._path_of(batch), lambda _: [(label, trial.problem.id, trial.seed) for trial in batch.trials]
+        )
 
     def save_results(self, rows: Sequence[TrialRow]) -> None:
         """Write the results of the run: by policy, then by problem, then by seed."""
         write_whole(self.path / RESULTS, _encode(rows))
 
-    def results(self) -> list[TrialRow]:
-        """Read the results of the run.
+    def results(self, plan: Plan) -> list[TrialRow]:
+        """Read the results of the run with this plan.
 
         Raises:
-            NoRun: The run has not ended.
+            NoRun: The run has not ended, or the file is damaged.
         """
         if not (self.path / RESULTS).exists():
             raise NoRun(f"{self.path} holds no results; repeat `trim evaluate` until it ends.")
-        return _decode(self.path / RESULTS)
 
-    def _batch(self, number: int) -> Path:
-        return self.path / "batches" / f"{number:05}.jsonl"
+        def expected(rows: Sequence[TrialRow]) -> list[Key]:
+            ids = [row.id for row in rows[: plan.problems * plan.seeds : plan.seeds]]
+            return [(label, each, seed) for label in plan.policies for each in ids for seed in range(plan.seeds)]
+
+        return _decode(self.path / RESULTS, expected)
+
+    def _path_of(self, batch: PlannedBatch) -> Path:
+        return self.path / "batches" / f"{batch.number:05}.jsonl"
 
 
 def _encode(rows: Sequence[TrialRow]) -> bytes:
     return b"".join(row.model_dump_json().encode() + b"\n" for row in rows)
 
 
-def _decode(path: Path) -> list[TrialRow]:
+def _decode(path: Path, expected: Callable[[Sequence[TrialRow]], Sequence[Key]]) -> list[TrialRow]:
+    """Read rows, which must have the expected keys.
+
+    Raises:
+        NoRun: The file is damaged.
+    """
     try:
-        return [TrialRow.model_validate_json(line) for line in path.read_bytes().splitlines()]
-    except ValidationError as error:
-        raise NoRun(f"{path} is damaged; remove it and repeat `trim evaluate`.") from error
+        rows = [TrialRow.model_validate_json(line) for line in path.read_bytes().splitlines()]
+    except (OSError, ValidationError):
+        rows = []
+    if not rows or [(row.policy, row.id, row.seed) for row in rows] != expected(rows):
+        raise NoRun(f"{path} is damaged; remove it and repeat `trim evaluate`.")
+    return rows

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from evaluation.problems import KnownProblem, ProblemFile
 from evaluation.runs.candidates import LARGE_ONLY, SMALL_ONLY, Candidate
@@ -44,14 +44,21 @@ class Plan(BaseModel):
     """Name of the file of problems, for titles."""
     digest: str
     """SHA-256 digest of the file of problems."""
-    problems: int
+    problems: int = Field(ge=1)
     """Number of problems, from the beginning of the file."""
-    seeds: int
+    seeds: int = Field(ge=1)
     """Number of times that each policy solves each problem, with the sampling seeds 0, 1, ..."""
     policies: tuple[str, ...]
     """Labels of the policies; the first two are small-only and large-only."""
     options: dict[str, Any]
     """Options of all problems as the API takes them: `sampling`, `limits`, `lookahead`, ..."""
+
+    @field_validator("policies")
+    @classmethod
+    def _begin_with_baselines(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        if labels[:2] != (SMALL_ONLY, LARGE_ONLY):
+            raise ValueError("the first two policies are the baselines")
+        return labels
 
     @classmethod
     def of(

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from evaluation.runs.plan import PlannedTrial
 from evaluation.study import Decided, Spent, Trial
+from services.api.schemas.problems import Ledger as StoredLedger
 from shared.domain.decisions import Action
 from shared.domain.ledger import Ledger
 from shared.domain.roles import Author, WorkerRole
@@ -48,7 +49,7 @@ class TrialRow(BaseModel):
     answer: str | None
     reference: str | None
     verdict: Verdict | None
-    ledger: dict[str, int]
+    ledger: StoredLedger
     latency_s: float | None
     """From the problem's start to its end; `None` if it never started."""
     decisions: tuple[DecidedRow, ...]
@@ -56,6 +57,12 @@ class TrialRow(BaseModel):
     worked_s: dict[WorkerRole, float]
     models: dict[WorkerRole, str]
     """Models of the drafts, scores and large steps that were decided on."""
+
+    @model_validator(mode="after")
+    def _has_both_times_of_each_role(self) -> Self:
+        if self.waited_s.keys() != self.worked_s.keys():
+            raise ValueError("a role has only one of its times")
+        return self
 
     @classmethod
     def of(
@@ -106,8 +113,8 @@ class TrialRow(BaseModel):
         """The trial of a study. Without a solution, or with an answer that is not known to be right, it is unsolved."""
         return Trial(
             is_solved=self.verdict is Verdict.CORRECT,
-            large_tokens=self.ledger["large_out"],
-            ledger=Ledger(**self.ledger),
+            large_tokens=self.ledger.large_out,
+            ledger=Ledger(**self.ledger.model_dump()),
             decisions=[
                 Decided(step=each.step, escalates=each.action is Action.ESCALATE, score=each.score)
                 for each in self.decisions

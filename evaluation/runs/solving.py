@@ -60,7 +60,7 @@ class Solving:
             Unreachable: The service did not answer for some minutes.
             ApiRefused: The service refuses a batch.
         """
-        waiting = [batch for batch in self._batches if not self._folder.has_batch(batch.number)]
+        waiting = [batch for batch in self._batches if not self._folder.has_batch(batch)]
         kept = _count(self._batches) - _count(waiting)
         opened: list[PlannedBatch] = []
         while waiting or opened:
@@ -71,7 +71,7 @@ class Solving:
             show(kept + sum(ended.values()))
             finished = [batch for batch in opened if ended[batch.number] == len(batch.trials)]
             for batch in finished:
-                self._folder.save_batch(batch.number, self._fetch(batch))
+                self._folder.save_batch(batch, self._fetch(batch))
                 opened.remove(batch)
             kept += _count(finished)
             if opened and not finished:
@@ -117,7 +117,7 @@ class Solving:
         """Put the results of all batches in the order of policies, problems and seeds, and write them."""
         by_policy: dict[str, list[TrialRow]] = {label: [] for label in self._plan.policies}
         for batch in self._batches:
-            by_policy[batch.candidate.label] += self._folder.read_batch(batch.number)
+            by_policy[batch.candidate.label] += self._folder.read_batch(batch)
         rows = [row for each in by_policy.values() for row in each]
         self._folder.save_results(rows)
         return rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ def test_every_policy_solves_the_same_problems_with_the_same_seeds(tmp_path: Pat
     assert list(by_policy) == ["small-only", "large-only", *POLICIES]
     expected = [(str(problem), seed) for problem in range(6) for seed in range(2)]
     assert all(each == expected for each in by_policy.values())
-    assert RunFolder(tmp_path / "run").results() == rows
+    assert RunFolder(tmp_path / "run").results(plan_of(problems)) == rows
     assert service.bodies[0] == {**OPTIONS, "policy": {"name": "small-only", "parameters": {}}}
 
 
@@ -190,10 +191,76 @@ def test_a_folder_that_is_a_file_is_refused(problems: ProblemFile, tmp_path: Pat
         solve(FakeService(), tmp_path / "problems.jsonl", problems)
 
 
-def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
-    for read in (RunFolder(tmp_path).manifest, RunFolder(tmp_path).results):
-        with pytest.raises(NoRun):
-            read()
+def test_a_folder_without_results_is_refused(tmp_path: Path, problems: ProblemFile) -> None:
+    with pytest.raises(NoRun):
+        RunFolder(tmp_path).manifest()
+    with pytest.raises(NoRun, match="holds no results"):
+        RunFolder(tmp_path).results(plan_of(problems))
+
+
+def shorten(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: -len(path.read_bytes().splitlines(keepends=True)[-1])])
+
+
+def swap(path: Path) -> None:
+    path.write_bytes(b"".join(reversed(path.read_bytes().splitlines(keepends=True))))
+
+
+def rename_key(path: Path) -> None:
+    path.write_text(path.read_text().replace('"large_out"', '"large"'))
+
+
+def drop_time(path: Path) -> None:
+    path.write_text(path.read_text().replace('"worked_s":{"small":0.4,', '"worked_s":{'))
+
+
+def make_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("damage", [shorten, swap, rename_key, drop_time, make_folder])
+def test_damaged_results_are_refused_and_repeated_from_what_is_left(
+    tmp_path: Path, problems: ProblemFile, damage: Callable[[Path], None]
+) -> None:
+    plan, path = plan_of(problems), tmp_path / "run"
+    rows = solve(FakeService(), path, problems)
+    damage(path / "results.jsonl")
+    with pytest.raises(NoRun, match=r"results.jsonl is damaged; remove it"):
+        RunFolder(path).results(plan)
+    service = FakeService()
+    solve(service, tmp_path / "other", problems)
+    damage(tmp_path / "other" / "batches" / "00002.jsonl")
+    with pytest.raises(NoRun, match=r"00002.jsonl is damaged; remove it"):
+        solve(service, tmp_path / "other", problems)
+    if damage is not make_folder:
+        (path / "results.jsonl").unlink()
+        assert solve(FakeService(), path, problems) == rows
+
+
+@pytest.mark.parametrize(
+    "change", [{"problems": 0}, {"seeds": 0}, {"policies": ["pomdp"]}, {"policies": ["large-only", "small-only"]}]
+)
+def test_a_damaged_manifest_is_refused(tmp_path: Path, problems: ProblemFile, change: dict[str, object]) -> None:
+    solve(FakeService(), tmp_path / "run", problems)
+    path = tmp_path / "run" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({**manifest, "plan": {**manifest["plan"], **change}}))
+    with pytest.raises(NoRun, match="can be read"):
+        RunFolder(tmp_path / "run").manifest()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("lock", "mine"), ("thesis.tex", "mine"), ("manifest.json", '{"name": "app"}')]
+)
+def test_a_folder_that_is_refused_stays_as_it_is(
+    tmp_path: Path, problems: ProblemFile, name: str, content: str
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_text(content)
+    with pytest.raises((OtherRun, NoRun), match="name a"):
+        solve(FakeService(), tmp_path / "mine", problems)
+    assert {each.name: each.read_text() for each in (tmp_path / "mine").iterdir()} == {name: content}
 
 
 @pytest.mark.parametrize(
