@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.domain.ledger import Ledger
 from shared.errors import PermanentError
 
-Price = Annotated[float, Field(ge=0)]
+MAX_PRICE: Final = 1e9
+"""Largest price of a token: sums over any number of tokens stay finite."""
+
+Price = Annotated[float, Field(ge=0, le=MAX_PRICE)]
 """Price of one token, in any currency."""
 
 
@@ -76,22 +79,25 @@ class Prices(_Table):
 
 
 def read_prices(path: Path) -> Prices:
-    """Read a price table from JSON, or from TOML if the file's name ends with `.toml`.
+    """Read a price table from JSON, or from TOML if the file's name ends with `.toml`, in any case.
 
     Raises:
-        BadPrices: The file cannot be read, or a price is missing, negative or of an unknown kind.
+        BadPrices: The file cannot be read, or a price is missing, negative, huge or of an unknown kind.
     """
+    is_toml = path.suffix.lower() == ".toml"
     try:
         text = path.read_text(encoding="utf-8-sig")
-        return Prices.model_validate(tomllib.loads(text) if path.suffix == ".toml" else json.loads(text))
+        return Prices.model_validate(tomllib.loads(text) if is_toml else json.loads(text))
     except OSError as error:
         raise BadPrices(f"{path} cannot be read ({error.strerror}); name a price table.") from None
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "the table"
-        raise BadPrices(f"{path}, {place}: {first['msg']}; give a price of one token that is not negative.") from error
+        raise BadPrices(
+            f"{path}, {place}: {first['msg']}; give the price of one token, from 0 to {MAX_PRICE:g}."
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise BadPrices(f"{path} is no {'TOML' if path.suffix == '.toml' else 'JSON'} in UTF-8; correct it.") from error
+        raise BadPrices(f"{path} is no {'TOML' if is_toml else 'JSON'} in UTF-8; correct it.") from error
 
 
 def _or(price: float | None, otherwise: float) -> float:

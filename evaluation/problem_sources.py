@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation.problems import UnusableProblems, read_problems
+from evaluation.problems import BLANK, UnusableProblems, read_problems
 from shared.settings import Settings
 from shared.store.database import Database
 from shared.store.references import read_references
@@ -97,11 +97,11 @@ def problems_of_file(path: Path, settings: Settings) -> ProblemSet:
     """Read the problems of a file.
 
     Raises:
-        UnusableProblems: It has none, or a line is none; the message names the line.
+        UnusableProblems: It has none, or a line that is not blank is none; the message names the line.
     """
     found = read_problems(path, max_question_chars=settings.max_question_chars)
-    if found.bad_lines:
-        first, *others = found.bad_lines
+    if bad_lines := [each for each in found.bad_lines if each.reason != BLANK]:
+        first, *others = bad_lines
         more = f" {len(others)} more lines are unusable." if others else ""
         raise UnusableProblems(f"{path}, line {first.line}: {first.reason}{more}")
     return ProblemSet(problems=[(each.question, each.reference) for each in found.problems], source=path.name)

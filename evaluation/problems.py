@@ -25,6 +25,9 @@ MAX_QUESTION_CHARS = 20_000
 MAX_REFERENCE_CHARS = 1000
 """Longest reference that the API accepts."""
 
+BLANK = "It is blank."
+"""Reason of a line without text."""
+
 _QUESTIONS = ("question", "problem")
 _REFERENCES = ("reference", "answer")
 _IDS = ("id", "unique_id", "idx")
@@ -76,7 +79,7 @@ class _Unusable(Exception):
 
 
 def read_problems(path: Path, *, max_question_chars: int = MAX_QUESTION_CHARS) -> ProblemFile:
-    """Read a file of problems. Empty lines, a byte-order mark and Windows line ends are allowed.
+    """Read a file of problems. A byte-order mark and Windows line ends are allowed.
 
     Args:
         path: The file, in UTF-8.
@@ -91,8 +94,6 @@ def read_problems(path: Path, *, max_question_chars: int = MAX_QUESTION_CHARS) -
     for number, line in enumerate(_lines(path), start=1):
         digest.update(line)
         text = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
-        if not text.strip():
-            continue
         try:
             problem = _read(text, line_number=number, max_question_chars=max_question_chars)
         except _Unusable as reason:
@@ -119,6 +120,8 @@ def _lines(path: Path) -> Iterator[bytes]:
 def _read(line: bytes, *, line_number: int, max_question_chars: int) -> KnownProblem:
     if len(line) > MAX_LINE_BYTES:
         raise _Unusable(f"It is too long: it has {len(line)} bytes; the maximum is {MAX_LINE_BYTES}.")
+    if not line.strip():
+        raise _Unusable(BLANK)
     values = _object(line)
     question, reference = _question(values), _reference(values)
     if len(question) > max_question_chars:

@@ -40,9 +40,10 @@ def test_discarded_and_wasted_tokens_cost_what_other_output_costs_unless_the_tab
     assert prices.cost(LEDGER) == 1 + 20 + 30 + 40 + 5 + 600 + 700 + 8
 
 
-def test_a_table_in_toml_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["prices.toml", "prices.TOML"])
+def test_a_table_in_toml_is_read(tmp_path: Path, name: str) -> None:
     text = "[small]\ninput = 1e-7\noutput = 4e-7\n[large]\ninput = 3e-6\noutput = 1.5e-5\n[prm]\ninput = 0\n"
-    assert read_prices(write(tmp_path, text, "prices.toml")).large.output == 1.5e-5
+    assert read_prices(write(tmp_path, text, name)).large.output == 1.5e-5
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,7 @@ def test_a_table_in_toml_is_read(tmp_path: Path) -> None:
         ({**TABLE, "judge": {"input": 1}}, "judge"),
         ({**TABLE, "prm": {"input": 1, "output": 2}}, r"prm\.output"),
         ({**TABLE, "prm": {"input": -1}}, r"prm\.input"),
+        ({**TABLE, "prm": {"input": 1e308}}, r"prm\.input.* from 0 to 1e\+09"),
         ({**TABLE, "prm": {"input": "1"}}, r"prm\.input"),
         ({**TABLE, "prm": {"input": float("nan")}}, r"prm\.input"),
         ({"small": TABLE["small"], "prm": TABLE["prm"]}, "large"),

@@ -39,6 +39,12 @@ def test_a_training_without_one_of_its_parts_is_refused_in_one_sentence(validati
         TEN.split_for_training(validation_share=validation, measuring_share=measuring)
 
 
+def test_a_blank_line_is_no_bad_one(tmp_path: Path) -> None:
+    path = tmp_path / "problems.jsonl"
+    path.write_text('\n{"question": "1 + 1?", "answer": "2"}\n\n')
+    assert problems_of_file(path, Settings()).problems == [("1 + 1?", "2")]
+
+
 def test_kept_problems_are_read_as_they_were(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "database-problems.jsonl"
     odd = ProblemSet(problems=[*TEN.problems, (" A?\u2028B ", "#### 3"), ("long" * 9000, "1" * 2000)], source="service")

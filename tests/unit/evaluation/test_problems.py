@@ -43,10 +43,10 @@ def test_layouts_of_benchmarks_are_read(tmp_path: Path, line: object, name: str,
     assert (problem.id, problem.question, problem.reference) == (name, "What is 1 + 1?", reference)
 
 
-def test_byte_order_mark_empty_lines_and_windows_line_ends_are_tolerated(tmp_path: Path) -> None:
+def test_a_byte_order_mark_and_windows_line_ends_are_tolerated_and_blank_lines_reported(tmp_path: Path) -> None:
     found = read(tmp_path, "\ufeff" + json.dumps(GOOD), "", "  ", json.dumps(GOOD), end="\r\n")
     assert [problem.line for problem in found.problems] == [1, 4]
-    assert not found.bad_lines
+    assert [(each.line, each.reason) for each in found.bad_lines] == [(2, "It is blank."), (3, "It is blank.")]
 
 
 @pytest.mark.parametrize(
