@@ -114,9 +114,15 @@ def _print_problems(found: Mapping[str, Any]) -> None:
     print(f"They part at step {divergence['step']}:")
     for side in ("first", "second"):
         step = divergence[side]
-        print(f"  {side}: {'no such step' if step['author'] is None else step['author']}: {_short(step['text'])}")
+        print(f"  {side}: {_step(step, found[side])}")
         for decision in step["decisions"]:
             print(f"    {_decision(decision)}")
+
+
+def _step(step: Mapping[str, Any], solution: Mapping[str, Any]) -> str:
+    if step["author"] is not None:
+        return f"{step['author']}: {_short(step['text'])}"
+    return "no such step" if solution["failure"] is None else f"failed ({solution['failure']})"
 
 
 def _decision(decision: Mapping[str, Any]) -> str:

@@ -85,12 +85,16 @@ def evaluate(
     else:
         _print(summary)
         note(f"Results: {into / RESULTS}")
+    if summary["without_solutions"]:
+        note(f"No solution by {', '.join(summary['without_solutions'])}: the figures say nothing about these policies.")
+        raise typer.Exit(1)
 
 
 def _solve(api: Api, folder: RunFolder, plan: Plan, problems: Sequence[KnownProblem]) -> list[TrialRow]:
     with folder.locked():
-        check_versions(api, plan.candidates)
         solving = Solving(api, folder, plan, problems)
+        if not solving.has_ended:
+            check_versions(api, plan.candidates)
         try:
             with showing_progress() as show:
                 move = show("solutions")

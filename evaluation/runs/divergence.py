@@ -100,6 +100,7 @@ def _result(problem: Mapping[str, Any]) -> dict[str, Any]:
         "policy": problem["policy"],
         "seed": problem["sampling"]["seed"],
         "status": problem["status"],
+        "failure": problem["failure"] and problem["failure"]["code"],
         "answer": problem["answer"],
         "verdict": problem["verdict"],
         "steps": problem["steps"],

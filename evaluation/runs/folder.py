@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from evaluation.runs.plan import Plan, PlannedBatch
+from evaluation.runs.plan import BATCH_PROBLEMS, Plan, PlannedBatch
 from evaluation.runs.rows import TrialRow
 from shared.errors import PermanentError, RetryableError
 from stack.whole_files import draft_of, write_whole
@@ -54,6 +54,8 @@ class Manifest(BaseModel):
     run_id: str = Field(default_factory=lambda: str(uuid.uuid4()))
     """Part of each batch's idempotency key."""
     plan: Plan
+    batch_problems: int = Field(default=BATCH_PROBLEMS, ge=1)
+    """Largest number of problems in a batch."""
     batches: dict[int, str] = Field(default_factory=dict)
     """Ids of the submitted batches by number."""
     versions: dict[str, int] = Field(default_factory=dict)

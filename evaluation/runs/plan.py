@@ -15,7 +15,7 @@ from services.api.schemas.submissions import Choices
 from shared.errors import PermanentError
 
 BATCH_PROBLEMS: Final = 100
-"""Largest number of problems in a batch."""
+"""Largest number of problems in a batch, unless the service accepts less."""
 
 BATCH_CHARS: Final = 500_000
 """Largest number of characters of a batch's questions, so that its body is accepted with the default limits."""
@@ -150,29 +150,34 @@ class PlannedBatch:
         return problems, {**options, "policy": self.candidate.choice(version)}
 
 
-def planned_batches(plan: Plan, problems: Sequence[KnownProblem]) -> list[PlannedBatch]:
+def planned_batches(plan: Plan, problems: Sequence[KnownProblem], *, size: int = BATCH_PROBLEMS) -> list[PlannedBatch]:
     """Divide a run into batches. All policies solve a group of problems before the next group begins.
 
     So they share the service's load, and their latencies can be compared.
+
+    Args:
+        plan: The plan.
+        problems: The problems of its file.
+        size: Largest number of problems in a batch.
     """
     batches: list[PlannedBatch] = []
-    for trials in _groups(plan, problems[: plan.problems]):
+    for trials in _groups(plan, problems[: plan.problems], size=size):
         for candidate in plan.candidates:
             batches.append(PlannedBatch(number=len(batches), candidate=candidate, trials=trials))
     return batches
 
 
-def _groups(plan: Plan, problems: Sequence[KnownProblem]) -> Iterator[list[PlannedTrial]]:
+def _groups(plan: Plan, problems: Sequence[KnownProblem], *, size: int) -> Iterator[list[PlannedTrial]]:
     group: list[PlannedTrial] = []
     chars = 0
     for problem in problems:
-        size = len(json.dumps([problem.question, problem.reference]))
+        length = len(json.dumps([problem.question, problem.reference]))
         for seed in range(plan.seeds):
-            if group and (len(group) == BATCH_PROBLEMS or chars + size > BATCH_CHARS):
+            if group and (len(group) == size or chars + length > BATCH_CHARS):
                 yield group
                 group, chars = [], 0
             group.append(PlannedTrial(problem=problem, seed=seed))
-            chars += size
+            chars += length
     if group:
         yield group
 

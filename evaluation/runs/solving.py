@@ -14,7 +14,7 @@ from shared.backoff import RECONNECT
 from shared.domain.status import Status
 from shared.policies.policy import FittedPolicy
 from shared.policies.registry import POLICIES
-from stack.client import Api, ApiRefused, Unreachable
+from stack.client import Api, ApiRefused, NoVersion, Unreachable
 
 OPEN_PROBLEMS: Final = 400
 """Number of submitted problems that have not ended: enough to fill the default window, few enough to let others in."""
@@ -24,6 +24,9 @@ POLL_S: Final = 0.5
 
 PATIENCE_S: Final = 300.0
 """Seconds for which a service may be unavailable before the run stops; it can be continued."""
+
+TOO_LARGE: Final = frozenset({"batch_too_large", "body_too_large"})
+"""Codes of refusals that a smaller batch avoids."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,9 +49,14 @@ class Solving:
         Raises:
             OtherRun: The folder holds another run.
         """
-        self._api, self._folder, self._plan, self._pause = api, folder, plan, pause
-        self._batches = planned_batches(plan, problems)
+        self._api, self._folder, self._plan, self._problems, self._pause = api, folder, plan, problems, pause
         self._manifest: Manifest = folder.begin(plan)
+        self._batches = self._divide()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the results of all problems are here, so that the service is not needed."""
+        return all(self._folder.has_batch(each) for each in self._batches)
 
     def run(self, show: Callable[[int], object] = lambda _: None) -> list[TrialRow]:
         """Solve all problems, write the results into the folder, and return them: by policy, problem and seed.
@@ -59,7 +67,9 @@ class Solving:
         Raises:
             Unreachable: The service did not answer for some minutes.
             ApiRefused: The service refuses a batch.
+            NoVersion: A policy was fitted on other models than those that work.
         """
+        self._submit_first()
         waiting = [batch for batch in self._batches if not self._folder.has_batch(batch)]
         kept = _count(self._batches) - _count(waiting)
         opened: list[PlannedBatch] = []
@@ -77,6 +87,22 @@ class Solving:
             if opened and not finished:
                 self._pause(POLL_S)
         return self._collect()
+
+    def _divide(self) -> list[PlannedBatch]:
+        return planned_batches(self._plan, self._problems, size=self._manifest.batch_problems)
+
+    def _submit_first(self) -> None:
+        """Submit the first batch, and divide the run into smaller ones while the service refuses it as too large."""
+        while not self._manifest.batches:
+            first = self._batches[0]
+            try:
+                self._submit(first)
+            except ApiRefused as error:
+                if error.reason not in TOO_LARGE or len(first.trials) == 1:
+                    raise
+                self._manifest.batch_problems = len(first.trials) // 2
+                self._folder.save(self._manifest)
+                self._batches = self._divide()
 
     def _submit(self, batch: PlannedBatch) -> None:
         """Submit a batch, unless an earlier start did; the key makes sure that none is submitted twice."""
@@ -96,6 +122,9 @@ class Solving:
     def _fetch(self, batch: PlannedBatch) -> list[TrialRow]:
         batch_id = self._manifest.batches[batch.number]
         problems = self._patiently(self._read, f"/v1/batches/{batch_id}/problems")
+        failures = [each["failure"] or {} for each in problems]
+        if all(each.get("code") == "policy_models_differ" for each in failures):
+            raise NoVersion(f"All problems of {batch.candidate.label} failed: {failures[0]['detail']}")
         return [
             TrialRow.of(
                 planned,

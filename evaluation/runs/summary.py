@@ -58,7 +58,8 @@ class Results:
             "seeds": self.study.seeds,
             "models": {role: sorted(names) for role, names in _models(self._all_rows).items()},
             "policies": [self._policy(label) for label in self._settings],
-            "curves": [self._curve(name) for name in dict.fromkeys(each.policy for each in self.study.settings)],
+            "without_solutions": self._without_solutions,
+            "curves": [self._curve(name) for name in self._curves],
         }
 
     def difference(self, first: str, second: str) -> dict[str, Any]:
@@ -87,6 +88,16 @@ class Results:
     @property
     def _all_rows(self) -> list[TrialRow]:
         return [row for rows in self._rows.values() for row in rows]
+
+    @property
+    def _without_solutions(self) -> list[str]:
+        return [label for label, rows in self._rows.items() if all(row.ending is not None for row in rows)]
+
+    @property
+    def _curves(self) -> list[str]:
+        """Names of the curves, but those with a setting without solutions, whose accuracy of 0 would bend them."""
+        spoilt = {self._settings[label].policy for label in self._without_solutions}
+        return [name for name in dict.fromkeys(each.policy for each in self.study.settings) if name not in spoilt]
 
     def _policy(self, label: str) -> dict[str, Any]:
         setting, rows = self._settings[label], self._rows[label]

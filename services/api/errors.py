@@ -63,6 +63,12 @@ class UnsupportedMediaType(PermanentError):
     code = "unsupported_media_type"
 
 
+class BatchTooLarge(PermanentError):
+    """The batch has too many problems; submit several smaller ones."""
+
+    code = "batch_too_large"
+
+
 class InvalidSubmission(PermanentError):
     """A field of the submission is wrong; the error names it."""
 

@@ -49,8 +49,10 @@ def _read_parts(database: Database, *, silence_s: float) -> Iterator[Part]:
     yield Part(name="database", is_up=True, detail="The database answers.")
     detail = str(schema.error or f"The schema is {schema.revision}; this version needs {REVISION} or newer.")
     yield Part(name="schema", is_up=is_compatible, detail=detail)
-    silences = [(each.role, each.name, (now - each.seen_at).total_seconds()) for each in processes]
+    beating = [(each, ago_s) for each in processes if (ago_s := (now - each.seen_at).total_seconds()) <= silence_s]
     for part in HEARTBEATS:
-        up = [f"{name} ({ago_s:.0f} s ago)" for role, name, ago_s in silences if role == part and ago_s <= silence_s]
-        detail = f"Heartbeats: {', '.join(up)}." if up else f"No heartbeat in the last {silence_s:.0f} s."
-        yield Part(name=part, is_up=bool(up), detail=detail)
+        up = [(each, ago_s) for each, ago_s in beating if each.role == part]
+        names = ", ".join(f"{each.name} ({ago_s:.0f} s ago)" for each, ago_s in up)
+        detail = f"Heartbeats: {names}." if up else f"No heartbeat in the last {silence_s:.0f} s."
+        models = sorted({each.model for each, _ in up if each.model is not None})
+        yield Part(name=part, is_up=bool(up), detail=detail, models=models)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel
 
-from services.api.errors import InvalidSubmission
+from services.api.errors import BatchTooLarge, InvalidSubmission
 from services.api.schemas.submissions import MAX_SEED, BatchRequest, Choices, PolicyChoice, ProblemRequest
 from shared.domain.options import Limits, Options, Sampling, Wrappers
 from shared.errors import PermanentError
@@ -155,7 +155,7 @@ def check_batch(body: BatchRequest, settings: Settings) -> Sequence[Submission]:
     """
     if len(body.problems) > settings.max_batch_size:
         detail = f"The batch has {len(body.problems)} problems; the maximum is {settings.max_batch_size}."
-        raise InvalidSubmission("body.problems", detail)
+        raise InvalidSubmission("body.problems", BatchTooLarge(detail))
     _check_one_choice(body.defaults, field="body.defaults")
     built = _Built()
     return [

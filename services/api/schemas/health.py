@@ -23,6 +23,9 @@ class Part(BaseModel):
     name: PartName = Field(description="Name of the part.")
     is_up: bool = Field(description="Whether the part is up.")
     detail: str = Field(description="Explanation in one sentence.")
+    models: list[str] = Field(
+        default_factory=list, description="Models that its processes run, as far as it has any that are up."
+    )
 
 
 class Readiness(BaseModel):

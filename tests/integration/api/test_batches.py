@@ -74,9 +74,9 @@ def test_one_wrong_problem_refuses_the_whole_batch_and_is_named(
     assert count_problems(database) == before
 
 
-@pytest.mark.parametrize("count", [0, 6])
-def test_a_batch_that_is_empty_or_too_large_is_refused(api: TestClient, count: int) -> None:
-    assert "problems" in wrong_fields(api.post("/v1/batches", json={"problems": [QUESTION] * count}))
+@pytest.mark.parametrize(("count", "code"), [(0, "invalid_request"), (6, "batch_too_large")])
+def test_a_batch_that_is_empty_or_too_large_is_refused(api: TestClient, count: int, code: str) -> None:
+    assert "problems" in wrong_fields(api.post("/v1/batches", json={"problems": [QUESTION] * count}), code)
 
 
 def test_a_batch_adds_up_statuses_verdicts_steps_and_ledgers(api: TestClient, database: Database) -> None:

@@ -57,7 +57,9 @@ def test_readiness_names_every_part_and_its_heartbeats(postgres_server: str) -> 
 
         with database.session() as session:
             session.execute(update(Process).values(seen_at=datetime.now(UTC)))
-        assert api.get("/health/ready").json()["down"] == []
+        ready = api.get("/health/ready").json()
+        assert ready["down"] == []
+        assert [part["models"] for part in (*some["parts"], *ready["parts"])] == [[]] * 13 + [["m"]]
 
         with database.session() as session:
             session.execute(text("UPDATE alembic_version SET version_num = '9999'"))

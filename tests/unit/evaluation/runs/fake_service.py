@@ -27,10 +27,17 @@ class FakeService:
         self.bodies: list[dict[str, Any]] = []
         self.keys: dict[str, tuple[str, int]] = {}
         self.default_version = 1
+        self.prm = "prm"
+        self.max_batch_size = 1000
         self.calls = 0
         self.fail_at: Mapping[int, BaseException] = {}
+        self.endings: dict[str, dict[str, Any]] = {}
+        """Fields of all problems of a policy that end in another way."""
 
     def submit(self, problems: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any], *, key: str) -> str:
+        if len(problems) > self.max_batch_size:
+            self._fail()
+            raise ApiRefused("Too many.", reason="batch_too_large")
         body = json.dumps([list(problems), dict(defaults)], sort_keys=True)
         known = self.keys.setdefault(key, (body, len(self.batches)))
         if known[0] != body:
@@ -43,8 +50,15 @@ class FakeService:
 
     def get(self, path: str) -> Any:
         self._fail()
-        names = ("threshold", "pomdp", "small-only", "large-only")
-        return [{"name": name} for name in names] if path == "/v1/policies" else None
+        match path.split("/")[1:]:
+            case ["v1", "policies"]:
+                return [{"name": name} for name in ("threshold", "pomdp", "small-only", "large-only")]
+            case ["health", "ready"]:
+                running = {"broker": [], "small": ["small"], "large": [], "prm": [self.prm]}
+                return {"parts": [{"name": name, "models": models} for name, models in running.items()]}
+            case ["v1", "problems", problem_id]:
+                batch, place = map(int, problem_id.split("-"))
+                return self.batches[batch][place]
 
     def batch(self, batch_id: str) -> dict[str, Any]:
         self._fail()
@@ -63,8 +77,10 @@ class FakeService:
                 batch, place = map(int, problem_id.split("-"))
                 yield from audit_of(self.batches[batch][place])
             case ["policies", "pomdp", "versions"]:
-                yield {"version": 2, "is_default": False, "retired_at": "2026-01-01T00:00:00Z"}
-                yield {"version": 1, "is_default": True, "retired_at": None}
+                models = {"small": "small", "large": "large", "prm": "prm"}
+                yield {"version": 3, "is_default": False, "retired_at": None, "models": {**models, "prm": "other"}}
+                yield {"version": 2, "is_default": False, "retired_at": "2026-01-01T00:00:00Z", "models": models}
+                yield {"version": 1, "is_default": True, "retired_at": None, "models": models}
 
     def _fail(self) -> None:
         self.calls += 1
@@ -77,8 +93,10 @@ class FakeService:
         escalates = name == "large-only" or (name not in ("small-only",) and is_hard)
         is_right = escalates or not is_hard
         version = policy.get("version", self.default_version) if name == "pomdp" else None
-        return {
+        solved = {
             "id": f"{len(self.batches)}-{place}",
+            "question": problem["question"],
+            "erased_at": None,
             "status": "succeeded",
             "stop_reason": "final_answer",
             "failure": None,
@@ -87,15 +105,19 @@ class FakeService:
             "verdict": "correct" if is_right else "incorrect",
             "policy": {"name": name, "version": version},
             "sampling": problem["sampling"],
+            "steps": 1,
             "escalations": int(escalates),
             "ledger": {**LEDGER, "large_out": 10 * escalates, "small_kept": 10 * (not escalates)},
             "started_at": "2026-01-01T00:00:00Z",
             "finished_at": "2026-01-01T00:00:02.500000Z",
         }
+        return {**solved, **self.endings.get(name, {})}
 
 
 def audit_of(problem: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Two decisions on the only step: a draft without words, and one that the policy decided on."""
+    if problem["failure"]:
+        return []
     work = {"waited_ms": 100.0, "worked_ms": 200.0, "worker": "w", "tokens": 5}
     scoring = {**work, "model": "prm"}
     action = "escalate" if problem["escalations"] else "accept"

@@ -64,7 +64,7 @@ class Service:
     def __init__(self, **second: Any) -> None:
         problem = {
             "question": "What?", "erased_at": None, "policy": {"name": "threshold"}, "sampling": {"seed": 0},
-            "status": "succeeded", "answer": "1", "verdict": "correct", "steps": 1, "escalations": 0,
+            "status": "succeeded", "failure": None, "answer": "1", "verdict": "correct", "steps": 1, "escalations": 0,
             "ledger": {"large_out": 5},
         }  # fmt: skip
         self.problems = {"1": {"id": "1", **problem}, "2": {"id": "2", **problem, **second}}

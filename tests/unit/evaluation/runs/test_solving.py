@@ -111,7 +111,7 @@ def test_a_service_that_stays_away_ends_the_run(tmp_path: Path, problems: Proble
 
 def test_a_refusal_is_not_repeated(tmp_path: Path, problems: ProblemFile) -> None:
     service = FakeService()
-    service.fail_at = {1: ApiRefused("No.", reason="body_too_large")}
+    service.fail_at = {1: ApiRefused("No.", reason="invalid_request")}
     with pytest.raises(ApiRefused):
         solve(service, tmp_path / "run", problems)
     assert service.calls == 1
@@ -139,16 +139,48 @@ def test_a_run_may_take_the_first_problems_of_a_file(problems: ProblemFile) -> N
 def test_all_batches_of_a_run_have_the_version_of_the_first(
     tmp_path: Path, problems: ProblemFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evaluation.runs.plan.BATCH_PROBLEMS", 4)
-
     class Changing(FakeService):
         def batch(self, batch_id: str) -> dict[str, object]:
             self.default_version = 9
             return super().batch(batch_id)
 
     monkeypatch.setattr("evaluation.runs.solving.OPEN_PROBLEMS", 16)
-    rows = solve(Changing(), tmp_path / "run", problems)
+    service = Changing()
+    service.max_batch_size = 4
+    rows = solve(service, tmp_path / "run", problems)
     assert Counter(row.version for row in rows) == {None: 36, 1: 12}
+
+
+def test_a_service_that_takes_smaller_batches_gets_them_also_after_an_interruption(
+    tmp_path: Path, problems: ProblemFile
+) -> None:
+    service = FakeService()
+    service.max_batch_size = 4
+    service.fail_at = {3: Killed()}  # Batches of 12 and 6 were refused, and one of 3 was submitted.
+    with pytest.raises(Killed):
+        solve(service, tmp_path / "run", problems)
+    rows = solve(service, tmp_path / "run", problems)
+    assert [len(each) for each in service.batches] == [3] * 16
+    expected = solve(FakeService(), tmp_path / "other", problems)
+    assert [row.model_dump(exclude={"problem_id"}) for row in rows] == [
+        row.model_dump(exclude={"problem_id"}) for row in expected
+    ]
+
+
+def test_a_service_that_takes_no_batch_at_all_ends_the_run(tmp_path: Path, problems: ProblemFile) -> None:
+    service = FakeService()
+    service.max_batch_size = 0
+    with pytest.raises(ApiRefused, match="Too many"):
+        solve(service, tmp_path / "run", problems)
+
+
+def test_a_policy_of_other_models_ends_the_run_each_time(tmp_path: Path, problems: ProblemFile) -> None:
+    service = FakeService()
+    failure = {"code": "policy_models_differ", "detail": "The policy pomdp@1 was fitted on the prm model a."}
+    service.endings["pomdp"] = {"status": "failed", "failure": failure, "answer": None, "verdict": None}
+    for _ in range(2):
+        with pytest.raises(NoVersion, match="All problems of pomdp failed: The policy pomdp@1 was fitted on"):
+            solve(service, tmp_path / "run", problems)
 
 
 @pytest.mark.parametrize(
@@ -308,3 +340,13 @@ def test_a_policy_or_version_that_the_service_lacks_is_refused_before_anything_i
 def test_versions_that_the_service_has_are_accepted() -> None:
     candidates = [Candidate.parse(label) for label in ("pomdp", "pomdp@1", "threshold")]
     check_versions(FakeService(), candidates)  # type: ignore[arg-type]
+
+
+def test_a_version_of_models_that_do_not_run_is_refused_before_anything_is_submitted() -> None:
+    service = FakeService()
+    with pytest.raises(NoVersion, match="pomdp@3 was fitted on the prm model other, but the service runs prm;"):
+        check_versions(service, [Candidate.parse("pomdp@3")])  # type: ignore[arg-type]
+    service.prm = "other"
+    check_versions(service, [Candidate.parse("pomdp@3")])  # type: ignore[arg-type]
+    with pytest.raises(NoVersion, match="pomdp was fitted on the prm model prm, but the service runs other;"):
+        check_versions(service, [Candidate.parse("pomdp")])  # type: ignore[arg-type]

@@ -89,6 +89,14 @@ def test_a_problem_without_a_solution_counts_as_unsolved_and_is_named_by_its_rea
     assert high["latency_s"]["p50"] == 1
 
 
+def test_a_setting_without_solutions_is_named_and_spoils_its_curve() -> None:
+    failed = {"status": Status.FAILED, "verdict": None, "failure": "policy_models_differ"}
+    rows = [each.model_copy(update=failed) if each.policy == HIGH else each for each in ROWS]
+    summary = Results(PLAN, rows).summary()
+    assert (summary["without_solutions"], summary["curves"]) == ([HIGH], [])
+    assert Results(PLAN, ROWS).summary()["without_solutions"] == []
+
+
 def test_baselines_have_no_relative_benefit_where_it_is_undefined() -> None:
     small, large, *_ = Results(PLAN, ROWS).summary()["policies"]
     assert small["dibc"] == {"value": None, "low": None, "high": None, "undefined": 1}
