@@ -1,23 +1,28 @@
-"""`trim replay`: evaluates a policy on recorded decisions, without any model."""
+"""`trim replay`: evaluates a policy on recorded decisions, without any model unless it simulates."""
+
+# ruff: noqa: PLC0415 - the models and their libraries are imported only where they are needed
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.errors import requiring
 from cli.estimates import lacks_interval
 from cli.output import print_json, print_table
 from cli.policies import check_source, fetch
 from cli.policy_names import PolicyName, find_defaults, find_version
-from cli.progress import note
+from cli.progress import Show, note, showing_progress
 from cli.service import AsJson, Limit, Server
 from evaluation.replay import RecordedProblem
 from evaluation.replay import replay as follow
-from evaluation.replay_figures import summary
+from evaluation.replay_figures import lacks_figures, summary
 from evaluation.runs.candidates import Candidate
 from evaluation.runs.folder import RunFolder
 from evaluation.runs.recorded import name_of, read_record
@@ -26,6 +31,22 @@ from shared.policies.policy import FittedPolicy
 from shared.policies.wrapping import Routing
 from stack.artefact_files import read_artefact
 from stack.client import Api, NoVersion
+
+if TYPE_CHECKING:
+    from evaluation.engines import LoadedEngines
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Problems that a policy solved with the same models."""
+
+    recorded: str
+    """Name of the policy."""
+    models: dict[WorkerRole, str]
+    """Models, as far as the records show them."""
+    problems: list[Mapping[str, Any]]
+    """The problems as the API returns them."""
+    records: list[RecordedProblem]
 
 
 def replay(
@@ -39,27 +60,32 @@ def replay(
         Path | None,
         typer.Option(metavar="CARD.json", help="Card of an artefact to decide with, beside its .npz file."),
     ] = None,
+    simulate: Annotated[
+        bool,
+        typer.Option("--simulate", help="Solve the problems again, for figures that the record does not allow."),
+    ] = False,
     limit: Limit = 5,
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate a policy on recorded decisions. Each figure is exact, weighted, or left out with the reason."""
+    """Evaluate a policy on recorded decisions. Each figure is exact, weighted, or left out with the reason.
+
+    With --simulate, the models of the settings solve the problems again in this process for figures that would be left
+    out.
+    """
     if sum(each is not None for each in (folder, batch, problem)) != 1:
         raise typer.BadParameter("name one of: a folder, --batch, --problem.")
     candidate = Candidate.parse(policy)
     check_source(PolicyName(candidate.name, candidate.version), artefact)
     found: dict[str, Any] = {"policy": policy, "records": []}
-    with server as api:
+    with server as api, _simulating(wanted=simulate) as solve_again:
         build = _builder(api, candidate, artefact)
-        groups: dict[tuple[object, ...], list[RecordedProblem]] = {}
-        for each in _problems(api, folder=folder, batch=batch, problem=problem):
-            record = read_record(api, each)
-            # Not by the large model: solutions without an escalation do not show theirs.
-            models = (record.models.get(role) for role in (WorkerRole.SMALL, WorkerRole.PRM))
-            groups.setdefault((name_of(each["policy"]), *models), []).append(record)
-        for (name, *_), records in groups.items():
-            routing = build(records)
-            replayed = [follow(routing, record) for record in records]
-            found["records"].append({"recorded": name, "version": routing.number, **summary(replayed)})
+        for group in _groups(api, _problems(api, folder=folder, batch=batch, problem=problem)):
+            routing = build(group.models)
+            replayed = [follow(routing, record) for record in group.records]
+            simulated = solve_again(routing, group) if lacks_figures(replayed) else []
+            found["records"].append(
+                {"recorded": group.recorded, "version": routing.number, **summary(replayed, simulated)}
+            )
     if as_json:
         print_json(found)
     else:
@@ -77,8 +103,54 @@ def _problems(api: Api, *, folder: Path | None, batch: str | None, problem: str 
         yield from api.batch_problems(each)
 
 
-def _builder(api: Api, candidate: Candidate, card: Path | None) -> Callable[[Sequence[RecordedProblem]], Routing]:
-    """Return what builds the policy for recorded problems.
+def _groups(api: Api, problems: Iterable[Mapping[str, Any]]) -> Sequence[_Group]:
+    """Read the records of problems. A problem joins the first group of its policy that used no other models."""
+    groups: list[_Group] = []
+    for problem in problems:
+        record, name = read_record(api, problem), name_of(problem["policy"])
+        fitting = (each for each in groups if each.recorded == name and _agree(each.models, record.models))
+        if (group := next(fitting, None)) is None:
+            groups.append(group := _Group(name, {}, [], []))
+        group.models.update(record.models)
+        group.problems.append(problem)
+        group.records.append(record)
+    # A baseline shows only the model that it used; the other groups show the others.
+    for group in groups:
+        for other in groups:
+            if _agree(group.models, other.models):
+                group.models.update(other.models)
+    return groups
+
+
+def _agree(models: Mapping[WorkerRole, str], others: Mapping[WorkerRole, str]) -> bool:
+    return all(models.get(role, other) == other for role, other in others.items())
+
+
+@contextmanager
+def _simulating(*, wanted: bool) -> Iterator[Callable[[Routing, _Group], list[RecordedProblem]]]:
+    """Yield what solves recorded problems again; the models are loaded for its first call, and kept for the block."""
+    if not wanted:
+        yield lambda _, __: []
+        return
+    with requiring("stack"):
+        from cli.local_engines import local_engines, read_settings
+        from evaluation.replay_simulation import simulate
+    with ExitStack() as stack:
+
+        @functools.cache
+        def load() -> tuple[LoadedEngines, Show]:
+            return stack.enter_context(local_engines(read_settings(), None)), stack.enter_context(showing_progress())
+
+        def solve_again(routing: Routing, group: _Group) -> list[RecordedProblem]:
+            engines, show = load()
+            ended = [each for each, record in zip(group.problems, group.records, strict=True) if record.has_ended]
+            return simulate(routing, ended, engines, recorded_by=group.models, tell=show("solutions"))
+
+        yield solve_again
+
+
+def _builder(api: Api, candidate: Candidate, card: Path | None) -> Callable[[Mapping[WorkerRole, str]], Routing]:
+    """Return what builds the policy for the models of a record.
 
     A fitted policy decides with its artefact from files, or with the version of the service that is named, or with its
     default version for the models of the record.
@@ -98,20 +170,19 @@ def _builder(api: Api, candidate: Candidate, card: Path | None) -> Callable[[Seq
     def built(version: int) -> Routing:
         return Routing(policy.fitted(fetch(api, name, version)[0]), routing.wrappers, version)
 
-    return lambda records: built(_fitting(versions, records)["version"])
+    return lambda models: built(_fitting(versions, models)["version"])
 
 
-def _fitting(versions: Sequence[Mapping[str, Any]], records: Sequence[RecordedProblem]) -> Mapping[str, Any]:
-    """Choose the version whose models are those of the record.
+def _fitting(versions: Sequence[Mapping[str, Any]], models: Mapping[WorkerRole, str]) -> Mapping[str, Any]:
+    """Choose the version that was fitted on the models of a record.
 
-    Where none is, or the record lacks what a fitted policy needs, any will do: a replay leaves out all problems.
+    Where none was, or the record lacks what a fitted policy needs, any will do: a replay leaves out all problems.
 
     Raises:
         NoVersion: Several versions fit.
     """
-    used = {(role, model) for record in records for role, model in record.models.items()}
-    fitting = [each for each in versions if all(each["models"][role] == model for role, model in used)]
-    if len(fitting) > 1 and any(role is WorkerRole.PRM for role, _ in used):
+    fitting = [each for each in versions if all(each["models"][role] == model for role, model in models.items())]
+    if len(fitting) > 1 and WorkerRole.PRM in models:
         names = ", ".join(f"{each['policy']}@{each['version']}" for each in fitting)
         raise NoVersion(f"The record does not show which default version is for its models ({names}); name one.")
     return (fitting or versions)[0]

@@ -73,6 +73,8 @@ def run(command: str, deployment: Deployment, folder: Path) -> str:
     environment = {
         **os.environ,
         "TRIM_SERVER": deployment.api.address,
+        "TRIM_ENGINE": deployment.settings.engine,
+        "TRIM_SCRIPT": str(deployment.settings.script),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
     done = subprocess.run(
@@ -116,6 +118,13 @@ def test_every_command_of_the_page_works_as_printed(deployment: Deployment, tmp_
     [record] = replayed["records"]
     assert (record["recorded"], record["agreeing"]) == (low, 1)
     assert record["figures"]["accuracy"]["label"] == "exact"
+    simulated = json.loads(run(f"trim replay {high} run --simulate --json", deployment, tmp_path))
+    figures = {each["recorded"].partition("@")[0]: each["figures"]["accuracy"] for each in simulated["records"]}
+    assert (figures["small-only"]["label"], figures["small-only"]["value"]) == ("simulated", accuracy[high])
+    assert figures[high]["label"] == "exact"
+    simulated = json.loads(run("trim replay pomdp run --simulate --json", deployment, tmp_path))
+    assert {each["version"] for each in simulated["records"]} == {1}
+    assert {each["figures"]["large_tokens"]["label"] for each in simulated["records"]} == {"exact", "simulated"}
     refused = run(f"{evaluated} --seeds 3 2>&1 || test $? = 2", deployment, tmp_path)
     assert "other settings (seeds)" in refused
     card, arrays = artefact("pomdp", **MODELS).encode()

@@ -1,22 +1,29 @@
-"""Routings of every policy, fitted to the models of a test, and recorded problems."""
+"""Routings of every policy, fitted to the models of a test, and problems that they solved in a simulation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from evaluation.replay import RecordedDecision, RecordedProblem
+from evaluation.engines import LoadedEngines
+from evaluation.replay import RecordedProblem
+from evaluation.replay_simulation import recorded_state
 from shared.domain.artefacts import ModelIds
-from shared.domain.options import Wrappers
-from shared.domain.roles import WorkerRole
-from shared.domain.verdict import Verdict
+from shared.domain.options import Limits, Options, Wrappers
+from shared.domain.roles import Author
 from shared.machine.state import State
 from shared.policies.artefact import Artefact
 from shared.policies.policy import FittedPolicy
-from shared.policies.registry import POLICIES, build_policy
+from shared.policies.registry import POLICIES, build_policy, build_routing
 from shared.policies.wrapping import Routing
+from simulation.simulated_service import SimulatedService
+from simulation.world import World, WorldGenerator, WorldScorer
 from tests.unit.policies import learned
 from tests.unit.policies.pomdp_models import artefact_of, released_model
+
+MODELS = {"small": "small-model", "large": "large-model", "prm": "prm-model"}
+PROBLEMS = 5
+LIMITS = Limits(max_steps=6, max_step_tokens=50, max_tokens=1000)
 
 SETTINGS: Mapping[str, tuple[Mapping[str, Any], ...]] = {
     "threshold": ({"threshold": 0.5}, {"threshold": 0}, {"threshold": 1}),
@@ -51,29 +58,28 @@ def routing(name: str, parameters: Mapping[str, Any], wrappers: Wrappers | None 
     return Routing(policy, wrappers or Wrappers(), number)
 
 
-def recorded(state: State) -> RecordedProblem:
-    """Turn a problem that was simulated into a recorded one."""
-    return RecordedProblem(
-        problem_id=str(state.problem_id),
-        question=state.question,
-        plan=state.options.plan,
-        explores=any(each.decision.propensity < 1 for each in state.decisions),
-        has_ended=state.status in ("succeeded", "failed"),
-        is_solved=state.verdict is Verdict.CORRECT,
-        large_tokens=state.ledger.large_out,
-        lost_large_tokens=state.ledger.large_wasted + state.ledger.large_estimated,
-        decisions=[
-            RecordedDecision(
-                number=each.number,
-                step=each.step,
-                observation=each.observation,
-                decision=each.decision,
-                decided_by=each.decided_by,
-                models={
-                    **({WorkerRole(each.draft.author): each.draft.model} if each.draft else {}),
-                    **({WorkerRole.PRM: each.scoring.model} if each.scoring else {}),
-                },
-            )
-            for each in state.decisions
-        ],
-    )
+def threshold(value: float, **wrappers: Any) -> Routing:
+    return build_routing("threshold", {"threshold": value}, Wrappers(**wrappers))
+
+
+def loaded() -> LoadedEngines:
+    world = World(seed=3)
+    small, large = (WorldGenerator(world, author) for author in Author)
+    models = ModelIds(**MODELS)
+    return LoadedEngines(small=small, large=large, prm=WorldScorer(world), models=models, concurrency=1)
+
+
+def solve(policy: Routing, *, lookahead: int = 0) -> list[State]:
+    service = SimulatedService(loaded().workers)
+    options = Options(limits=LIMITS, lookahead=lookahead)
+    ids = [
+        service.submit(f"What is {index}?", policy.policy, options, wrappers=policy.wrappers)
+        for index in range(PROBLEMS)
+    ]
+    while service.turn():
+        pass
+    return [service.state(each) for each in ids]
+
+
+def simulate(policy: Routing, *, lookahead: int = 0) -> list[RecordedProblem]:
+    return [recorded_state(each) for each in solve(policy, lookahead=lookahead)]

@@ -18,41 +18,12 @@ from evaluation.replay import (
     replay,
 )
 from evaluation.replay_figures import Label, figures, summary
+from evaluation.replay_simulation import recorded_state
 from shared.domain.decisions import Action, DecidedBy, Decision, Observation
-from shared.domain.options import Limits, Options, Plan, Wrappers
-from shared.domain.roles import Author
-from shared.machine.state import State
+from shared.domain.options import Plan, Wrappers
 from shared.policies.registry import POLICIES, build_routing
 from shared.policies.wrapping import Routing
-from simulation.simulated_service import SimulatedService
-from simulation.workers import Engines
-from simulation.world import World, WorldGenerator, WorldScorer
-from tests.unit.evaluation.replaying import SETTINGS, recorded, routing
-
-MODELS = {"small": "small-model", "large": "large-model", "prm": "prm-model"}
-PROBLEMS = 5
-LIMITS = Limits(max_steps=6, max_step_tokens=50, max_tokens=1000)
-
-
-def simulate(policy: Routing, *, lookahead: int = 0) -> list[RecordedProblem]:
-    return [recorded(each) for each in solve(policy, lookahead=lookahead)]
-
-
-def solve(policy: Routing, *, lookahead: int = 0) -> list[State]:
-    world = World(seed=3)
-    engines = Engines(
-        small=WorldGenerator(world, Author.SMALL), large=WorldGenerator(world, Author.LARGE), prm=WorldScorer(world)
-    )
-    service = SimulatedService(engines)
-    options = Options(limits=LIMITS, lookahead=lookahead)
-    ids = [
-        service.submit(f"What is {index}?", policy.policy, options, wrappers=policy.wrappers)
-        for index in range(PROBLEMS)
-    ]
-    while service.turn():
-        pass
-    return [service.state(each) for each in ids]
-
+from tests.unit.evaluation.replaying import MODELS, PROBLEMS, SETTINGS, routing, simulate, solve, threshold
 
 EVERY = [
     pytest.param(name, parameters, wrappers, id=f"{name} {parameters} {wrappers}")
@@ -102,7 +73,7 @@ def test_a_policy_that_follows_a_record_with_any_budget_gets_the_same_solution_i
         if name != "cascade" or takes_over
     ]
     solved = [solve(each) for each in policies]
-    records = [[recorded(each) for each in states] for states in solved]
+    records = [[recorded_state(each) for each in states] for states in solved]
     followed = 0
     for policy, own in zip(policies, solved, strict=True):
         for record, states in zip(records, solved, strict=True):
@@ -134,10 +105,6 @@ def test_lost_tokens_count_for_what_was_left_of_the_recorded_budget() -> None:
     problem = replace(made([Action.ESCALATE], scores=[0.1], spent=10), plan=Plan(large_budget=15))
     assert replay(threshold(0.5), problem).agrees
     assert not replay(threshold(0.5), replace(problem, lost_large_tokens=5)).agrees
-
-
-def threshold(value: float, **wrappers: Any) -> Routing:
-    return build_routing("threshold", {"threshold": value}, Wrappers(**wrappers))
 
 
 def test_a_replay_ends_at_the_first_other_decision() -> None:
