@@ -17,7 +17,7 @@ from cli.errors import requiring
 from cli.estimates import lacks_interval
 from cli.output import print_json, print_table
 from cli.policies import check_source, fetch
-from cli.policy_names import PolicyName, find_defaults, find_version
+from cli.policy_names import PolicyName, find_versions
 from cli.progress import Show, note, showing_progress
 from cli.service import AsJson, Limit, Server
 from evaluation.replay import RecordedProblem
@@ -162,9 +162,7 @@ def _builder(api: Api, candidate: Candidate, card: Path | None) -> Callable[[Map
     if card is not None:
         fitted = Routing(policy.fitted(read_artefact(card)), routing.wrappers)
         return lambda _: fitted
-    versions = [find_version(api, PolicyName(name, number))] if number else find_defaults(api, name)
-    if not versions:
-        raise NoVersion(f"{name} has no default version; `trim policies versions {name}` lists all.")
+    versions = find_versions(api, PolicyName(name, number))
 
     @functools.cache
     def built(version: int) -> Routing:

@@ -100,9 +100,9 @@ PRM_LITE_PLAN = prm.Plan(
     layers=2,
     fresh_layers=2,
     wide=240,
-    adapting=Schedule(steps=1700, rate=1.5e-3),
+    adapting=Schedule(steps=1400, rate=1.5e-3),
     judging=Schedule(steps=1400, rate=3e-3),
-    seed=6,
+    seed=7,
     compare_until=0.2,
     simple_until=0.5,
 )
