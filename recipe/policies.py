@@ -10,6 +10,7 @@ Run the same command again after an interruption: it resumes at the last saved s
 from __future__ import annotations
 
 import argparse
+import gc
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -49,12 +50,12 @@ STATE: Final = Path(".state/policies")
 EXPLORING: Final = Wrappers(epsilon=1.0)
 """Each step is written by either model with probability 1/2, whatever its score."""
 
-FITTED, TRAINED, CHOOSING, MEASURED = 1000, 600, 200, 300
+FITTED, TRAINED, CHOOSING, MEASURED = 1000, 1000, 400, 300
 """Number of problems that pomdp is fitted on, that networks are trained on, that choose the best of their weights, and
 that measure the results."""
 
 TRAININGS: Final[Mapping[type[LearnedPolicy], ppo.Settings]] = {
-    AggregatePolicy: ppo.Settings(batches=2000),
+    AggregatePolicy: ppo.Settings(batches=3000),
     SequencePolicy: ppo.Settings(batches=1000, large_token_price=3e-3),
 }
 """How each learned policy is trained."""
@@ -165,6 +166,7 @@ def main() -> None:
     arguments = parser.parse_args()
     log.configure(Settings(log_level="warning"), role="policies")
     torch.set_num_threads(1)  # The networks are too small to share out.
+    gc.disable()  # Branches are millions of objects that stay; collections would traverse them again and again.
     with ExitStack() as stack:
         loaded = stack.enter_context(Models(MODELS / "small", MODELS / "large"))
         for prm in PRMS:

@@ -5,6 +5,7 @@ An engine needs one core, and the threads of a process share one more, so that m
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -140,6 +141,7 @@ def _receive(pipe: Connection) -> Piece:
 def _measure(work: Work, shard: Shard, pipe: Connection) -> None:
     """Measure all parts for a shard, and send their pieces in order, or the error that prevents it."""
     Thread(target=_end_with_parent, daemon=True).start()
+    gc.disable()  # Branches are millions of objects that stay; collections would traverse them again and again.
     # The simulated orchestrator logs the end of each problem.
     log.configure(Settings(log_level="warning"), role="evaluate")
     try:

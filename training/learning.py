@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_OID, uuid5
@@ -15,9 +15,10 @@ from evaluation.engines import LoadedEngines
 from evaluation.in_process import options_with
 from evaluation.problem_sources import Problem, ProblemSet
 from shared.domain.decisions import Action
-from shared.domain.options import Sampling
+from shared.domain.options import Options, Sampling
 from shared.machine.state import new_state
 from shared.policies.artefact import Artefact
+from shared.policies.registry import POLICIES
 from training import ppo
 from training.environment import Outcome
 from training.solving import EngineBranches, Undecided
@@ -56,22 +57,27 @@ def train(
         EngineDead: An engine cannot go on.
     """
     torch.set_num_threads(1)  # The networks are too small to share out.
-    sampling, counted = Sampling(seed=settings.seed), itertools.count(1)
+    counted = itertools.count(1)
 
     def count() -> None:
         tell(next(counted))
 
+    options = replace(options_with(Sampling(seed=settings.seed)), plan=POLICIES[policy]().plan)
+
+    def branches(part: ProblemSet) -> _CountedBranches:
+        return _CountedBranches(part.problems, engines, options, count)
+
     training = ppo.Training(
         policy,
-        problems=_CountedBranches(problems.problems, engines, sampling, count),
-        validation=_CountedBranches(validation.problems, engines, sampling, count),
-        measured=_CountedBranches(measured.problems, engines, sampling, count),
+        problems=branches(problems),
+        validation=branches(validation),
+        measured=branches(measured),
         settings=settings,
         data={
             **problems.data,
             "validation_sha256": validation.data["problems_sha256"],
             "measured_sha256": measured.data["problems_sha256"],
-            "sampling": asdict(sampling),
+            "sampling": asdict(options.sampling),
             # With other models the training cannot go on.
             "models": asdict(engines.models),
         },
@@ -81,17 +87,17 @@ def train(
 
 
 class _CountedBranches(EngineBranches):
-    """Branches of problems with a sampling; counts the outcomes that it computes."""
+    """Branches of problems with their options; counts the outcomes that it computes."""
 
     def __init__(
-        self, problems: Sequence[Problem], engines: LoadedEngines, sampling: Sampling, count: Callable[[], None]
+        self, problems: Sequence[Problem], engines: LoadedEngines, options: Options, count: Callable[[], None]
     ) -> None:
         states = [
             new_state(
                 problem_id=uuid5(NAMESPACE_OID, question),
                 question=question,
                 reference=reference,
-                options=options_with(sampling),
+                options=options,
             )
             for question, reference in problems
         ]

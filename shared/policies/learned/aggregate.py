@@ -1,13 +1,18 @@
-"""TRIM-Agg: a small network over five numbers that summarise the solution so far (TRIM paper, section 4)."""
+"""TRIM-Agg: a small network over numbers that summarise the solution so far (TRIM paper, section 4).
+
+The paper has five of them. The sixth is the small model's own confidence (docs/decisions/0026).
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
 
 from shared.domain.decisions import Observation
+from shared.domain.options import Plan
 from shared.policies.artefact import Artefact
 from shared.policies.learned.layers import WIDTH, Actor, Hidden, Scaling, log_odds
 from shared.policies.learned.policy import LearnedPolicy
@@ -19,12 +24,29 @@ STEPS_UNIT = 30
 """Index of a step that counts as 1, whatever the maximum number of steps is."""
 
 
-def features(observation: Observation) -> tuple[float, float, float, float, float]:
-    """Summarise an observation: least and product of the earlier scores, score, tokens and index of the draft.
+SURPRISE_RANGE = (1e-5, 1e5)
+"""Surprises beyond which drafts are not told apart."""
+
+
+def surprise(mean_logprob: float | None) -> float:
+    """Return the logarithm of how little the small model expected a draft: of minus its mean log-probability.
+
+    Without log-probabilities every draft counts as expected, so that training with an engine that reports none learns
+    to ignore this input.
+    """
+    low, high = SURPRISE_RANGE
+    return math.log(min(max(-(mean_logprob or 0.0), low), high))
+
+
+def features(observation: Observation) -> tuple[float, ...]:
+    """Summarise an observation: least and product of the earlier scores; score, tokens, index, surprise of the draft.
 
     The first three are log-odds, which the paper's code does not use: docs/decisions/0025 has the reason.
     Earlier steps without a score are left out. A draft without a score counts as 0, and without tokens as empty; the
     service decides such drafts by rule.
+
+    Returns:
+        `FEATURES` numbers.
     """
     return (
         log_odds(observation.min_previous),
@@ -32,10 +54,11 @@ def features(observation: Observation) -> tuple[float, float, float, float, floa
         log_odds(observation.score or 0.0),
         (observation.draft_tokens or 0) / TOKENS_UNIT,
         min(1.0, observation.step / STEPS_UNIT),
+        surprise(observation.mean_logprob),
     )
 
 
-FEATURES = 5
+FEATURES = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +93,16 @@ class AggregateNetwork:
 class AggregatePolicy(LearnedPolicy):
     """Escalate where a small network expects that it pays (TRIM-Agg, section 4 of the TRIM paper).
 
-    The network sees the least and the product of the earlier PRM scores, and score, tokens and index of the draft.
+    The network sees the least and the product of the earlier PRM scores; score, tokens and index of the draft; and,
+    where the engine reports it, how likely the small model found the draft.
     """
 
     name: ClassVar[str] = "aggregate"
+
+    @property
+    def plan(self) -> Plan:
+        """Drafts with log-probabilities, and scores."""
+        return Plan(confidence=True)
 
     def _read(self, artefact: Artefact) -> AggregateNetwork:
         return AggregateNetwork.read(artefact)

@@ -52,7 +52,7 @@ def _scaling(inputs: int) -> dict[str, tuple[int, ...]]:
 
 
 SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
-    "aggregate": _hidden("first", 5) | _hidden("second", 64) | _HEADS | _scaling(5),
+    "aggregate": _hidden("first", 6) | _hidden("second", 64) | _HEADS | _scaling(6),
     "sequence": _linear("embed", 2, 64)
     | {f"layers.{layer}.{part}.weight": shape for layer in range(2) for part, shape in _LAYER.items()}
     | _HEADS
@@ -94,6 +94,7 @@ def solution(length: int) -> list[Observation]:
             previous_scores=tuple(scores[:step]),
             previous_tokens=tuple(tokens[:step]),
             draft_tokens=tokens[step],
+            mean_logprob=scores[step] - 1,
         )
         for step in range(length)
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,7 @@ from shared.domain.decisions import Action, Observation
 from shared.machine.state import State
 from shared.machine.transitions import apply
 from shared.policies.artefact import Artefact, BadArtefact
-from shared.policies.learned.aggregate import AggregatePolicy, features
+from shared.policies.learned.aggregate import AggregatePolicy, features, surprise
 from shared.policies.learned.layers import LEAST_SCALE, MAX_WEIGHT, log_odds
 from shared.policies.learned.policy import LearnedPolicy
 from shared.policies.learned.sequence import WINDOW, inputs
@@ -40,6 +41,7 @@ observations = st.builds(
     st.booleans(),
     score=scores,
     draft_tokens=st.none() | st.integers(0, 4096),
+    mean_logprob=st.none() | st.floats(-1e6, 0),
 )
 
 
@@ -47,17 +49,26 @@ observations = st.builds(
 
 
 def test_the_aggregate_network_sees_least_and_product_of_earlier_scores_and_the_draft() -> None:
-    seen = Observation(step=6, score=0.75, previous_scores=(0.5, None, 0.25), draft_tokens=150)
-    assert features(seen) == (log_odds(0.25), log_odds(0.125), log_odds(0.75), 0.5, 0.2)
+    seen = Observation(step=6, score=0.75, previous_scores=(0.5, None, 0.25), draft_tokens=150, mean_logprob=-0.25)
+    assert features(seen) == (log_odds(0.25), log_odds(0.125), log_odds(0.75), 0.5, 0.2, math.log(0.25))
+
+
+@pytest.mark.parametrize(
+    ("mean_logprob", "expected"), [(None, 1e-5), (0.0, 1e-5), (0.01, 1e-5), (-1e-6, 1e-5), (-2.0, 2.0), (-1e9, 1e5)]
+)
+def test_surprises_have_a_range_and_a_draft_without_log_probabilities_is_expected(
+    mean_logprob: float | None, expected: float
+) -> None:
+    assert surprise(mean_logprob) == math.log(expected)
 
 
 def test_the_first_draft_has_no_earlier_scores() -> None:
-    assert features(Observation(step=0, score=0.5, draft_tokens=30)) == (10.0, 10.0, 0.0, 0.1, 0.0)
+    assert features(Observation(step=0, score=0.5, draft_tokens=30)) [:5] == (10.0, 10.0, 0.0, 0.1, 0.0)
 
 
 @pytest.mark.parametrize("step", [30, 31, 199])
 def test_the_index_is_clipped_where_the_unit_ends_and_tokens_are_not(step: int) -> None:
-    assert features(Observation(step=step, score=0.5, draft_tokens=600))[3:] == (2.0, 1.0)
+    assert features(Observation(step=step, score=0.5, draft_tokens=600))[3:5] == (2.0, 1.0)
 
 
 def test_the_sequence_network_sees_score_and_tokens_of_each_step() -> None:
@@ -70,7 +81,7 @@ def test_the_sequence_network_sees_score_and_tokens_of_each_step() -> None:
 def test_a_missing_score_of_an_earlier_step_changes_nothing_and_one_of_the_draft_counts_as_wrong() -> None:
     seen = Observation(step=1, score=None, previous_scores=(None,), previous_tokens=(60,), draft_tokens=None)
     assert inputs(seen) == ([10.0, -10.0], [0.2, 0.0])
-    assert features(seen) == (10.0, 10.0, -10.0, 0.0, 1 / 30)
+    assert features(seen)[:5] == (10.0, 10.0, -10.0, 0.0, 1 / 30)
 
 
 def test_steps_whose_tokens_were_not_recorded_count_as_empty() -> None:
