@@ -16,6 +16,7 @@ from shared.domain.shadows import Shadow
 from shared.machine.state import State, new_state
 from shared.messages import CancelWork
 from shared.policies.policy import FittedPolicy, Policy
+from shared.policies.shadowing import reporting
 from shared.policies.wrapping import UNWRAPPED, Routing
 from simulation.bus import Letter, MemoryBus
 from simulation.clock import SettableClock
@@ -68,16 +69,16 @@ class SimulatedService:
         tenant: UUID = TENANT,
     ) -> UUID:
         """Submit a problem, and return its id; the next sweep admits it."""
-        routing = self._register(policy, wrappers)
+        routing, shadowing = self._register(policy, wrappers), [self._register(each) for each in shadows]
         self._submitted += 1
         problem_id = UUID(int=self._submitted)
         state = new_state(
             problem_id=problem_id,
             question=question,
             reference=reference,
-            options=replace(options or Options(), plan=routing.plan),
+            options=replace(options or Options(), plan=reporting(routing.plan, shadowing)),
         )
-        chosen = [Shadow(policy=self._register(each).choice) for each in shadows]
+        chosen = [Shadow(policy=each.choice) for each in shadowing]
         self.store.submit(state, routing.choice, shadows=chosen, tenant=tenant)
         return problem_id
 

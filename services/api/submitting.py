@@ -17,7 +17,7 @@ from shared.domain.options import Limits, Options, Sampling, Wrappers
 from shared.errors import PermanentError
 from shared.policies.policy import FittedPolicy
 from shared.policies.registry import build_routing
-from shared.policies.shadowing import UnfitShadow, check_shadow
+from shared.policies.shadowing import UnfitShadow, check_shadow, reporting
 from shared.policies.wrapping import Routing
 from shared.settings import Settings
 from shared.store.submissions import Arm, Chosen, Idempotency, Submission
@@ -62,7 +62,11 @@ def check_problem(
         detail = f"The question has {len(body.question)} characters; the maximum is {settings.max_question_chars}."
         raise InvalidSubmission(f"{field}.question", detail)
     built = built or _Built()
-    arms = _arms(body, built, field=field)
+    shadows = [
+        built.routing(choice, field=f"{field}.shadows.{place}") for place, choice in enumerate(body.shadows)
+    ]
+    arms = [replace(arm, plan=reporting(arm.plan, shadows)) for arm in _arms(body, built, field=field)]
+    _check_shadows(shadows, arms, field=f"{field}.shadows")
     seed = secrets.randbelow(MAX_SEED) if body.sampling.seed is None else body.sampling.seed
     deadline_at = None
     if body.deadline_s is not None:
@@ -70,8 +74,8 @@ def check_problem(
     return Submission(
         question=body.question,
         reference=body.reference,
-        arms=arms,
-        shadows=_shadows(body, arms, built, field=f"{field}.shadows"),
+        arms=tuple(arms),
+        shadows=tuple(_chosen(choice, routing) for choice, routing in zip(body.shadows, shadows, strict=True)),
         options=Options(
             lookahead=None if body.lookahead == "unlimited" else body.lookahead,
             limits=Limits(**body.limits.model_dump()),
@@ -113,22 +117,18 @@ def _arm(choice: PolicyChoice, built: _Built, *, field: str) -> Arm:
     return Arm(chosen=_chosen(choice, routing), plan=routing.plan)
 
 
-def _shadows(body: Choices, arms: Sequence[Arm], built: _Built, *, field: str) -> tuple[Chosen, ...]:
-    """Build the shadows. Each must fit every arm: whether a submission is refused must not depend on a lot.
+def _check_shadows(shadows: Sequence[Routing], arms: Sequence[Arm], *, field: str) -> None:
+    """Check that each shadow fits every arm: whether a submission is refused must not depend on a lot.
 
     Raises:
-        InvalidSubmission: A shadow is wrong, or does not fit.
+        InvalidSubmission: A shadow does not fit.
     """
-    shadows = []
-    for place, choice in enumerate(body.shadows):
-        routing = built.routing(choice, field=f"{field}.{place}")
+    for place, shadow in enumerate(shadows):
         for arm in arms:
             try:
-                check_shadow(routing, arm.plan, policy=arm.chosen.policy.name)
+                check_shadow(shadow, arm.plan, policy=arm.chosen.policy.name)
             except UnfitShadow as error:
                 raise InvalidSubmission(f"{field}.{place}", error) from error
-        shadows.append(_chosen(choice, routing))
-    return tuple(shadows)
 
 
 def _chosen(choice: PolicyChoice, routing: Routing) -> Chosen:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from shared.domain.decisions import Action, Decision, DecisionRecord
 from shared.domain.options import Plan
@@ -16,6 +17,14 @@ class UnfitShadow(PermanentError):
     """The shadow cannot decide on the observations of the problem's policy; omit it or choose another policy."""
 
     code = "unfit_shadow"
+
+
+def reporting(plan: Plan, shadows: Iterable[Routing]) -> Plan:
+    """Return a problem's plan, with the log-probabilities of drafts if one of its shadows reads them.
+
+    Drafts with and without them are the same work.
+    """
+    return replace(plan, confidence=plan.confidence or any(each.plan.confidence for each in shadows))
 
 
 def check_shadow(shadow: Routing, plan: Plan, *, policy: str) -> None:

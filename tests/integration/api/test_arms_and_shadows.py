@@ -165,6 +165,16 @@ def test_a_problem_shows_its_shadows_with_the_versions_that_were_chosen(api: Tes
     assert submit(api)["shadows"] == []
 
 
+@pytest.mark.parametrize(("shadows", "are_reported"), [([RANDOM], False), ([RANDOM, {"name": "confidence"}], True)])
+def test_drafts_report_log_probabilities_if_a_shadow_reads_them(
+    api: TestClient, database: Database, shadows: list[dict[str, Any]], *, are_reported: bool
+) -> None:
+    problem_id = submit(api, shadows=shadows)["id"]
+    with database.session() as session:
+        options = session.execute(text("SELECT options FROM problems WHERE id = :id"), {"id": problem_id}).scalar_one()
+    assert options["plan"]["confidence"] is are_reported
+
+
 def test_the_shadows_of_a_batch_are_those_of_its_problems_or_of_its_defaults(api: TestClient) -> None:
     body = {"defaults": {"shadows": [RANDOM]}, "problems": [QUESTION, QUESTION | {"shadows": []}]}
     made = api.post("/v1/batches", json=body).json()

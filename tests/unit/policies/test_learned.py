@@ -63,7 +63,7 @@ def test_surprises_have_a_range_and_a_draft_without_log_probabilities_is_expecte
 
 
 def test_the_first_draft_has_no_earlier_scores() -> None:
-    assert features(Observation(step=0, score=0.5, draft_tokens=30)) [:5] == (10.0, 10.0, 0.0, 0.1, 0.0)
+    assert features(Observation(step=0, score=0.5, draft_tokens=30))[:5] == (10.0, 10.0, 0.0, 0.1, 0.0)
 
 
 @pytest.mark.parametrize("step", [30, 31, 199])
@@ -118,8 +118,8 @@ def test_a_policy_computes_what_pytorch_computes(name: str) -> None:
     assert np.std(np.concatenate(golden)) > 0.1
 
 
-def test_the_aggregate_network_has_the_parameters_of_the_released_code() -> None:
-    assert sum(array.size for name, array in arrays("aggregate").items() if "inputs" not in name) == 13_571
+def test_the_aggregate_network_has_the_parameters_of_the_released_code_and_those_of_one_more_input() -> None:
+    assert sum(array.size for name, array in arrays("aggregate").items() if "inputs" not in name) == 13_571 + 64
     assert FITTED["aggregate"].name == "aggregate"
 
 
@@ -209,11 +209,14 @@ def test_each_array_of_the_actor_is_needed(name: str) -> None:
     ("made", "said"),
     [
         (artefact("sequence"), "'sequence', not for 'aggregate'"),
-        (artefact("aggregate", **{"first.linear.weight": np.zeros((64, 6))}), "'first.linear.weight' .* 64x5"),
+        (artefact("aggregate", **{"first.linear.weight": np.zeros((64, 5))}), "'first.linear.weight' .* 64x6"),
         (artefact("aggregate", **{"actor.out.bias": np.array([0.0, np.inf])}), "'actor.out.bias' .* 2 finite"),
-        (artefact("aggregate", **{"inputs.scale": np.array([1.0, 1, 1, 1, 0])}), "'inputs.scale' .* at least 0.0001"),
-        (artefact("aggregate", **{"inputs.scale": np.array([1.0, 1, 1, 1, 1e-300])}), "'inputs.scale' .* at least"),
-        (artefact("aggregate", **{"inputs.mean": np.full(5, 1e308)}), "'inputs.mean' .* at most 1000"),
+        (
+            artefact("aggregate", **{"inputs.scale": np.array([1.0, 1, 1, 1, 1, 0])}),
+            "'inputs.scale' .* at least 0.0001",
+        ),
+        (artefact("aggregate", **{"inputs.scale": np.array([1.0, 1, 1, 1, 1, 1e-300])}), "'inputs.scale' .* at least"),
+        (artefact("aggregate", **{"inputs.mean": np.full(6, 1e308)}), "'inputs.mean' .* at most 1000"),
         (artefact("aggregate", **{"actor.out.weight": np.full((2, 64), -1e308)}), "'actor.out.weight' .* at most 1000"),
         (artefact("aggregate", quantiles=np.linspace(0, 1, 11)), "'quantiles' .* 1001"),
         (artefact("aggregate", quantiles=np.linspace(1, 0, 1001)), "ascending order"),

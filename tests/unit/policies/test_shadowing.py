@@ -20,7 +20,7 @@ from shared.domain.steps import Step
 from shared.policies.policy import Policy
 from shared.policies.pomdp.policy import Pomdp
 from shared.policies.registry import build_routing
-from shared.policies.shadowing import UnfitShadow, check_shadow, decide_as_shadow
+from shared.policies.shadowing import UnfitShadow, check_shadow, decide_as_shadow, reporting
 from shared.policies.wrapping import Routing
 from tests.unit.policies.pomdp_models import artefact_of, released_model
 
@@ -111,6 +111,14 @@ def test_a_policy_that_needs_no_more_than_the_deciding_one_may_shadow_it(shadow:
 def test_a_shadow_that_would_cause_work_or_mean_nothing_is_refused(shadow: Routing, policy: Routing, said: str) -> None:
     with pytest.raises(UnfitShadow, match=said):
         check(shadow, policy)
+
+
+def test_drafts_report_what_a_shadow_reads_and_nothing_else_changes() -> None:
+    confidence, without = routing("confidence"), THRESHOLD.plan
+    assert reporting(without, [THRESHOLD]) == without
+    found = reporting(without, [THRESHOLD, confidence])
+    assert found == replace(without, confidence=True)
+    check_shadow(confidence, found, policy="threshold")
 
 
 def test_a_shadow_decides_as_if_it_were_the_policy() -> None:

@@ -52,7 +52,7 @@ def test_another_policy_on_the_same_problems_computes_hardly_anything(tmp_path: 
     first, second = Engines(small=one_error), Engines(small=one_error)
     run(first, tmp_path, "sequence", batches=12)
     run(second, tmp_path, "aggregate", batches=12)
-    assert second.calls < 0.1 * first.calls
+    assert second.calls < 0.2 * first.calls
 
 
 def test_other_problems_or_settings_are_refused(tmp_path: Path) -> None:
