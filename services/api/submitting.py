@@ -61,12 +61,7 @@ def check_problem(
     if len(body.question) > settings.max_question_chars:
         detail = f"The question has {len(body.question)} characters; the maximum is {settings.max_question_chars}."
         raise InvalidSubmission(f"{field}.question", detail)
-    built = built or _Built()
-    shadows = [
-        built.routing(choice, field=f"{field}.shadows.{place}") for place, choice in enumerate(body.shadows)
-    ]
-    arms = [replace(arm, plan=reporting(arm.plan, shadows)) for arm in _arms(body, built, field=field)]
-    _check_shadows(shadows, arms, field=f"{field}.shadows")
+    arms, shadows = _deciding(body, built or _Built(), field=field)
     seed = secrets.randbelow(MAX_SEED) if body.sampling.seed is None else body.sampling.seed
     deadline_at = None
     if body.deadline_s is not None:
@@ -74,8 +69,8 @@ def check_problem(
     return Submission(
         question=body.question,
         reference=body.reference,
-        arms=tuple(arms),
-        shadows=tuple(_chosen(choice, routing) for choice, routing in zip(body.shadows, shadows, strict=True)),
+        arms=arms,
+        shadows=shadows,
         options=Options(
             lookahead=None if body.lookahead == "unlimited" else body.lookahead,
             limits=Limits(**body.limits.model_dump()),
@@ -85,6 +80,20 @@ def check_problem(
             deadline_at=deadline_at,
         ),
     )
+
+
+def _deciding(body: Choices, built: _Built, *, field: str) -> tuple[tuple[Arm, ...], tuple[Chosen, ...]]:
+    """Build the arms and the shadows.
+
+    Raises:
+        InvalidSubmission: A choice is wrong, or a shadow does not fit.
+    """
+    field_of = [f"{field}.shadows.{place}" for place in range(len(body.shadows))]
+    shadows = [built.routing(choice, field=each) for choice, each in zip(body.shadows, field_of, strict=True)]
+    arms = [replace(arm, plan=reporting(arm.plan, shadows)) for arm in _arms(body, built, field=field)]
+    for shadow, each in zip(shadows, field_of, strict=True):
+        _check_shadow(shadow, arms, field=each)
+    return tuple(arms), tuple(map(_chosen, body.shadows, shadows))
 
 
 def _arms(body: Choices, built: _Built, *, field: str) -> tuple[Arm, ...]:
@@ -117,18 +126,17 @@ def _arm(choice: PolicyChoice, built: _Built, *, field: str) -> Arm:
     return Arm(chosen=_chosen(choice, routing), plan=routing.plan)
 
 
-def _check_shadows(shadows: Sequence[Routing], arms: Sequence[Arm], *, field: str) -> None:
-    """Check that each shadow fits every arm: whether a submission is refused must not depend on a lot.
+def _check_shadow(shadow: Routing, arms: Sequence[Arm], *, field: str) -> None:
+    """Check that a shadow fits every arm: whether a submission is refused must not depend on a lot.
 
     Raises:
-        InvalidSubmission: A shadow does not fit.
+        InvalidSubmission: It does not fit.
     """
-    for place, shadow in enumerate(shadows):
-        for arm in arms:
-            try:
-                check_shadow(shadow, arm.plan, policy=arm.chosen.policy.name)
-            except UnfitShadow as error:
-                raise InvalidSubmission(f"{field}.{place}", error) from error
+    for arm in arms:
+        try:
+            check_shadow(shadow, arm.plan, policy=arm.chosen.policy.name)
+        except UnfitShadow as error:
+            raise InvalidSubmission(field, error) from error
 
 
 def _chosen(choice: PolicyChoice, routing: Routing) -> Chosen:
