@@ -56,7 +56,7 @@ that measure the results."""
 
 TRAININGS: Final[Mapping[type[LearnedPolicy], ppo.Settings]] = {
     AggregatePolicy: ppo.Settings(batches=3000),
-    SequencePolicy: ppo.Settings(batches=1000, large_token_price=3e-3),
+    SequencePolicy: ppo.Settings(batches=1000),
 }
 """How each learned policy is trained."""
 

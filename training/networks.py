@@ -157,7 +157,7 @@ class SequenceNetwork(Network):
             yield Linear(f"layers.{layer}.narrow", sequence.WIDE, WIDTH, has_bias=False)
 
     def encode(self, observations: Sequence[Observation]) -> Inputs:
-        """Return score and tokens of each step, (N, T, 2), padded on the right, and the index of each draft, (N,)."""
+        """Return score, tokens and surprise of each step, (N, T, 3), padded on the right; index of each draft, (N,)."""
         steps = [torch.tensor(sequence.inputs(each)).T for each in observations]
         last = torch.tensor([len(each) - 1 for each in steps])
         return torch.nn.utils.rnn.pad_sequence(steps, batch_first=True), last
@@ -177,7 +177,7 @@ class SequenceNetwork(Network):
 
         Args:
             weights: The weights.
-            steps: (N, T, 2).
+            steps: (N, T, 3).
 
         Returns:
             (N, T, WIDTH); the output at a step depends on no later one.

@@ -1,6 +1,6 @@
 """TRIM-Agg: a small network over numbers that summarise the solution so far (TRIM paper, section 4).
 
-The paper has five of them. The sixth is the small model's own confidence (docs/decisions/0026).
+The paper has five of them. The sixth is the small model's own confidence: docs/decisions/0026 has the reason.
 """
 
 from __future__ import annotations

@@ -11,14 +11,15 @@ from typing import ClassVar, Self
 import numpy as np
 
 from shared.domain.decisions import Observation
+from shared.domain.options import Plan
 from shared.policies.artefact import Artefact
-from shared.policies.learned.aggregate import TOKENS_UNIT
+from shared.policies.learned.aggregate import TOKENS_UNIT, surprise
 from shared.policies.learned.layers import EPSILON, WIDTH, Actor, Array, Linear, Scaling, log_odds, matrix
 from shared.policies.learned.policy import LearnedPolicy
 
 LAYERS = 2
 HEADS = 4
-INPUTS = 2
+INPUTS = 3
 WIDE = 64
 """Width of the feed-forward layers."""
 
@@ -28,17 +29,18 @@ WINDOW = 30
 _SIZE = WIDTH // HEADS
 
 
-def inputs(observation: Observation) -> tuple[list[float], list[float]]:
-    """Return the scores, as log-odds, and the numbers of tokens of the steps in the window, the draft's last.
+def inputs(observation: Observation) -> tuple[list[float], list[float], list[float]]:
+    """Return scores, as log-odds, numbers of tokens, and surprises of the steps in the window, the draft's last.
 
-    An earlier step without a score counts as 1, which changes neither the least score nor the product. A draft without
-    a score counts as 0; the service decides it by rule. Unknown numbers of tokens count as 0.
+    Only the draft's surprise is known, and stands at each step. An earlier step without a score counts as 1, which
+    changes neither the least score nor the product. A draft without a score counts as 0; the service decides it by
+    rule. Unknown numbers of tokens count as 0.
     """
     earlier = observation.previous_scores[1 - WINDOW :]
     counts = observation.previous_tokens[1 - WINDOW :] or (0,) * len(earlier)
     scores = [1.0 if score is None else score for score in (*earlier, observation.score or 0.0)]
     tokens = [count / TOKENS_UNIT for count in (*counts, observation.draft_tokens or 0)]
-    return [log_odds(score) for score in scores], tokens
+    return [log_odds(score) for score in scores], tokens, [surprise(observation.mean_logprob)] * len(scores)
 
 
 def positions() -> Array:
@@ -157,10 +159,16 @@ class SequenceNetwork:
 class SequencePolicy(LearnedPolicy):
     """Escalate where a causal transformer expects that it pays (TRIM-Seq, section 4 of the TRIM paper).
 
-    The network sees PRM score and tokens of each step and of the draft.
+    The network sees PRM score and tokens of each step and of the draft; and, where the engine reports it, how likely
+    the small model found the draft.
     """
 
     name: ClassVar[str] = "sequence"
+
+    @property
+    def plan(self) -> Plan:
+        """Drafts with log-probabilities, and scores."""
+        return Plan(confidence=True)
 
     def _read(self, artefact: Artefact) -> SequenceNetwork:
         return SequenceNetwork.read(artefact)

@@ -53,10 +53,10 @@ def _scaling(inputs: int) -> dict[str, tuple[int, ...]]:
 
 SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
     "aggregate": _hidden("first", 6) | _hidden("second", 64) | _HEADS | _scaling(6),
-    "sequence": _linear("embed", 2, 64)
+    "sequence": _linear("embed", 3, 64)
     | {f"layers.{layer}.{part}.weight": shape for layer in range(2) for part, shape in _LAYER.items()}
     | _HEADS
-    | _scaling(2),
+    | _scaling(3),
 }
 """Arrays of each policy."""
 
@@ -104,22 +104,15 @@ SOLUTIONS = [solution(length) for length in (1, 2, 12, 30)]
 
 
 def computed_by_torch() -> dict[str, list[list[float]]]:
-    """Compute the probabilities of escalation at each step of the solutions.
+    """Compute the probabilities of escalation at each step of the solutions."""
+    from training.networks import NETWORKS, from_artefact
 
-    The transformer computes those of a solution in one pass, which sees later steps.
-    """
-    from training.networks import AggregateNetwork, SequenceNetwork, from_artefact
-
-    one, other = AggregateNetwork(), SequenceNetwork()
-    weights = {each.policy.name: from_artefact(each, artefact(each.policy.name)) for each in (one, other)}
-    logits = {
-        "aggregate": [one(weights["aggregate"], one.encode(each))[0] for each in SOLUTIONS],
-        "sequence": [
-            other.heads(weights["sequence"], other.states(weights["sequence"], other.encode(each[-1:])[0])[0])[0]
-            for each in SOLUTIONS
-        ],
-    }
-    return {name: [each.softmax(-1)[:, 1].tolist() for each in passes] for name, passes in logits.items()}
+    computed = {}
+    for name, network in NETWORKS.items():
+        weights = from_artefact(network, artefact(name))
+        logits = [network(weights, network.encode(each))[0] for each in SOLUTIONS]
+        computed[name] = [each.softmax(-1)[:, 1].tolist() for each in logits]
+    return computed
 
 
 if __name__ == "__main__":

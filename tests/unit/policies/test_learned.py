@@ -71,16 +71,17 @@ def test_the_index_is_clipped_where_the_unit_ends_and_tokens_are_not(step: int) 
     assert features(Observation(step=step, score=0.5, draft_tokens=600))[3:5] == (2.0, 1.0)
 
 
-def test_the_sequence_network_sees_score_and_tokens_of_each_step() -> None:
+def test_the_sequence_network_sees_score_and_tokens_of_each_step_and_the_surprise_of_the_draft() -> None:
     seen = Observation(
-        step=2, score=0.75, previous_scores=(0.5, 0.25), previous_tokens=(300, 30), draft_tokens=150, large_out=30
-    )
-    assert inputs(seen) == ([0.0, log_odds(0.25), log_odds(0.75)], [1.0, 0.1, 0.5])
+        step=2, score=0.75, previous_scores=(0.5, 0.25), previous_tokens=(300, 30), draft_tokens=150, large_out=30,
+        mean_logprob=-0.25,
+    )  # fmt: skip
+    assert inputs(seen) == ([0.0, log_odds(0.25), log_odds(0.75)], [1.0, 0.1, 0.5], [math.log(0.25)] * 3)
 
 
 def test_a_missing_score_of_an_earlier_step_changes_nothing_and_one_of_the_draft_counts_as_wrong() -> None:
     seen = Observation(step=1, score=None, previous_scores=(None,), previous_tokens=(60,), draft_tokens=None)
-    assert inputs(seen) == ([10.0, -10.0], [0.2, 0.0])
+    assert inputs(seen)[:2] == ([10.0, -10.0], [0.2, 0.0])
     assert features(seen)[:5] == (10.0, 10.0, -10.0, 0.0, 1 / 30)
 
 
@@ -92,7 +93,7 @@ def test_steps_whose_tokens_were_not_recorded_count_as_empty() -> None:
 def test_the_sequence_network_sees_the_latest_steps_of_a_long_solution() -> None:
     [*_, last] = solution(WINDOW + 5)
     other = replace(last, previous_scores=(0.5,) * 5 + last.previous_scores[5:])
-    assert [len(each) for each in inputs(last)] == [WINDOW, WINDOW]
+    assert [len(each) for each in inputs(last)] == [WINDOW] * 3
     assert FITTED["sequence"].decide(last) == FITTED["sequence"].decide(other)
     within = replace(last, previous_scores=last.previous_scores[:5] + (0.0,) * (WINDOW - 1))
     assert FITTED["sequence"].decide(last) != FITTED["sequence"].decide(within)
@@ -127,7 +128,7 @@ def test_the_sequence_network_has_two_layers_and_the_same_heads() -> None:
     layer = 6 * 64 * 64
     heads = 2 * (64 * 64 + 64 + 2 * 64) + (64 * 2 + 2) + (64 + 1)
     trained = sum(array.size for name, array in arrays("sequence").items() if "inputs" not in name)
-    assert trained == (2 * 64 + 64) + 2 * layer + heads
+    assert trained == (3 * 64 + 64) + 2 * layer + heads
 
 
 @quick
