@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 
 from shared.bus.consumer import Delivery
@@ -54,6 +55,12 @@ class MemoryBus:
             if self._keeps_history:
                 self.history += [letter.message for letter in letters]
             self.changed.notify_all()
+
+    def let_go(self) -> None:
+        """Release the lock if this thread still holds it: a signal may interrupt `with` right after it took it."""
+        with suppress(RuntimeError):
+            while True:
+                self.changed.release()
 
     def put_back(self, letter: Letter) -> None:
         """Return a message that was delivered and not acknowledged; the next delivery is a redelivery."""

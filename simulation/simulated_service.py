@@ -159,7 +159,10 @@ class SimulatedService:
         self.sweep()
         if threads:
             with ThreadPoolExecutor(threads) as pool:
-                self._run(pool.submit, tell)
+                try:
+                    self._run(pool.submit, tell)
+                finally:  # The pool waits for its threads, which take the lock when they are done.
+                    self.bus.let_go()
         else:
             self._run(_run_at_once, tell)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import replace
 from datetime import timedelta
+from threading import Event
 from uuid import UUID
 
 import pytest
@@ -11,11 +13,12 @@ import pytest
 import services.generator.writing
 import shared.machine.requesting
 from shared.bus.topology import EVENTS
+from shared.cancellation import Cancellation
 from shared.domain.options import Limits, Options
 from shared.domain.roles import Author, WorkerRole
 from shared.domain.status import Status, StopReason
 from shared.domain.text import text_bytes
-from shared.engines.port import EngineDead, RequestRefused
+from shared.engines.port import EngineDead, GeneratedStep, GenerationRequest, Meter, RequestRefused
 from shared.messages import GenerateSteps, ScoreSteps, StepsGenerated, StepsScored, WorkCancelled, WorkFailed, derive_id
 from shared.policies.registry import build_policy
 from simulation.clock import START
@@ -49,6 +52,29 @@ def test_problems_of_several_tenants_are_admitted_in_turn_and_solved_as_if_each_
         its_id = alone.submit(f"What is {number}?", THRESHOLD)
         alone.run()
         assert essence(together, problem_id) == essence(alone, its_id)
+
+
+def test_an_interruption_right_after_a_lock_was_taken_ends_the_run() -> None:
+    """The threads of the run need the lock before they end; they are at work while it is taken."""
+    taken, world = Event(), World(seed=5)
+
+    class Waiting(WorldGenerator):
+        def stream(
+            self, request: GenerationRequest, cancellation: Cancellation, meter: Meter
+        ) -> Generator[GeneratedStep, None, None]:
+            taken.wait(60)
+            return super().stream(request, cancellation, meter)
+
+    def interrupted(_open: int) -> None:
+        service.bus.changed.acquire()
+        taken.set()
+        raise KeyboardInterrupt
+
+    small, large = Waiting(world, Author.SMALL), WorldGenerator(world, Author.LARGE)
+    service = SimulatedService(Engines(small=small, large=large, prm=WorldScorer(world)))
+    service.submit("What is 0?", THRESHOLD)
+    with pytest.raises(KeyboardInterrupt):
+        service.run(threads=2, tell=interrupted)
 
 
 @pytest.mark.parametrize("lookahead", [0, 4])
