@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Final
 from uuid import UUID
 
@@ -21,9 +22,6 @@ from simulation.simulated_service import SimulatedService
 
 TIMEOUT_S: Final = 600.0
 """Timeout of one step in seconds."""
-
-ROLES: Final = {"small": "small model", "large": "large model", "prm": "PRM"}
-"""Models that a policy is fitted on, in words."""
 
 _log = get_logger(__name__)
 
@@ -57,7 +55,7 @@ def solve(
         OtherModels: The policy was fitted on other models than those of the engines.
         EngineDead: An engine cannot go on.
     """
-    _check_models(policy, engines)
+    check_models(policy, engines)
     service = SimulatedService(engines.workers, window=engines.concurrency)
     options = options_with(sampling)
     ids = [
@@ -72,15 +70,15 @@ def solve(
     return states
 
 
-def _check_models(policy: Policy, engines: LoadedEngines) -> None:
-    if policy.models is None:
-        return
-    pairs = {role: (getattr(policy.models, role), getattr(engines.models, role)) for role in ROLES}
-    others = [f"the {ROLES[role]} {theirs}, not {ours}" for role, (theirs, ours) in pairs.items() if theirs != ours]
-    if others:
+def check_models(policy: Policy, engines: LoadedEngines) -> None:
+    """Check that a policy was fitted on the models of the engines, if it was fitted on any.
+
+    Raises:
+        OtherModels: It was fitted on others.
+    """
+    if policy.models is not None and (other := policy.models.find_other(asdict(engines.models).items())):
         raise OtherModels(
-            f"The policy {policy.name!r} was fitted on {', and on '.join(others)}; name a version that was fitted on"
-            " the models of the settings."
+            f"The policy {policy.name!r} {other}; name a version that was fitted on the models of the settings."
         )
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from evaluation.engines import LoadedEngines
-from evaluation.in_process import TIMEOUT_S, OtherModels, Tell
+from evaluation.in_process import TIMEOUT_S, OtherModels, Tell, check_models
 from evaluation.replay import RecordedDecision, RecordedProblem
 from shared.domain.options import Limits, Options, Sampling
 from shared.domain.roles import WorkerRole
@@ -39,13 +38,10 @@ def simulate(
         OtherModels: The settings name other models than those of the record or of the policy.
         EngineDead: An engine cannot go on.
     """
-    ours = {role: getattr(engines.models, role) for role in WorkerRole}
-    for whose, theirs in (("record is of", recorded_by), ("policy was fitted on", _fitted_on(routing))):
-        for role, model in theirs.items():
-            if model != ours[role]:
-                raise OtherModels(
-                    f"The {whose} the {role} model {model}; the settings name {ours[role]}. Correct them."
-                )
+    check_models(routing.policy, engines)
+    for role, model in recorded_by.items():
+        if model != (ours := getattr(engines.models, role)):
+            raise OtherModels(f"The record is of the {role} model {model}; the settings name {ours}. Correct them.")
     service = SimulatedService(engines.workers, window=engines.concurrency)
     ids = [
         service.submit(
@@ -84,10 +80,6 @@ def recorded_state(state: State) -> RecordedProblem:
             for each in state.decisions
         ],
     )
-
-
-def _fitted_on(routing: Routing) -> Mapping[WorkerRole, str]:
-    return {} if routing.models is None else {WorkerRole(role): name for role, name in asdict(routing.models).items()}
 
 
 def _options(problem: Mapping[str, Any]) -> Options:

@@ -23,7 +23,7 @@ class ModelIds:
         fitted = {"small": self.small, "large": self.large, "prm": self.prm}
         for role, found in used:
             if found != fitted[role]:
-                return f"was fitted on the {role} model {fitted[role]}, but {found} did the work"
+                return f"was fitted on the {role} model {fitted[role]}, not {found}"
         return None
 
 

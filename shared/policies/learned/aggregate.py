@@ -5,16 +5,14 @@ The paper has five of them. The sixth is the small model's own confidence: docs/
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
 
 from shared.domain.decisions import Observation
-from shared.domain.options import Plan
 from shared.policies.artefact import Artefact
-from shared.policies.learned.layers import WIDTH, Actor, Hidden, Scaling, log_odds
+from shared.policies.learned.layers import WIDTH, Actor, Hidden, Scaling, log_odds, surprise
 from shared.policies.learned.policy import LearnedPolicy
 
 TOKENS_UNIT = 300
@@ -22,20 +20,6 @@ TOKENS_UNIT = 300
 
 STEPS_UNIT = 30
 """Index of a step that counts as 1, whatever the maximum number of steps is."""
-
-
-SURPRISE_RANGE = (1e-5, 1e5)
-"""Surprises beyond which drafts are not told apart."""
-
-
-def surprise(mean_logprob: float | None) -> float:
-    """Return the logarithm of how little the small model expected a draft: of minus its mean log-probability.
-
-    Without log-probabilities every draft counts as expected, so that training with an engine that reports none learns
-    to ignore this input.
-    """
-    low, high = SURPRISE_RANGE
-    return math.log(min(max(-(mean_logprob or 0.0), low), high))
 
 
 def features(observation: Observation) -> tuple[float, ...]:
@@ -98,11 +82,6 @@ class AggregatePolicy(LearnedPolicy):
     """
 
     name: ClassVar[str] = "aggregate"
-
-    @property
-    def plan(self) -> Plan:
-        """Drafts with log-probabilities, and scores."""
-        return Plan(confidence=True)
 
     def _read(self, artefact: Artefact) -> AggregateNetwork:
         return AggregateNetwork.read(artefact)

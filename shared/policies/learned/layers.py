@@ -42,6 +42,20 @@ def log_odds(score: float) -> float:
     return min(max(math.log(score / (1 - score)), -MAX_LOG_ODDS), MAX_LOG_ODDS)
 
 
+SURPRISE_RANGE = (1e-5, 1e5)
+"""Surprises beyond which drafts are not told apart."""
+
+
+def surprise(mean_logprob: float | None) -> float:
+    """Return the logarithm of how little the small model expected a draft: of minus its mean log-probability.
+
+    Without log-probabilities every draft counts as expected, so that training with an engine that reports none learns
+    to ignore this input.
+    """
+    low, high = SURPRISE_RANGE
+    return math.log(min(max(-(mean_logprob or 0.0), low), high))
+
+
 def weights(artefact: Artefact, name: str, *shape: int) -> Array:
     """Read weights in single precision.
 

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field, PrivateAttr
 
 from shared.domain.decisions import Action, Decision, Observation
+from shared.domain.options import Plan
 from shared.policies.artefact import Artefact, BadArtefact
 from shared.policies.policy import FittedPolicy
 
@@ -41,6 +42,11 @@ class LearnedPolicy(FittedPolicy):
     ] = None
 
     _network_and_cut: tuple[Network, float] | None = PrivateAttr(default=None)
+
+    @property
+    def plan(self) -> Plan:
+        """Drafts with log-probabilities, and scores."""
+        return Plan(confidence=True)
 
     def decide(self, observation: Observation) -> Decision:
         """Compare the probability of escalation with the cut."""

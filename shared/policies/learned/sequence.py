@@ -11,10 +11,9 @@ from typing import ClassVar, Self
 import numpy as np
 
 from shared.domain.decisions import Observation
-from shared.domain.options import Plan
 from shared.policies.artefact import Artefact
-from shared.policies.learned.aggregate import TOKENS_UNIT, surprise
-from shared.policies.learned.layers import EPSILON, WIDTH, Actor, Array, Linear, Scaling, log_odds, matrix
+from shared.policies.learned.aggregate import TOKENS_UNIT
+from shared.policies.learned.layers import EPSILON, WIDTH, Actor, Array, Linear, Scaling, log_odds, matrix, surprise
 from shared.policies.learned.policy import LearnedPolicy
 
 LAYERS = 2
@@ -164,11 +163,6 @@ class SequencePolicy(LearnedPolicy):
     """
 
     name: ClassVar[str] = "sequence"
-
-    @property
-    def plan(self) -> Plan:
-        """Drafts with log-probabilities, and scores."""
-        return Plan(confidence=True)
 
     def _read(self, artefact: Artefact) -> SequenceNetwork:
         return SequenceNetwork.read(artefact)

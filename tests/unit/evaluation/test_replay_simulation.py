@@ -52,7 +52,7 @@ def test_figures_that_the_record_does_not_allow_are_those_of_a_simulated_run() -
     ("recorded_by", "fitted_on", "complaint"),
     [
         ({WorkerRole.LARGE: "other"}, MODELS, "The record is of the large model other"),
-        ({}, {**MODELS, "prm": "other"}, "The policy was fitted on the prm model other"),
+        ({}, {**MODELS, "prm": "other"}, "The policy 'pomdp' was fitted on the prm model other"),
     ],
 )
 def test_other_models_than_those_of_the_settings_are_not_simulated(

@@ -16,8 +16,8 @@ from shared.domain.decisions import Action, Observation
 from shared.machine.state import State
 from shared.machine.transitions import apply
 from shared.policies.artefact import Artefact, BadArtefact
-from shared.policies.learned.aggregate import AggregatePolicy, features, surprise
-from shared.policies.learned.layers import LEAST_SCALE, MAX_WEIGHT, log_odds
+from shared.policies.learned.aggregate import AggregatePolicy, features
+from shared.policies.learned.layers import LEAST_SCALE, MAX_WEIGHT, log_odds, surprise
 from shared.policies.learned.policy import LearnedPolicy
 from shared.policies.learned.sequence import WINDOW, inputs
 from shared.store.rows import decision_values

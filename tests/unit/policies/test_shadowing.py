@@ -139,7 +139,7 @@ def test_a_fitted_shadow_decides_on_the_work_of_its_models() -> None:
 def test_a_fitted_shadow_is_skipped_if_another_model_did_the_work(role: str) -> None:
     skipped = decide(fitted(**{role: "another"}))
     assert isinstance(skipped, Skipped)
-    said = f"The policy pomdp@4 was fitted on the {role} model another, but {role}-model did the work."
+    said = f"The policy pomdp@4 was fitted on the {role} model another, not {role}-model."
     assert (skipped.reason, skipped.detail) == (Skip.MODELS_DIFFER, said)
 
 

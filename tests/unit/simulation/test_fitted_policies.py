@@ -74,7 +74,7 @@ def test_a_policy_does_not_judge_the_work_of_a_model_that_it_was_not_fitted_on(r
     state = solve(simulate(), policy)
     assert state.failure is not None
     assert (state.status, state.failure.code) == (Status.FAILED, "policy_models_differ")
-    said = f"pomdp@1 was fitted on the {role} model another, but {MODELS[role]} did the work"
+    said = f"pomdp@1 was fitted on the {role} model another, not {MODELS[role]}"
     assert said in state.failure.detail
 
 

@@ -103,8 +103,8 @@ def test_labelled_solutions_of_both_models_are_enough() -> None:
 def test_a_policy_of_other_models_is_refused_before_it_solves_anything() -> None:
     policy = Pomdp().fitted(artefact_of(make_model(), small="small@9", prm="prm@2"))
     said = (
-        "The policy 'pomdp' was fitted on the small model small@9, not small@1, and on the PRM prm@2, not prm@1; name a"
-        " version that was fitted on the models of the settings."
+        "The policy 'pomdp' was fitted on the small model small@9, not small@1; name a version that was fitted on the"
+        " models of the settings."
     )
     with Engines(small=one_error).loaded() as engines, pytest.raises(OtherModels, match=said):
         solve(ProblemSet(problems=[("Q 1", "7")], source="test").problems, policy, engines, sampling=Sampling())
