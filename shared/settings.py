@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from shared.errors import PermanentError
 from shared.messages import MAX_PREFIX_BYTES
+from shared.setting_files import SettingFiles
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 """Folder of the bundled models."""
@@ -110,7 +111,7 @@ Template = Annotated[str, AfterValidator(_template)]
 
 
 class Settings(BaseSettings):
-    """All settings. Each field is read from `TRIM_` plus its name in upper case."""
+    """All settings. Each field is read from `TRIM_` plus its name in upper case, or from a file (`_FILE`)."""
 
     model_config = SettingsConfigDict(
         env_prefix="TRIM_", frozen=True, extra="ignore", allow_inf_nan=False, title=SETTINGS_TITLE
@@ -244,6 +245,18 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] = Field(
         "console", description="Format of log lines: `console` for people, `json` for machines."
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - neither of these two is used
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments first, then variables, then files that variables name."""
+        return init_settings, env_settings, SettingFiles(settings_cls)
 
     def require_database_url(self) -> str:
         """Return the database's URL.

@@ -95,7 +95,11 @@ class Roles:
             roles: Arguments for Python that start each role.
             interpreters: Python interpreters of the roles that do not use the one of this process.
         """
-        self._environment = {**os.environ, **environment, "TRIM_ENDS_WITH_PARENT": "1"}
+        given = {**environment, "TRIM_ENDS_WITH_PARENT": "1"}
+        # A role refuses a setting that comes both as a value and from a file.
+        files = {f"{name}_FILE" for name in (*given, "TRIM_NODE_NAME")}
+        inherited = {name: value for name, value in os.environ.items() if name not in files}
+        self._environment = {**inherited, **given}
         self.logs = logs
         self._roles = roles
         self._interpreters = interpreters or {}

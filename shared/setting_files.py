@@ -1,0 +1,75 @@
+"""Settings from files: `TRIM_X_FILE` is the path of a file that holds `TRIM_X`, such as a mounted secret."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic.fields import FieldInfo
+from pydantic_settings import PydanticBaseSettingsSource
+
+from shared.errors import PermanentError
+
+MAX_FILE_BYTES = 1_048_576
+"""Largest file of a setting; a wrong path may lead to a file without end."""
+
+_SUFFIX = "_FILE"
+
+
+class UnusableSettingFile(PermanentError):
+    """The file of a setting cannot be used."""
+
+    code = "unusable_setting_file"
+
+
+class SettingFiles(PydanticBaseSettingsSource):
+    """Reads the settings whose variable ends in `_FILE`."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Satisfy the base class; `__call__` reads all fields at once."""
+        raise NotImplementedError
+
+    def __call__(self) -> dict[str, Any]:
+        """Read every file that a variable names.
+
+        Raises:
+            UnusableSettingFile: A variable names no setting or no usable file, or the setting has a value as well.
+        """
+        # Variables and settings are compared in one case, as pydantic does.
+        environment = {name.upper(): value for name, value in os.environ.items()}
+        prefix = str(self.config["env_prefix"]).upper()
+        fields = {f"{prefix}{name.upper()}": name for name in self.settings_cls.model_fields}
+        values: dict[str, Any] = {}
+        for variable, path in environment.items():
+            # A setting whose own name ends in _FILE is no path of another one.
+            if not (variable.startswith(prefix) and variable.endswith(_SUFFIX)) or variable in fields:
+                continue
+            setting = variable.removesuffix(_SUFFIX)
+            if setting not in fields:
+                raise UnusableSettingFile(f"{variable} is set, but there is no setting {setting}; remove it.")
+            if setting in environment:
+                raise UnusableSettingFile(f"{setting} and {variable} are both set; remove one of them.")
+            values[fields[setting]] = _read(variable, path)
+        return values
+
+
+def _read(variable: str, path: str) -> str:
+    """Read a file without its last line break. Errors never quote the content: it may be a password."""
+    if not path:
+        raise UnusableSettingFile(f"{variable} is empty; set it to the path of a file, or remove it.")
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a path"
+        raise UnusableSettingFile(f"{variable} names {path}, which cannot be read: {reason}.") from None
+    if len(content) > MAX_FILE_BYTES:
+        raise UnusableSettingFile(f"{variable} names {path}, which holds more than {MAX_FILE_BYTES} bytes.")
+    try:
+        value = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UnusableSettingFile(f"{variable} names {path}, which is not UTF-8 text.") from None
+    if not value.strip():
+        raise UnusableSettingFile(f"{variable} names {path}, which is empty; write the value of the setting to it.")
+    return value.removesuffix("\n").removesuffix("\r")
