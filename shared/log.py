@@ -7,7 +7,6 @@ import sys
 from typing import assert_never
 
 import structlog
-from amqp.abstract_channel import IGNORED_METHOD_DURING_CHANNEL_CLOSE
 
 from shared.settings import Settings
 
@@ -25,6 +24,10 @@ _LIBRARIES = (
     "httpcore2",
 )
 """Libraries that log warnings and errors only."""
+
+
+_IGNORED_METHOD = "Received method %s during closing channel"
+"""Start of amqp's message for a confirm that arrives while its channel closes. The api does not install amqp."""
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
@@ -74,7 +77,7 @@ def configure(settings: Settings, *, role: str) -> None:
 
 def _matters(line: logging.LogRecord) -> bool:
     """Whether a line of amqp tells an operator anything: a confirm that arrives while its channel closes does not."""
-    return bool(line.msg != IGNORED_METHOD_DURING_CHANNEL_CLOSE)
+    return not str(line.msg).startswith(_IGNORED_METHOD)
 
 
 def _renderer(settings: Settings) -> structlog.typing.Processor:

@@ -6,6 +6,7 @@ from contextlib import closing
 from functools import partial
 
 from services.generator.writing import Writing
+from shared.bus.connection import check_broker
 from shared.domain.roles import Author, WorkerRole
 from shared.engines.factory import make_generator
 from shared.settings import Settings
@@ -14,5 +15,6 @@ from shared.worker.command_worker import CommandWorker
 
 def serve(settings: Settings, *, author: Author) -> None:
     """Load the author's model and carry out its commands."""
+    check_broker(settings)  # before the model, which may take minutes to load
     with closing(make_generator(settings, author)) as engine:
         CommandWorker(settings, WorkerRole(author), engine=engine, begin=partial(Writing, engine=engine)).run()

@@ -17,7 +17,7 @@ from services.orchestrator.policy_cache import PolicyCache
 from services.orchestrator.sweeping import Sweep, admit, attend
 from shared.backoff import RECONNECT
 from shared.bus.cancellations import forget_listeners
-from shared.bus.connection import is_pgmq
+from shared.bus.connection import check_broker
 from shared.bus.consumer import BatchConsumer, Delivery
 from shared.bus.publisher import Publisher
 from shared.clock import SYSTEM_CLOCK
@@ -62,7 +62,7 @@ class Orchestrator:
         """
         signal.signal(signal.SIGTERM, lambda *_: self._stopping.set())
         signal.signal(signal.SIGINT, lambda *_: self._stopping.set())
-        is_pgmq(self._settings)  # Reports a missing or wrong broker URL before anything starts.
+        check_broker(self._settings)
         with closing(self._database):
             self._reconnecting(self._check_schema)
             others = [

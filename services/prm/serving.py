@@ -6,6 +6,7 @@ from contextlib import closing
 from functools import partial
 
 from services.prm.scoring import ScoringWork
+from shared.bus.connection import check_broker
 from shared.domain.roles import WorkerRole
 from shared.engines.factory import make_scorer
 from shared.settings import Settings
@@ -14,5 +15,6 @@ from shared.worker.command_worker import CommandWorker
 
 def serve(settings: Settings) -> None:
     """Load the PRM and carry out its commands."""
+    check_broker(settings)  # before the model, which may take minutes to load
     with closing(make_scorer(settings)) as engine:
         CommandWorker(settings, WorkerRole.PRM, engine=engine, begin=partial(ScoringWork, engine=engine)).run()

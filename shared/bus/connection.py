@@ -6,18 +6,16 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
-import psycopg
 from kombu.connection import Connection
 from kombu.exceptions import OperationalError as KombuOperationalError
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from shared.errors import PermanentError, RetryableError
-from shared.settings import Settings
+from shared.settings import Settings, UnusableSetting
 
-_INSTALL_LOCK = 0x7472_6971
 _CONNECT_TIMEOUT_S = 5
 _WRITE_TIMEOUT_S = 10
 
@@ -47,6 +45,7 @@ def broker_options(settings: Settings) -> dict[str, Any]:
     Raises:
         BadBrokerUrl: The URL names no broker that is supported.
         MissingSetting: There is no URL.
+        UnusableSetting: pgmq is not installed.
     """
     if not is_pgmq(settings):
         return {"connect_timeout": _CONNECT_TIMEOUT_S, "write_timeout": _WRITE_TIMEOUT_S}
@@ -61,6 +60,17 @@ def broker_options(settings: Settings) -> dict[str, Any]:
         "pool_size": 4,
         "pool_timeout": _CONNECT_TIMEOUT_S,
     }
+
+
+def check_broker(settings: Settings) -> None:
+    """Check that the settings name a broker whose libraries are installed; nothing connects.
+
+    Raises:
+        BadBrokerUrl: The URL names no broker that is supported.
+        MissingSetting: There is no URL.
+        UnusableSetting: pgmq is not installed.
+    """
+    broker_options(settings)
 
 
 def broker_url(settings: Settings) -> str:
@@ -91,7 +101,7 @@ def connect(settings: Settings, *, heartbeat_s: float = 0) -> Connection:
     )
     try:
         if is_pgmq(settings):
-            _install_pgmq(_conninfo(settings))
+            _pgmq_server().install_schema(_conninfo(settings))
         connection.connect()
     except broker_errors(connection) as error:
         connection.release()
@@ -126,7 +136,8 @@ def close(connection: Connection, *, first: Callable[[], None] | None = None) ->
 
 def broker_errors(connection: Connection) -> tuple[type[Exception], ...]:
     """List the exceptions of a connection whose broker disconnects, refuses, or does not answer."""
-    return (*connection.connection_errors, *connection.channel_errors, KombuOperationalError, psycopg.Error, OSError)
+    driver_errors = getattr(connection.get_transport_cls(), "driver_errors", ())  # of pgmq
+    return (*connection.connection_errors, *connection.channel_errors, *driver_errors, KombuOperationalError, OSError)
 
 
 def is_pgmq(settings: Settings) -> bool:
@@ -143,28 +154,23 @@ def is_pgmq(settings: Settings) -> bool:
 
 def _conninfo(settings: Settings) -> str:
     url = settings.require_broker_url()
-    try:
-        conninfo = make_conninfo("postgresql" + url.removeprefix("pgmq"), connect_timeout=_CONNECT_TIMEOUT_S)
-    except psycopg.ProgrammingError as error:
-        raise BadBrokerUrl from error
-    if "dbname" not in conninfo_to_dict(conninfo):  # the driver would default to the user's name
+    conninfo: str | None = _pgmq_server().conninfo_of(url, connect_timeout_s=_CONNECT_TIMEOUT_S)
+    if conninfo is None:
         raise BadBrokerUrl
     return conninfo
 
 
-def _install_pgmq(conninfo: str) -> None:
-    """Create pgmq's schema if the database has none; safe to run from several processes at once."""
-    from pgmq import install_pgmq_from_sql  # noqa: PLC0415 - only where pgmq is the broker
+def _pgmq_server() -> ModuleType:
+    """Import what needs pgmq and the Postgres driver; a worker on RabbitMQ has neither.
 
-    with psycopg.connect(conninfo, autocommit=True) as connection:
-        if _has_pgmq(connection):
-            return
-        # A session lock, because the installation commits more than once.
-        connection.execute("SELECT pg_advisory_lock(%s)", [_INSTALL_LOCK])
-        if not _has_pgmq(connection):
-            install_pgmq_from_sql(dsn=conninfo)
-
-
-def _has_pgmq(connection: psycopg.Connection[tuple[object, ...]]) -> bool:
-    found = connection.execute("SELECT to_regclass('pgmq.meta')").fetchone()
-    return found is not None and found[0] is not None
+    Raises:
+        UnusableSetting: pgmq is not installed.
+    """
+    try:
+        from shared.bus import pgmq_server  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise UnusableSetting(
+            f"TRIM_BROKER_URL names pgmq, which needs {error.name}, and that is not installed here; install it with"
+            " pip install '.[pgmq]', or set TRIM_BROKER_URL to amqp://..."
+        ) from None
+    return pgmq_server

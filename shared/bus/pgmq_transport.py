@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 
+import psycopg
 from kombu.transport import pgmq
 
 # Kombu already calls it as the warning recommends.
@@ -42,6 +43,8 @@ class Transport(pgmq.Transport):
     """The transport with that channel, and with waits short enough for a prompt stop."""
 
     Channel = Channel
+    driver_errors = (psycopg.Error,)
+    """What the driver raises besides `connection_errors`, such as for a queue that was dropped."""
 
     def drain_events(self, connection: object, timeout: float | None = None, **_more: object) -> None:
         """Wait for messages; raises `TimeoutError` if none arrives within `MAX_WAIT_S`."""
