@@ -23,6 +23,13 @@ UPGRADE =
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--custom-compile-command 'make lock' $(UPGRADE) pyproject.toml
 
+# Lock files of images, and the extras in each. The worker with vLLM adds its libraries to an image that has vLLM.
+IMAGES := api orchestrator worker worker-vllm
+EXTRAS_api := api
+EXTRAS_orchestrator := orchestrator migrations
+EXTRAS_worker := worker embedded openai
+EXTRAS_worker-vllm := worker
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1
 
@@ -85,6 +92,7 @@ check-all: check test-vllm ## Run every check there is, as CI does (needs Rabbit
 lock: $(VENV)/.dev ## Pin the dependencies in requirements/*.lock (UPGRADE=--upgrade takes the newest releases)
 	@$(COMPILE) --extra stack --output-file requirements/stack.lock
 	@$(COMPILE) --extra dev --constraint requirements/stack.lock --output-file requirements/dev.lock
+	@set -e; $(foreach image,$(IMAGES),$(COMPILE) $(EXTRAS_$(image):%=--extra %) --constraint requirements/stack.lock --output-file requirements/$(image).lock;)
 
 migrate: $(VENV)/.stack ## Migrate the database of TRIM_DATABASE_URL to the newest schema
 	@$(BIN)/python -m migrations upgrade

@@ -12,7 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.unit.test_repository import ROOT, requirements_of
+from tests.unit.test_repository import IMAGES, ROOT, pins_of, requirements_of
 
 WITHOUT = """
 import importlib, runpy, sys
@@ -77,6 +77,15 @@ def test_a_process_imports_nothing_that_its_extras_do_not_install(extras: str, m
 @pytest.mark.parametrize("extras", ["worker", "worker,embedded", "worker,openai"])
 def test_a_worker_on_rabbitmq_installs_no_database_driver_and_no_web_framework(extras: str) -> None:
     assert installed_by(extras).isdisjoint({"psycopg", "pgmq", "sqlalchemy", "alembic", "fastapi", "uvicorn"})
+
+
+@pytest.mark.parametrize(("image", "extras"), IMAGES.items())
+def test_the_lock_of_an_image_holds_what_its_extras_install_and_nothing_else(image: str, extras: Sequence[str]) -> None:
+    pins, installed = pins_of(image), installed_by(",".join(extras))
+    assert installed <= pins.keys()
+    # What is not installed here is for other platforms or versions of Python.
+    for name in pins.keys() - installed:
+        assert all(" ; " in entry for entry in pins[name]), f"{name} is in {image}.lock; run make lock"
 
 
 def test_the_api_and_the_orchestrator_install_nothing_of_the_other() -> None:

@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MAKEFILE = (ROOT / "Makefile").read_text()
 LOCKS = {path.stem: path for path in (ROOT / "requirements").glob("*.lock")}
+IMAGES = {image: extras.split() for image, extras in re.findall(r"^EXTRAS_([a-z-]+) := (.+)$", MAKEFILE, re.MULTILINE)}
+"""Images with a lock file, and the extras in each."""
 
 CALL_IN_PAGE = r"(?:`|^ {4})make ([a-z][a-z-]*)"
 CALL_IN_SCRIPT = r"^(?:.*entry: )?make ([a-z][a-z-]*)"
@@ -55,9 +57,15 @@ def pins_of(lock: str) -> Mapping[str, Sequence[str]]:
     return pins
 
 
-@pytest.mark.parametrize("extra", ["stack", "dev", "engine-tests", "train"])
-def test_every_requirement_of_an_extra_is_pinned_to_a_version_that_satisfies_it(extra: str) -> None:
-    lock = "stack" if extra == "stack" else "dev"
+@pytest.mark.parametrize(
+    ("lock", "extra"),
+    [
+        ("stack", "stack"),
+        *(("dev", extra) for extra in ("dev", "engine-tests", "train")),
+        *((image, extra) for image, extras in IMAGES.items() for extra in extras),
+    ],
+)
+def test_every_requirement_of_an_extra_is_pinned_to_a_version_that_satisfies_it(lock: str, extra: str) -> None:
     pins = pins_of(lock)
     for requirement in requirements_of(extra):
         if requirement.name == "torch":
@@ -73,7 +81,7 @@ def test_every_requirement_of_an_extra_is_pinned_to_a_version_that_satisfies_it(
 @pytest.mark.parametrize("lock", LOCKS)
 def test_every_pin_has_a_hash_and_no_other_option(lock: str) -> None:
     entries = [entry for entries in pins_of(lock).values() for entry in entries]
-    assert len(entries) > 40
+    assert len(entries) > 20
     for entry in entries:
         assert PIN.fullmatch(entry.rstrip("\n")), entry
 
@@ -83,12 +91,22 @@ def test_a_lock_names_no_url_and_no_absolute_path(lock: str) -> None:
     assert not re.findall(r".*://.*|.*(?<![\w.-])[/~].*", LOCKS[lock].read_text())
 
 
-def test_what_both_locks_pin_they_pin_alike() -> None:
-    stack, dev = pins_of("stack"), pins_of("dev")
-    for name, entries in stack.items():
-        assert [entry.partition("    # via")[0] for entry in entries] == [
-            entry.partition("    # via")[0] for entry in dev[name]
-        ]
+def versions_of(entries: Sequence[str]) -> set[tuple[str, ...]]:
+    """List the versions that a lock pins a library to, each with its hashes."""
+    return {(entry.partition(" ")[0], *re.findall(r"sha256:\w+", entry)) for entry in entries}
+
+
+@pytest.mark.parametrize("lock", ["dev", *IMAGES])
+def test_what_several_locks_pin_they_pin_alike(lock: str) -> None:
+    stack, other = pins_of("stack"), pins_of(lock)
+    for name in stack.keys() & other.keys():
+        assert versions_of(other[name]) == versions_of(stack[name])
+    everything = stack.keys() <= other.keys() if lock == "dev" else other.keys() <= stack.keys()
+    assert everything, f"{lock}.lock has other libraries than stack.lock"
+
+
+def test_every_image_has_a_lock_and_every_lock_is_one_of_an_image_or_an_environment() -> None:
+    assert {*LOCKS} == {"stack", "dev", *IMAGES}
 
 
 def test_no_lock_chooses_a_build_of_torch() -> None:
