@@ -6,13 +6,16 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from pydantic import ValidationError
 
 from shared import log
 from shared.errors import PermanentError, TrimError, explain
+from shared.observe import metrics
+from shared.observe.endpoints import listening
+from shared.observe.health import Health
 from shared.settings import SETTINGS_TITLE, Settings
 
 EXIT_BROKEN = 1
@@ -23,13 +26,34 @@ EXIT_USAGE = 2
 
 
 def run(serve: Callable[[Settings], None], *, role: str) -> None:
-    """Run a process of the service: read the settings, set up the logs, and serve until a signal stops it."""
+    """Run a program: read the settings, set up the logs, and serve until a signal stops it."""
     with reporting_errors(role):
         settings = Settings()
         log.configure(settings, role=role)
         if settings.ends_with_parent:
             threading.Thread(target=_stop_with_parent, name="parent", daemon=True).start()
         serve(settings)
+
+
+def run_role(serve: Callable[[Settings, Health], None], *, role: str, conditions: Sequence[str]) -> None:
+    """Run a process of the service, and show operators its metrics and its health from the start.
+
+    Args:
+        serve: Serves until a signal stops it; records in the health what it waits for.
+        role: Role of the process.
+        conditions: Names of the conditions that make it ready.
+    """
+
+    def serve_observed(settings: Settings) -> None:
+        health = Health(role=role, node=settings.node_name, conditions=conditions)
+        if settings.metrics_port is None:
+            serve(settings, health)
+            return
+        metrics.expose(role)
+        with listening(health, host=settings.metrics_host, port=settings.metrics_port):
+            serve(settings, health)
+
+    run(serve_observed, role=role)
 
 
 @contextmanager

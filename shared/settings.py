@@ -246,6 +246,16 @@ class Settings(BaseSettings):
         "console", description="Format of log lines: `console` for people, `json` for machines."
     )
 
+    # Observability
+    metrics_host: Name = Field(
+        "127.0.0.1", description="Address that `/metrics`, `/live` and `/ready` listen on; `::` is every one."
+    )
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = Field(
+        None,
+        description="Port of `/metrics`, `/live` and `/ready`; 0 picks a free one. If it is not set, nothing listens. "
+        "With `make run` and `make serve` it is the API's, and the other roles get the ports after it.",
+    )
+
     @classmethod
     def settings_customise_sources(
         cls,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from services.api.server import serve
-from shared.process import run
+from shared.process import run_role
+from shared.store.watching import CONDITIONS
 
 if __name__ == "__main__":
-    run(serve, role="api")
+    run_role(serve, role="api", conditions=CONDITIONS)

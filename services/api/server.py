@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import signal
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 from types import FrameType
 
 import uvicorn
 
 from services.api.app import create_app
+from shared.errors import TrimError
 from shared.log import get_logger
+from shared.observe.health import Health, LoopBeat
 from shared.settings import Settings
 from shared.store.database import Database
+from shared.store.watching import watch_database
 
 POOL_SIZE = 10
 STOP_TIMEOUT_S = 15
+
+LOOP_LIMIT_S = 60.0
+"""Seconds without a round after which the event loop counts as stalled; it takes ten rounds a second."""
+
+WATCH_LIMIT_S = 60.0
+"""The same for the thread that watches the database, in addition to its pauses; its time-outs are shorter."""
 
 _log = get_logger(__name__)
 
@@ -23,13 +32,19 @@ _log = get_logger(__name__)
 class _Server(uvicorn.Server):
     """Logs its address once it listens, and ends waiting requests when it stops."""
 
-    def __init__(self, config: uvicorn.Config, stopping: threading.Event) -> None:
+    def __init__(self, config: uvicorn.Config, stopping: threading.Event, loop: LoopBeat) -> None:
         super().__init__(config)
         self._stopping = stopping
+        self._loop = loop
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._stopping.set()
         super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Record that the event loop makes progress."""
+        self._loop.beat()
+        return await super().on_tick(counter)
 
     def _log_started_message(self, _listeners: object) -> None:
         for server in self.servers:
@@ -38,8 +53,8 @@ class _Server(uvicorn.Server):
                 _log.info("api_started", address=f"http://{host}:{port}")
 
 
-def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT. The database may be down: /health/ready then reports it."""
+def serve(settings: Settings, health: Health) -> None:
+    """Serve until SIGTERM or SIGINT. The database may be down: /health/ready and the health then report it."""
     with closing(Database(settings.require_database_url(), pool_size=POOL_SIZE)) as database:
         app = create_app(settings, database)
         config = uvicorn.Config(
@@ -50,9 +65,28 @@ def serve(settings: Settings) -> None:
             access_log=False,
             timeout_graceful_shutdown=STOP_TIMEOUT_S,
         )
-        server = _Server(config, app.state.stopping)
+        server = _Server(config, app.state.stopping, health.loop("event loop", limit_s=LOOP_LIMIT_S))
         # uvicorn raises the signal again after it has stopped; the default handlers would end the process there.
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, server.handle_exit)
-        server.run()
+        watcher = threading.Thread(
+            target=_watch, args=(settings, database, health, app.state.stopping), name="watcher", daemon=True
+        )
+        watcher.start()
+        try:
+            server.run()
+        finally:
+            app.state.stopping.set()
+            watcher.join()
     _log.info("api_stopped")
+
+
+def _watch(settings: Settings, database: Database, health: Health, stopping: threading.Event) -> None:
+    """Keep the health's conditions up to date, as often as other processes send heartbeats."""
+    loop = health.loop("watcher", limit_s=settings.heartbeat_s + WATCH_LIMIT_S)
+    while not stopping.is_set():
+        loop.beat()
+        with suppress(TrimError):  # The health has it.
+            watch_database(database, health)
+        stopping.wait(settings.heartbeat_s)
+    loop.pause()

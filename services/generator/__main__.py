@@ -7,7 +7,8 @@ from functools import partial
 
 from services.generator.serving import serve
 from shared.domain.roles import Author
-from shared.process import run
+from shared.process import run_role
+from shared.worker.command_worker import CONDITIONS
 
 
 def main() -> None:
@@ -15,7 +16,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m services.generator", description="Write steps with one model.")
     parser.add_argument("author", choices=[author.value for author in Author], help="model whose commands to carry out")
     author = Author(parser.parse_args().author)
-    run(partial(serve, author=author), role=author.value)
+    run_role(partial(serve, author=author), role=author.value, conditions=CONDITIONS)
 
 
 if __name__ == "__main__":

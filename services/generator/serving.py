@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from functools import partial
 
 from services.generator.writing import Writing
 from shared.bus.connection import check_broker
 from shared.domain.roles import Author, WorkerRole
 from shared.engines.factory import make_generator
+from shared.observe.health import Health
 from shared.settings import Settings
 from shared.worker.command_worker import CommandWorker
+from shared.worker.starting import started, write_once
 
 
-def serve(settings: Settings, *, author: Author) -> None:
+def serve(settings: Settings, health: Health, *, author: Author) -> None:
     """Load the author's model and carry out its commands."""
     check_broker(settings)  # before the model, which may take minutes to load
-    with closing(make_generator(settings, author)) as engine:
-        CommandWorker(settings, WorkerRole(author), engine=engine, begin=partial(Writing, engine=engine)).run()
+    with started(partial(make_generator, settings, author), write_once, health) as engine:
+        CommandWorker(settings, WorkerRole(author), health, engine=engine, begin=partial(Writing, engine=engine)).run()

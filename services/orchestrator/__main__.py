@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from services.orchestrator.orchestrator import Orchestrator
-from shared.process import run
+from services.orchestrator.orchestrator import CONDITIONS, Orchestrator
+from shared.process import run_role
 
 if __name__ == "__main__":
-    run(lambda settings: Orchestrator(settings).run(), role="orchestrator")
+    run_role(lambda settings, health: Orchestrator(settings, health).run(), role="orchestrator", conditions=CONDITIONS)

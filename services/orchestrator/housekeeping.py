@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -22,12 +23,19 @@ def report_liveness(database: Database, *, name: str, has_broker: bool, now: dat
         record_processes(connection, seen)
 
 
-def prune(database: Database, *, now: datetime) -> list[str]:
-    """Delete old inboxes, idempotency keys and silent processes; return the names of these processes."""
+def prune(database: Database, *, now: datetime, on_portion: Callable[[], object] = lambda: None) -> list[str]:
+    """Delete old inboxes, idempotency keys and silent processes; return the names of these processes.
+
+    Args:
+        database: The database.
+        now: The time.
+        on_portion: Called after each transaction: there may be thousands of them.
+    """
     for prune_portion in (prune_inbox, prune_idempotency_keys):
         is_left = True
         while is_left:
             with database.begin() as connection:  # One transaction for each portion, so that none holds locks for long.
                 is_left = prune_portion(connection, now=now) > 0
+            on_portion()
     with database.begin() as connection:
         return forget_silent_processes(connection, now=now)

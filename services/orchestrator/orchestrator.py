@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 
 import psycopg
@@ -23,13 +23,23 @@ from shared.bus.publisher import Publisher
 from shared.clock import SYSTEM_CLOCK
 from shared.errors import RetryableError, explain
 from shared.log import get_logger
+from shared.observe.health import Health, LoopBeat
 from shared.settings import Settings
-from shared.store.compatibility import check_schema
+from shared.store.compatibility import CodeOutdated
 from shared.store.database import Database, DatabaseUnavailable, WakeUp
 from shared.store.reasoning_state import PostgresStore
+from shared.store.watching import CONDITIONS as DATABASE_CONDITIONS
+from shared.store.watching import watch_database
 
 LINGER_S = 0.003
 """Seconds that a batch waits for more events while the service is busy; a single event never waits."""
+
+CONDITIONS = (*DATABASE_CONDITIONS, "broker")
+"""What an orchestrator needs to be ready."""
+
+LOOP_LIMIT_S = 180.0
+"""Seconds without a round after which a thread counts as stalled. A round waits for several statements, connections and
+confirms in turn, each with a time-out of at most 30 s; a server that is away stalls no thread."""
 
 TAKE_TIMEOUT_S = STOP_POLL_S = 0.5
 """Seconds that a thread waits before it checks whether to stop."""
@@ -43,16 +53,26 @@ class ThreadCrashed(RetryableError):
     code = "thread_crashed"
 
 
+class _Thread(threading.local):
+    """What belongs to the current thread."""
+
+    def __init__(self, loop: LoopBeat) -> None:
+        self.loop = loop
+        """Beat of its loop; by default that of the main thread, which consumes."""
+
+
 class Orchestrator:
     """Three threads: one consumes events in batches, one sweeps between them, one sends heartbeats."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, health: Health) -> None:
         self._settings = settings
+        self._health = health
         self._database = Database(settings.require_database_url(), is_retried=True)
         self._store = PostgresStore(self._database)
         self._policies = PolicyCache(self._store, shadow_time_s=settings.shadow_time_ms / 1000)
         self._stopping = threading.Event()
         self._has_crashed = threading.Event()
+        self._this = _Thread(health.loop("consumer", limit_s=LOOP_LIMIT_S))
 
     def run(self) -> None:
         """Orchestrate until SIGTERM or SIGINT; unacknowledged events return to the broker.
@@ -64,9 +84,9 @@ class Orchestrator:
         signal.signal(signal.SIGINT, lambda *_: self._stopping.set())
         check_broker(self._settings)
         with closing(self._database):
-            self._reconnecting(self._check_schema)
+            self._reconnecting(lambda: watch_database(self._database, self._health))
             others = [
-                threading.Thread(target=self._guarded, args=(work,), name=name)
+                threading.Thread(target=self._run_thread, args=(work,), name=name)
                 for name, work in (("sweeper", self._sweep), ("liveness", self._report_liveness))
             ]
             for each in others:
@@ -79,6 +99,12 @@ class Orchestrator:
         if self._has_crashed.is_set():
             raise ThreadCrashed
 
+    def _run_thread(self, work: Callable[[], None]) -> None:
+        """Run one of the other threads, and watch its loop."""
+        limit_s = LOOP_LIMIT_S + self._settings.heartbeat_s
+        self._this.loop = self._health.loop(threading.current_thread().name, limit_s=limit_s)
+        self._guarded(work)
+
     def _guarded(self, work: Callable[[], None]) -> None:
         """Run a thread's work; however it ends, the other threads stop too."""
         try:
@@ -87,17 +113,15 @@ class Orchestrator:
             _log.exception("thread_crashed", thread=threading.current_thread().name)
             self._has_crashed.set()
         finally:
+            self._this.loop.pause()
             self._stopping.set()
-
-    def _check_schema(self) -> None:
-        with self._database.begin() as connection:
-            check_schema(connection)
 
     def _reconnecting(self, work: Callable[[], None]) -> None:
         """Run work until it returns; restart it with back-off whenever a server is unavailable."""
         attempt = 0
         while not self._stopping.is_set():
             began = time.monotonic()
+            self._this.loop.beat()
             try:
                 work()
                 return
@@ -109,6 +133,7 @@ class Orchestrator:
         """Log what the thread waits for, and wait for the attempt's delay or until the process stops."""
         delay_s = RECONNECT.delay_s(attempt)
         _log.warning(what, code=error.code, detail=explain(error), retry_in_s=round(delay_s, 2), **more)
+        self._this.loop.beat()
         self._stopping.wait(delay_s)
 
     def _consume(self) -> None:
@@ -119,6 +144,7 @@ class Orchestrator:
             closing(BatchConsumer(settings, "events", batch=settings.batch_events, linger_s=LINGER_S)) as source,
         ):
             while not self._stopping.is_set():
+                self._this.loop.beat()
                 deliveries = source.take(TAKE_TIMEOUT_S)
                 if deliveries:
                     self._publish(publisher, self._apply(source, deliveries))
@@ -154,7 +180,8 @@ class Orchestrator:
                     self._drain(publisher, lambda: attend(store, policies=policies, now=SYSTEM_CLOCK.now()))
                     next_look = time.monotonic() + self._settings.sweep_interval_s
                 if time.monotonic() >= next_prune:
-                    forget_listeners(self._settings, prune(self._database, now=SYSTEM_CLOCK.now()))
+                    gone = prune(self._database, now=SYSTEM_CLOCK.now(), on_portion=self._this.loop.beat)
+                    forget_listeners(self._settings, gone)
                     next_prune = time.monotonic() + PRUNE_EVERY.total_seconds()
                 if self._wait_for_wake_up(listening, until=min(next_look, time.monotonic() + STOP_POLL_S)) == "cancel":
                     next_look = 0.0
@@ -163,22 +190,32 @@ class Orchestrator:
         """Sweep until nothing is left to find, publishing after each transaction."""
         is_full = True
         while is_full and not self._stopping.is_set():
+            self._this.loop.beat()
             swept = sweep()
             self._publish(publisher, swept.outgoing)
             is_full = swept.is_full
 
     def _report_liveness(self) -> None:
-        """Record this process's heartbeat, and whether it reaches the broker."""
+        """Record this process's heartbeat, and whether it reaches the broker and the database."""
         with closing(Publisher(self._settings)) as publisher:
             while not self._stopping.is_set():
-                try:
-                    publisher.check()
-                    has_broker = True
-                except RetryableError:
-                    has_broker = False
+                self._this.loop.beat()
+                has_broker = self._check_broker(publisher)
+                with suppress(CodeOutdated):  # Only a start is refused; the health has it.
+                    watch_database(self._database, self._health)
                 now = SYSTEM_CLOCK.now()
                 report_liveness(self._database, name=self._settings.node_name, has_broker=has_broker, now=now)
                 self._stopping.wait(self._settings.heartbeat_s)
+
+    def _check_broker(self, publisher: Publisher) -> bool:
+        """Find out whether the broker answers, and record it in the health."""
+        try:
+            publisher.check()
+        except RetryableError as error:
+            self._health.miss("broker", explain(error))
+            return False
+        self._health.meet("broker", "The broker answers.")
+        return True
 
     def _wait_for_wake_up(self, listening: psycopg.Connection[tuple[object, ...]], *, until: float) -> WakeUp:
         """Wait for a wake-up or until a time; return what the wake-up is for."""

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from functools import partial
 
 from services.prm.scoring import ScoringWork
 from shared.bus.connection import check_broker
 from shared.domain.roles import WorkerRole
 from shared.engines.factory import make_scorer
+from shared.observe.health import Health
 from shared.settings import Settings
 from shared.worker.command_worker import CommandWorker
+from shared.worker.starting import score_once, started
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, health: Health) -> None:
     """Load the PRM and carry out its commands."""
     check_broker(settings)  # before the model, which may take minutes to load
-    with closing(make_scorer(settings)) as engine:
-        CommandWorker(settings, WorkerRole.PRM, engine=engine, begin=partial(ScoringWork, engine=engine)).run()
+    with started(partial(make_scorer, settings), score_once, health) as engine:
+        CommandWorker(settings, WorkerRole.PRM, health, engine=engine, begin=partial(ScoringWork, engine=engine)).run()

@@ -143,6 +143,8 @@ class SharedPublisher:
 
     def __init__(self, settings: Settings) -> None:
         self._publisher = Publisher(settings)
+        self.failure: RetryableError | None = None
+        """Why the last attempt failed; `None` if it succeeded."""
         self._inbox: queue.SimpleQueue[tuple[Sequence[Message | DeadLetter], Future[None]] | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._closing = threading.Lock()
@@ -189,6 +191,7 @@ class SharedPublisher:
             try:
                 self._publisher.publish(messages)
             except RetryableError as error:
+                self.failure = error
                 delay_s = RECONNECT.delay_s(attempt)
                 attempt += 1
                 _log.warning(
@@ -205,4 +208,5 @@ class SharedPublisher:
                 self._publisher.close()
                 return BrokerUnavailable(f"The publication failed ({type(error).__name__}).")
             else:
+                self.failure = None
                 return None

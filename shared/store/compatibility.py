@@ -97,14 +97,3 @@ def read_schema(connection: Connection) -> Schema:
     )
     row = connection.execute(both).one_or_none()
     return Schema(*row) if row else Schema(None, None)
-
-
-def check_schema(connection: Connection) -> None:
-    """Check that this code can run on the database's schema.
-
-    Raises:
-        SchemaOutdated: The schema is missing, or older than this code.
-        CodeOutdated: This code is older than the schema allows.
-    """
-    if error := read_schema(connection).error:
-        raise error

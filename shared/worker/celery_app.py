@@ -8,16 +8,18 @@ and nothing else, and state is in Postgres.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from celery import Celery, Task
 from celery.worker.consumer import Consumer
+from kombu.asynchronous.hub import Hub
 from kombu.message import Message as KombuMessage
 
 from shared.bus.connection import broker_options, broker_transport, broker_url
 from shared.bus.topology import COMMAND, Topology
 from shared.domain.roles import WorkerRole
 from shared.settings import Settings
+from shared.worker.broker_watch import BEAT_S, BrokerWatch
 
 
 def make_app(settings: Settings, role: WorkerRole, strategy: Callable[..., Any]) -> Celery:
@@ -62,10 +64,19 @@ def make_app(settings: Settings, role: WorkerRole, strategy: Callable[..., Any])
     return app
 
 
-def make_consumer_class(bury: Callable[[Consumer, KombuMessage, str], None]) -> type[Consumer]:
-    """Make Celery's consumer without the parts that are not needed, and with dead letters instead of log lines."""
+Bury = Callable[[Consumer, KombuMessage, str], None]
+"""Buries a message that Celery cannot use."""
 
-    class _CommandConsumer(Consumer):  # type: ignore[misc]
+
+def make_consumer_class(bury: Bury, watch: BrokerWatch) -> type[Consumer]:
+    """Make Celery's consumer without the parts that are not needed, and with dead letters instead of log lines.
+
+    Args:
+        bury: Called with each message that Celery cannot use, and the reason.
+        watch: Gets the beats of the loop, and whether it is connected.
+    """
+
+    class _CommandConsumer(_WatchedConsumer):
         class Blueprint(Consumer.Blueprint):  # type: ignore[misc]
             default_steps = (
                 "celery.worker.consumer.connection:Connection",
@@ -86,4 +97,34 @@ def make_consumer_class(bury: Callable[[Consumer, KombuMessage, str], None]) -> 
         def on_decode_error(self, message: KombuMessage, error: Exception) -> None:
             bury(self, message, f"it could not be decoded ({type(error).__name__})")
 
+    _CommandConsumer.watch = watch
     return _CommandConsumer
+
+
+class _WatchedConsumer(Consumer):  # type: ignore[misc]
+    """Celery's consumer, which reports to the health of the worker."""
+
+    watch: ClassVar[BrokerWatch]
+
+    def on_ready(self) -> None:
+        """Report that the loop begins to consume, at the start and after each lost connection."""
+        self.watch.on_connected()
+        super().on_ready()
+
+    def on_connection_error_before_connected(self, error: Exception) -> None:
+        self.watch.on_lost(error)
+        super().on_connection_error_before_connected(error)
+
+    def on_connection_error_after_connected(self, error: Exception) -> None:
+        self.watch.on_lost(error)
+        super().on_connection_error_after_connected(error)
+
+    def register_with_event_loop(self, hub: Hub) -> None:
+        """Have the loop of RabbitMQ's transport beat."""
+        super().register_with_event_loop(hub)
+        hub.call_repeatedly(BEAT_S, self.watch.beat)
+
+    def perform_pending_operations(self) -> None:
+        """Beat in every round of pgmq's loop, which calls this."""
+        self.watch.beat()
+        super().perform_pending_operations()

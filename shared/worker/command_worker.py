@@ -25,13 +25,22 @@ from shared.engines.port import EngineDead, Generator, Scorer
 from shared.errors import RetryableError, explain
 from shared.log import get_logger
 from shared.messages import CancelWork, Command, UndecodableMessage, WorkerSeen, decode
+from shared.observe.health import Health
 from shared.settings import Settings
+from shared.worker.broker_watch import BrokerWatch
 from shared.worker.celery_app import make_app, make_consumer_class
 from shared.worker.execution import Begin, Executor
 from shared.worker.results import Settle
 from shared.worker.running_work import RunningWork
 
 _log = get_logger(__name__)
+
+
+CONDITIONS = ("engine", "broker")
+"""What a worker needs to be ready."""
+
+HEARTBEAT_LIMIT_S = 60.0
+"""Seconds without a round, besides its pauses, after which the thread that sends heartbeats counts as stalled."""
 
 
 class ConsumerEnded(RetryableError):
@@ -43,9 +52,12 @@ class ConsumerEnded(RetryableError):
 class CommandWorker:
     """Runs the worker of one role until it is stopped."""
 
-    def __init__(self, settings: Settings, role: WorkerRole, *, engine: Generator | Scorer, begin: Begin) -> None:
+    def __init__(
+        self, settings: Settings, role: WorkerRole, health: Health, *, engine: Generator | Scorer, begin: Begin
+    ) -> None:
         self._settings = settings
         self._role = role
+        self._health = health
         self._engine = engine
         self._running = RunningWork()
         self._is_draining = threading.Event()
@@ -68,7 +80,8 @@ class CommandWorker:
             EngineDead: The engine broke down.
             ConsumerEnded: The connection to the broker ended.
         """
-        wait_for_broker(self._settings)
+        wait_for_broker(self._settings, self._health)
+        self._watch = BrokerWatch(self._health)
         self._publisher = SharedPublisher(self._settings)
         listener = CancelListener(self._settings, self._on_cancel)
         signal.signal(signal.SIGTERM, self._on_signal)
@@ -79,7 +92,7 @@ class CommandWorker:
             hostname=f"{self._role}@{self._settings.node_name}",
             pool="threads",
             concurrency=self._settings.concurrency,
-            consumer_cls=make_consumer_class(self._bury),
+            consumer_cls=make_consumer_class(self._bury, self._watch),
             without_mingle=True,
         )
         _log.info("worker_started", model=self._engine.model_id, concurrency=self._settings.concurrency)
@@ -146,7 +159,10 @@ class CommandWorker:
     def _send_heartbeats(self) -> None:
         """Send heartbeats; at most one is queued while the broker is unreachable."""
         beat: Future[None] | None = None
+        loop = self._health.loop("heartbeat", limit_s=self._settings.heartbeat_s + HEARTBEAT_LIMIT_S)
         while not self._is_draining.is_set():
+            loop.beat()
+            self._watch.on_publishing(self._publisher.failure)
             try:
                 self._engine.check()
             except EngineDead:
@@ -162,6 +178,7 @@ class CommandWorker:
                 )
                 beat = self._publisher.publish(seen)
             self._is_draining.wait(self._settings.heartbeat_s)
+        loop.pause()
 
     def _on_signal(self, number: int, _frame: object) -> None:
         if not self._is_draining.is_set():
@@ -171,6 +188,8 @@ class CommandWorker:
     def _die(self) -> None:
         """End the process: a worker without an engine would take commands and fail them all."""
         self._is_dead.set()
+        self._health.break_down(str(EngineDead()))
+        self._health.miss("engine", str(EngineDead()))
         threading.Thread(target=self._drain, name="drain", daemon=True).start()
 
     def _unsubscribe(self, consumer: Consumer) -> None:
@@ -200,7 +219,7 @@ class CommandWorker:
             hub.call_soon(lambda: None)  # Wakes the loop, which otherwise sleeps until a message arrives.
 
 
-def wait_for_broker(settings: Settings) -> None:
+def wait_for_broker(settings: Settings, health: Health) -> None:
     """Wait with back-off until the broker answers, and declare the queues."""
     attempt = 0
     while True:
@@ -212,6 +231,7 @@ def wait_for_broker(settings: Settings) -> None:
                 connection.release()
             return
         except BrokerUnavailable as error:
+            health.miss("broker", explain(error))
             delay_s = RECONNECT.delay_s(attempt)
             attempt += 1
             _log.warning("broker_awaited", code=error.code, detail=explain(error), retry_in_s=round(delay_s, 2))

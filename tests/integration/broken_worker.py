@@ -14,9 +14,10 @@ from shared.cancellation import Cancellation
 from shared.domain.roles import WorkerRole
 from shared.engines.port import EngineDead, Generator
 from shared.messages import GenerateSteps
-from shared.process import run
+from shared.observe.health import Health
+from shared.process import run_role
 from shared.settings import Settings
-from shared.worker.command_worker import CommandWorker
+from shared.worker.command_worker import CONDITIONS, CommandWorker
 from shared.worker.execution import Context
 
 
@@ -61,10 +62,10 @@ class BrokenWork:
         yield
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, health: Health) -> None:
     engine = BrokenEngine(sys.argv[1])
-    CommandWorker(settings, WorkerRole.SMALL, engine=cast("Generator", engine), begin=engine.begin).run()
+    CommandWorker(settings, WorkerRole.SMALL, health, engine=cast("Generator", engine), begin=engine.begin).run()
 
 
 if __name__ == "__main__":
-    run(serve, role="small")
+    run_role(serve, role="small", conditions=CONDITIONS)

@@ -21,7 +21,7 @@ import migrations
 from migrations import session
 from migrations.phases import FILE_NAME, Phase
 from shared.errors import explain
-from shared.store.compatibility import REVISION, CodeOutdated, Fit, Schema, SchemaOutdated, check_schema, read_schema
+from shared.store.compatibility import REVISION, CodeOutdated, Fit, Schema, SchemaOutdated, read_schema
 from shared.store.database import Database
 
 pytestmark = pytest.mark.servers
@@ -370,7 +370,8 @@ def test_a_schema_fits_from_the_codes_revision_until_a_migration_retires_the_cod
 def test_the_error_on_a_schema_that_does_not_fit_states_what_to_do(database_url: str, empty_url: str) -> None:
     def check(url: str) -> None:
         with closing(Database(url)) as database, database.begin() as connection:
-            check_schema(connection)
+            if error := read_schema(connection).error:
+                raise error
 
     check(database_url)
     with pytest.raises(SchemaOutdated, match=f"is missing, {REVISION} is needed; run `make migrate`"):

@@ -1,0 +1,127 @@
+"""The listener for operators: `GET /metrics`, `GET /live` and `GET /ready`, on a separate port and in threads."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from socketserver import TCPServer
+from typing import TYPE_CHECKING
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import make_wsgi_app
+from prometheus_client.exposition import ThreadingWSGIServer
+
+from shared.errors import PermanentError
+from shared.log import get_logger
+from shared.observe.health import Health
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIEnvironment
+
+_log = get_logger(__name__)
+
+CLIENT_TIMEOUT_S = 10
+"""Seconds after which a connection on which nothing arrives is closed."""
+
+
+class CannotListen(PermanentError):
+    """The process cannot listen on TRIM_METRICS_PORT; stop what listens there, or set another port."""
+
+    code = "cannot_listen"
+
+
+@contextmanager
+def listening(health: Health, *, host: str, port: int) -> Iterator[int]:
+    """Serve metrics and health for the duration of the block.
+
+    Args:
+        health: Health of this process.
+        host: Address or name of the interface; `::` also takes connections over IPv4.
+        port: Port; 0 picks a free one.
+
+    Yields:
+        The port.
+
+    Raises:
+        CannotListen: The address is in use, or does not belong to this machine.
+    """
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = type("_Listener", (_Server,), {"address_family": family})
+        server: WSGIServer = make_server(str(address[0]), port, _app(health), listener, handler_class=_Handler)
+    except OSError as error:
+        raise CannotListen(
+            f"The metrics cannot be served on port {port} of {host} ({error.strerror or error}); stop what listens"
+            " there, or set TRIM_METRICS_PORT or TRIM_METRICS_HOST."
+        ) from None
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+    found: int = server.server_port
+    _log.info("metrics_served", address=f"http://{f'[{host}]' if ':' in host else host}:{found}")
+    try:
+        yield found
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class _Server(ThreadingWSGIServer):
+    allow_reuse_port = False
+
+    def server_bind(self) -> None:
+        """Bind without the look-up of the machine's name, which takes long where no name server answers."""
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.setup_environ()
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = CLIENT_TIMEOUT_S
+
+    def log_message(self, *_line: object) -> None:
+        """Log nothing: probes would fill the log."""
+
+
+def _app(health: Health) -> Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]]:
+    expose_metrics = make_wsgi_app()
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        match environ["PATH_INFO"]:
+            case "/metrics":
+                answer: Iterable[bytes] = expose_metrics(environ, start_response)
+                return answer
+            case "/live":
+                defects = health.defects
+                body = {"live": not defects, **_names(health), "defects": defects}
+                return _answer(start_response, body, _status(is_well=not defects))
+            case "/ready":
+                conditions = health.conditions
+                is_ready = all(each.is_met for each in conditions)
+                shown = [
+                    {"name": each.name, "is_met": each.is_met, "detail": each.detail, "since": each.since.isoformat()}
+                    for each in conditions
+                ]
+                body = {"ready": is_ready, **_names(health), "conditions": shown}
+                return _answer(start_response, body, _status(is_well=is_ready))
+            case _:
+                return _answer(start_response, {"paths": ["/metrics", "/live", "/ready"]}, HTTPStatus.NOT_FOUND)
+
+    return app
+
+
+def _names(health: Health) -> dict[str, str]:
+    return {"role": health.role, "node": health.node}
+
+
+def _status(*, is_well: bool) -> HTTPStatus:
+    return HTTPStatus.OK if is_well else HTTPStatus.SERVICE_UNAVAILABLE
+
+
+def _answer(start_response: StartResponse, body: object, status: HTTPStatus) -> Iterable[bytes]:
+    start_response(f"{status.value} {status.phrase}", [("Content-Type", "application/json")])
+    return [json.dumps(body).encode()]
