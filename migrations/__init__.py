@@ -1,4 +1,4 @@
-"""The database's schema: `python -m migrations upgrade | downgrade REVISION | check | new PHASE NAME`."""
+"""The database: `python -m migrations upgrade | downgrade REVISION | check | verify | new PHASE NAME`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs migrations on the database of TRIM_DATABASE_URL."""
+"""Migrates, compares and verifies the database of TRIM_DATABASE_URL."""
 
 from __future__ import annotations
 
@@ -9,31 +9,42 @@ from sqlalchemy import make_url
 
 import migrations
 from migrations.phases import Phase
-from shared.process import reporting_errors
+from migrations.verifying import verify
+from shared.process import EXIT_BROKEN, reporting_errors
 from shared.settings import Settings
 
 
-def main() -> None:
-    """Run one migration command."""
+def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m migrations", description="Migrate the database.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("upgrade", help="bring the database to the newest revision")
     commands.add_parser("check", help="compare the database with what the code describes")
+    verifying = commands.add_parser("verify", help="check that nothing is missing from the record of the problems")
+    verifying.add_argument("--allow-open", action="store_true", help="accept problems that have not ended")
     down = commands.add_parser("downgrade", help="take the database back to a revision")
     down.add_argument("revision", help="a revision's number, or base for an empty database")
     new = commands.add_parser("new", help="write the file of the next migration")
     new.add_argument("phase", type=Phase, choices=[*Phase], help="expand or contract")
     new.add_argument("name", help="what it does, such as 'add leases'")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run one command."""
+    arguments = _parse()
     with reporting_errors("migrations"):
         if arguments.command == "new":
             migrations.new(arguments.phase, arguments.name)
             return
-        url = Settings().require_database_url()
+        settings = Settings()
+        url = settings.require_database_url()
         if arguments.command == "upgrade":
             sys.stdout.write(f"Database {make_url(url).database}: schema {migrations.upgrade(url)}.\n")
         elif arguments.command == "check":
             migrations.check(url)
+        elif arguments.command == "verify":
+            if not verify(settings, allow_open=arguments.allow_open, tell=sys.stdout.write):
+                sys.exit(EXIT_BROKEN)
         else:
             migrations.downgrade(url, arguments.revision)
 

@@ -112,8 +112,12 @@ def follow(outgoing: Sequence[Outgoing]) -> GenerateSteps:
 
 def solve(database: Database, problem_id: UUID) -> None:
     """Solve a queued problem in three steps: one kept, one escalated, one kept that holds the answer."""
-    command = start(database)[problem_id]
-    moments = [NOW + timedelta(seconds=number) for number in range(1, 5)]
+    solve_from(database, start(database)[problem_id])
+
+
+def solve_from(database: Database, command: GenerateSteps, *, now: datetime = NOW) -> None:
+    """Solve a problem that was just admitted, as `solve` does."""
+    moments = [now + timedelta(seconds=number) for number in range(1, 5)]
     command = follow(hear(database, write(command, "Six sevens are wanted.", score=0.9), now=moments[0]))
     command = follow(hear(database, write(command, "That makes 41.", score=0.25), now=moments[1]))
     command = follow(hear(database, write(command, "That makes 42."), now=moments[2]))
