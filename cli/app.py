@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from cli import calibrating, learning, policies, prm
@@ -9,11 +11,11 @@ from cli.compare import compare
 from cli.errors import reporting_errors
 from cli.evaluate import evaluate
 from cli.replay import replay
+from shared.version import PRODUCT
 from stack.interrupts import EXIT_STOPPED
 
 app = typer.Typer(
     name="trim",
-    help="Use a running TRIM service, and fit, train and measure its policies.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
@@ -25,6 +27,22 @@ app.add_typer(prm.app, name="prm")
 app.command("evaluate")(evaluate)
 app.command("compare")(compare)
 app.command("replay")(replay)
+
+
+def _print_version(*, is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(PRODUCT)
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Use a running TRIM service, and fit, train and measure its policies."""
 
 
 def main() -> None:

@@ -10,13 +10,13 @@ from sqlalchemy import make_url
 import migrations
 from migrations.phases import Phase
 from migrations.verifying import verify
-from shared.process import EXIT_BROKEN, reporting_errors
+from shared.process import EXIT_BROKEN, parser, reporting_errors
 from shared.settings import Settings
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m migrations", description="Migrate the database.")
-    commands = parser.add_subparsers(dest="command", required=True)
+    program = parser("migrations", "Migrate and check the database. It needs TRIM_DATABASE_URL.")
+    commands = program.add_subparsers(dest="command", required=True)
     commands.add_parser("upgrade", help="bring the database to the newest revision")
     commands.add_parser("check", help="compare the database with what the code describes")
     verifying = commands.add_parser("verify", help="check that nothing is missing from the record of the problems")
@@ -26,7 +26,7 @@ def _parse() -> argparse.Namespace:
     new = commands.add_parser("new", help="write the file of the next migration")
     new.add_argument("phase", type=Phase, choices=[*Phase], help="expand or contract")
     new.add_argument("name", help="what it does, such as 'add leases'")
-    return parser.parse_args()
+    return program.parse_args()
 
 
 def main() -> None:

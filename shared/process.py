@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import sys
@@ -17,12 +18,22 @@ from shared.observe import metrics
 from shared.observe.endpoints import listening
 from shared.observe.health import Health
 from shared.settings import SETTINGS_TITLE, Settings
+from shared.version import PRODUCT
 
 EXIT_BROKEN = 1
 """Exit status of a process that broke down: a restart may help."""
 
 EXIT_USAGE = 2
 """Exit status of a process with wrong settings: a restart does not help."""
+
+ALL_SETTINGS = "All settings are environment variables; docs/settings.md describes them."
+
+
+def parser(module: str, description: str) -> argparse.ArgumentParser:
+    """Make the parser of an entry point, with `--help` and `--version`; the description names the settings it needs."""
+    made = argparse.ArgumentParser(prog=f"python -m {module}", description=f"{description} {ALL_SETTINGS}")
+    made.add_argument("--version", action="version", version=PRODUCT)
+    return made
 
 
 def run(serve: Callable[[Settings], None], *, role: str) -> None:

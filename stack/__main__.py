@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import signal
 import sys
 
 from rich.console import Console
 
-from shared.process import reporting_errors
+from shared.process import parser, reporting_errors
 from shared.settings import Settings
 from stack.interrupts import EXIT_STOPPED, interrupt_once
 from stack.running import running_stack, serve
@@ -17,11 +16,15 @@ from stack.sample import run_sample
 
 def main() -> None:
     """Parse the command and run it."""
-    parser = argparse.ArgumentParser(prog="python -m stack", description="The whole service on one machine.")
-    commands = parser.add_subparsers(dest="command", required=True)
+    program = parser(
+        "stack",
+        "Run the whole service on one machine, with its data in .state. It needs no settings. TRIM_DATABASE_URL and "
+        "TRIM_BROKER_URL name servers to use in place of the embedded Postgres.",
+    )
+    commands = program.add_subparsers(dest="command", required=True)
     commands.add_parser("run", help="solve the bundled sample and print what it cost")
     commands.add_parser("serve", help="serve until Ctrl-C")
-    arguments = parser.parse_args()
+    arguments = program.parse_args()
     # SIGTERM unwinds like Ctrl-C, so that no child process survives.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt_once)

@@ -12,6 +12,7 @@ from services.api.middleware import BodyLimit, RequestIds
 from services.api.native import batches, health, policies, problems
 from shared.settings import Settings
 from shared.store.database import Database
+from shared.version import VERSION
 
 
 class _Application(FastAPI):
@@ -32,7 +33,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app = _Application(
         title="TRIM",
         summary="Step-level routing between a small and a large language model, with a record of every decision.",
-        version="1",
+        version=VERSION,
         # The interactive pages load scripts from other hosts. The description is at /openapi.json.
         docs_url=None,
         redoc_url=None,

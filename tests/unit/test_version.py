@@ -1,0 +1,66 @@
+"""The version is stated once, and every program explains itself without a setting or a server."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+from datetime import date
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.app import app
+from services.api.app import create_app
+from shared.settings import Settings
+from shared.store.database import Database
+from shared.version import PRODUCT, VERSION
+from stack.roles import ROLES
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PROGRAMS = (*dict.fromkeys(arguments[1] for arguments in ROLES.values()), "migrations", "stack")
+
+
+def shown(program: str, option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a program in this process with one option that ends it; return what it prints."""
+    monkeypatch.setattr(sys, "argv", [program, option])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(program, run_name="__main__", alter_sys=False)
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_help_of_every_program_names_settings_that_exist(
+    program: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = set(re.findall(r"TRIM_(\w+)", shown(program, "--help", monkeypatch, capsys)))
+    assert named
+    assert named <= {name.upper() for name in Settings.model_fields}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_program_prints_the_version(
+    program: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert shown(program, "--version", monkeypatch, capsys) == f"{PRODUCT}\n"
+
+
+def test_trim_prints_the_version_and_keeps_its_description() -> None:
+    assert CliRunner().invoke(app, ["--version"]).output == f"{PRODUCT}\n"
+    assert "Use a running TRIM service" in CliRunner().invoke(app, ["--help"]).output
+
+
+def test_the_description_of_the_api_has_the_version() -> None:
+    description = create_app(Settings(), Database("postgresql://127.0.0.1:1/x")).openapi()
+    assert description["info"]["version"] == VERSION
+
+
+def test_the_newest_section_of_the_changelog_is_that_of_the_version() -> None:
+    [*sections] = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    version, _, state = sections[0].partition(" - ")
+    assert version == VERSION
+    assert state == "unreleased" or date.fromisoformat(state)
+    assert all(date.fromisoformat(section.partition(" - ")[2]) for section in sections[1:])
