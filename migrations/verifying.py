@@ -8,7 +8,7 @@ from contextlib import closing
 from shared.bus.dead_letters import count_dead_letters
 from shared.settings import Settings
 from shared.store import verification
-from shared.store.compatibility import check_schema
+from shared.store.compatibility import read_schema
 from shared.store.database import Database
 from shared.store.verification import Detached, Finding
 
@@ -40,7 +40,8 @@ def _lines(settings: Settings, *, allow_open: bool) -> Iterator[tuple[bool, str]
     url = settings.require_database_url()
     with closing(Database(url, statement_timeout_s=0)) as database, database.connect() as connection:
         connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        check_schema(connection)
+        if error := read_schema(connection).error:
+            raise error
         unfinished = verification.count_open(connection)
         yield allow_open or not unfinished.offenders, _describe(unfinished)
         detached = verification.find_detached(connection)
