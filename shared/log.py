@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import assert_never
+from uuid import UUID
 
 import structlog
 
+from shared.messages import GenerateSteps, Message, ScoreSteps, WorkerSeen
 from shared.settings import Settings
 
 _LIBRARIES = (
@@ -28,12 +31,33 @@ _LIBRARIES = (
 
 _IGNORED_METHOD = "Received method %s during closing channel"
 """Start of amqp's message for a confirm that arrives while its channel closes. The api does not install amqp."""
+_EXCEPTION_AS_FIELDS = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+"""Turns an exception into fields. Without local variables, which hold questions and steps."""
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     """Return a module's logger."""
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
     return logger
+
+
+def about(problem_id: UUID, *, command_id: UUID | None = None) -> AbstractContextManager[None]:
+    """Have every line that this thread logs in the block name the problem, and the command if there is one."""
+    ids = {"problem_id": str(problem_id)}
+    if command_id is not None:
+        ids["command_id"] = str(command_id)
+    return structlog.contextvars.bound_contextvars(**ids)
+
+
+def about_message(message: Message | None) -> AbstractContextManager[None]:
+    """Have every line that this thread logs in the block name the problem and the command of a message, if any."""
+    match message:
+        case None | WorkerSeen():
+            return nullcontext()
+        case GenerateSteps() | ScoreSteps():
+            return about(message.problem_id, command_id=message.id)
+        case _:
+            return about(message.problem_id)
 
 
 def configure(settings: Settings, *, role: str) -> None:
@@ -49,7 +73,7 @@ def configure(settings: Settings, *, role: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if settings.log_format == "json":
-        shared.append(structlog.processors.format_exc_info)
+        shared.append(structlog.processors.ExceptionRenderer(_EXCEPTION_AS_FIELDS))
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

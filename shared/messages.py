@@ -67,11 +67,13 @@ class UndecodableMessage(PermanentError):
 
     code = "undecodable_message"
 
-    def __init__(self, raw: bytes, reason: str) -> None:
+    def __init__(self, raw: bytes, reason: str, message: Message | None = None) -> None:
         super().__init__(f"The message does not follow the contract: {reason}.")
         self.raw = raw
         """The message's bytes, untouched."""
         self.reason = reason
+        self.message = message
+        """The message, if it was decoded and only its queue is wrong."""
 
 
 class _Message(BaseModel):

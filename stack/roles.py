@@ -142,7 +142,7 @@ class Roles:
             log_start = log.tell()
             process = subprocess.Popen(
                 [self._interpreters.get(role, sys.executable), *self._roles[role]],
-                env={**self._environment, "TRIM_NODE_NAME": node_name(role)},
+                env=self._variables(role),
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -152,6 +152,14 @@ class Roles:
         child = Child(role, process, path, log_start, time.monotonic())
         self._children[role] = child
         return child
+
+    def _variables(self, role: str) -> dict[str, str]:
+        """List a role's variables; the first role gets the port of TRIM_METRICS_PORT, the others those after it."""
+        variables = {**self._environment, "TRIM_NODE_NAME": node_name(role)}
+        first_port = self._environment.get("TRIM_METRICS_PORT", "")
+        if first_port.isdecimal() and first_port != "0":
+            variables["TRIM_METRICS_PORT"] = str(int(first_port) + list(self._roles).index(role))
+        return variables
 
     def stop(self, role: str, *, timeout_s: float = STOP_TIMEOUT_S) -> int:
         """Stop a role with SIGTERM, as a rollout does, and return its exit status.

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from services.api import errors
+from services.api.counting import RequestCounts
 from services.api.middleware import BodyLimit, RequestIds
 from services.api.native import batches, health, policies, problems
 from shared.settings import Settings
@@ -44,6 +45,7 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     errors.install(app)
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(RequestIds)
+    app.add_middleware(RequestCounts)
     for part in (problems, batches, policies, health):
         app.include_router(part.router)
     return app

@@ -17,5 +17,6 @@ from shared.worker.starting import started, write_once
 def serve(settings: Settings, health: Health, *, author: Author) -> None:
     """Load the author's model and carry out its commands."""
     check_broker(settings)  # before the model, which may take minutes to load
-    with started(partial(make_generator, settings, author), write_once, health) as engine:
-        CommandWorker(settings, WorkerRole(author), health, engine=engine, begin=partial(Writing, engine=engine)).run()
+    role = WorkerRole(author)
+    with started(partial(make_generator, settings, author), write_once, role=role, health=health) as engine:
+        CommandWorker(settings, role, health, engine=engine, begin=partial(Writing, engine=engine)).run()

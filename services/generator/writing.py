@@ -11,6 +11,7 @@ from shared.domain.roles import WorkerRole
 from shared.domain.text import extend_digest, prefix_digest, text_bytes
 from shared.engines.port import GeneratedStep, GenerationRequest, Generator, Meter
 from shared.messages import MAX_PREFIX_BYTES, GenerateSteps, ScoreSteps, StepsGenerated, derive_id
+from shared.observe import metrics
 from shared.worker.execution import Context
 
 
@@ -80,11 +81,13 @@ class Writing:
         )
         digest, size = prefix_digest(command.question, command.prefix), text_bytes(command.question, *command.prefix)
         waited_ms = max(0.0, (clock.now() - command.issued_at) / timedelta(milliseconds=1))
+        metrics.STAGE_WAIT_SECONDS.labels(command.author).observe(waited_ms / 1000)
         started = clock.monotonic()
         with closing(self._engine.stream(request, self._context.cancellation, self._meter)) as steps:
             for index, step in enumerate(steps, start=command.first_step):
                 now = clock.monotonic()
                 draft = self._draft(step, index=index, digest=digest, waited_ms=waited_ms, worked_s=now - started)
+                _count(draft)
                 yield draft
                 digest, waited_ms, started = extend_digest(digest, draft.text), 0.0, now
                 size += text_bytes(draft.text)
@@ -157,3 +160,12 @@ class Writing:
             epoch=self._command.epoch,
             drafts=tuple(drafts),
         )
+
+
+def _count(draft: Draft) -> None:
+    """Count the engine's work on a step."""
+    author = draft.author
+    metrics.STAGE_WORK_SECONDS.labels(author).observe(draft.worked_ms / 1000)
+    metrics.ENGINE_TOKENS.labels(author, "prompt").inc(draft.prompt_tokens)
+    metrics.ENGINE_TOKENS.labels(author, "cached").inc(draft.cached_tokens)
+    metrics.ENGINE_TOKENS.labels(author, "decoded").inc(draft.tokens)

@@ -9,27 +9,26 @@ from datetime import datetime
 from functools import partial
 from uuid import UUID
 
+from services.orchestrator.counting import count_committed, count_events
 from services.orchestrator.policy_cache import NotLoaded, PolicyCache
+from services.orchestrator.receiving import Heard, bury, receive
 from services.orchestrator.shadowing import decide_as_shadows
 from shared.bus.consumer import Delivery
-from shared.bus.topology import DELIVERY_LIMIT, EVENTS, QUEUES, DeadLetter
+from shared.bus.topology import DeadLetter
 from shared.domain.artefacts import ModelIds
 from shared.domain.decisions import Decider, Decision, Observation, PolicyVersion
 from shared.domain.options import PolicyChoice
 from shared.domain.status import Status
 from shared.errors import PermanentError, RetryableError
-from shared.log import get_logger
+from shared.log import about, about_message, get_logger
 from shared.machine.commands import next_commands
 from shared.machine.state import ControlEvent, State
 from shared.machine.transitions import apply, give_up
 from shared.messages import (
-    Event,
     Message,
     ProblemEvent,
-    UndecodableMessage,
     WorkCancelled,
     WorkerSeen,
-    decode,
 )
 from shared.policies.artefact import BadArtefact
 from shared.policies.wrapping import Routing
@@ -44,9 +43,12 @@ _log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Heard:
-    delivery: Delivery
-    event: Event
+class Saved:
+    """Changes that a transaction has written; `conclude` them once it has committed."""
+
+    changes: Sequence[Change]
+    outgoing: list[Outgoing]
+    """Messages to publish then."""
 
 
 class Unreadable(PermanentError):
@@ -66,16 +68,8 @@ def apply_deliveries(
     Raises:
         RetryableError: The store is unavailable; nothing was applied.
     """
-    outgoing: list[Outgoing] = []
-    heard: list[_Heard] = []
-    for delivery in deliveries:
-        if delivery.deliveries > DELIVERY_LIMIT:
-            outgoing.append(_bury(delivery, f"it was delivered {delivery.deliveries} times and never settled"))
-            continue
-        try:
-            heard.append(_Heard(delivery, _decode(delivery.body)))
-        except UndecodableMessage as error:
-            outgoing.append(_bury(delivery, error.reason))
+    heard, buried = receive(deliveries)
+    outgoing: list[Outgoing] = [*buried]
     try:
         return outgoing + policies.loading(lambda: _apply_together(store, heard, policies=policies, now=now))
     except RetryableError:
@@ -83,36 +77,60 @@ def apply_deliveries(
     except Exception:  # noqa: BLE001 - one of the events is to blame; the loop below finds it
         _log.exception("batch_isolated", events=len(heard))
     for each in heard:
-        try:
-            outgoing += policies.loading(partial(_apply_together, store, [each], policies=policies, now=now))
-        except RetryableError:
-            raise
-        except Exception as error:  # noqa: BLE001 - one bad event must not stop the others
-            _log.exception("event_failed", kind=each.event.kind)
-            outgoing.append(_bury(each.delivery, f"it could not be applied ({type(error).__name__})"))
+        with about_message(each.event):
+            outgoing += _apply_alone(store, each, policies=policies, now=now)
     return outgoing
 
 
-def apply_controls(
-    transaction: Transaction, controls: Controls, *, policies: PolicyCache, now: datetime
-) -> list[Outgoing]:
-    """Apply control events in an open transaction; return what to publish once it has committed.
+def apply_controls(transaction: Transaction, controls: Controls, *, policies: PolicyCache, now: datetime) -> Saved:
+    """Apply control events in an open transaction.
 
     Raises:
         NotLoaded: Policies have to be loaded first.
     """
     problems = transaction.lock(controls)
-    return _commit(transaction, _change_all(problems, controls, policies=policies, now=now))
+    return _save(transaction, _change_all(problems, controls, policies=policies, now=now))
 
 
-def fail_problem(transaction: Transaction, problem_id: UUID, error: Exception, *, now: datetime) -> list[Outgoing]:
-    """Fail a problem on which the orchestrator itself fails; return what to publish."""
+def fail_problem(transaction: Transaction, problem_id: UUID, error: Exception, *, now: datetime) -> Saved:
+    """Fail a problem on which the orchestrator itself fails, in an open transaction."""
     reason = Unreadable(f"The orchestrator failed on it ({type(error).__name__}).")
     locked = transaction.lock([problem_id]).values()
-    return _commit(transaction, [Change(each, _give_up(each, reason, now=now)) for each in locked])
+    return _save(transaction, [Change(each, _give_up(each, reason, now=now)) for each in locked])
 
 
-def _apply_together(store: Store, heard: Sequence[_Heard], *, policies: PolicyCache, now: datetime) -> list[Outgoing]:
+def conclude(saved: Saved) -> list[Outgoing]:
+    """Count and log what a transaction has committed; return what to publish."""
+    count_committed(saved.changes)
+    for state in _ended(saved.changes):
+        with about(state.problem_id):
+            _log.info(
+                "problem_ended",
+                status=state.status.value,
+                stop_reason=state.stop_reason and state.stop_reason.value,
+                failure=state.failure and state.failure.code,
+                steps=len(state.steps),
+                large_out=state.ledger.large_out,
+            )
+    return saved.outgoing
+
+
+def _apply_alone(store: Store, heard: Heard, *, policies: PolicyCache, now: datetime) -> list[Outgoing]:
+    """Apply one event of a batch that failed together; a second failure buries it.
+
+    Raises:
+        RetryableError: The store is unavailable; nothing was applied.
+    """
+    try:
+        return policies.loading(partial(_apply_together, store, [heard], policies=policies, now=now))
+    except RetryableError:
+        raise
+    except Exception as error:  # noqa: BLE001 - one bad event must not stop the others
+        _log.exception("event_failed", kind=heard.event.kind)
+        return [bury(heard.delivery, f"it could not be applied ({type(error).__name__})")]
+
+
+def _apply_together(store: Store, heard: Sequence[Heard], *, policies: PolicyCache, now: datetime) -> list[Outgoing]:
     """Apply events in one transaction, in the order of their arrival.
 
     Heartbeats are recorded before it in their own transaction: an error after the events' commit would lose the
@@ -143,8 +161,11 @@ def _apply_together(store: Store, heard: Sequence[_Heard], *, policies: PolicyCa
         ]
         for problem_id, unknown in by_problem.items():
             if problem_id not in problems:
-                outgoing += [_bury(delivery, "there is no such problem") for delivery, _ in unknown]
-        return outgoing + _commit(transaction, changes)
+                with about(problem_id):
+                    outgoing += [bury(delivery, "there is no such problem") for delivery, _ in unknown]
+        saved = _save(transaction, changes)
+    count_events(changes)
+    return outgoing + conclude(saved)
 
 
 def _change_all(
@@ -164,7 +185,8 @@ def _change_all(
     missing: list[PolicyChoice] = []
     for problem_id, locked in problems.items():
         try:
-            changes.append(_change(locked, events[problem_id], policies=policies, now=now))
+            with about(problem_id):
+                changes.append(_change(locked, events[problem_id], policies=policies, now=now))
         except NotLoaded as error:
             missing += error.choices
     if missing:
@@ -176,23 +198,30 @@ def _change(
     locked: LockedProblem, events: Sequence[ProblemEvent | ControlEvent], *, policies: PolicyCache, now: datetime
 ) -> Change:
     """Apply a problem's events, and let its shadows decide on what was decided."""
-    state = _apply_events(locked, events, policies=policies, now=now)
-    return Change(locked, state, shadow_decisions=decide_as_shadows(locked, state, policies=policies))
+    state, heard = _apply_events(locked, events, policies=policies, now=now)
+    return Change(locked, state, shadow_decisions=decide_as_shadows(locked, state, policies=policies), heard=heard)
 
 
 def _apply_events(
     locked: LockedProblem, events: Sequence[ProblemEvent | ControlEvent], *, policies: PolicyCache, now: datetime
-) -> State:
-    """Apply a problem's events; a problem that cannot be read fails first, and then books what the events cost."""
+) -> tuple[State, list[ProblemEvent]]:
+    """Apply a problem's events; a problem that cannot be read fails first, and then books what the events cost.
+
+    Returns:
+        The state after them, and those from workers that changed it.
+    """
     state: State = locked.state
     policy: Decider
     try:
         policy = _routing(locked, policies)
     except Unreadable as error:
         state, policy = _give_up(locked, error, now=now), _NoPolicy()
+    heard: list[ProblemEvent] = []
     for event in events:
-        state = apply(state, event, policy=policy, now=now)
-    return state
+        before, state = state, apply(state, event, policy=policy, now=now)
+        if state is not before and isinstance(event, ProblemEvent):
+            heard.append(event)
+    return state, heard
 
 
 class _NoPolicy:
@@ -237,7 +266,6 @@ def _routing(locked: LockedProblem, policies: PolicyCache) -> Routing:
         # Logged once, at the admission. Each decision records the revision that took it, so the audit stays true.
         _log.warning(
             "policy_revision_differs",
-            problem_id=str(locked.state.problem_id),
             policy=routing.policy.name,
             submitted=locked.policy.revision,
             deciding=routing.policy.revision,
@@ -247,27 +275,21 @@ def _routing(locked: LockedProblem, policies: PolicyCache) -> Routing:
 
 def _give_up(locked: LockedProblem, error: Unreadable, *, now: datetime) -> State:
     if not locked.state.status.is_final:
-        _log.error("problem_unreadable", problem_id=str(locked.state.problem_id), detail=str(error))
+        _log.error("problem_unreadable", detail=str(error))
     return give_up(locked.state, detail=str(error), now=now)
 
 
-def _commit(transaction: Transaction, changes: Sequence[Change]) -> list[Outgoing]:
+def _save(transaction: Transaction, changes: Sequence[Change]) -> Saved:
     """Save changes, wake other orchestrators if problems ended, and derive what to publish."""
     transaction.save(changes)
-    ended = [each.after for each in changes if each.after.status.is_final and not each.locked.state.status.is_final]
-    if ended:
+    if _ended(changes):
         transaction.wake_orchestrators()
-    for state in ended:
-        _log.info(
-            "problem_ended",
-            problem_id=str(state.problem_id),
-            status=state.status.value,
-            stop_reason=state.stop_reason and state.stop_reason.value,
-            failure=state.failure and state.failure.code,
-            steps=len(state.steps),
-            large_out=state.ledger.large_out,
-        )
-    return [command for each in changes for command in _to_publish(each)]
+    return Saved(changes, [command for each in changes for command in _to_publish(each)])
+
+
+def _ended(changes: Sequence[Change]) -> list[State]:
+    """List the problems that ended."""
+    return [each.after for each in changes if each.after.status.is_final and not each.locked.state.status.is_final]
 
 
 def _to_publish(change: Change) -> list[Outgoing]:
@@ -294,15 +316,3 @@ def _ids(events: Iterable[Sequence[tuple[Delivery, ProblemEvent]]]) -> set[UUID]
             if not isinstance(event, WorkCancelled):
                 ids.update(draft.id for draft in event.drafts)
     return ids
-
-
-def _decode(raw: bytes) -> Event:
-    event = decode(raw)
-    if not isinstance(event, QUEUES[EVENTS]):
-        raise UndecodableMessage(raw, f"{event.kind} does not belong on this queue")
-    return event  # type: ignore[return-value]
-
-
-def _bury(delivery: Delivery, reason: str) -> DeadLetter:
-    _log.error("message_buried", queue=EVENTS, reason=reason)
-    return DeadLetter(EVENTS, delivery.body, reason)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
-from shared.store.admission import BROKER, forget_silent_processes, record_processes
+from shared.domain.status import Status
+from shared.observe import metrics
+from shared.store.admission import BROKER, count_open, forget_silent_processes, record_processes
 from shared.store.database import Database
 from shared.store.port import SeenProcess
 from shared.store.pruning import prune_idempotency_keys, prune_inbox
 
 PRUNE_EVERY: Final = timedelta(minutes=10)
+
+COUNT_EVERY_S: Final = 3.0
+"""Minimum number of seconds between two counts of the open problems."""
 
 
 def report_liveness(database: Database, *, name: str, has_broker: bool, now: datetime) -> None:
@@ -23,19 +29,44 @@ def report_liveness(database: Database, *, name: str, has_broker: bool, now: dat
         record_processes(connection, seen)
 
 
-def prune(database: Database, *, now: datetime, on_portion: Callable[[], object] = lambda: None) -> list[str]:
+class OpenProblems:
+    """Shows operators the number of open problems, from the database: every orchestrator shows all of them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._next_at = 0.0
+
+    def show(self) -> None:
+        """Count them, unless the last count was a short time ago.
+
+        Counting a long queue takes longer than counting a short one, so the pauses are at least 20 times as long: it
+        takes at most 5 % of one connection.
+        """
+        began = time.monotonic()
+        if began < self._next_at:
+            return
+        with self._database.begin() as connection:
+            counts = count_open(connection)
+        for status, gauge in metrics.PROBLEMS.items():
+            gauge.set(counts[Status(status)])
+        took_s = time.monotonic() - began
+        self._next_at = began + max(COUNT_EVERY_S, 20 * took_s)
+
+
+def prune(database: Database, *, now: datetime, on_portion: Callable[[int], object] = lambda _: None) -> list[str]:
     """Delete old inboxes, idempotency keys and silent processes; return the names of these processes.
 
     Args:
         database: The database.
         now: The time.
-        on_portion: Called after each transaction: there may be thousands of them.
+        on_portion: Called after each transaction, of which there may be thousands, with the number of rows.
     """
     for prune_portion in (prune_inbox, prune_idempotency_keys):
         is_left = True
         while is_left:
             with database.begin() as connection:  # One transaction for each portion, so that none holds locks for long.
-                is_left = prune_portion(connection, now=now) > 0
-            on_portion()
+                pruned = prune_portion(connection, now=now)
+            on_portion(pruned)
+            is_left = pruned > 0
     with database.begin() as connection:
         return forget_silent_processes(connection, now=now)

@@ -12,7 +12,8 @@ from dataclasses import replace
 import psycopg
 
 from services.orchestrator.applying import Outgoing, apply_deliveries
-from services.orchestrator.housekeeping import PRUNE_EVERY, prune, report_liveness
+from services.orchestrator.counting import count_pruned
+from services.orchestrator.housekeeping import PRUNE_EVERY, OpenProblems, prune, report_liveness
 from services.orchestrator.policy_cache import PolicyCache
 from services.orchestrator.sweeping import Sweep, admit, attend
 from shared.backoff import RECONNECT
@@ -23,6 +24,7 @@ from shared.bus.publisher import Publisher
 from shared.clock import SYSTEM_CLOCK
 from shared.errors import RetryableError, explain
 from shared.log import get_logger
+from shared.observe import metrics
 from shared.observe.health import Health, LoopBeat
 from shared.settings import Settings
 from shared.store.compatibility import CodeOutdated
@@ -53,6 +55,9 @@ class ThreadCrashed(RetryableError):
     code = "thread_crashed"
 
 
+_EVENTS_WORK = metrics.STAGE_WORK_SECONDS.labels("events")
+
+
 class _Thread(threading.local):
     """What belongs to the current thread."""
 
@@ -72,6 +77,8 @@ class Orchestrator:
         self._policies = PolicyCache(self._store, shadow_time_s=settings.shadow_time_ms / 1000)
         self._stopping = threading.Event()
         self._has_crashed = threading.Event()
+        self._open_problems = OpenProblems(self._database)
+        metrics.ADMISSION_WINDOW.set(settings.window)
         self._this = _Thread(health.loop("consumer", limit_s=LOOP_LIMIT_S))
 
     def run(self) -> None:
@@ -158,7 +165,8 @@ class Orchestrator:
         attempt = 0
         while True:
             try:
-                return apply_deliveries(self._store, deliveries, policies=self._policies, now=SYSTEM_CLOCK.now())
+                with _EVENTS_WORK.time():
+                    return apply_deliveries(self._store, deliveries, policies=self._policies, now=SYSTEM_CLOCK.now())
             except RetryableError as error:
                 if self._stopping.is_set():
                     raise
@@ -180,18 +188,23 @@ class Orchestrator:
                     self._drain(publisher, lambda: attend(store, policies=policies, now=SYSTEM_CLOCK.now()))
                     next_look = time.monotonic() + self._settings.sweep_interval_s
                 if time.monotonic() >= next_prune:
-                    gone = prune(self._database, now=SYSTEM_CLOCK.now(), on_portion=self._this.loop.beat)
+                    gone = prune(self._database, now=SYSTEM_CLOCK.now(), on_portion=self._on_pruned)
                     forget_listeners(self._settings, gone)
                     next_prune = time.monotonic() + PRUNE_EVERY.total_seconds()
                 if self._wait_for_wake_up(listening, until=min(next_look, time.monotonic() + STOP_POLL_S)) == "cancel":
                     next_look = 0.0
+
+    def _on_pruned(self, rows: int) -> None:
+        self._this.loop.beat()
+        count_pruned(rows)
 
     def _drain(self, publisher: Publisher, sweep: Callable[[], Sweep]) -> None:
         """Sweep until nothing is left to find, publishing after each transaction."""
         is_full = True
         while is_full and not self._stopping.is_set():
             self._this.loop.beat()
-            swept = sweep()
+            with metrics.SWEEP_SECONDS.time():
+                swept = sweep()
             self._publish(publisher, swept.outgoing)
             is_full = swept.is_full
 
@@ -205,6 +218,8 @@ class Orchestrator:
                     watch_database(self._database, self._health)
                 now = SYSTEM_CLOCK.now()
                 report_liveness(self._database, name=self._settings.node_name, has_broker=has_broker, now=now)
+                if self._settings.metrics_port is not None:
+                    self._open_problems.show()
                 self._stopping.wait(self._settings.heartbeat_s)
 
     def _check_broker(self, publisher: Publisher) -> bool:

@@ -9,10 +9,11 @@ from functools import partial
 from typing import Final
 from uuid import UUID
 
-from services.orchestrator.applying import Controls, Outgoing, apply_controls, fail_problem
+from services.orchestrator.applying import Controls, Outgoing, Saved, apply_controls, conclude, fail_problem
+from services.orchestrator.counting import count_swept
 from services.orchestrator.policy_cache import PolicyCache
 from shared.errors import RetryableError
-from shared.log import get_logger
+from shared.log import about, get_logger
 from shared.machine.state import CancelRequested, DeadlinePassed, ProblemAdmitted, RequestOverdue
 from shared.store.port import Store, Transaction
 
@@ -64,8 +65,8 @@ def _apply_found(
     def apply_all() -> Sweep:
         with store.begin() as transaction:
             found = find(transaction)
-            outgoing = apply_controls(transaction, found, policies=policies, now=now)
-        return Sweep(outgoing, is_full=len(found) >= SWEEP_LIMIT)
+            saved = apply_controls(transaction, found, policies=policies, now=now)
+        return Sweep(_conclude(saved), is_full=len(found) >= SWEEP_LIMIT)
 
     try:
         return policies.loading(apply_all)
@@ -89,14 +90,16 @@ def _apply_one_by_one(
     applied = 0
     for problem_id in wanted:
         try:
-            outgoing += policies.loading(partial(_apply_one, store, find, problem_id, policies=policies, now=now))
+            with about(problem_id):
+                outgoing += policies.loading(partial(_apply_one, store, find, problem_id, policies=policies, now=now))
             applied += 1
         except RetryableError:
             # What is committed must still be published; the next sweep meets the same error.
             return Sweep(outgoing, is_full=False)
         except Exception as error:  # noqa: BLE001 - one bad problem must not stop the others
-            _log.exception("control_failed", problem_id=str(problem_id))
-            outgoing += _fail(store, problem_id, error, now=now)
+            with about(problem_id):
+                _log.exception("control_failed")
+                outgoing += _fail(store, problem_id, error, now=now)
     return Sweep(outgoing, is_full=len(wanted) >= SWEEP_LIMIT and applied > 0)
 
 
@@ -113,16 +116,24 @@ def _apply_one(
         found = find(transaction)
         if problem_id not in found:
             return []
-        return apply_controls(transaction, {problem_id: found[problem_id]}, policies=policies, now=now)
+        saved = apply_controls(transaction, {problem_id: found[problem_id]}, policies=policies, now=now)
+    return _conclude(saved)
 
 
 def _fail(store: Store, problem_id: UUID, error: Exception, *, now: datetime) -> list[Outgoing]:
     """Fail a problem that raises; if even that raises, leave it, so that it stops no other problem."""
     try:
         with store.begin() as transaction:
-            return fail_problem(transaction, problem_id, error, now=now)
+            saved = fail_problem(transaction, problem_id, error, now=now)
+        return _conclude(saved)
     except RetryableError:
         return []  # The next sweep finds it again.
     except Exception:  # noqa: BLE001 - an operator has to look at its row
-        _log.exception("problem_stuck", problem_id=str(problem_id))
+        _log.exception("problem_stuck")
         return []
+
+
+def _conclude(saved: Saved) -> list[Outgoing]:
+    """Count and log what a sweep's transaction has committed; return what to publish."""
+    count_swept(saved.changes)
+    return conclude(saved)

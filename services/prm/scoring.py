@@ -10,6 +10,7 @@ from shared.domain.drafts import Scoring, UnfinishedWork
 from shared.domain.roles import WorkerRole
 from shared.engines.port import BadScores, Meter, Scorer, Scores, ScoringRequest
 from shared.messages import ScoreSteps, StepsScored, derive_id
+from shared.observe import metrics
 from shared.worker.execution import Context
 
 
@@ -46,15 +47,19 @@ class ScoringWork:
         """
         command, clock = self._command, self._context.clock
         waited_ms = max(0.0, (clock.now() - command.issued_at) / timedelta(milliseconds=1))
+        metrics.STAGE_WAIT_SECONDS.labels(WorkerRole.PRM).observe(waited_ms / 1000)
         started = clock.monotonic()
         scores = self._score()
+        worked_s = clock.monotonic() - started
+        metrics.STAGE_WORK_SECONDS.labels(WorkerRole.PRM).observe(worked_s)
+        metrics.ENGINE_TOKENS.labels(WorkerRole.PRM, "scored").inc(scores.tokens)
         scoring = Scoring(
             id=command.id,
             model=self._engine.model_id,
             worker=self._context.worker,
             tokens=scores.tokens,
             waited_ms=waited_ms,
-            worked_ms=(clock.monotonic() - started) * 1000,
+            worked_ms=worked_s * 1000,
         )
         values = [_usable(value) for value in scores.values]
         scored = StepsScored(

@@ -17,5 +17,6 @@ from shared.worker.starting import score_once, started
 def serve(settings: Settings, health: Health) -> None:
     """Load the PRM and carry out its commands."""
     check_broker(settings)  # before the model, which may take minutes to load
-    with started(partial(make_scorer, settings), score_once, health) as engine:
-        CommandWorker(settings, WorkerRole.PRM, health, engine=engine, begin=partial(ScoringWork, engine=engine)).run()
+    role = WorkerRole.PRM
+    with started(partial(make_scorer, settings), score_once, role=role, health=health) as engine:
+        CommandWorker(settings, role, health, engine=engine, begin=partial(ScoringWork, engine=engine)).run()

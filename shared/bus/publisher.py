@@ -17,6 +17,7 @@ from shared.bus.topology import DeadLetter, Topology
 from shared.errors import RetryableError, explain
 from shared.log import get_logger
 from shared.messages import Message
+from shared.observe import metrics
 from shared.settings import Settings
 
 CONFIRM_TIMEOUT_S = 10.0
@@ -57,6 +58,13 @@ class Publisher:
         """
         if not messages:
             return
+        with metrics.PUBLICATION_FAILURES.count_exceptions():
+            self._publish(messages)
+        for message in messages:
+            if isinstance(message, DeadLetter):
+                metrics.DEAD_LETTERS[message.role].inc()
+
+    def _publish(self, messages: Sequence[Message | DeadLetter]) -> None:
         connection, producer = self._connected()
         try:
             for outgoing in map(self._topology.address, messages):

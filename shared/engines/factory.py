@@ -14,6 +14,7 @@ from shared.engines.port import Generator, Scorer
 from shared.engines.prm_formats import FORMATS, NextToken, Tagged
 from shared.engines.role_settings import model_of, model_variable
 from shared.log import get_logger
+from shared.observe import metrics
 from shared.settings import Settings, UnusableSetting
 
 _log = get_logger(__name__)
@@ -94,6 +95,7 @@ def _embedded(settings: Settings) -> _Engine:
             setting=model_variable(role),
             threads=settings.engine_threads,
             max_batch=settings.concurrency,
+            on_run=metrics.BATCH_OCCUPANCY.labels(role).observe,
         )
 
     return _Engine(

@@ -1,7 +1,6 @@
 """All metrics, in one place; each kind of process exposes its own.
 
 No label holds an id. Counters of the orchestrator count what was committed (`services/orchestrator/counting.py`).
-Instruments without varying labels are children made here once, because making one costs more than counting does.
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.metrics import MetricWrapperBase
 
 from shared.domain.ledger import Ledger
-from shared.domain.roles import WorkerRole
+from shared.domain.roles import Author, WorkerRole
+from shared.domain.status import Status
 
 PREFIX: Final = "trim"
 
@@ -83,22 +83,113 @@ LOG_LINES = _children(
 # The api
 
 API: Final = Group()
+HTTP_REQUESTS = API.counter("http_requests_total", "HTTP requests that were answered.", "method", "route", "status")
+HTTP_REQUEST_SECONDS = API.histogram(
+    "http_request_seconds",
+    "Seconds to answer an HTTP request, without requests that wait for a problem's end (`wait_s`).",
+    "method",
+    "route",
+    buckets=REQUEST_BUCKETS,
+)
+PROBLEMS_SUBMITTED = API.counter("problems_submitted_total", "Problems that were queued.", "policy")
 
 # Processes that publish: the orchestrator and the workers
 
 PUBLISHING: Final = Group()
+PUBLICATION_FAILURES = PUBLISHING.counter(
+    "publication_failures_total", "Attempts to publish that failed and are repeated until the broker confirms."
+)
+DEAD_LETTERS = _children(
+    PUBLISHING.counter("dead_letters_total", "Unusable messages that were moved to a dead-letter queue.", "queue"),
+    (*WorkerRole, "events"),
+)
 
 # The orchestrator and the workers
 
 STAGES: Final = Group()
+STAGE_WORK_SECONDS = STAGES.histogram(
+    "stage_work_seconds",
+    "Seconds of work: of an engine on one step (`small`, `large`) or one call (`prm`), of an orchestrator on one "
+    "transaction of `events`.",
+    "stage",
+    buckets=STAGE_BUCKETS,
+)
 
 # The orchestrator
 
 ORCHESTRATOR: Final = Group()
+STEPS = _children(ORCHESTRATOR.counter("steps_total", "Steps that were accepted into trajectories.", "author"), Author)
+DECISIONS = ORCHESTRATOR.counter("decisions_total", "Decisions that were taken.", "policy", "action", "reason")
+SHADOW_DECISIONS = ORCHESTRATOR.counter(
+    "shadow_decisions_total", "Decisions of shadows: `accept`, `escalate` or `skipped`.", "policy", "outcome"
+)
+TOKENS = _children(ORCHESTRATOR.counter("tokens_total", "Tokens by column of the ledger.", "kind"), TOKEN_COLUMNS)
+CALLS = _children(ORCHESTRATOR.counter("calls_total", "Engine calls, as the ledger counts them.", "role"), WorkerRole)
+PRM_SCORE = ORCHESTRATOR.histogram("prm_score", "PRM scores of the drafts that were decided on.", buckets=SCORE_BUCKETS)
+PROBLEMS_ENDED = ORCHESTRATOR.counter(
+    "problems_ended_total",
+    "Problems that ended; the reason is the stop reason or the code of the failure, `none` if there is neither.",
+    "status",
+    "reason",
+)
+PROBLEM_SECONDS = ORCHESTRATOR.histogram(
+    "problem_seconds", "Seconds from a problem's submission to its end.", "status", buckets=PROBLEM_BUCKETS
+)
+PROBLEM_QUEUED_SECONDS = ORCHESTRATOR.histogram(
+    "problem_queued_seconds", "Seconds from a problem's submission to its admission.", buckets=PROBLEM_BUCKETS
+)
+PROBLEMS = _children(
+    ORCHESTRATOR.gauge(
+        "problems", "Open problems, read from the database every few seconds: every orchestrator shows all.", "status"
+    ),
+    (Status.QUEUED, Status.RUNNING),
+)
+ADMISSION_WINDOW = ORCHESTRATOR.gauge(
+    "admission_window", "Maximum number of problems that run at the same time (`TRIM_WINDOW`)."
+)
+EVENTS = ORCHESTRATOR.counter("events_total", "Events that changed a problem; duplicates do not.", "kind")
+BATCH_EVENTS = ORCHESTRATOR.histogram(
+    "batch_events", "Events on problems that one transaction applied.", buckets=BATCH_BUCKETS
+)
+SWEPT = ORCHESTRATOR.counter(
+    "swept_total",
+    "What sweeps did: problems `admitted`, `repeated` (an overdue request), `cancelled`, `expired` or `failed`; rows "
+    "`pruned`.",
+    "action",
+)
+SWEEP_SECONDS = ORCHESTRATOR.histogram("sweep_seconds", "Seconds of one transaction of a sweep.", buckets=SWEEP_BUCKETS)
 
 # The workers
 
 WORKER: Final = Group()
+COMMANDS = WORKER.counter("commands_total", "Commands that ended in this worker, by outcome.", "role", "outcome")
+COMMANDS_RUNNING = WORKER.gauge("commands_running", "Commands that are running.", "role")
+CONCURRENCY = WORKER.gauge(
+    "concurrency", "Maximum number of commands that run at the same time (`TRIM_CONCURRENCY`).", "role"
+)
+STAGE_WAIT_SECONDS = WORKER.histogram(
+    "stage_wait_seconds",
+    "Seconds from a command's publication to its start in a worker.",
+    "stage",
+    buckets=STAGE_BUCKETS,
+)
+ENGINE_TOKENS = WORKER.counter(
+    "engine_tokens_total",
+    "Tokens of the engine: `prompt` (all input of a generator), `cached` (its part that was not computed again), "
+    "`decoded`, and `scored` (computed by a PRM).",
+    "role",
+    "kind",
+)
+ENGINE_HEALTHY = WORKER.gauge("engine_healthy", "Whether the engine works (1) or not (0).", "role")
+ENGINE_START_SECONDS = WORKER.gauge(
+    "engine_start_seconds", "Seconds that the engine took to load and to answer for the first time.", "role"
+)
+BATCH_OCCUPANCY = WORKER.histogram(
+    "batch_occupancy",
+    "Used share of an embedded engine's batch, in each run of the model.",
+    "role",
+    buckets=SHARE_BUCKETS,
+)
 
 _GROUPS: Final[Mapping[str, Sequence[Group]]] = {
     "api": (PROCESS, API),

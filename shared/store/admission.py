@@ -24,6 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import aliased
 
+from shared.domain.status import Status
 from shared.store.port import Due, SeenProcess
 from shared.store.tables import Problem, Process
 
@@ -51,7 +52,7 @@ def next_queued(connection: Connection, *, window: int, limit: int) -> list[Due]
     """
     if not connection.scalar(select(func.pg_try_advisory_xact_lock(_ADMISSION_LOCK))):
         return []
-    running = connection.scalar(_COUNT_RUNNING) or 0
+    running = connection.scalar(_COUNT[Status.RUNNING]) or 0
     if running >= window:
         return []
     room = min(window - running, limit)
@@ -66,6 +67,11 @@ def find_attention(connection: Connection, *, now: datetime, limit: int) -> list
     """
     found = connection.execute(_FIND_ATTENTION, {"now": now, "limit": limit, "candidates": _count_candidates(limit)})
     return [Due(*row) for row in found]
+
+
+def count_open(connection: Connection) -> dict[Status, int]:
+    """Count the queued and the running problems, each in their partial index."""
+    return {status: connection.scalar(_COUNT[status]) or 0 for status in (Status.QUEUED, Status.RUNNING)}
 
 
 def record_processes(connection: Connection, seen: Iterable[SeenProcess]) -> None:
@@ -185,7 +191,10 @@ def _find_attention() -> Select[UUID, bool]:
 
 
 _DUE = (Problem.id, Problem.cancel_requested_at.is_not(None))
-_COUNT_RUNNING = select(func.count()).select_from(Problem).where(_has_status(Problem, "running"))
+_COUNT = {
+    status: select(func.count()).select_from(Problem).where(_has_status(Problem, status))
+    for status in (Status.QUEUED, Status.RUNNING)
+}
 _NEXT_QUEUED = _next_queued()
 _FIND_ATTENTION = _find_attention()
 _SEEN = insert(Process)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
 from typing import NamedTuple, Protocol
 from uuid import UUID
@@ -13,6 +13,7 @@ from shared.domain.artefacts import EncodedArtefact
 from shared.domain.options import PolicyChoice
 from shared.domain.shadows import Shadow, ShadowRecord
 from shared.machine.state import State
+from shared.messages import ProblemEvent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,8 @@ class LockedProblem:
     """With `decisions` empty: earlier ones are stored and never read again."""
     policy: PolicyChoice
     shadows: tuple[Shadow, ...] = ()
+    submitted_at: datetime | None = field(default=None, compare=False)
+    """When it was submitted, by the store's clock; `None` in a simulation."""
     defect: str | None = None
     """Why the row cannot be read by this version. `state` then holds only what is needed to fail the problem."""
 
@@ -36,6 +39,8 @@ class Change:
     _: KW_ONLY
     shadow_decisions: Sequence[ShadowRecord] = ()
     """What the problem's shadows decided beside the new decisions."""
+    heard: Sequence[ProblemEvent] = ()
+    """The events from workers that changed something."""
     is_redelivered: bool = False
     """Whether one of the events was redelivered, so that its commands must be published again."""
 

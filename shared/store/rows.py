@@ -86,8 +86,14 @@ def read_problem(row: Mapping[str, Any], steps: Sequence[Sequence[Any]], booked:
         state = _read_state(row, steps, booked)
         choice = replace(choice, wrappers=_WRAPPERS.validate_python(row["policy_wrappers"]))
     except (ValueError, TypeError, KeyError) as error:
-        return LockedProblem(state=_salvage(row, steps, booked), policy=choice, defect=type(error).__name__)
-    return LockedProblem(state=state, policy=choice, shadows=tuple(read_shadow(each) for each in row["shadows"]))
+        return LockedProblem(
+            state=_salvage(row, steps, booked),
+            policy=choice,
+            submitted_at=row["created_at"],
+            defect=type(error).__name__,
+        )
+    shadows = tuple(read_shadow(each) for each in row["shadows"])
+    return LockedProblem(state=state, policy=choice, shadows=shadows, submitted_at=row["created_at"])
 
 
 def problem_values(state: State) -> dict[str, Any]:

@@ -77,6 +77,8 @@ class Stored:
     id: UUID
     is_new: bool
     """Whether this request created it, rather than an earlier one with the same key."""
+    policies: tuple[str, ...] = ()
+    """Names of the policies that decide the problems that this request queued."""
 
 
 def submit_problem(
@@ -104,9 +106,10 @@ def submit_problem(
     """
     stored = _claim(session, tenant_id, "problem_id", idempotency)
     if stored.is_new:
-        versions = _Versions(session, silence_s)
-        session.execute(insert(Problem).values(tenant_id=tenant_id, **_values(stored.id, submission, versions)))
+        values = _values(stored.id, submission, _Versions(session, silence_s))
+        session.execute(insert(Problem).values(tenant_id=tenant_id, **values))
         wake_orchestrators(session, to="admit")
+        stored = replace(stored, policies=(values["policy"],))
     return stored
 
 
@@ -130,6 +133,7 @@ def submit_batch(
         ]
         session.execute(insert(Problem), rows)
         wake_orchestrators(session, to="admit")
+        stored = replace(stored, policies=tuple(row["policy"] for row in rows))
     return stored
 
 

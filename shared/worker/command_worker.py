@@ -23,8 +23,9 @@ from shared.clock import SYSTEM_CLOCK
 from shared.domain.roles import WorkerRole
 from shared.engines.port import EngineDead, Generator, Scorer
 from shared.errors import RetryableError, explain
-from shared.log import get_logger
+from shared.log import about_message, get_logger
 from shared.messages import CancelWork, Command, UndecodableMessage, WorkerSeen, decode
+from shared.observe import metrics
 from shared.observe.health import Health
 from shared.settings import Settings
 from shared.worker.broker_watch import BrokerWatch
@@ -71,6 +72,9 @@ class CommandWorker:
             must_requeue=self._must_requeue.is_set,
         )
         self._is_dead = threading.Event()
+        metrics.CONCURRENCY.labels(role).set(settings.concurrency)
+        metrics.COMMANDS_RUNNING.labels(role).set_function(lambda: self._running.count)
+        metrics.ENGINE_HEALTHY.labels(role).set(1)
         self._controller: WorkController | None = None
 
     def run(self) -> None:
@@ -120,9 +124,10 @@ class CommandWorker:
             try:
                 command = self._decode(message)
             except UndecodableMessage as error:
-                self._bury(consumer, message, error.reason)
+                with about_message(error.message):
+                    self._bury(consumer, message, error.reason)
                 return
-            consumer.pool.apply_async(self._execute, (command, _settle_in_loop(consumer, message)))
+            consumer.pool.apply_async(self._execute, (command, _settle_in_loop(consumer, message, command)))
 
         return receive
 
@@ -132,7 +137,7 @@ class CommandWorker:
             raise UndecodableMessage(raw, f"it was delivered {deliveries} times and never settled")
         command = decode(raw)
         if not isinstance(command, QUEUES[self._role]):
-            raise UndecodableMessage(raw, f"{command.kind} does not belong on this queue")
+            raise UndecodableMessage(raw, f"{command.kind} does not belong on this queue", command)
         return command  # type: ignore[return-value]
 
     def _bury(self, consumer: Consumer, message: KombuMessage, reason: str) -> None:
@@ -144,14 +149,18 @@ class CommandWorker:
 
     def _execute(self, command: Command, settle: Settle) -> None:
         """Carry out a command in a thread of the pool; acknowledge it last."""
+        with about_message(command):
+            self._carry_out(command, settle)
+
+    def _carry_out(self, command: Command, settle: Settle) -> None:
         try:
             for _ in self._executor.carry_out(command, publisher=self._publisher, settle=settle):
                 pass
         except EngineDead:
-            _log.error("engine_died", command_id=str(command.id))
+            _log.error("engine_died")
             self._die()
         except Exception:  # noqa: BLE001 - the pool would drop it without a word
-            _log.exception("command_unreported", command_id=str(command.id))
+            _log.exception("command_unreported")
 
     def _on_cancel(self, cancel: CancelWork) -> None:
         self._running.cancel(cancel.problem_id, before_epoch=cancel.epoch)
@@ -188,6 +197,7 @@ class CommandWorker:
     def _die(self) -> None:
         """End the process: a worker without an engine would take commands and fail them all."""
         self._is_dead.set()
+        metrics.ENGINE_HEALTHY.labels(self._role).set(0)
         self._health.break_down(str(EngineDead()))
         self._health.miss("engine", str(EngineDead()))
         threading.Thread(target=self._drain, name="drain", daemon=True).start()
@@ -238,11 +248,15 @@ def wait_for_broker(settings: Settings, health: Health) -> None:
             time.sleep(delay_s)
 
 
-def _settle_in_loop(consumer: Consumer, message: KombuMessage) -> Settle:
+def _settle_in_loop(consumer: Consumer, message: KombuMessage, command: Command | None = None) -> Settle:
     """Return how any thread settles a message: Celery's loop does it, as an AMQP connection is not thread-safe."""
 
+    def settle_about_command(*, requeue: bool) -> None:
+        with about_message(command):
+            _settle(message, requeue=requeue)
+
     def settle(*, requeue: bool) -> None:
-        consumer.call_soon_ack(_settle, message, requeue=requeue)
+        consumer.call_soon_ack(settle_about_command, requeue=requeue)
 
     return settle
 

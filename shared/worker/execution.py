@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from shared.cancellation import Cancellation, Cancelled
 from shared.clock import Clock
@@ -14,6 +14,7 @@ from shared.engines.port import EngineDead
 from shared.errors import RetryableError, TrimError, explain
 from shared.log import get_logger
 from shared.messages import Command, GenerateSteps, ScoreSteps, WorkCancelled, WorkFailed, derive_id
+from shared.observe import metrics
 from shared.worker.results import Publisher, Results, Settle
 from shared.worker.running_work import RunningWork
 
@@ -62,6 +63,10 @@ Begin = Callable[[Any, Context], Work]
 """Begins the work of a command of the worker's role."""
 
 
+Outcome = Literal["done", "failed_retryable", "failed_permanent", "expired", "cancelled", "requeued", "crashed"]
+"""How a command ended; `crashed` is an unexpected error of the worker."""
+
+
 class Execution:
     """One command in one worker."""
 
@@ -89,8 +94,8 @@ class Execution:
         self._begin = begin
         self._must_requeue = must_requeue
 
-    def run(self) -> Iterator[None]:
-        """Carry out the command; yields after each finished step.
+    def run(self) -> Generator[None, None, Outcome]:
+        """Carry out the command; yields after each finished step, and returns how it ended.
 
         Raises:
             Cancelled: The process stops; another worker must carry out the command.
@@ -98,7 +103,7 @@ class Execution:
         """
         if self._context.clock.now() > self._command.expires_at:
             self._report_dropped(None)
-            return
+            return "expired"
         work = self._begin(self._command, self._context)
         try:
             yield from work.run()
@@ -106,17 +111,20 @@ class Execution:
             if self._must_requeue():
                 raise
             self._report_dropped(work)
+            return "cancelled"
         except EngineDead:
             raise
         except Exception as error:  # noqa: BLE001 - the orchestrator must learn of any failure
-            self._report_failure(error, work)
-        else:
-            # A stretch that ends at a limit may leave steps that the engine had begun ahead.
-            self._report_unfinished(work)
+            return self._report_failure(error, work)
+        finally:
+            self._count_unfinished(work)
+        # A stretch that ends at a limit may leave steps that the engine had begun ahead.
+        self._report_unfinished(work)
+        return "done"
 
     def _report_dropped(self, work: Work | None) -> None:
         """Report a command that expired or was cancelled, where others depend on it or it has used tokens."""
-        _log.debug("command_dropped", command_id=str(self._command.id))
+        _log.debug("command_dropped")
         if isinstance(self._command, ScoreSteps):
             # Nobody else reports what its drafts cost.
             self._publish_failure(ScoresTooLate(), work)
@@ -136,21 +144,22 @@ class Execution:
             )
             self._context.results.publish(cancelled)
 
-    def _report_failure(self, error: Exception, work: Work) -> None:
+    def _report_failure(self, error: Exception, work: Work) -> Outcome:
         """Report a failed command; an unexpected failure counts as retryable."""
-        command_id = str(self._command.id)
-        if isinstance(error, TrimError):
-            _log.warning(
-                "command_failed",
-                command_id=command_id,
-                code=error.code,
-                detail=explain(error),
-                retryable=error.retryable,
-            )
-        else:
-            _log.error("command_crashed", command_id=command_id, exc_info=error)
-            error = WorkerFailed(f"The {self._role} worker failed ({type(error).__name__}).")
+        if not isinstance(error, TrimError):
+            _log.error("command_crashed", exc_info=error)
+            self._publish_failure(WorkerFailed(f"The {self._role} worker failed ({type(error).__name__})."), work)
+            return "crashed"
+        _log.warning("command_failed", code=error.code, detail=explain(error), retryable=error.retryable)
         self._publish_failure(error, work)
+        return "failed_retryable" if error.retryable else "failed_permanent"
+
+    def _count_unfinished(self, work: Work) -> None:
+        """Count what the engine used past the last finished step, also if another worker does the command again."""
+        if (unfinished := work.unfinished) is not None:
+            output = "scored" if self._role is WorkerRole.PRM else "decoded"
+            metrics.ENGINE_TOKENS.labels(self._role, output).inc(unfinished.tokens)
+            metrics.ENGINE_TOKENS.labels(self._role, "prompt").inc(unfinished.input_tokens)
 
     def _publish_failure(self, error: TrimError, work: Work | None) -> None:
         command = self._command
@@ -195,8 +204,9 @@ class Executor:
         with self.running.track(command.problem_id, command.epoch) as cancellation:
             context = Context(worker=self.worker, clock=self.clock, cancellation=cancellation, results=results)
             execution = Execution(command, context, role=self.role, begin=self.begin, must_requeue=self.must_requeue)
+            outcome: Outcome = "requeued"
             try:
-                yield from execution.run()
+                outcome = yield from execution.run()
             except Cancelled:
                 settle(requeue=True)
                 return
@@ -206,4 +216,6 @@ class Executor:
             except Exception:
                 settle(requeue=True)  # Even the report failed; the broker's delivery limit bounds the attempts.
                 raise
+            finally:
+                metrics.COMMANDS.labels(self.role, outcome).inc()
         results.when_confirmed(settle)

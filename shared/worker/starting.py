@@ -11,9 +11,11 @@ from uuid import UUID
 from shared.backoff import RECONNECT
 from shared.cancellation import Cancellation
 from shared.domain.options import Sampling
+from shared.domain.roles import WorkerRole
 from shared.engines.port import EngineDead, GenerationRequest, Generator, Meter, Scorer, ScoringRequest
 from shared.errors import RetryableError, explain
 from shared.log import get_logger
+from shared.observe import metrics
 from shared.observe.health import Health
 
 Engine = TypeVar("Engine", Generator, Scorer)
@@ -28,12 +30,15 @@ _log = get_logger(__name__)
 
 
 @contextmanager
-def started(load: Callable[[], Engine], answer: Callable[[Engine], None], health: Health) -> Iterator[Engine]:
+def started(
+    load: Callable[[], Engine], answer: Callable[[Engine], None], *, role: WorkerRole, health: Health
+) -> Iterator[Engine]:
     """Load an engine and have it answer, for the duration of the block; the condition `engine` is met from then on.
 
     Args:
         load: Loads the engine.
         answer: Has it answer once; repeated while that fails and a retry can help, as with a server that is away.
+        role: Role of the worker.
         health: Gets what is under way.
 
     Raises:
@@ -46,6 +51,7 @@ def started(load: Callable[[], Engine], answer: Callable[[Engine], None], health
         health.miss("engine", "The model has not answered its first call yet.")
         _warm_up(lambda: answer(engine), health)
         took_s = time.monotonic() - began
+        metrics.ENGINE_START_SECONDS.labels(role).set(took_s)
         health.meet("engine", f"The model {engine.model_id} answers.")
         _log.info("engine_started", model=engine.model_id, took_s=round(took_s, 2))
         yield engine

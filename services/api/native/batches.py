@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Response, status
 
+from services.api.counting import count_submitted
 from services.api.dependencies import BatchId, Cursor, IdempotencyKey, Limit, WithDatabase, WithSettings, WithTenant
 from services.api.errors import RESPONSES, NotFound, found
 from services.api.json_route import JsonRoute
@@ -35,6 +36,7 @@ def submit(  # noqa: PLR0917 - FastAPI passes arguments by name
         )
         batch = show_batch(found(queries.read_batch(session, tenant_id, stored.id)))
         problem_ids = queries.list_batch_ids(session, tenant_id, stored.id)
+    count_submitted(stored)
     response.headers["Location"] = batch.links["self"]
     if not stored.is_new:
         response.status_code = status.HTTP_200_OK

@@ -8,6 +8,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response, status
 from starlette.concurrency import run_in_threadpool
 
+from services.api.counting import count_submitted
 from services.api.dependencies import (
     Cursor,
     IdempotencyKey,
@@ -51,6 +52,7 @@ def submit(  # noqa: PLR0917 - FastAPI passes arguments by name
             session, tenant_id, submission, idempotency(idempotency_key, body), silence_s=silence_s(settings)
         )
         problem = show_problem(found(queries.read_problem(session, tenant_id, stored.id)))
+    count_submitted(stored)
     response.headers["Location"] = problem.links["self"]
     if not stored.is_new:
         response.status_code = status.HTTP_200_OK

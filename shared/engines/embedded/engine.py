@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -37,6 +38,7 @@ class EmbeddedEngine(ABC, Generic[SomeMember]):
         threads: int = 1,
         max_batch: int = 64,
         cache_tokens: int = 32_768,
+        on_run: Callable[[float], object] = lambda _: None,
     ) -> None:
         """Load the model and start the thread.
 
@@ -46,6 +48,7 @@ class EmbeddedEngine(ABC, Generic[SomeMember]):
             threads: Number of cores that one run of the graph may use.
             max_batch: Maximum number of sequences computed together; further calls wait.
             cache_tokens: Number of tokens whose keys and values are kept for later calls.
+            on_run: Called with the used share of the batch whenever the model runs.
 
         Raises:
             ModelUnusable: The folder's files are missing or damaged, or belong to another kind of model.
@@ -53,6 +56,7 @@ class EmbeddedEngine(ABC, Generic[SomeMember]):
         self._model = Model(folder, setting=setting, architecture=self.architecture, threads=threads)
         self._prepare(folder, setting)
         self._max_batch = max_batch
+        self._on_run = on_run
         self._batch: Batch[SomeMember] = Batch(self._model, cache_tokens=cache_tokens)
         self._waiting: list[SomeMember] = []
         self._loop: Loop[SomeMember] = Loop(self._turn, name=self.model_id)

@@ -80,8 +80,10 @@ class EmbeddedGenerator(EmbeddedEngine[_Writing]):
         joining, self._waiting = self._waiting[:room], self._waiting[room:]
         if joining:
             joined = self._batch.join(joining)
+            self._on_run(len(self._batch.rows) / self._max_batch)
             self._take_tokens([call for call, _ in joined], np.concatenate([logits for _, logits in joined]))
         elif self._batch.rows:
+            self._on_run(len(self._batch.rows) / self._max_batch)
             self._take_tokens(list(self._batch.rows), self._batch.decode())
         return bool(self._batch.rows or self._waiting)
 

@@ -85,7 +85,12 @@ class Model:
                 f"TRIM_VLLM_ARGS may not contain {', '.join(decided)}, which the worker decides; choose models with"
                 " TRIM_SMALL_MODEL, TRIM_LARGE_MODEL, TRIM_PRM_MODEL and TRIM_PRM_FORMAT."
             )
-        arguments = {"max_num_seqs": settings.concurrency, **settings.vllm_args}
+        arguments = {
+            "max_num_seqs": settings.concurrency,
+            # vLLM counts in the registry of this process, which exposes it.
+            "disable_log_stats": settings.metrics_port is None,
+            **settings.vllm_args,
+        }
         return cls(model_of(settings, role), setting=model_variable(role), runner=runner, arguments=arguments)
 
     @property
