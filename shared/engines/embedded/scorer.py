@@ -68,8 +68,9 @@ class EmbeddedScorer(EmbeddedEngine[_Scoring]):
         """Score the calls that have waited for the longest time."""
         waiting = [call for call in self._waiting + arrived if not call.has_left()]
         joining, self._waiting = waiting[: self._max_batch], waiting[self._max_batch :]
-        if joining:
-            self._on_run(len(joining) / self._max_batch)
+        if not joining:
+            return False  # All calls have left before their turn.
+        self._on_run(len(joining) / self._max_batch)
         for call, logits in self._batch.join(joining):
             call.answer(Scores(values=_right(logits), tokens=len(call.ids) - call.cached))
             self._batch.leave(call)

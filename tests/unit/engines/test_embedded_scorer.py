@@ -93,6 +93,22 @@ def test_a_cancelled_scoring_raises(prm: EmbeddedScorer) -> None:
         prm.score(request, cancellation, Meter())
 
 
+def test_a_scoring_that_is_cancelled_before_its_turn_disturbs_no_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    cancellation = Cancellation()
+    request = ScoringRequest(problem_id=uuid4(), question=QUESTION, steps=("a",), newest=1, timeout_s=60)
+    with closing(EmbeddedScorer(MODELS / "prm")) as engine, ThreadPoolExecutor(2) as pool:
+        gate = Gate(engine, monkeypatch)
+        first = pool.submit(score, engine, ["1) 1+1=2."])
+        gate.wait_until_reached()
+        cancelled = pool.submit(engine.score, request, cancellation, Meter())
+        wait_for_calls(engine, 2)
+        cancellation.cancel()
+        gate.open()
+        assert isinstance(cancelled.exception(), Cancelled)
+        assert first.result().values
+        assert score(engine, ["1) 1+1=2."]).values
+
+
 def test_a_scoring_that_takes_too_long_meters_what_is_computed_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(EmbeddedScorer(MODELS / "prm")) as engine:
         tokens = score(engine, ["1) 1+1=2."]).tokens
