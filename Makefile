@@ -56,6 +56,11 @@ $(VENV)/.dev: requirements/dev.lock $(VENV)/.stack
 $(VENV)/.train: $(VENV)/.dev
 	@$(BIN)/python -m pip install $(TORCH) && touch $@
 
+# promtool alone: the package would also start a server.
+$(BIN)/promtool: | $(BIN)/python
+	@cd $(VENV) && apt-get download --quiet=2 prometheus && dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x --strip-components=3 -C bin ./usr/bin/promtool
+	@rm $(VENV)/prometheus_*.deb && touch $@
+
 # No lock: vLLM pins its own dependencies, and they differ between its builds for each accelerator.
 $(VLLM_VENV)/.vllm: pyproject.toml | $(VLLM_VENV)/bin/python
 	@echo "Installing vLLM into $(VLLM_VENV) (once, 3.5 GB)"
