@@ -34,7 +34,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1
 
 .PHONY: help install run serve test lint types contracts fmt check check-all lock migrate test-vllm bench-overhead bench-engines \
-	models evaluate policies clean
+	models evaluate policies dashboards clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -120,6 +120,9 @@ evaluate: $(VENV)/.stack ## Measure all policies on the bundled models, or on th
 
 policies: $(VENV)/.train ## Fit and train the policies that ship with the bundled models (half an hour on two cores)
 	@$(BIN)/python -m recipe.policies
+
+dashboards: $(BIN)/python ## Write Grafana's dashboards from docker/grafana/dashboards.py
+	@$(BIN)/python docker/grafana/dashboards.py
 
 clean: ## Remove the virtual environments and the embedded state
 	@rm -rf $(VENV) $(VLLM_VENV) .state
