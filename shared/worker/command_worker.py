@@ -24,7 +24,7 @@ from shared.domain.roles import WorkerRole
 from shared.engines.port import EngineDead, Generator, Scorer
 from shared.errors import RetryableError, explain
 from shared.log import about_message, get_logger
-from shared.messages import CancelWork, Command, UndecodableMessage, WorkerSeen, decode
+from shared.messages import CancelWork, Command, Message, UndecodableMessage, WorkerSeen, decode
 from shared.observe import metrics
 from shared.observe.health import Health
 from shared.settings import Settings
@@ -124,8 +124,7 @@ class CommandWorker:
             try:
                 command = self._decode(message)
             except UndecodableMessage as error:
-                with about_message(error.message):
-                    self._bury(consumer, message, error.reason)
+                self._bury(consumer, message, error.reason, error.message)
                 return
             consumer.pool.apply_async(self._execute, (command, _settle_in_loop(consumer, message, command)))
 
@@ -140,10 +139,11 @@ class CommandWorker:
             raise UndecodableMessage(raw, f"{command.kind} does not belong on this queue", command)
         return command  # type: ignore[return-value]
 
-    def _bury(self, consumer: Consumer, message: KombuMessage, reason: str) -> None:
+    def _bury(self, consumer: Consumer, message: KombuMessage, reason: str, decoded: Message | None = None) -> None:
         """Move an unusable message to the dead letters; it stays unacknowledged until the broker has it there."""
-        _log.error("message_buried", queue=self._role, reason=reason)
-        settle = _settle_in_loop(consumer, message)
+        with about_message(decoded):
+            _log.error("message_buried", queue=self._role, reason=reason)
+        settle = _settle_in_loop(consumer, message, decoded)
         buried = self._publisher.publish(DeadLetter(self._role, _raw(message), reason))
         buried.add_done_callback(lambda future: settle(requeue=future.exception() is not None))
 
@@ -248,15 +248,15 @@ def wait_for_broker(settings: Settings, health: Health) -> None:
             time.sleep(delay_s)
 
 
-def _settle_in_loop(consumer: Consumer, message: KombuMessage, command: Command | None = None) -> Settle:
+def _settle_in_loop(consumer: Consumer, message: KombuMessage, decoded: Message | None) -> Settle:
     """Return how any thread settles a message: Celery's loop does it, as an AMQP connection is not thread-safe."""
 
-    def settle_about_command(*, requeue: bool) -> None:
-        with about_message(command):
+    def settle_here(*, requeue: bool) -> None:
+        with about_message(decoded):
             _settle(message, requeue=requeue)
 
     def settle(*, requeue: bool) -> None:
-        consumer.call_soon_ack(settle_about_command, requeue=requeue)
+        consumer.call_soon_ack(settle_here, requeue=requeue)
 
     return settle
 
