@@ -23,11 +23,12 @@ UPGRADE =
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--custom-compile-command 'make lock' $(UPGRADE) pyproject.toml
 
-# Lock files of images, and the extras in each. The worker with vLLM adds its libraries to an image that has vLLM.
+# Lock files of images, and the extras in each. The worker with vLLM adds its libraries to an image that has vLLM,
+# and OpenTelemetry with it.
 IMAGES := api orchestrator worker worker-vllm
-EXTRAS_api := api
-EXTRAS_orchestrator := orchestrator migrations
-EXTRAS_worker := worker embedded openai
+EXTRAS_api := api otel
+EXTRAS_orchestrator := orchestrator migrations otel
+EXTRAS_worker := worker embedded openai otel
 EXTRAS_worker-vllm := worker
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

@@ -25,6 +25,7 @@ _LIBRARIES = (
     "asyncio",
     "httpx2",
     "httpcore2",
+    "opentelemetry",
 )
 """Libraries that log warnings and errors only."""
 

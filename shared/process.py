@@ -14,9 +14,10 @@ from pydantic import ValidationError
 
 from shared import log
 from shared.errors import PermanentError, TrimError, explain
-from shared.observe import metrics
+from shared.observe import metrics, tracing
 from shared.observe.endpoints import listening
 from shared.observe.health import Health
+from shared.observe.tracing import TRACING
 from shared.settings import SETTINGS_TITLE, Settings
 from shared.version import PRODUCT
 
@@ -41,9 +42,13 @@ def run(serve: Callable[[Settings], None], *, role: str) -> None:
     with reporting_errors(role):
         settings = Settings()
         log.configure(settings, role=role)
+        tracing.configure(settings, role=role)
         if settings.ends_with_parent:
             threading.Thread(target=_stop_with_parent, name="parent", daemon=True).start()
-        serve(settings)
+        try:
+            serve(settings)
+        finally:
+            TRACING.close()
 
 
 def run_role(serve: Callable[[Settings, Health], None], *, role: str, conditions: Sequence[str]) -> None:

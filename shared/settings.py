@@ -238,6 +238,19 @@ class Settings(BaseSettings):
     engine_threads: Count = Field(1, description="Number of CPU threads of an embedded engine.")
     script: str | None = Field(None, description="JSON file with the steps of the scripted engine.")
 
+    # Traces
+    otlp_url: BaseUrl | None = Field(
+        None,
+        description="Base URL of an OpenTelemetry receiver that takes traces over HTTP, as `http://host:4318`. Without "
+        "it, no traces are made. Needs the extra `otel`.",
+    )
+    traced_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="Share of the problems that are traced. Give all processes the same, or traces have gaps."
+    )
+    trace_texts: bool = Field(
+        default=False, description="Whether traces hold questions, steps and answers. The receiver then stores them."
+    )
+
     # Logs
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Lowest level of messages that are logged; questions and steps appear only at `debug`."

@@ -10,13 +10,18 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from shared.clock import SYSTEM_CLOCK
+
 _TOO_LARGE = 413
 
 _WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestIds:
-    """Adds X-Request-ID to responses and logs: the client's own if it is well-formed, otherwise a random one."""
+    """Adds X-Request-ID to responses and logs: the client's own if it is well-formed, otherwise a random one.
+
+    Notes also when the request arrived.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -29,6 +34,7 @@ class RequestIds:
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _WELL_FORMED.fullmatch(given) else uuid.uuid4().hex
         scope["trim.request_id"] = request_id
+        scope["trim.received_at"] = SYSTEM_CLOCK.now()
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -11,7 +11,8 @@ from shared.domain.roles import WorkerRole
 from shared.domain.text import extend_digest, prefix_digest, text_bytes
 from shared.engines.port import GeneratedStep, GenerationRequest, Generator, Meter
 from shared.messages import MAX_PREFIX_BYTES, GenerateSteps, ScoreSteps, StepsGenerated, derive_id
-from shared.observe import metrics
+from shared.observe import metrics, spans
+from shared.observe.tracing import TRACING
 from shared.worker.execution import Context
 
 
@@ -58,6 +59,7 @@ class Writing:
         try:
             for draft in self._write():
                 self._drafts.append(draft)
+                self._trace(draft)
                 if self._context.results.are_confirmed():
                     self._send()
                 yield
@@ -114,6 +116,11 @@ class Writing:
             waited_ms=waited_ms,
             worked_ms=worked_s * 1000,
         )
+
+    def _trace(self, draft: Draft) -> None:
+        """Report a step to the problem's trace."""
+        if TRACING.covers(self._command.problem_id):
+            TRACING.export(spans.step(self._command, draft, ended_at=self._context.clock.now()))
 
     def _send(self) -> None:
         """Publish the drafts that were not published yet: to the PRM, or to the orchestrator."""

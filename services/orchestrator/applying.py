@@ -13,6 +13,7 @@ from services.orchestrator.counting import count_committed, count_events
 from services.orchestrator.policy_cache import NotLoaded, PolicyCache
 from services.orchestrator.receiving import Heard, bury, receive
 from services.orchestrator.shadowing import decide_as_shadows
+from services.orchestrator.tracing import export_committed
 from shared.bus.consumer import Delivery
 from shared.bus.topology import DeadLetter
 from shared.domain.artefacts import ModelIds
@@ -102,6 +103,7 @@ def fail_problem(transaction: Transaction, problem_id: UUID, error: Exception, *
 def conclude(saved: Saved) -> list[Outgoing]:
     """Count and log what a transaction has committed; return what to publish."""
     count_committed(saved.changes)
+    export_committed(saved.changes)
     for state in _ended(saved.changes):
         with about(state.problem_id):
             _log.info(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 from shared.domain.drafts import Scoring, UnfinishedWork
 from shared.domain.roles import WorkerRole
 from shared.engines.port import BadScores, Meter, Scorer, Scores, ScoringRequest
 from shared.messages import ScoreSteps, StepsScored, derive_id
-from shared.observe import metrics
+from shared.observe import metrics, spans
+from shared.observe.tracing import TRACING
 from shared.worker.execution import Context
 
 
@@ -47,21 +48,18 @@ class ScoringWork:
         """
         command, clock = self._command, self._context.clock
         waited_ms = max(0.0, (clock.now() - command.issued_at) / timedelta(milliseconds=1))
-        metrics.STAGE_WAIT_SECONDS.labels(WorkerRole.PRM).observe(waited_ms / 1000)
         started = clock.monotonic()
         scores = self._score()
-        worked_s = clock.monotonic() - started
-        metrics.STAGE_WORK_SECONDS.labels(WorkerRole.PRM).observe(worked_s)
-        metrics.ENGINE_TOKENS.labels(WorkerRole.PRM, "scored").inc(scores.tokens)
         scoring = Scoring(
             id=command.id,
             model=self._engine.model_id,
             worker=self._context.worker,
             tokens=scores.tokens,
             waited_ms=waited_ms,
-            worked_ms=worked_s * 1000,
+            worked_ms=(clock.monotonic() - started) * 1000,
         )
         values = [_usable(value) for value in scores.values]
+        self._observe(values, scoring)
         scored = StepsScored(
             id=derive_id(command.id, "scored"),
             problem_id=command.problem_id,
@@ -73,6 +71,14 @@ class ScoringWork:
         )
         self._context.results.publish(scored)
         yield
+
+    def _observe(self, values: Sequence[float | None], scoring: Scoring) -> None:
+        """Count the call, and report it to the problem's trace."""
+        metrics.STAGE_WAIT_SECONDS.labels(WorkerRole.PRM).observe(scoring.waited_ms / 1000)
+        metrics.STAGE_WORK_SECONDS.labels(WorkerRole.PRM).observe(scoring.worked_ms / 1000)
+        metrics.ENGINE_TOKENS.labels(WorkerRole.PRM, "scored").inc(scoring.tokens)
+        if TRACING.covers(self._command.problem_id):
+            TRACING.export(spans.scores(self._command, values, scoring, ended_at=self._context.clock.now()))
 
     def _score(self) -> Scores:
         command = self._command

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal, Protocol
 
 from shared.cancellation import Cancellation, Cancelled
@@ -14,7 +15,8 @@ from shared.engines.port import EngineDead
 from shared.errors import RetryableError, TrimError, explain
 from shared.log import get_logger
 from shared.messages import Command, GenerateSteps, ScoreSteps, WorkCancelled, WorkFailed, derive_id
-from shared.observe import metrics
+from shared.observe import metrics, spans
+from shared.observe.tracing import TRACING
 from shared.worker.results import Publisher, Results, Settle
 from shared.worker.running_work import RunningWork
 
@@ -205,6 +207,7 @@ class Executor:
             context = Context(worker=self.worker, clock=self.clock, cancellation=cancellation, results=results)
             execution = Execution(command, context, role=self.role, begin=self.begin, must_requeue=self.must_requeue)
             outcome: Outcome = "requeued"
+            taken_at = self.clock.now()
             try:
                 outcome = yield from execution.run()
             except Cancelled:
@@ -218,4 +221,16 @@ class Executor:
                 raise
             finally:
                 metrics.COMMANDS.labels(self.role, outcome).inc()
+                self._trace(command, outcome, taken_at=taken_at)
         results.when_confirmed(settle)
+
+    def _trace(self, command: Command, outcome: Outcome, *, taken_at: datetime) -> None:
+        """Export the command's wait and the work on it to the problem's trace."""
+        if TRACING.covers(command.problem_id):
+            ended_at = self.clock.now()
+            TRACING.export(
+                spans.wait(command, self.role, taken_at=taken_at),
+                spans.work(
+                    command, self.role, worker=self.worker, outcome=outcome, taken_at=taken_at, ended_at=ended_at
+                ),
+            )

@@ -39,7 +39,7 @@ def dashboards() -> dict[str, Mapping[str, Any]]:
 
 
 def queries() -> Iterator[tuple[str, str]]:
-    """List the queries of all panels, each with the place where it stands."""
+    """List the queries of all panels, each with its place."""
     for uid, dashboard in dashboards().items():
         for panel in dashboard["panels"]:
             for target in panel["targets"]:
@@ -47,7 +47,7 @@ def queries() -> Iterator[tuple[str, str]]:
 
 
 def expressions() -> Iterator[tuple[str, str]]:
-    """List all expressions, each with the place where it stands."""
+    """List all expressions, each with its place."""
     for rule in rules():
         yield rule.get("alert") or rule["record"], rule["expr"]
     yield from queries()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response, status
+from fastapi import APIRouter, Request, Response, status
 
 from services.api.counting import count_submitted
 from services.api.dependencies import BatchId, Cursor, IdempotencyKey, Limit, WithDatabase, WithSettings, WithTenant
@@ -13,6 +13,7 @@ from services.api.readiness import silence_s
 from services.api.schemas.problems import Batch, ProblemPage, SubmittedBatch
 from services.api.schemas.submissions import BatchRequest
 from services.api.submitting import check_batch, idempotency
+from services.api.tracing import export_submission
 from shared.store import queries
 from shared.store.submissions import submit_batch
 
@@ -22,6 +23,7 @@ router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=JsonRoute
 @router.post("", status_code=status.HTTP_201_CREATED)
 def submit(  # noqa: PLR0917 - FastAPI passes arguments by name
     body: BatchRequest,
+    request: Request,
     response: Response,
     database: WithDatabase,
     settings: WithSettings,
@@ -40,6 +42,8 @@ def submit(  # noqa: PLR0917 - FastAPI passes arguments by name
     response.headers["Location"] = batch.links["self"]
     if not stored.is_new:
         response.status_code = status.HTTP_200_OK
+    else:
+        export_submission(request, problem_ids)
     return SubmittedBatch(**batch.model_dump(), problem_ids=list(problem_ids))
 
 

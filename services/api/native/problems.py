@@ -27,6 +27,7 @@ from services.api.schemas.problems import Problem, ProblemPage
 from services.api.schemas.record import AuditPage, DecisionPage, StepPage
 from services.api.schemas.submissions import ProblemRequest
 from services.api.submitting import check_problem, idempotency
+from services.api.tracing import export_submission
 from services.api.waiting import wait_until_final
 from shared.domain.status import Status
 from shared.store import queries
@@ -39,6 +40,7 @@ router = APIRouter(prefix="/v1/problems", tags=["problems"], route_class=JsonRou
 @router.post("", status_code=status.HTTP_201_CREATED)
 def submit(  # noqa: PLR0917 - FastAPI passes arguments by name
     body: ProblemRequest,
+    request: Request,
     response: Response,
     database: WithDatabase,
     settings: WithSettings,
@@ -56,6 +58,8 @@ def submit(  # noqa: PLR0917 - FastAPI passes arguments by name
     response.headers["Location"] = problem.links["self"]
     if not stored.is_new:
         response.status_code = status.HTTP_200_OK
+    else:
+        export_submission(request, [stored.id])
     return problem
 
 
