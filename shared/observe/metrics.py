@@ -18,6 +18,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from shared.domain.ledger import Ledger
 from shared.domain.roles import Author, WorkerRole
 from shared.domain.status import Status
+from shared.observe import memory
 
 PREFIX: Final = "trim"
 
@@ -75,6 +76,12 @@ READY = PROCESS.gauge("ready", "Whether every condition of the process is met (1
 CONDITION_MET = PROCESS.gauge(
     "condition_met", "Whether a condition that the process needs is met (1) or not (0).", "condition"
 )
+PROCESS.gauge(
+    "memory_used_bytes", "Memory of the container that counts towards its limit; NaN outside of one."
+).set_function(memory.used_bytes)
+PROCESS.gauge(
+    "memory_limit_bytes", "Memory at which the kernel kills the process; infinite without a limit."
+).set_function(memory.limit_bytes)
 LOG_LINES = _children(
     PROCESS.counter("log_lines_total", "Lines that the process has logged.", "level"),
     ("debug", "info", "warning", "error", "critical"),
