@@ -34,7 +34,7 @@ EXTRAS_worker-vllm := worker
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1
 
-.PHONY: help install run serve test lint types contracts fmt check check-all lock migrate test-vllm bench-overhead bench-engines \
+.PHONY: help install run serve test lint types contracts fmt check check-all lock rules migrate test-vllm bench-overhead bench-engines \
 	models evaluate policies dashboards clean
 
 help: ## Show this list
@@ -99,6 +99,9 @@ lock: $(VENV)/.dev ## Pin the dependencies in requirements/*.lock (UPGRADE=--upg
 	@$(COMPILE) --extra stack --output-file requirements/stack.lock
 	@$(COMPILE) --extra dev --constraint requirements/stack.lock --output-file requirements/dev.lock
 	@set -e; $(foreach image,$(IMAGES),$(COMPILE) $(EXTRAS_$(image):%=--extra %) --constraint requirements/stack.lock --output-file requirements/$(image).lock;)
+
+rules: $(VENV)/.dev ## Copy the alert rules of docker/prometheus into the manifests of deploy/
+	@$(BIN)/python deploy/alert_rules.py
 
 migrate: $(VENV)/.stack ## Migrate the database of TRIM_DATABASE_URL to the newest schema
 	@$(BIN)/python -m migrations upgrade

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = (
     "bench",
     "cli",
+    "deploy",
     "docs",
     "evaluation",
     "migrations",

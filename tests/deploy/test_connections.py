@@ -1,0 +1,257 @@
+"""Who may reach whom, in network policies and in the broker's permissions; and what scales on which queue."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+from typing import get_type_hints
+
+import annotated_types
+import pytest
+
+from services.api.native import problems
+from services.api.schemas.submissions import ProblemRequest
+from shared.bus.topology import EVENTS, QUEUES, Topology
+from shared.settings import Settings
+from tests.deploy.manifests import (
+    COMPONENT,
+    OVERLAYS,
+    ROLES,
+    WORKERS,
+    Object,
+    container,
+    environment,
+    find,
+    of_kind,
+    pod,
+    render,
+    selects,
+    workloads,
+)
+
+TOPOLOGY = Topology(Settings.model_fields["queue_prefix"].default)
+QUEUE_OF = {"orchestrator": EVENTS, **{role: role for role in WORKERS}}
+NAMES = {each.name for role in QUEUES for each in (TOPOLOGY.queue(role), TOPOLOGY.dead_letters(role))} | {
+    TOPOLOGY.queue("events").exchange.name,
+    TOPOLOGY.dead_letters("events").exchange.name,
+    TOPOLOGY.cancels.name,
+    TOPOLOGY.cancel_queue("trim-small-5b9-x2k-1", is_exclusive=True).name,
+}
+"""Every queue and exchange, with the queue that a worker process binds for itself."""
+
+overlays = pytest.mark.parametrize("target", OVERLAYS)
+
+
+def labels_of(workload: Object) -> dict[str, str]:
+    labels: dict[str, str] = workload["spec"]["template"]["metadata"]["labels"]
+    return labels
+
+
+def roles_with(target: str, variable: str) -> set[str]:
+    """Find the roles that have a setting, the migration included."""
+    return {
+        labels_of(each)[COMPONENT]
+        for each in [*workloads(target), *workloads("migrate")]
+        if variable in {one["name"] for one in container(each)["env"]}
+    }
+
+
+def policies(target: str, workload: Object, direction: str) -> Iterator[Object]:
+    """List the rules of network policies for a pod."""
+    for each in of_kind(target, "NetworkPolicy"):
+        if selects(each["spec"]["podSelector"], labels_of(workload)) and direction in each["spec"]["policyTypes"]:
+            yield from each["spec"].get(direction.lower(), ())
+
+
+def ports(rule: Object) -> set[object]:
+    return {each["port"] for each in rule["ports"]}
+
+
+def upper_bound(constraints: list[object]) -> float:
+    [bound] = [each.le for each in constraints if isinstance(each, annotated_types.Le)]
+    return float(str(bound))
+
+
+# The network
+
+
+@overlays
+def test_all_traffic_of_every_pod_is_denied_first(target: str) -> None:
+    [deny] = [each for each in of_kind(target, "NetworkPolicy") if each["metadata"]["name"] == "trim-default-deny"]
+    assert deny["spec"].keys() == {"podSelector", "policyTypes"}
+    assert set(deny["spec"]["policyTypes"]) == {"Ingress", "Egress"}
+    for each in [*workloads(target), *workloads("migrate")]:
+        assert selects(deny["spec"]["podSelector"], labels_of(each))
+
+
+@overlays
+@pytest.mark.parametrize(
+    ("variable", "port", "server"),
+    [("TRIM_DATABASE_URL_FILE", 5432, "examples/postgres"), ("TRIM_BROKER_URL_FILE", 5672, "examples/rabbitmq")],
+)
+def test_exactly_the_roles_that_use_a_server_may_connect_to_it(
+    target: str, variable: str, port: int, server: str
+) -> None:
+    everyone = [*workloads(target), *workloads("migrate")]
+    leaving = {
+        labels_of(each)[COMPONENT]
+        for each in everyone
+        if any(port in ports(rule) for rule in policies(target, each, "Egress"))
+    }
+    [guard] = of_kind(server, "NetworkPolicy")
+    entering = {
+        labels_of(each)[COMPONENT]
+        for each in everyone
+        for rule in guard["spec"]["ingress"]
+        for peer in rule["from"]
+        if "ports" in rule and port in ports(rule) and "namespaceSelector" not in peer
+        if selects(peer["podSelector"], labels_of(each))
+    }
+    assert leaving == entering == roles_with(target, variable)
+
+
+@overlays
+def test_the_policies_open_the_ports_that_pods_serve(target: str) -> None:
+    for role in ROLES:
+        deployment = find(target, "Deployment", f"trim-{role}")
+        opened = set().union(*(ports(rule) for rule in policies(target, deployment, "Ingress")))
+        assert opened == {each["containerPort"] for each in container(deployment)["ports"]}
+
+
+@overlays
+def test_only_workers_leave_the_cluster_and_only_if_they_need_models_or_model_servers(target: str) -> None:
+    outside = {
+        role
+        for role in ROLES
+        for rule in policies(target, find(target, "Deployment", f"trim-{role}"), "Egress")
+        if any("ipBlock" in peer for peer in rule["to"])
+    }
+    needed = {
+        role
+        for role in WORKERS
+        if environment(target, find(target, "Deployment", f"trim-{role}"))["TRIM_ENGINE"] != "embedded"
+    }
+    assert outside == needed
+
+
+# Scaling
+
+
+@overlays
+@pytest.mark.parametrize("role", QUEUE_OF)
+def test_a_role_scales_on_all_messages_of_the_queue_it_consumes(target: str, role: str) -> None:
+    scaled = find(target, "ScaledObject", f"trim-{role}")["spec"]
+    [trigger] = scaled["triggers"]
+    deployment = find(target, "Deployment", scaled["scaleTargetRef"]["name"])
+    assert labels_of(deployment)[COMPONENT] == role
+    assert "replicas" not in deployment["spec"], "an apply would undo what the autoscaler has chosen"
+    assert trigger["metadata"]["queueName"] == TOPOLOGY.queue(QUEUE_OF[role]).name
+    assert (trigger["metadata"]["protocol"], trigger["metadata"]["excludeUnacknowledged"]) == ("http", "false")
+    find(target, "TriggerAuthentication", trigger["authenticationRef"]["name"])
+    assert 1 <= scaled["minReplicaCount"] <= scaled["maxReplicaCount"]
+
+
+@overlays
+def test_workers_are_added_by_what_one_holds_and_never_beyond_the_window(target: str) -> None:
+    for role in WORKERS:
+        variables = environment(target, find(target, "Deployment", f"trim-{role}"))
+        scaled = find(target, "ScaledObject", f"trim-{role}")["spec"]
+        held = int(variables.get("TRIM_CONCURRENCY", Settings.model_fields["concurrency"].default))
+        assert int(scaled["triggers"][0]["metadata"]["value"]) == held
+        window = int(variables.get("TRIM_WINDOW", Settings.model_fields["window"].default))
+        assert held * scaled["maxReplicaCount"] <= window, "the last workers would find nothing to do"
+
+
+@overlays
+@pytest.mark.parametrize("role", QUEUE_OF)
+def test_scaling_down_lets_a_pod_drain_before_it_takes_the_next(target: str, role: str) -> None:
+    behavior = find(target, "ScaledObject", f"trim-{role}")["spec"]["advanced"]["horizontalPodAutoscalerConfig"][
+        "behavior"
+    ]
+    [policy] = behavior["scaleDown"]["policies"]
+    assert (policy["type"], policy["value"]) == ("Pods", 1)
+    grace_s = pod(find(target, "Deployment", f"trim-{role}"))["terminationGracePeriodSeconds"]
+    assert policy["periodSeconds"] >= grace_s
+    assert behavior["scaleDown"]["stabilizationWindowSeconds"] > grace_s
+
+
+# RabbitMQ
+
+
+def test_workers_read_their_own_queue_alone_and_orchestrators_all_of_them() -> None:
+    for role in (*WORKERS, "orchestrator"):
+        granted = find("examples/rabbitmq", "Permission", f"trim-{role}")["spec"]["permissions"]
+        assert all(re.search(granted["configure"], name) and re.search(granted["write"], name) for name in NAMES)
+        may_read = {name for name in NAMES if re.search(granted["read"], name)}
+        queues = {each.name for other in QUEUES for each in (TOPOLOGY.queue(other), TOPOLOGY.dead_letters(other))}
+        own = {TOPOLOGY.queue(QUEUE_OF[role]).name}
+        assert may_read & queues == (queues if role == "orchestrator" else own)
+        assert NAMES - queues <= may_read
+    keda = find("examples/rabbitmq", "Permission", "trim-keda")["spec"]["permissions"]
+    assert not [name for pattern, name in itertools.product(keda.values(), NAMES) if re.search(pattern, name)]
+
+
+def test_users_permissions_and_limits_belong_to_the_cluster_and_virtual_host_that_roles_use() -> None:
+    target = "examples/rabbitmq"
+    [cluster] = of_kind(target, "RabbitmqCluster")
+    [vhost] = of_kind(target, "Vhost")
+    users = {each["metadata"]["name"] for each in of_kind(target, "User")}
+    assert users == {f"trim-{role}" for role in (*QUEUE_OF, "keda")}
+    for each in of_kind(target, "Vhost", "User", "Permission", "Policy"):
+        assert each["spec"]["rabbitmqClusterReference"] == {"name": cluster["metadata"]["name"]}
+        if each["kind"] in ("Permission", "Policy"):
+            assert each["spec"]["vhost"] == vhost["spec"]["name"] == "trim"
+    assert {each["spec"]["userReference"]["name"] for each in of_kind(target, "Permission")} == users
+    for each in OVERLAYS:
+        for scaled in of_kind(each, "ScaledObject"):
+            assert scaled["spec"]["triggers"][0]["metadata"]["vhostName"] == vhost["spec"]["name"]
+
+
+def test_each_queue_has_the_limit_of_its_kind() -> None:
+    patterns = {
+        each["spec"]["definition"]["overflow"]: re.compile(each["spec"]["pattern"])
+        for each in of_kind("examples/rabbitmq", "Policy")
+    }
+    for role in QUEUES:
+        for queue, overflow in ((TOPOLOGY.queue(role), "reject-publish"), (TOPOLOGY.dead_letters(role), "drop-head")):
+            assert [kind for kind, pattern in patterns.items() if pattern.search(queue.name)] == [overflow]
+            # At-least-once dead-lettering needs it; a policy that differs would be ignored.
+            assert (queue.queue_arguments or {}).get("x-overflow", "drop-head") == overflow
+
+
+def test_rabbitmq_waits_for_the_longest_step() -> None:
+    [cluster] = of_kind("examples/rabbitmq", "RabbitmqCluster")
+    [timeout_ms] = re.findall(r"consumer_timeout = (\d+)\n", cluster["spec"]["rabbitmq"]["additionalConfig"])
+    assert int(timeout_ms) > 1000 * upper_bound(ProblemRequest.model_fields["step_timeout_s"].metadata)
+
+
+# Postgres and the proxy
+
+
+def test_the_backup_and_the_restore_name_the_archive_and_the_cluster() -> None:
+    [store] = of_kind("examples/postgres", "ObjectStore")
+    cluster = find("examples/postgres", "Cluster", "trim-postgres")["spec"]
+    [plugin] = cluster["plugins"]
+    assert plugin["isWALArchiver"] is True
+    assert plugin["parameters"]["barmanObjectName"] == store["metadata"]["name"]
+    [backup] = of_kind("examples/postgres", "ScheduledBackup")
+    assert backup["spec"]["cluster"]["name"] == "trim-postgres"
+    restored = dict(find("examples/postgres-restore", "Cluster", "trim-postgres-restored")["spec"])
+    [source] = restored.pop("externalClusters")
+    assert source["name"] == restored["bootstrap"]["recovery"]["source"]
+    expected = {"barmanObjectName": store["metadata"]["name"], "serverName": "trim-postgres"}
+    assert source["plugin"]["parameters"] == expected
+    assert {**restored, "bootstrap": None} == {**cluster, "bootstrap": None}, "the restored cluster is as large"
+
+
+def test_the_proxy_waits_longer_than_a_request_may_and_takes_what_the_api_takes() -> None:
+    [ingress] = render("examples/ingress")
+    annotations = {name.removeprefix("nginx.org/"): value for name, value in ingress["metadata"]["annotations"].items()}
+    wait_s = get_type_hints(problems.get, include_extras=True)["wait_s"].__metadata__[0]
+    assert int(annotations["proxy-read-timeout"].removesuffix("s")) > upper_bound(wait_s.metadata)
+    body_bytes = int(annotations["client-max-body-size"].removesuffix("m")) * 2**20
+    assert body_bytes >= Settings.model_fields["max_body_bytes"].default
+    service = ingress["spec"]["rules"][0]["http"]["paths"][0]["backend"]["service"]
+    [port] = find("overlays/cpu", "Service", service["name"])["spec"]["ports"]
+    assert port["name"] == service["port"]["name"]

@@ -1,0 +1,214 @@
+"""The manifests agree with the code: settings, commands, ports, probes, and the time that a pod gets to stop."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import tomllib
+from pathlib import PurePosixPath
+
+import pytest
+
+from services.api.server import STOP_TIMEOUT_S
+from shared.domain.options import Options
+from shared.settings import Settings
+from shared.store.database import STATEMENT_TIMEOUT_S
+from tests.deploy.manifests import (
+    COMPONENT,
+    OVERLAYS,
+    ROLES,
+    ROOT,
+    WORKERS,
+    Object,
+    container,
+    environment,
+    find,
+    of_kind,
+    pod,
+    selects,
+    workloads,
+)
+
+ROLE = pytest.mark.parametrize(("target", "role"), [(target, role) for target in OVERLAYS for role in ROLES])
+POD = pytest.mark.parametrize(
+    ("target", "name"),
+    [*((target, f"trim-{role}") for target in OVERLAYS for role in ROLES), ("migrate", "trim-migrate")],
+)
+
+COMMANDS = {
+    "api": ["services.api"],
+    "orchestrator": ["services.orchestrator"],
+    "small": ["services.generator", "small"],
+    "prm": ["services.prm"],
+    "large": ["services.generator", "large"],
+    "migrate": ["migrations", "upgrade"],
+}
+IMAGES = {"api": "trim-api", "orchestrator": "trim-orchestrator", "migrate": "trim-orchestrator"}
+ENGINES = {"trim-worker": {"embedded", "openai"}, "trim-worker-vllm": {"vllm"}}
+
+STEP_TIMEOUT_S = next(field.default for field in dataclasses.fields(Options) if field.name == "step_timeout_s")
+
+DEFAULT_DEADLINE_S = 600
+"""Kubernetes' progressDeadlineSeconds."""
+
+
+def workload(target: str, name: str) -> Object:
+    [found] = [each for each in workloads(target) if each["metadata"]["name"] == name]
+    return found
+
+
+@pytest.mark.parametrize("target", OVERLAYS)
+def test_an_overlay_has_one_deployment_for_each_role(target: str) -> None:
+    assert {each["metadata"]["name"] for each in of_kind(target, "Deployment")} == {f"trim-{role}" for role in ROLES}
+
+
+@POD
+def test_a_pod_runs_a_module_that_exists_in_the_image_that_has_it(target: str, name: str) -> None:
+    role, runs = name.removeprefix("trim-"), container(workload(target, name))
+    assert runs["command"] == ["python", "-m", *COMMANDS[role]]
+    assert (ROOT / COMMANDS[role][0].replace(".", "/") / "__main__.py").exists()
+    image, _, tag = PurePosixPath(runs["image"]).name.partition(":")
+    assert tag == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    if role in WORKERS:
+        assert environment(target, workload(target, name))["TRIM_ENGINE"] in ENGINES[image]
+    else:
+        assert image == IMAGES[role]
+
+
+@POD
+def test_a_pod_starts_with_settings_that_the_code_accepts(
+    target: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {f"TRIM_{each.upper()}" for each in Settings.model_fields}
+    mounts = {each["name"]: each["mountPath"] for each in container(workload(target, name))["volumeMounts"]}
+    files = {
+        f"{mounts[volume['name']]}/{item['path']}"
+        for volume in pod(workload(target, name))["volumes"]
+        for item in volume.get("secret", {}).get("items", ())
+    }
+    for variable, value in environment(target, workload(target, name)).items():
+        if variable.startswith("TRIM_") and variable.endswith("_FILE"):
+            assert variable.removesuffix("_FILE") in known
+            assert value in files
+            files.discard(value)
+        elif variable.startswith("TRIM_"):
+            assert variable in known
+            monkeypatch.setenv(variable, value)
+    assert files == set(), "no setting reads these files"
+    Settings()
+
+
+@ROLE
+def test_what_a_role_serves_is_what_its_probes_and_monitors_ask(target: str, role: str) -> None:
+    runs = container(find(target, "Deployment", f"trim-{role}"))
+    variables = environment(target, find(target, "Deployment", f"trim-{role}"))
+    ports = {each["name"]: each["containerPort"] for each in runs["ports"]}
+    assert ports["metrics"] == int(variables["TRIM_METRICS_PORT"]) == 9464
+    assert variables["TRIM_METRICS_HOST"] == "0.0.0.0"
+    assert runs["readinessProbe"]["httpGet"] == {"path": "/ready", "port": "metrics"}
+    assert runs["livenessProbe"]["httpGet"] == {"path": "/live", "port": "metrics"}
+    # Only workers have something to load; a restart does not help a role that waits for a server.
+    assert runs["startupProbe"]["httpGet"]["path"] == ("/ready" if role in WORKERS else "/live")
+    if role == "api":
+        assert ports["http"] == Settings.model_fields["api_port"].default
+        [port] = find(target, "Service", "trim-api")["spec"]["ports"]
+        assert port["targetPort"] == "http"
+
+
+@ROLE
+def test_a_pod_has_time_to_finish_before_it_is_killed(target: str, role: str) -> None:
+    deployment = find(target, "Deployment", f"trim-{role}")
+    grace_s = pod(deployment)["terminationGracePeriodSeconds"]
+    if role in WORKERS:
+        stop_grace_s = float(environment(target, deployment)["TRIM_STOP_GRACE_S"])
+        assert grace_s >= stop_grace_s + 20
+        assert stop_grace_s > STEP_TIMEOUT_S
+    elif role == "api":
+        sleep_s = container(deployment)["lifecycle"]["preStop"]["sleep"]["seconds"]
+        assert grace_s >= sleep_s + STOP_TIMEOUT_S + 10
+    else:
+        assert grace_s >= STATEMENT_TIMEOUT_S + 20
+
+
+@ROLE
+def test_a_rollout_waits_as_long_as_the_start_may_take(target: str, role: str) -> None:
+    deployment = find(target, "Deployment", f"trim-{role}")
+    probe = container(deployment)["startupProbe"]
+    start_s = probe["periodSeconds"] * probe["failureThreshold"]
+    assert deployment["spec"].get("progressDeadlineSeconds", DEFAULT_DEADLINE_S) > start_s
+    if container(deployment)["resources"]["limits"].get("nvidia.com/gpu"):
+        assert start_s >= (45 if role == "large" else 30) * 60
+
+
+@POD
+def test_a_pod_is_restricted(target: str, name: str) -> None:
+    spec, runs = pod(workload(target, name)), container(workload(target, name))
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["serviceAccountName"] == name
+    assert find(target, "ServiceAccount", name)["automountServiceAccountToken"] is False
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["runAsUser"] == spec["securityContext"]["fsGroup"] == 10001
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert runs["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+    }
+    assert runs["resources"]["requests"].keys() >= {"cpu", "memory"}
+    assert "memory" in runs["resources"]["limits"]
+
+
+@POD
+def test_no_service_becomes_a_setting(target: str, name: str) -> None:
+    """For a Service trim-api, Kubernetes sets TRIM_API_PORT=tcp://..., which the api would take for its port."""
+    assert pod(workload(target, name))["enableServiceLinks"] is False
+
+
+@ROLE
+def test_a_role_is_selected_by_its_own_deployment_and_disruption_budget_alone(target: str, role: str) -> None:
+    deployment = find(target, "Deployment", f"trim-{role}")
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert labels[COMPONENT] == deployment["metadata"]["labels"][COMPONENT] == role
+    for kind in ("Deployment", "PodDisruptionBudget"):
+        selecting = [each for each in of_kind(target, kind) if selects(each["spec"]["selector"], labels)]
+        assert [each["metadata"]["name"] for each in selecting] == [f"trim-{role}"]
+    # A budget of available pods would block the drain of a node for ever while there is one replica.
+    assert find(target, "PodDisruptionBudget", f"trim-{role}")["spec"]["maxUnavailable"] == 1
+
+
+@ROLE
+def test_a_role_is_monitored_under_its_own_name(target: str, role: str) -> None:
+    labels = find(target, "Deployment", f"trim-{role}")["spec"]["template"]["metadata"]["labels"]
+    [monitor] = [each for each in of_kind(target, "PodMonitor") if selects(each["spec"]["selector"], labels)]
+    [endpoint] = monitor["spec"]["podMetricsEndpoints"]
+    assert (endpoint["port"], endpoint["path"]) == ("metrics", "/metrics")
+    assert labels[monitor["spec"]["jobLabel"]] == role
+
+
+@ROLE
+def test_a_role_spreads_over_nodes_and_zones(target: str, role: str) -> None:
+    deployment = find(target, "Deployment", f"trim-{role}")
+    labels = deployment["spec"]["template"]["metadata"]["labels"] | {"pod-template-hash": "set by Kubernetes"}
+    constraints = pod(deployment)["topologySpreadConstraints"]
+    assert [each["topologyKey"] for each in constraints] == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+    for each in constraints:
+        assert selects(each["labelSelector"], labels)
+        assert set(each["matchLabelKeys"]) <= labels.keys()
+
+
+@ROLE
+def test_a_volume_or_configuration_that_a_pod_names_exists(target: str, role: str) -> None:
+    deployment = find(target, "Deployment", f"trim-{role}")
+    mounted = {each["name"] for each in container(deployment)["volumeMounts"]}
+    assert mounted == {each["name"] for each in pod(deployment)["volumes"]}
+    for volume in pod(deployment)["volumes"]:
+        if claim := volume.get("persistentVolumeClaim"):
+            find(target, "PersistentVolumeClaim", claim["claimName"])
+    assert len(mounted) == len(container(deployment)["volumeMounts"])
+
+
+def test_the_models_on_gpus_are_those_of_the_page_on_models() -> None:
+    page = (ROOT / "docs" / "models.md").read_text()
+    for role in WORKERS:
+        variables = environment("overlays/gpu", find("overlays/gpu", "Deployment", f"trim-{role}"))
+        assert re.search(rf"TRIM_{role.upper()}_MODEL={re.escape(variables[f'TRIM_{role.upper()}_MODEL'])} ", page)
