@@ -105,6 +105,7 @@ class Workers:
         if engines.prm is not None:
             begin[WorkerRole.PRM] = partial(ScoringWork, engine=engines.prm)
         self._bus = bus
+        self._clock = clock
         self._executors = {
             role: Executor(role=role, worker=f"{role}-1", clock=clock, begin=begin[role], running=RunningWork())
             for role in begin
@@ -118,4 +119,4 @@ class Workers:
     def hear(self, cancel: CancelWork) -> None:
         """Have every process hear a broadcast cancel."""
         for executor in self._executors.values():
-            executor.running.cancel(cancel.problem_id, before_epoch=cancel.epoch)
+            executor.running.cancel(cancel.problem_id, before_epoch=cancel.epoch, now=self._clock.now())

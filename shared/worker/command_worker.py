@@ -163,7 +163,7 @@ class CommandWorker:
             _log.exception("command_unreported")
 
     def _on_cancel(self, cancel: CancelWork) -> None:
-        self._running.cancel(cancel.problem_id, before_epoch=cancel.epoch)
+        self._running.cancel(cancel.problem_id, before_epoch=cancel.epoch, now=SYSTEM_CLOCK.now())
 
     def _send_heartbeats(self) -> None:
         """Send heartbeats; at most one is queued while the broker is unreachable."""

@@ -203,7 +203,7 @@ class Executor:
             EngineDead: The engine broke down; the command was requeued.
         """
         results = Results(publisher)
-        with self.running.track(command.problem_id, command.epoch) as cancellation:
+        with self.running.track(command) as cancellation:
             context = Context(worker=self.worker, clock=self.clock, cancellation=cancellation, results=results)
             execution = Execution(command, context, role=self.role, begin=self.begin, must_requeue=self.must_requeue)
             outcome: Outcome = "requeued"

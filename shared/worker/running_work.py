@@ -6,9 +6,11 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from uuid import UUID
 
 from shared.cancellation import Cancellation
+from shared.messages import Command
 
 REMEMBERED = 10_000
 """Number of cancelled problems that a process remembers, for commands that arrive after their cancel."""
@@ -20,15 +22,21 @@ class RunningWork:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running: dict[Cancellation, tuple[UUID, int]] = {}
-        self._oldest_epoch: OrderedDict[UUID, int] = OrderedDict()
+        self._cancelled: OrderedDict[UUID, tuple[int, datetime]] = OrderedDict()
+        """Oldest epoch of each problem that was not cancelled, and the time at which that was heard."""
 
     @contextmanager
-    def track(self, problem_id: UUID, epoch: int) -> Iterator[Cancellation]:
-        """Register work for as long as the block runs; its cancellation may be set from the start."""
+    def track(self, command: Command) -> Iterator[Cancellation]:
+        """Register the work of a command for as long as the block runs; its cancellation may be set from the start.
+
+        A command of an older epoch that was issued after the cancel is carried out: the database was restored to an
+        earlier time, or failed over to a replica that was behind, and the problem has that epoch again.
+        """
         cancellation = Cancellation()
         with self._lock:
-            self._running[cancellation] = (problem_id, epoch)
-            if epoch < self._oldest_epoch.get(problem_id, 0):
+            self._running[cancellation] = (command.problem_id, command.epoch)
+            cancelled = self._cancelled.get(command.problem_id)
+            if cancelled is not None and command.epoch < cancelled[0] and command.issued_at <= cancelled[1]:
                 cancellation.cancel()
         try:
             yield cancellation
@@ -36,12 +44,13 @@ class RunningWork:
             with self._lock:
                 del self._running[cancellation]
 
-    def cancel(self, problem_id: UUID, *, before_epoch: int) -> None:
-        """Cancel a problem's work of older epochs: what runs now, and what arrives later."""
+    def cancel(self, problem_id: UUID, *, before_epoch: int, now: datetime) -> None:
+        """Cancel a problem's work of older epochs: what runs now, and what arrives later but was issued before."""
         with self._lock:
-            self._oldest_epoch[problem_id] = max(before_epoch, self._oldest_epoch.pop(problem_id, 0))
-            while len(self._oldest_epoch) > REMEMBERED:
-                self._oldest_epoch.popitem(last=False)
+            self._cancelled.pop(problem_id, None)
+            self._cancelled[problem_id] = (before_epoch, now)
+            while len(self._cancelled) > REMEMBERED:
+                self._cancelled.popitem(last=False)
             for cancellation, (running_id, epoch) in self._running.items():
                 if running_id == problem_id and epoch < before_epoch:
                     cancellation.cancel()

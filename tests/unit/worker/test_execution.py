@@ -244,10 +244,19 @@ def test_running_work_receives_a_cancel_and_is_forgotten_when_it_ends() -> None:
 
     def cancel() -> None:
         assert running.count == 1
-        running.cancel(COMMAND.problem_id, before_epoch=COMMAND.epoch + 1)
+        running.cancel(COMMAND.problem_id, before_epoch=COMMAND.epoch + 1, now=SYSTEM_CLOCK.now())
 
     assert executed(Scripted("One.", cancel, "Two."), outbox, running=running) == "acknowledged"
     assert [type(message) for message in outbox.messages] == [ScoreSteps, WorkCancelled]
     assert running.count == 0
-    with pytest.raises(Cancelled), running.track(COMMAND.problem_id, COMMAND.epoch) as cancellation:
+    with pytest.raises(Cancelled), running.track(COMMAND) as cancellation:
         cancellation.raise_if_cancelled()
+
+
+def test_a_command_of_a_cancelled_epoch_is_carried_out_if_it_was_issued_later() -> None:
+    """A database that was restored to an earlier time returns problems to an earlier epoch."""
+    running = RunningWork()
+    running.cancel(COMMAND.problem_id, before_epoch=COMMAND.epoch + 1, now=COMMAND.issued_at)
+    later = COMMAND.model_copy(update={"issued_at": COMMAND.issued_at + timedelta(milliseconds=1)})
+    with running.track(COMMAND) as arrived_late, running.track(later) as issued_late:
+        assert (arrived_late.is_cancelled, issued_late.is_cancelled) == (True, False)
