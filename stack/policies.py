@@ -1,13 +1,16 @@
-"""Registers the fitted policies that ship with the bundled models."""
+"""Registers the fitted policies that ship with the bundled models; `python -m stack.policies` does so by itself."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
 from shared.policies.artefact import Artefact
-from shared.settings import MODELS
+from shared.process import reporting_errors
+from shared.settings import MODELS, Settings
 from shared.store.database import Database
 from shared.store.policy_versions import register
 from stack.artefact_files import read_artefact
@@ -37,3 +40,14 @@ def register_bundled(database: Database) -> None:
     with database.session() as session:
         for artefact in read_artefacts():
             register(session, artefact.encoded, supersedes=COMMAND)
+
+
+def main() -> None:
+    """Register them in the database of TRIM_DATABASE_URL."""
+    with reporting_errors("policies"), closing(Database(Settings().require_database_url())) as database:
+        register_bundled(database)
+        sys.stdout.write("The policies that ship with the bundled models are registered.\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""Makes the passwords of a compose project, once, and rotates one: `credentials.py create`, `credentials.py rotate NAME`.
+
+Each consumer has a folder, which is a volume of its own: no container can read what another one is given. A password has
+one source, the file that its user reads. Everything else is derived from the sources each time: RabbitMQ's definitions
+hold only hashes, and a run that was killed half-way is mended by the next one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import json
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from shared.bus.permissions import PERMISSIONS
+
+FOLDERS = Path("/credentials")
+VHOST = "trim"
+SALT_BYTES = 4
+"""Length of the salt before RabbitMQ's SHA-256 of a password."""
+
+SOURCES: Mapping[str, str] = {
+    "postgres": "postgres/superuser_password",
+    "database": "postgres/trim_password",
+    **{role: f"{role}/broker_url" for role in PERMISSIONS},
+    "grafana": "grafana/admin_password",
+}
+"""File that is the source of each password, by the name that `rotate` takes."""
+
+DATABASE_CONSUMERS = ("api", "migrate", "orchestrator")
+
+QUEUE_BYTES = 2**30
+"""Room of a queue of work. Its publishers are refused when it is full, and publish again later."""
+
+DEAD_LETTER_BYTES = 2**28
+"""Room of a queue of dead letters, which drops the oldest."""
+
+CERTIFICATE_DAYS = 397
+
+
+def write(path: Path, content: str) -> None:
+    """Write a file whole. Only its volume protects it: its consumers run as different users."""
+    draft = path.with_name(f".{path.name}")
+    draft.write_text(content)
+    draft.chmod(0o444)
+    draft.replace(path)
+
+
+def create(folders: Path) -> list[str]:
+    """Make every password that is missing, write what is derived from them, and return the names of the new ones."""
+    missing = [name for name, source in SOURCES.items() if not (folders / source).exists()]
+    for name in missing:
+        password = secrets.token_urlsafe(32)
+        is_url = SOURCES[name].endswith("_url")
+        write(folders / SOURCES[name], f"amqp://{name}:{password}@rabbitmq:5672/{VHOST}" if is_url else password)
+    database_url = f"postgresql://trim:{(folders / SOURCES['database']).read_text()}@postgres:5432/trim"
+    for consumer in DATABASE_CONSUMERS:
+        write(folders / consumer / "database_url", database_url)
+    path = folders / "rabbitmq" / "definitions.json"
+    passwords = {role: urlsplit((folders / SOURCES[role]).read_text()).password or "" for role in PERMISSIONS}
+    write(path, json.dumps(definitions(passwords, _hashes(path)), indent=2))
+    return missing
+
+
+def rotate(folders: Path, name: str) -> None:
+    """Replace one password. Its server and its users go on with the old one until they are told."""
+    (folders / SOURCES[name]).unlink(missing_ok=True)
+    create(folders)
+
+
+def definitions(passwords: Mapping[str, str], hashes: Mapping[str, str]) -> dict[str, Any]:
+    """Build RabbitMQ's definitions: the virtual host, a user for each role with what it may do, and limits of the queues.
+
+    Args:
+        passwords: Password of each user.
+        hashes: Earlier hashes. One that still fits is kept, so that the file changes only with its passwords.
+    """
+    return {
+        "vhosts": [{"name": VHOST}],
+        "users": [
+            {
+                "name": name,
+                "password_hash": hashes[name] if _fits(password, hashes.get(name, "")) else _hash(password),
+                "hashing_algorithm": "rabbit_password_hashing_sha256",
+                "tags": [],
+            }
+            for name, password in passwords.items()
+        ],
+        "permissions": [
+            {"user": name, "vhost": VHOST, "configure": each.configure, "write": each.write, "read": each.read}
+            for name, each in PERMISSIONS.items()
+        ],
+        "policies": [
+            _limit("work", r"^trim\.(small|prm|large|events)$", QUEUE_BYTES, overflow="reject-publish"),
+            _limit("dead-letters", r"^trim\..*\.dead$", DEAD_LETTER_BYTES, overflow="drop-head"),
+        ],
+    }
+
+
+def certificate(folder: Path, host: str) -> bool:
+    """Make a self-signed certificate for a host if the folder has none; return whether it did."""
+    if (folder / "tls.crt").exists():
+        return False
+    draft, key = folder / ".tls.crt", folder / "tls.key"
+    names = "subjectAltName=" + ",".join(f"DNS:{name}" for name in dict.fromkeys((host, "localhost")))
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        + ["-days", str(CERTIFICATE_DAYS), "-subj", f"/CN={host}", "-addext", names]
+        + ["-keyout", str(key), "-out", str(draft)],
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
+    key.chmod(0o444)
+    draft.replace(folder / "tls.crt")
+    return True
+
+
+def _hashes(path: Path) -> dict[str, str]:
+    if not path.exists():
+        return {}
+    return {user["name"]: user["password_hash"] for user in json.loads(path.read_text())["users"]}
+
+
+def _hash(password: str, salt: bytes | None = None) -> str:
+    salt = salt or os.urandom(SALT_BYTES)
+    return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
+
+
+def _fits(password: str, stored: str) -> bool:
+    return bool(stored) and _hash(password, base64.b64decode(stored)[:SALT_BYTES]) == stored
+
+
+def _limit(name: str, pattern: str, size: int, *, overflow: str) -> dict[str, Any]:
+    definition = {"max-length-bytes": size, "overflow": overflow}
+    return {"vhost": VHOST, "name": name, "pattern": pattern, "apply-to": "quorum_queues", "definition": definition}
+
+
+def main() -> None:
+    """Parse the command and run it."""
+    parser = argparse.ArgumentParser(prog="credentials", description="The passwords of this compose project.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("create", help="make the passwords that are missing")
+    rotating = commands.add_parser("rotate", help="replace one password")
+    rotating.add_argument("name", choices=[*SOURCES])
+    making = commands.add_parser("certificate", help="make a self-signed certificate if there is none")
+    making.add_argument("host", help="name by which clients reach the service")
+    arguments = parser.parse_args()
+    if arguments.command == "create":
+        made = create(FOLDERS)
+        sys.stdout.write(f"New passwords: {', '.join(made)}.\n" if made else "All passwords exist.\n")
+    elif arguments.command == "rotate":
+        rotate(FOLDERS, arguments.name)
+        sys.stdout.write(f"{arguments.name} has a new password; see docs/operations/rotating-credentials.md.\n")
+    else:
+        made_one = certificate(FOLDERS / "certificates", arguments.host)
+        sys.stdout.write("A self-signed certificate was made.\n" if made_one else "There is a certificate.\n")
+
+
+if __name__ == "__main__":
+    main()

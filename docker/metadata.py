@@ -1,0 +1,32 @@
+"""Writes the package's metadata beside its code, as an installation would: `metadata.py pyproject.toml FOLDER`.
+
+Images copy the packages that a role imports, and install nothing. Two readers need the metadata all the same: the
+version that a process reports, and vLLM, which finds its plug-ins by their entry points.
+"""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+
+def write(project: dict[str, Any], folder: Path) -> Path:
+    """Write the metadata of a project into a folder of Python's path, and return where."""
+    name = project["name"].replace("-", "_")
+    metadata = folder / f"{name}-{project['version']}.dist-info"
+    metadata.mkdir(parents=True)
+    (metadata / "METADATA").write_text(
+        f"Metadata-Version: 2.4\nName: {project['name']}\nVersion: {project['version']}\n"
+        f"License-Expression: {project['license']}\n"
+    )
+    lines = []
+    for group, entries in project["entry-points"].items():
+        lines += [f"[{group}]", *(f"{entry} = {target}" for entry, target in entries.items())]
+    (metadata / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    return metadata
+
+
+if __name__ == "__main__":
+    write(tomllib.loads(Path(sys.argv[1]).read_text())["project"], Path(sys.argv[2]))
