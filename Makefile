@@ -18,6 +18,9 @@ MODELS ?= models
 # What test runs, in place of all tests with the coverage gate: T=tests/unit/test_messages.py, T='tests/unit -k cancel'.
 T = --numprocesses=auto --dist=loadscope --cov=shared/domain --cov=shared/machine --cov=shared/policies --cov-report=term-missing:skip-covered --cov-fail-under=100
 
+# Interpreters for which release-check installs the release; by default, that of .venv.
+PYTHONS =
+
 # Options for uv in lock; UPGRADE=--upgrade moves every pin to its newest release.
 UPGRADE =
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -35,7 +38,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1
 
 .PHONY: help install run serve test lint types contracts fmt check check-all lock rules migrate test-vllm bench-overhead bench-engines \
-	models evaluate policies dashboards clean
+	models evaluate policies dashboards release-check clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -127,6 +130,9 @@ policies: $(VENV)/.train ## Fit and train the policies that ship with the bundle
 
 dashboards: $(BIN)/python ## Write Grafana's dashboards from docker/grafana/dashboards.py
 	@$(BIN)/python docker/grafana/dashboards.py
+
+release-check: $(VENV)/.dev ## Build the release into dist/ and check it: install each extra, solve the sample (some minutes)
+	@$(BIN)/python -m release.check $(PYTHONS)
 
 clean: ## Remove the virtual environments and the embedded state
 	@rm -rf $(VENV) $(VLLM_VENV) .state

@@ -19,6 +19,7 @@ FOLDERS = (
     "migrations",
     "models",
     "recipe",
+    "release",
     "services",
     "shared",
     "simulation",

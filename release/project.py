@@ -1,0 +1,36 @@
+"""What the repository states about itself: its folder, pyproject.toml and tracked files."""
+
+from __future__ import annotations
+
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parent.parent
+REQUIREMENTS = ROOT / "requirements"
+PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+NAME: str = PYPROJECT["project"]["name"]
+EXTRAS: dict[str, list[str]] = PYPROJECT["project"]["optional-dependencies"]
+
+
+class ReleaseRefused(Exception):
+    """A check of the release failed."""
+
+
+def tracked_files() -> list[str]:
+    """List the files of the release by their paths in the repository: those that git tracks, as they are now."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
+def included_extras(extra: str) -> Iterator[str]:
+    """List an extra and the extras that it includes."""
+    yield extra
+    for requirement in map(Requirement, EXTRAS[extra]):
+        if requirement.name == NAME:
+            for included in requirement.extras:
+                yield from included_extras(included)
