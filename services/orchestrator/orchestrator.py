@@ -22,7 +22,7 @@ from shared.bus.connection import check_broker
 from shared.bus.consumer import BatchConsumer, Delivery
 from shared.bus.publisher import Publisher
 from shared.clock import SYSTEM_CLOCK
-from shared.errors import RetryableError, explain
+from shared.errors import PermanentError, RetryableError, explain
 from shared.log import get_logger
 from shared.observe import metrics
 from shared.observe.health import Health, LoopBeat
@@ -77,6 +77,7 @@ class Orchestrator:
         self._policies = PolicyCache(self._store, shadow_time_s=settings.shadow_time_ms / 1000)
         self._stopping = threading.Event()
         self._has_crashed = threading.Event()
+        self._failure: PermanentError | None = None
         self._open_problems = OpenProblems(self._database)
         metrics.ADMISSION_WINDOW.set(settings.window)
         self._this = _Thread(health.loop("consumer", limit_s=LOOP_LIMIT_S))
@@ -86,6 +87,7 @@ class Orchestrator:
 
         Raises:
             ThreadCrashed: A thread crashed. The others stop too: half an orchestrator would look alive.
+            PermanentError: A server refuses this process, and waiting does not help.
         """
         signal.signal(signal.SIGTERM, lambda *_: self._stopping.set())
         signal.signal(signal.SIGINT, lambda *_: self._stopping.set())
@@ -103,6 +105,8 @@ class Orchestrator:
             for each in others:
                 each.join()
         _log.info("orchestrator_stopped")
+        if self._failure is not None:
+            raise self._failure
         if self._has_crashed.is_set():
             raise ThreadCrashed
 
@@ -116,6 +120,8 @@ class Orchestrator:
         """Run a thread's work; however it ends, the other threads stop too."""
         try:
             self._reconnecting(work)
+        except PermanentError as error:  # such as a password that was changed; the process ends with its sentence
+            self._failure = error
         except Exception:  # noqa: BLE001 - the process must not go on without this thread
             _log.exception("thread_crashed", thread=threading.current_thread().name)
             self._has_crashed.set()

@@ -10,8 +10,9 @@ from kombu.message import Message as KombuMessage
 from kombu.messaging import Consumer
 
 from shared.backoff import RECONNECT
-from shared.bus.connection import HEARTBEAT_S, BrokerUnavailable, broker_errors, close, connect, is_pgmq
+from shared.bus.connection import HEARTBEAT_S, broker_errors, close, connect, is_pgmq, unavailable
 from shared.bus.topology import Topology
+from shared.errors import TrimError
 from shared.log import get_logger
 from shared.messages import CancelWork, UndecodableMessage, decode
 from shared.settings import Settings
@@ -35,7 +36,7 @@ def forget_listeners(settings: Settings, nodes: Sequence[str]) -> None:
             queue.declare()  # Kombu deletes only what it knows from this connection.
             queue.delete()
     except broker_errors(connection) as error:
-        raise BrokerUnavailable from error
+        raise unavailable(error) from error
     finally:
         connection.release()
 
@@ -68,10 +69,10 @@ class CancelListener:
                 try:
                     self._listen(connection)
                 except broker_errors(connection) as error:
-                    raise BrokerUnavailable from error
+                    raise unavailable(error) from error
                 finally:
                     close(connection)
-            except BrokerUnavailable as error:
+            except TrimError as error:
                 delay_s = RECONNECT.delay_s(attempt)
                 attempt += 1
                 _log.debug("cancel_listener_disconnected", code=error.code, retry_in_s=round(delay_s, 2))

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
+from amqp.exceptions import AccessRefused, NotAllowed
 from kombu.connection import Connection
 from kombu.exceptions import OperationalError as KombuOperationalError
 
@@ -31,6 +32,18 @@ class BrokerUnavailable(RetryableError):
     """The broker does not answer; check TRIM_BROKER_URL and that the server runs."""
 
     code = "broker_unavailable"
+
+
+class BrokerForbids(BrokerUnavailable):
+    """The broker forbids an operation; grant the user of TRIM_BROKER_URL the permission that it names."""
+
+    code = "broker_forbids"
+
+
+class BrokerRefused(PermanentError):
+    """The broker refuses the user, the password or the virtual host of TRIM_BROKER_URL; correct it and restart."""
+
+    code = "broker_refused"
 
 
 class BadBrokerUrl(PermanentError):
@@ -92,6 +105,7 @@ def connect(settings: Settings, *, heartbeat_s: float = 0) -> Connection:
 
     Raises:
         BrokerUnavailable: The broker does not answer.
+        BrokerRefused: It refuses the user, the password or the virtual host.
     """
     connection = Connection(
         broker_url(settings),
@@ -105,8 +119,21 @@ def connect(settings: Settings, *, heartbeat_s: float = 0) -> Connection:
         connection.connect()
     except broker_errors(connection) as error:
         connection.release()
-        raise BrokerUnavailable from error
+        raise (BrokerRefused if _is_refusal(error) else BrokerUnavailable) from error
     return connection
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether a new connection was refused for what the URL holds, and not because the virtual host is down or full."""
+    reason = str(error)
+    return isinstance(error, AccessRefused) or (
+        isinstance(error, NotAllowed) and ("not found" in reason or "refused for user" in reason)
+    )
+
+
+def unavailable(error: Exception) -> BrokerUnavailable:
+    """Return the error to raise for one of `broker_errors` on an open connection."""
+    return BrokerForbids() if isinstance(error, AccessRefused) else BrokerUnavailable()
 
 
 def close(connection: Connection, *, first: Callable[[], None] | None = None) -> None:

@@ -11,8 +11,10 @@ from kombu.connection import Connection
 from kombu.message import Message as KombuMessage
 from kombu.messaging import Consumer
 
-from shared.bus.connection import HEARTBEAT_S, BrokerUnavailable, broker_errors, close, connect, is_pgmq
+from shared.bus.connection import HEARTBEAT_S, broker_errors, close, connect, is_pgmq, unavailable
+from shared.bus.declaring import Declarer
 from shared.bus.topology import QueueRole, Topology, count_deliveries
+from shared.errors import TrimError
 from shared.settings import Settings
 
 
@@ -49,6 +51,8 @@ class BatchConsumer:
 
         Raises:
             BrokerUnavailable: The broker does not answer.
+            QueuesMissing: It lacks queues that this process may not declare.
+            BrokerRefused, QueueDiffers: A retry does not help.
         """
         self._batch = batch
         self._linger_s = linger_s
@@ -59,7 +63,7 @@ class BatchConsumer:
         self._connection: Connection = connect(settings, heartbeat_s=HEARTBEAT_S)
         try:
             topology = Topology(settings.queue_prefix)
-            topology.declare(self._connection)
+            Declarer(topology).declare(self._connection)
             channel = self._connection.channel()
             self._consumer = Consumer(
                 channel, [topology.queue(role)], on_message=self._received.append, auto_declare=False
@@ -69,7 +73,10 @@ class BatchConsumer:
             self._consumer.consume()
         except broker_errors(self._connection) as error:
             close(self._connection)
-            raise BrokerUnavailable from error
+            raise unavailable(error) from error
+        except TrimError:
+            close(self._connection)
+            raise
 
     def take(self, timeout_s: float) -> list[UnsettledDelivery]:
         """Wait for messages and return those that have arrived; an empty list after the time-out.
@@ -86,7 +93,7 @@ class BatchConsumer:
                 if not self._drain(max(0, linger_until - time.monotonic())):
                     break
         except broker_errors(self._connection) as error:
-            raise BrokerUnavailable from error
+            raise unavailable(error) from error
         self._is_busy = len(self._received) > 1
         taken, self._received[:] = self._received[: self._batch], self._received[self._batch :]
         self._unsettled += taken
@@ -106,7 +113,7 @@ class BatchConsumer:
                 for message in messages:
                     message.ack()
         except broker_errors(self._connection) as error:
-            raise BrokerUnavailable from error
+            raise unavailable(error) from error
         self._unsettled = [message for message in self._unsettled if message not in messages]
 
     def keep_alive(self) -> None:
@@ -121,7 +128,7 @@ class BatchConsumer:
                     self._connection.drain_events(timeout=0)
             self._connection.heartbeat_check()
         except broker_errors(self._connection) as error:
-            raise BrokerUnavailable from error
+            raise unavailable(error) from error
 
     def close(self) -> None:
         """Requeue unacknowledged messages, and disconnect."""

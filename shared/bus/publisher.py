@@ -12,9 +12,10 @@ from kombu.connection import Connection
 from kombu.messaging import Producer
 
 from shared.backoff import RECONNECT
-from shared.bus.connection import BrokerUnavailable, broker_errors, close, connect
+from shared.bus.connection import BrokerUnavailable, broker_errors, close, connect, unavailable
+from shared.bus.declaring import Declarer
 from shared.bus.topology import DeadLetter, Topology
-from shared.errors import RetryableError, explain
+from shared.errors import RetryableError, TrimError, explain
 from shared.log import get_logger
 from shared.messages import Message
 from shared.observe import metrics
@@ -39,9 +40,10 @@ class Publisher:
     of one round trip for each message.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, declarer: Declarer | None = None) -> None:
         self._settings = settings
         self._topology = Topology(settings.queue_prefix)
+        self._declarer = declarer or Declarer(self._topology)
         self._connection: Connection | None = None
         self._producer: Producer | None = None
         self._has_confirms = False
@@ -55,6 +57,8 @@ class Publisher:
         Raises:
             BrokerUnavailable: The broker is unreachable or the connection broke; any of the messages may have arrived.
             Unroutable: The broker has no queue for one of them; the others have arrived.
+            QueuesMissing: The broker has lost queues that this process may not declare.
+            BrokerRefused, QueueDiffers: Settings, permissions or queues were changed; a retry does not help.
         """
         if not messages:
             return
@@ -85,7 +89,7 @@ class Publisher:
                 connection.drain_events(timeout=CONFIRM_TIMEOUT_S)
         except broker_errors(connection) as error:
             self.close()
-            raise BrokerUnavailable from error
+            raise unavailable(error) from error
         if self._refusals:
             reason = self._refusals[0]
             self.close()
@@ -98,24 +102,26 @@ class Publisher:
             close(connection)
 
     def check(self) -> None:
-        """Find out whether the broker answers.
+        """Find out whether the broker answers and has the queues.
 
         Raises:
-            BrokerUnavailable: It does not.
+            BrokerUnavailable: It does not answer.
+            QueuesMissing: It has lost queues that this process may not declare.
+            BrokerRefused, QueueDiffers: A retry does not help.
         """
         connection, _ = self._connected()
         try:
-            self._topology.declare(connection)
+            self._declarer.declare(connection)
         except broker_errors(connection) as error:
             self.close()
-            raise BrokerUnavailable from error
+            raise unavailable(error) from error
 
     def _connected(self) -> tuple[Connection, Producer]:
         if self._connection is not None and self._producer is not None:
             return self._connection, self._producer
         connection = connect(self._settings)
         try:
-            self._topology.declare(connection)
+            self._declarer.declare(connection)
             channel = connection.channel()
             self._published, self._unconfirmed, self._refusals = 0, set(), []
             # pgmq needs none: a publication is a committed INSERT when the call returns.
@@ -127,7 +133,10 @@ class Publisher:
                 channel.events["basic_return"].add(self._on_return)
         except broker_errors(connection) as error:
             close(connection)
-            raise BrokerUnavailable from error
+            raise unavailable(error) from error
+        except TrimError:
+            close(connection)
+            raise
         self._connection, self._producer = connection, Producer(channel, auto_declare=False)
         return self._connection, self._producer
 
@@ -149,9 +158,9 @@ class SharedPublisher:
     Messages that arrive while a confirm is pending are published together.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._publisher = Publisher(settings)
-        self.failure: RetryableError | None = None
+    def __init__(self, settings: Settings, declarer: Declarer | None = None) -> None:
+        self._publisher = Publisher(settings, declarer)
+        self.failure: TrimError | None = None
         """Why the last attempt failed; `None` if it succeeded."""
         self._inbox: queue.SimpleQueue[tuple[Sequence[Message | DeadLetter], Future[None]] | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
@@ -193,12 +202,12 @@ class SharedPublisher:
                     done.set_exception(error)
         self._publisher.close()
 
-    def _send(self, messages: Sequence[Message | DeadLetter]) -> RetryableError | None:
+    def _send(self, messages: Sequence[Message | DeadLetter]) -> TrimError | None:
         attempt = 0
         while True:
             try:
                 self._publisher.publish(messages)
-            except RetryableError as error:
+            except TrimError as error:  # Celery's connection ends the process if a retry does not help.
                 self.failure = error
                 delay_s = RECONNECT.delay_s(attempt)
                 attempt += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal, assert_never
@@ -121,8 +121,10 @@ class Topology:
     def cancel_queue(self, node: str, *, is_exclusive: bool) -> Queue:
         """Describe a worker process's private queue for cancels."""
         name = f"{self._prefix}.cancels.{node}"
-        # RabbitMQ removes an exclusive queue with its connection; pgmq knows none.
-        return Queue(name, self.cancels, durable=not is_exclusive, exclusive=is_exclusive, auto_delete=is_exclusive)
+        # RabbitMQ removes an exclusive queue with its connection; pgmq knows none. On RabbitMQ a worker may not be
+        # permitted to declare the exchange.
+        exchange = Exchange(self.cancels.name, type="fanout", durable=True, no_declare=is_exclusive)
+        return Queue(name, exchange, durable=not is_exclusive, exclusive=is_exclusive, auto_delete=is_exclusive)
 
     def address(self, message: Message | DeadLetter) -> Outgoing:
         """Address a message of the contract, or a dead letter."""
@@ -145,19 +147,22 @@ class Topology:
     def _to_queue(self, role: QueueRole, body: bytes, headers: Mapping[str, Any]) -> Outgoing:
         return Outgoing(body, self._work.name, f"{self._prefix}.{role}", headers, is_broadcast=False)
 
-    def declare(self, connection: Connection) -> None:
-        """Declare everything, so that every published message finds its queue."""
-        channel = connection.default_channel
-        self.cancels(channel).declare()
-        for role in QUEUES:
-            self.dead_letters(role)(channel).declare()
-            self.queue(role)(channel).declare()
+    @property
+    def exchanges(self) -> Sequence[Exchange]:
+        """All exchanges."""
+        return self._work, self._dead, self.cancels
+
+    @property
+    def entities(self) -> Sequence[Exchange | Queue]:
+        """All exchanges, then all queues but the private ones of workers; dead letters before those that send them."""
+        return [*self.exchanges, *(queue for role in QUEUES for queue in (self.dead_letters(role), self.queue(role)))]
+
+    def declare(self, channel: Any) -> None:
+        """Declare everything on a channel; `Declarer` does so for users who may not, too."""
+        for each in self.entities:
+            each(channel).declare()
 
     def delete(self, connection: Connection) -> None:
         """Delete everything, with all messages, from RabbitMQ; pgmq's queues go with their database."""
-        channel = connection.default_channel
-        for role in QUEUES:
-            self.queue(role)(channel).delete()
-            self.dead_letters(role)(channel).delete()
-        for exchange in (self._work, self._dead, self.cancels):
-            exchange(channel).delete()
+        for each in reversed(self.entities):
+            each(connection.default_channel).delete()

@@ -43,6 +43,12 @@ class BrokerWatch:
         )
         self._report()
 
+    def on_waiting(self, error: TrimError) -> None:
+        """Record what is missing on the broker; Celery does not consume yet."""
+        self._loop.pause()
+        self._why_not_consuming = explain(error)
+        self._report()
+
     def on_publishing(self, failure: TrimError | None) -> None:
         """Record whether the last attempt to publish failed."""
         self._why_not_publishing = None if failure is None else explain(failure)

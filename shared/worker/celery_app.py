@@ -10,14 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+from amqp.exceptions import AccessRefused
 from celery import Celery, Task
 from celery.worker.consumer import Consumer
+from celery.worker.consumer.tasks import Tasks
 from kombu.asynchronous.hub import Hub
+from kombu.connection import Connection
+from kombu.entity import Queue
 from kombu.message import Message as KombuMessage
 
 from shared.bus.connection import broker_options, broker_transport, broker_url
 from shared.bus.topology import COMMAND, Topology
 from shared.domain.roles import WorkerRole
+from shared.errors import TrimError
 from shared.settings import Settings
 from shared.worker.broker_watch import BEAT_S, BrokerWatch
 
@@ -25,7 +30,7 @@ from shared.worker.broker_watch import BEAT_S, BrokerWatch
 def make_app(settings: Settings, role: WorkerRole, strategy: Callable[..., Any]) -> Celery:
     """Make the app of a role; `strategy` makes the function that receives each message."""
     app = Celery(f"trim.{role}", set_as_current=False)
-    queue = Topology(settings.queue_prefix).queue(role)
+    queue = _undeclared(Topology(settings.queue_prefix).queue(role))
     app.conf.update(
         broker_url=broker_url(settings),
         broker_transport=broker_transport(settings),
@@ -64,26 +69,47 @@ def make_app(settings: Settings, role: WorkerRole, strategy: Callable[..., Any])
     return app
 
 
-Bury = Callable[[Consumer, KombuMessage, str], None]
-"""Buries a message that Celery cannot use."""
+def _undeclared(queue: Queue) -> Queue:
+    """Keep Celery from declaring a queue: `make_consumer_class` does so, also for users who may not."""
+    queue.no_declare = True  # type: ignore[attr-defined]
+    return queue
 
 
-def make_consumer_class(bury: Bury, watch: BrokerWatch) -> type[Consumer]:
+def make_consumer_class(  # long: Celery takes a class, with all that it calls
+    bury: Callable[[Consumer, KombuMessage, str], None],
+    watch: BrokerWatch,
+    *,
+    declare: Callable[[Connection], None],
+    fail: Callable[[Exception], None],
+) -> type[Consumer]:
     """Make Celery's consumer without the parts that are not needed, and with dead letters instead of log lines.
 
     Args:
         bury: Called with each message that Celery cannot use, and the reason.
         watch: Gets the beats of the loop, and whether it is connected.
+        declare: Declares the queues whenever the worker has connected.
+        fail: Ends the worker with an error after which a new connection does not help.
     """
+
+    class _Commands(Tasks):  # type: ignore[misc]
+        def start(self, consumer: Consumer) -> None:
+            declare(consumer.connection)
+            super().start(consumer)
 
     class _CommandConsumer(_WatchedConsumer):
         class Blueprint(Consumer.Blueprint):  # type: ignore[misc]
             default_steps = (
                 "celery.worker.consumer.connection:Connection",
                 "celery.worker.consumer.mingle:Mingle",
-                "celery.worker.consumer.tasks:Tasks",
+                _Commands,
                 "celery.worker.consumer.consumer:Evloop",
             )
+
+        def start(self) -> None:
+            try:
+                super().start()
+            except (TrimError, AccessRefused) as error:
+                fail(error)
 
         def on_unknown_message(self, _body: object, message: KombuMessage) -> None:
             bury(self, message, "it has no task header")

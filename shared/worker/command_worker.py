@@ -9,14 +9,18 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 import celery.worker.state
+from amqp.exceptions import AccessRefused
 from celery import Celery, Task
+from celery.exceptions import WorkerShutdown
 from celery.worker import WorkController
 from celery.worker.consumer import Consumer
+from kombu.connection import Connection
 from kombu.message import Message as KombuMessage
 
 from shared.backoff import RECONNECT
 from shared.bus.cancellations import CancelListener
-from shared.bus.connection import BrokerUnavailable, connect
+from shared.bus.connection import broker_errors, connect, unavailable
+from shared.bus.declaring import Declarer, QueuesMissing
 from shared.bus.publisher import SharedPublisher
 from shared.bus.topology import DELIVERY_LIMIT, QUEUES, DeadLetter, Topology, count_deliveries
 from shared.clock import SYSTEM_CLOCK
@@ -75,6 +79,8 @@ class CommandWorker:
         metrics.CONCURRENCY.labels(role).set(settings.concurrency)
         metrics.COMMANDS_RUNNING.labels(role).set_function(lambda: self._running.count)
         metrics.ENGINE_HEALTHY.labels(role).set(1)
+        self._declarer = Declarer(Topology(settings.queue_prefix))
+        self._failure: Exception | None = None
         self._controller: WorkController | None = None
 
     def run(self) -> None:
@@ -83,10 +89,11 @@ class CommandWorker:
         Raises:
             EngineDead: The engine broke down.
             ConsumerEnded: The connection to the broker ended.
+            BrokerRefused, BrokerForbids, QueueDiffers: Settings, permissions or queues have to be changed.
         """
-        wait_for_broker(self._settings, self._health)
+        wait_for_broker(self._settings, self._declarer, self._health)
         self._watch = BrokerWatch(self._health)
-        self._publisher = SharedPublisher(self._settings)
+        self._publisher = SharedPublisher(self._settings, self._declarer)
         listener = CancelListener(self._settings, self._on_cancel)
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
@@ -96,7 +103,7 @@ class CommandWorker:
             hostname=f"{self._role}@{self._settings.node_name}",
             pool="threads",
             concurrency=self._settings.concurrency,
-            consumer_cls=make_consumer_class(self._bury, self._watch),
+            consumer_cls=make_consumer_class(self._bury, self._watch, declare=self._declare, fail=self._fail),
             without_mingle=True,
         )
         _log.info("worker_started", model=self._engine.model_id, concurrency=self._settings.concurrency)
@@ -110,8 +117,30 @@ class CommandWorker:
             _log.info("worker_stopped")
         if self._is_dead.is_set():
             raise EngineDead
+        if self._failure is not None:
+            raise self._failure
         if not was_stopped:
             raise ConsumerEnded
+
+    def _declare(self, connection: Connection) -> None:
+        """Declare the queues on a connection of Celery; wait while they are missing and this user may not."""
+        attempt = 0
+        while not self._is_draining.is_set():
+            try:
+                self._declarer.declare(connection)
+                return
+            except QueuesMissing as error:
+                self._watch.on_waiting(error)
+                self._is_draining.wait(_log_wait(error, attempt))
+                attempt += 1
+        raise WorkerShutdown(0)
+
+    def _fail(self, error: Exception) -> None:
+        """End the process with an error of the broker."""
+        self._failure = unavailable(error) if isinstance(error, AccessRefused) else error
+        if self._failure is not error:
+            self._failure.__cause__ = error
+        raise WorkerShutdown(1)
 
     def _strategy(self, _task: Task, _app: Celery, consumer: Consumer) -> Callable[..., None]:
         """Make the function with which Celery's loop hands over a message."""
@@ -229,23 +258,34 @@ class CommandWorker:
             hub.call_soon(lambda: None)  # Wakes the loop, which otherwise sleeps until a message arrives.
 
 
-def wait_for_broker(settings: Settings, health: Health) -> None:
-    """Wait with back-off until the broker answers, and declare the queues."""
+def wait_for_broker(settings: Settings, declarer: Declarer, health: Health) -> None:
+    """Wait with back-off until the broker answers and has the queues.
+
+    Raises:
+        BrokerRefused, QueueDiffers: Waiting does not help.
+    """
     attempt = 0
     while True:
         try:
             connection = connect(settings)
             try:
-                Topology(settings.queue_prefix).declare(connection)
+                declarer.declare(connection)
+            except broker_errors(connection) as error:
+                raise unavailable(error) from error
             finally:
                 connection.release()
             return
-        except BrokerUnavailable as error:
+        except RetryableError as error:
             health.miss("broker", explain(error))
-            delay_s = RECONNECT.delay_s(attempt)
+            time.sleep(_log_wait(error, attempt))
             attempt += 1
-            _log.warning("broker_awaited", code=error.code, detail=explain(error), retry_in_s=round(delay_s, 2))
-            time.sleep(delay_s)
+
+
+def _log_wait(error: RetryableError, attempt: int) -> float:
+    """Log what the worker waits for; return the seconds until its next attempt."""
+    delay_s = RECONNECT.delay_s(attempt)
+    _log.warning("broker_awaited", code=error.code, detail=explain(error), retry_in_s=round(delay_s, 2))
+    return delay_s
 
 
 def _settle_in_loop(consumer: Consumer, message: KombuMessage, decoded: Message | None) -> Settle:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psycopg
@@ -19,7 +21,7 @@ from shared.bus.connection import connect
 from shared.bus.topology import QUEUES, Topology
 from shared.settings import Settings
 from stack.client import Api
-from stack.roles import Roles
+from stack.roles import ROLES, Roles
 from stack.scratch import scratch_prefix, scratch_queues
 
 PATIENCE_S = 60.0
@@ -98,9 +100,15 @@ class Deployment:
 
 @contextmanager
 def deployed(
-    folder: Path, *, database_url: str, broker_url: str, script: Mapping[str, Any], **settings: str
+    folder: Path,
+    *,
+    database_url: str,
+    broker_url: str,
+    script: Mapping[str, Any],
+    broker_urls: Mapping[str, str] = MappingProxyType({}),
+    **settings: str,
 ) -> Iterator[Deployment]:
-    """Run the service for as long as the block does."""
+    """Run the service for as long as the block does; roles in `broker_urls` connect to the broker as another user."""
     path = folder / "script.json"
     path.write_text(json.dumps(script))
     with socket.socket() as probe:
@@ -123,6 +131,16 @@ def deployed(
         {name.removeprefix("TRIM_").lower(): value for name, value in environment.items()}
     )
     api = Api(f"http://127.0.0.1:{port}")
-    with scratch_queues(configured), api, Roles({**os.environ, **environment}, folder / "logs") as roles:
+    commands = {
+        role: [f"TRIM_BROKER_URL={broker_urls[role]}", sys.executable, *arguments] if role in broker_urls else arguments
+        for role, arguments in ROLES.items()
+    }
+    started = Roles(
+        {**os.environ, **environment},
+        folder / "logs",
+        roles=commands,
+        interpreters=dict.fromkeys(broker_urls, "/usr/bin/env"),
+    )
+    with scratch_queues(configured), api, started as roles:
         api.wait_until_ready(roles.check)
         yield Deployment(api, roles, configured, database_url)

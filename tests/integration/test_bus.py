@@ -11,15 +11,18 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
 import psycopg
 import pytest
+from kombu.entity import Exchange, Queue
 from pydantic import SecretStr
 
 from shared.bus.cancellations import forget_listeners
-from shared.bus.connection import BadBrokerUrl, BrokerUnavailable, connect, is_pgmq
+from shared.bus.connection import BadBrokerUrl, BrokerRefused, BrokerUnavailable, connect, is_pgmq
 from shared.bus.consumer import BatchConsumer
+from shared.bus.declaring import QueueDiffers
 from shared.bus.publisher import Publisher, SharedPublisher
 from shared.bus.topology import DeadLetter, Topology
 from shared.errors import RetryableError
@@ -214,7 +217,7 @@ def test_dead_letters_keep_bytes_that_are_not_text(settings: Settings) -> None:
     connection = connect(settings)
     try:
         topology = Topology(settings.queue_prefix)
-        topology.declare(connection)
+        topology.declare(connection.default_channel)
         message = topology.dead_letters("prm")(connection.default_channel).get(no_ack=True)
         assert message is not None
         assert bytes(message.body) == b"\x00\xff{"
@@ -232,6 +235,30 @@ def test_a_url_of_an_unknown_broker_is_refused(url: str) -> None:
 def test_an_unreachable_broker_raises(url: str) -> None:
     with pytest.raises(BrokerUnavailable):
         connect(Settings(broker_url=url))
+
+
+def test_a_wrong_password_and_an_unknown_virtual_host_are_refused(rabbitmq_server: str) -> None:
+    server = urlsplit(rabbitmq_server)
+    host = server.netloc.rpartition("@")[2]
+    for url in (f"amqp://guest:wrong@{host}{server.path}", urlunsplit(server._replace(path="/unknown"))):
+        with pytest.raises(BrokerRefused):
+            connect(Settings(broker_url=SecretStr(url)))
+
+
+@pytest.mark.parametrize("entity", ["queue", "exchange"])
+def test_a_queue_or_exchange_with_other_arguments_is_refused(rabbitmq_server: str, entity: str) -> None:
+    settings = Settings(broker_url=SecretStr(rabbitmq_server), queue_prefix=scratch_prefix())
+    with scratch_queues(settings):
+        connection = connect(settings)
+        if entity == "queue":
+            Queue(f"{settings.queue_prefix}.events", durable=True)(connection.default_channel).declare()
+        else:
+            Exchange(settings.queue_prefix, type="topic")(connection.default_channel).declare()
+        connection.release()
+        with pytest.raises(QueueDiffers), closing(Publisher(settings)) as publisher:
+            publisher.publish([seen("w")])
+        with pytest.raises(QueueDiffers):
+            consumer(settings)
 
 
 @pytest.mark.parametrize("role", [["services.orchestrator"], ["services.generator", "small"], ["services.prm"]])

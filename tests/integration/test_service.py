@@ -229,7 +229,7 @@ def channel(deployment: Deployment) -> Iterator[tuple[Connection, Topology]]:
     topology = Topology(deployment.settings.queue_prefix)
     connection = connect(deployment.settings)
     try:
-        topology.declare(connection)
+        topology.declare(connection.default_channel)
         yield connection, topology
     finally:
         connection.release()
