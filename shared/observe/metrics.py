@@ -169,7 +169,13 @@ SWEEP_SECONDS = ORCHESTRATOR.histogram("sweep_seconds", "Seconds of one transact
 # The workers
 
 WORKER: Final = Group()
-COMMANDS = WORKER.counter("commands_total", "Commands that ended in this worker, by outcome.", "role", "outcome")
+COMMANDS = WORKER.counter(
+    "commands_total",
+    "Commands that ended in this worker: `done`, `failed_retryable`, `failed_permanent`, `expired`, `cancelled`, "
+    "`requeued` (the process stops, or its engine broke down) or `crashed` (an unexpected error).",
+    "role",
+    "outcome",
+)
 COMMANDS_RUNNING = WORKER.gauge("commands_running", "Commands that are running.", "role")
 CONCURRENCY = WORKER.gauge(
     "concurrency", "Maximum number of commands that run at the same time (`TRIM_CONCURRENCY`).", "role"

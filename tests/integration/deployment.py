@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import sys
 import time
@@ -76,6 +77,12 @@ class Deployment:
     def log(self, role: str) -> str:
         """Read what a role has logged so far."""
         return (self.roles.logs / f"{role}.log").read_text()
+
+    def metrics_address(self, role: str) -> str:
+        """Return where a role serves its metrics and its health (`metrics_port="0"`)."""
+        self.until(lambda: "metrics_served" in self.log(role))
+        line = [line for line in self.log(role).splitlines() if "metrics_served" in line][-1]
+        return re.findall(r"http://[\w.:]+", line)[0]
 
     def dead_letters(self) -> dict[str, int]:
         """Count the messages in each dead-letter queue."""
