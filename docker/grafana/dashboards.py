@@ -93,6 +93,12 @@ def rate(metric: str, by: str, labels: str = "") -> str:
     return f"sum by ({by}) (rate({metric}{labels}[$__rate_interval]))"
 
 
+def shadow_share(outcome: str, of: str) -> str:
+    """Write the query for the share of one outcome; the sum with 0 keeps policies that never have it."""
+    part, whole = (rate("trim_shadow_decisions_total", "policy", f'{{outcome=~"{each}"}}') for each in (outcome, of))
+    return f"({part} or 0 * {whole}) / {whole}"
+
+
 OVERVIEW = [
     figure("Alerts", "short", 'count(ALERTS{alertstate="firing"})', red_from=1, note="Alerts that fire now."),
     figure("Running", "short", 'max(trim_problems{status="running"})'),
@@ -179,7 +185,7 @@ STAGES = [
     graph(
         "Unacknowledged in queues",
         "short",
-        {"{{queue}}": 'max by (queue) (rabbitmq_detailed_queue_messages_unacked{queue!~".+dead"})'},
+        {"{{queue}}": 'max by (queue) (rabbitmq_detailed_queue_messages_unacked{queue=~"[^.]+\\\\.[^.]+"})'},
         note="Commands that workers run or have prefetched, and events that orchestrators apply.",
     ),
     graph("Consumers of queues", "short", {"{{queue}}": 'queue:trim_consumers:max{queue!~".+dead"}'}),
@@ -267,23 +273,11 @@ DECISIONS = [
         {"distance": "max(abs(le:trim_prm_score:share_rate1h - le:trim_prm_score:share_rate1h offset 1d))"},
         note="Greatest difference of the cumulative distributions. An alert fires above 15 %.",
     ),
-    graph(
-        "Shadows: escalation rate",
-        "percentunit",
-        {
-            "{{policy}}": rate("trim_shadow_decisions_total", "policy", '{outcome="escalate"}')
-            + " / "
-            + rate("trim_shadow_decisions_total", "policy", '{outcome=~"accept|escalate"}')
-        },
-    ),
+    graph("Shadows: escalation rate", "percentunit", {"{{policy}}": shadow_share("escalate", "accept|escalate")}),
     graph(
         "Shadows that were skipped",
         "percentunit",
-        {
-            "{{policy}}": rate("trim_shadow_decisions_total", "policy", '{outcome="skipped"}')
-            + " / "
-            + rate("trim_shadow_decisions_total", "policy")
-        },
+        {"{{policy}}": shadow_share("skipped", ".+")},
         note="Mostly for lack of time: TRIM_SHADOW_TIME_MS.",
     ),
     graph(
