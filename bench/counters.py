@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 import psutil
 
+AMQP_PORT = 5672
+
 _STILL_S = 0.2
 _MOST_READS = 25
 
@@ -75,9 +77,19 @@ def _postgres(backend: int) -> psutil.Process | None:
 
 
 def _rabbitmq(broker_url: str) -> psutil.Process | None:
-    if urlsplit(broker_url).hostname not in (None, "localhost", "127.0.0.1", "::1"):
+    url = urlsplit(broker_url)
+    if url.hostname not in (None, "localhost", "127.0.0.1", "::1"):
         return None
-    for process in psutil.process_iter(["name", "cmdline"]):
-        if process.info["name"] == "beam.smp" and "rabbit" in (process.info["cmdline"] or ()):
-            return process
-    return None
+    brokers = [
+        process
+        for process in psutil.process_iter(["name", "cmdline"])
+        if process.info["name"] == "beam.smp" and "rabbit" in (process.info["cmdline"] or ())
+    ]
+    if len(brokers) > 1:  # Only then: reading the ports of another user's process needs root.
+        with suppress(psutil.AccessDenied):
+            brokers = [each for each in brokers if _listens(each, url.port or AMQP_PORT)]
+    return brokers[0] if brokers else None
+
+
+def _listens(process: psutil.Process, port: int) -> bool:
+    return any(each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in process.net_connections("tcp"))

@@ -85,6 +85,9 @@ class Design(ABC):
     step_table: ClassVar[str]
     """Table of decided steps, one row per step."""
 
+    steps: int = STEPS
+    """Number of steps of the problems that `submit` makes."""
+
     def __init__(self, settings: Settings, roles: Roles) -> None:
         """Prepare a design whose roles run and whose tables exist."""
         self.settings = settings
@@ -118,12 +121,12 @@ class Design(ABC):
             NotSolved: The problems were not solved in time, or with a wrong number of steps.
         """
         decided = self._decided()
-        began = self._read("SELECT clock_timestamp()")
+        began = self.read("SELECT clock_timestamp()")
         self.submit(count, lookahead=lookahead)
         seconds = self._wait_for_ends(began, count)
         decided = self._decided() - decided
-        if decided != count * STEPS:
-            raise NotSolved(f"{count} problems of {STEPS} steps each ended with {decided} steps decided.")
+        if decided != count * self.steps:
+            raise NotSolved(f"{count} problems of {self.steps} steps each ended with {decided} steps decided.")
         return seconds
 
     def _wait_for_ends(self, began: Any, count: int) -> float:
@@ -141,13 +144,14 @@ class Design(ABC):
 
     def time(self, count: int, *, lookahead: int = 0) -> Timing:
         """Solve new problems; measure the duration and the CPU time of the processes."""
-        before = self._cpu_seconds()
+        before = self.cpu_seconds()
         seconds = self.solve(count, lookahead=lookahead)
-        after = self._cpu_seconds()
-        return Timing(count * STEPS, seconds, {name: after[name] - before[name] for name in after})
+        after = self.cpu_seconds()
+        return Timing(count * self.steps, seconds, {name: after[name] - before[name] for name in after})
 
-    def _cpu_seconds(self) -> dict[str, float]:
-        backend = self._read("SELECT pg_backend_pid()")
+    def cpu_seconds(self) -> dict[str, float]:
+        """Read the CPU time of the roles' processes, and of the servers if they run on this machine."""
+        backend = self.read("SELECT pg_backend_pid()")
         return cpu_seconds(self.roles.pids(), backend=backend, broker_url=self.settings.require_broker_url())
 
     # --- messages and transactions ---------------------------------------------------------------------------------
@@ -166,30 +170,30 @@ class Design(ABC):
         self._execute(_REPORT_AT_ONCE)
         self.solve(warm_up)
         for _ in range(_MOST_COUNTS):
-            vacuums = self._read(_VACUUMS)
+            vacuums = self.read(_VACUUMS)
             with Tap(self.settings, self.bindings()) as tap:
                 commits, messages = read_when_still(lambda: (self._commits(), tap.count()))
                 self.solve(count)
                 commits_after, messages_after = read_when_still(lambda: (self._commits(), tap.count()))
-            if self._read(_VACUUMS) == vacuums:
+            if self.read(_VACUUMS) == vacuums:
                 break
         self._execute(_REPORT_AS_USUAL)
         own = 1  # The submission.
-        steps = count * STEPS
+        steps = count * self.steps
         return Counts((messages_after - messages) / steps, (commits_after - commits - own) / steps)
 
     def _commits(self) -> int:
-        self._read("SELECT pg_stat_force_next_flush()")  # The benchmark's session reports too.
-        commits: int = self._read("SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()")
+        self.read("SELECT pg_stat_force_next_flush()")  # The benchmark's session reports too.
+        commits: int = self.read("SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()")
         return commits
 
     def _decided(self) -> int:
-        decided: int = self._read(f"SELECT count(*) FROM {self.step_table}")  # noqa: S608 - a name in this code
+        decided: int = self.read(f"SELECT count(*) FROM {self.step_table}")  # noqa: S608 - a name in this code
         return decided
 
     # --- the benchmark's session -----------------------------------------------------------------------------------
 
-    def _read(self, query: str) -> Any:
+    def read(self, query: str) -> Any:
         """Read one value; roll the transaction back, so that it is not counted."""
         with self.engine.connect() as connection:
             return connection.exec_driver_sql(query).scalar_one()

@@ -25,7 +25,7 @@ from bench.ideal import measure_ideal
 from bench.plain import running_plain
 from bench.report import show
 from bench.servers import servers
-from bench.service import running_service
+from bench.service import Service, running_service
 from shared.process import run
 from shared.settings import Settings
 from stack.interrupts import reporting_interrupts
@@ -50,7 +50,7 @@ def main() -> None:
 def benchmark(settings: Settings, *, problems: int, sequential: int, repeats: int) -> None:
     """Measure both designs and the ideal, and print the results."""
     with servers(settings) as (server_url, broker_url), ExitStack() as stack:
-        service = stack.enter_context(running_service(server_url, broker_url, window=problems))
+        service = stack.enter_context(running_service(server_url, broker_url, Service, window=problems))
         plain = stack.enter_context(running_plain(server_url, broker_url))
         result = measure(service, plain, problems=problems, sequential=sequential, repeats=repeats)
     result["ideal_steps_per_s"] = round(measure_ideal(problems))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 from pydantic import SecretStr
@@ -32,6 +33,9 @@ SCRIPT = {
 }
 """Every step is accepted."""
 
+MEASURED: Mapping[str, Sequence[str]] = {role: ROLES[role] for role in ("orchestrator", "small", "prm", "large")}
+"""Roles that run in the benchmark."""
+
 
 class Service(Design):
     """This service. The benchmark inserts problems as the api does, without running the api."""
@@ -42,8 +46,13 @@ class Service(Design):
     def submit(self, count: int, *, lookahead: int) -> None:
         """Submit new problems and wake the orchestrator."""
         options = Options(plan=POLICY.plan, lookahead=lookahead)
+        ids = [uuid4() for _ in range(count)]
+        self.insert([make_problem(each, options, question=f"What is problem {each}?") for each in ids])
+
+    def insert(self, problems: Sequence[Problem]) -> None:
+        """Store problems and wake the orchestrators, in one transaction."""
         with Session(self.engine) as session, session.begin():
-            session.add_all(_problem(uuid4(), options) for _ in range(count))
+            session.add_all(problems)
             wake_orchestrators(session, to="admit")
 
     def bindings(self) -> Sequence[Binding]:
@@ -53,43 +62,60 @@ class Service(Design):
         return [*((queue.exchange.name, queue.routing_key) for queue in queues), (topology.cancels.name, "")]
 
 
+SomeService = TypeVar("SomeService", bound=Service)
+
+
 @contextmanager
-def running_service(server_url: str, broker_url: str, *, window: int) -> Iterator[Service]:
+def running_service(
+    server_url: str,
+    broker_url: str,
+    kind: type[SomeService],
+    *,
+    window: int,
+    script: Mapping[str, Any] = SCRIPT,
+    roles: Mapping[str, Sequence[str]] = MEASURED,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[SomeService]:
     """Run the service for the duration of the block.
 
     Args:
         server_url: Database of a server on which others can be created.
         broker_url: URL of RabbitMQ.
+        kind: Class that measures the service.
         window: Maximum number of problems that run at a time.
+        script: Steps of the scripted engine.
+        roles: Arguments for Python that start each role.
+        environment: Variables of the roles in addition to those that every benchmark sets.
     """
     with tempfile.TemporaryDirectory() as folder, scratch_database(server_url) as database_url:
         settings = Settings(
             database_url=SecretStr(database_url), broker_url=SecretStr(broker_url), queue_prefix=scratch_prefix()
         )
-        script = Path(folder) / "script.json"
-        script.write_text(json.dumps(SCRIPT))
-        environment = {
+        path = Path(folder) / "script.json"
+        path.write_text(json.dumps(script))
+        variables = {
             "TRIM_DATABASE_URL": database_url,
             "TRIM_BROKER_URL": broker_url,
             "TRIM_QUEUE_PREFIX": settings.queue_prefix,
             "TRIM_ENGINE": "scripted",
-            "TRIM_SCRIPT": str(script),
+            "TRIM_SCRIPT": str(path),
             "TRIM_WINDOW": str(window),
             "TRIM_LOG_LEVEL": "warning",
+            **(environment or {}),
         }
-        roles = {role: ROLES[role] for role in ("orchestrator", "small", "prm", "large")}
         with (
             scratch_queues(settings),
-            Roles(environment, Path(folder), roles=roles) as running,
-            closing(Service(settings, running)) as service,
+            Roles(variables, Path(folder), roles=roles) as running,
+            closing(kind(settings, running)) as service,
         ):
             yield service
 
 
-def _problem(problem_id: UUID, options: Options) -> Problem:
+def make_problem(problem_id: UUID, options: Options, *, question: str) -> Problem:
+    """Make a problem as the api stores it."""
     return Problem(
         id=problem_id,
-        question=f"What is problem {problem_id}?",
+        question=question,
         policy=POLICY.name,
         policy_revision=POLICY.revision,
         policy_parameters=POLICY.model_dump(),

@@ -50,3 +50,12 @@ class Tap:
         """Count the messages so far."""
         declared = self._connection.default_channel.queue_declare(queue=self._name, passive=True)
         return int(declared.message_count)
+
+    def drain(self) -> list[bytes]:
+        """Take the bodies of the messages so far."""
+        channel = self._connection.default_channel
+        bodies: list[bytes] = []
+        while (message := channel.basic_get(self._name, no_ack=True)) is not None:
+            body = message.body
+            bodies.append(body.encode() if isinstance(body, str) else bytes(body))
+        return bodies
