@@ -21,6 +21,9 @@ T = --numprocesses=auto --dist=loadscope --cov=shared/domain --cov=shared/machin
 # Interpreters for which release-check installs the release; by default, that of .venv.
 PYTHONS =
 
+# Options of capacity; `python -m bench.capacity table --help` lists them.
+ARGS =
+
 # Options for uv in lock; UPGRADE=--upgrade moves every pin to its newest release.
 UPGRADE =
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -38,7 +41,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1
 
 .PHONY: help install run serve test lint types contracts fmt check check-all lock rules migrate test-vllm bench-overhead bench-engines \
-	models evaluate policies dashboards release-check clean
+	bench-capacity capacity models evaluate policies dashboards release-check clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -117,6 +120,12 @@ bench-overhead: $(VENV)/.dev ## Measure what the service adds to its models (nee
 
 bench-engines: $(VENV)/.dev $(VLLM_VENV)/.vllm ## Measure the share of an engine's speed that the service reaches (needs RabbitMQ and Postgres)
 	@$(BIN)/python -m bench.engines --python $(VLLM_VENV)/bin/python
+
+bench-capacity: $(VENV)/.dev ## Measure what capacity computes with, and check it (needs RabbitMQ and Postgres that nothing else uses)
+	@$(BIN)/python -m bench.capacity measure && $(BIN)/python -m bench.capacity check
+
+capacity: $(VENV)/.dev ## Print what 1, 10 and 100 small GPUs need, or with other options (ARGS='--small-gpus 20 --escalated 0.1')
+	@$(BIN)/python -m bench.capacity table $(ARGS)
 
 models: SHELL := bash
 models: $(VENV)/.train ## Train models into .state/models/trained, or resume training (an hour on two cores)
