@@ -67,7 +67,7 @@ TRIALS = (
     # First, because it takes longest.
     Trial("stack", [["python", "-m", "stack", "--version"], ["python", "-m", "stack", "run"]]),
     Trial("api", _help("services.api")),
-    Trial("orchestrator", _help("services.orchestrator", "migrations")),
+    Trial("orchestrator,migrations", _help("services.orchestrator", "migrations")),
     Trial("worker,embedded", WORKER),
     Trial("worker,openai", WORKER, SERVERS),
     Trial("cli", [["trim", "--help"], ["trim", "--version"], ["trim", "evaluate", "--help"]]),
