@@ -1,11 +1,12 @@
 """Writes the package's metadata beside its code, as an installation would: `metadata.py pyproject.toml FOLDER`.
 
-Images copy the packages that a role imports, and install nothing. Two readers need the metadata all the same: the
-version that a process reports, and vLLM, which finds its plug-ins by their entry points.
+Images copy the packages that a role imports, and install nothing. One reader needs the metadata all the same: vLLM,
+which finds its plug-ins by their entry points.
 """
 
 from __future__ import annotations
 
+import runpy
 import sys
 import tomllib
 from pathlib import Path
@@ -13,12 +14,13 @@ from typing import Any
 
 
 def write(project: dict[str, Any], folder: Path) -> Path:
-    """Write the metadata of a project into a folder of Python's path, and return where."""
+    """Write the metadata of a project beside its code in a folder, and return where."""
     name = project["name"].replace("-", "_")
-    metadata = folder / f"{name}-{project['version']}.dist-info"
+    version = runpy.run_path(str(folder / "shared" / "version.py"))["VERSION"]
+    metadata = folder / f"{name}-{version}.dist-info"
     metadata.mkdir(parents=True)
     (metadata / "METADATA").write_text(
-        f"Metadata-Version: 2.4\nName: {project['name']}\nVersion: {project['version']}\n"
+        f"Metadata-Version: 2.4\nName: {project['name']}\nVersion: {version}\n"
         f"License-Expression: {project['license']}\n"
     )
     lines = []

@@ -6,7 +6,6 @@ No label holds an id. Counters of the orchestrator count what was committed (`se
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, TypeVar
@@ -19,6 +18,7 @@ from shared.domain.ledger import Ledger
 from shared.domain.roles import Author, WorkerRole
 from shared.domain.status import Status
 from shared.observe import memory
+from shared.version import VERSION
 
 PREFIX: Final = "trim"
 
@@ -226,7 +226,7 @@ def expose(role: str, registry: CollectorRegistry = REGISTRY) -> None:
     prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
     for metric in metrics_of(role):
         registry.register(metric)
-    PROCESS_INFO.labels(role, importlib.metadata.version("trim-service")).set(1)
+    PROCESS_INFO.labels(role, VERSION).set(1)
     logging.getLogger().addHandler(_CountsLines())
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import runpy
 import sys
+import tomllib
 from datetime import date
 from pathlib import Path
 
@@ -19,6 +21,13 @@ from shared.version import PRODUCT, VERSION
 from stack.roles import ROLES
 
 ROOT = Path(__file__).resolve().parents[2]
+
+IMAGE_TAGS = {
+    "compose.yaml": r"image: trim-[a-z-]+:\$\{VERSION:-(.+)\}",
+    "docker/Dockerfile": r"^ARG VERSION=(.+)",
+    "deploy/components/release/kustomization.yaml": r"newTag: ([^}]+)\}",
+}
+"""Where files that cannot read the version name it, as patterns."""
 
 PROGRAMS = (*dict.fromkeys(arguments[1] for arguments in ROLES.values()), "migrations", "stack")
 
@@ -56,6 +65,21 @@ def test_trim_prints_the_version_and_keeps_its_description() -> None:
 def test_the_description_of_the_api_has_the_version() -> None:
     description = create_app(Settings(), Database("postgresql://127.0.0.1:1/x")).openapi()
     assert description["info"]["version"] == VERSION
+
+
+@pytest.mark.parametrize("file", IMAGE_TAGS)
+def test_images_have_the_version_as_their_tag(file: str) -> None:
+    assert set(re.findall(IMAGE_TAGS[file], (ROOT / file).read_text(), re.MULTILINE)) == {VERSION}
+
+
+def test_an_image_has_the_metadata_that_an_installation_would_have(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "version.py").write_text((ROOT / "shared" / "version.py").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    runpy.run_path(str(ROOT / "docker" / "metadata.py"))["write"](project, tmp_path)
+    [found] = importlib.metadata.distributions(path=[str(tmp_path)])
+    assert (found.name, found.version) == (project["name"], VERSION)
+    assert {entry.group for entry in found.entry_points} == {"vllm.general_plugins"}
 
 
 def test_the_newest_section_of_the_changelog_is_that_of_the_version() -> None:

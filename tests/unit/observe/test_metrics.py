@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import logging
 import re
 from pathlib import Path
@@ -12,6 +13,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from shared.domain.roles import WorkerRole
 from shared.observe import metrics
+from shared.version import VERSION
 from tests.scraping import Scrape
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "operations" / "observability.md"
@@ -47,9 +49,12 @@ def test_each_role_exposes_its_own_metrics(role: str, has: str, lacks: str) -> N
     assert {"trim_ready", "trim_condition_met", "trim_log_lines_total"} <= exposed
 
 
-def test_exposing_registers_the_metrics_names_the_process_and_counts_log_lines() -> None:
+def test_exposing_registers_the_metrics_names_the_process_and_counts_log_lines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     root = logging.getLogger()
     handlers, registry = list(root.handlers), CollectorRegistry()
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: pytest.fail("images install no distribution"))
     try:
         metrics.expose("small", registry)
         before = Scrape.here(registry)
@@ -59,7 +64,7 @@ def test_exposing_registers_the_metrics_names_the_process_and_counts_log_lines()
         root.handlers = handlers
     now = Scrape.here(registry)
     assert now.since(before).by("trim_log_lines_total", "level") == {"warning": 1, "error": 1}
-    assert [role for role, _ in now.by("trim_process_info", "role", "version")] == ["small"]
+    assert list(now.by("trim_process_info", "role", "version")) == [("small", VERSION)]
     assert not [found for found in now.names() if found.endswith("_created")], "they would double the series"
 
 
