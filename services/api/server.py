@@ -19,6 +19,9 @@ from shared.store.watching import watch_database
 
 POOL_SIZE = 10
 STOP_TIMEOUT_S = 15
+KEEP_ALIVE_S = 75
+"""Seconds that an idle connection stays open. Proxies close theirs after 60 at most, so none sends a request into a
+connection that this end is closing."""
 
 LOOP_LIMIT_S = 60.0
 """Seconds without a round after which the event loop counts as stalled; it takes ten rounds a second."""
@@ -63,6 +66,7 @@ def serve(settings: Settings, health: Health) -> None:
             port=settings.api_port,
             log_config=None,
             access_log=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=STOP_TIMEOUT_S,
         )
         server = _Server(config, app.state.stopping, health.loop("event loop", limit_s=LOOP_LIMIT_S))

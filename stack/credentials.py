@@ -1,8 +1,8 @@
-"""Makes the passwords of a compose project, once, and rotates one: `credentials.py create`, `credentials.py rotate NAME`.
+"""Makes the passwords of a compose project, once, and rotates one: `python -m stack.credentials create`.
 
-Each consumer has a folder, which is a volume of its own: no container can read what another one is given. A password has
-one source, the file that its user reads. Everything else is derived from the sources each time: RabbitMQ's definitions
-hold only hashes, and a run that was killed half-way is mended by the next one.
+Each consumer has a folder, which is a volume of its own, so a container reads its own passwords and no others. A
+password has one source: the file that its user reads. Each run derives everything else from the sources. RabbitMQ's
+definitions hold only hashes, and a run mends what a killed one left.
 """
 
 from __future__ import annotations
@@ -20,12 +20,22 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from shared.bus.permissions import PERMISSIONS
+from shared.bus.permissions import Permissions, permissions_of
+from shared.bus.topology import EVENTS, QUEUES
+from shared.domain.roles import WorkerRole
+from shared.settings import Settings
 
 FOLDERS = Path("/credentials")
 VHOST = "trim"
+PREFIX = Settings.model_fields["queue_prefix"].default
 SALT_BYTES = 4
 """Length of the salt before RabbitMQ's SHA-256 of a password."""
+
+PERMISSIONS: Mapping[str, Permissions] = {
+    "orchestrator": permissions_of(EVENTS, PREFIX),
+    **{role.value: permissions_of(role, PREFIX) for role in WorkerRole},
+}
+"""What the user of each role may do on the broker."""
 
 SOURCES: Mapping[str, str] = {
     "postgres": "postgres/superuser_password",
@@ -77,12 +87,13 @@ def rotate(folders: Path, name: str) -> None:
 
 
 def definitions(passwords: Mapping[str, str], hashes: Mapping[str, str]) -> dict[str, Any]:
-    """Build RabbitMQ's definitions: the virtual host, a user for each role with what it may do, and limits of the queues.
+    """Build RabbitMQ's definitions: the virtual host, the users with their permissions, and the limits of the queues.
 
     Args:
         passwords: Password of each user.
         hashes: Earlier hashes. One that still fits is kept, so that the file changes only with its passwords.
     """
+    queues = "|".join(QUEUES)
     return {
         "vhosts": [{"name": VHOST}],
         "users": [
@@ -99,8 +110,8 @@ def definitions(passwords: Mapping[str, str], hashes: Mapping[str, str]) -> dict
             for name, each in PERMISSIONS.items()
         ],
         "policies": [
-            _limit("work", r"^trim\.(small|prm|large|events)$", QUEUE_BYTES, overflow="reject-publish"),
-            _limit("dead-letters", r"^trim\..*\.dead$", DEAD_LETTER_BYTES, overflow="drop-head"),
+            _limit("work", rf"^{PREFIX}\.({queues})$", QUEUE_BYTES, overflow="reject-publish"),
+            _limit("dead-letters", rf"^{PREFIX}\.({queues})\.dead$", DEAD_LETTER_BYTES, overflow="drop-head"),
         ],
     }
 
@@ -110,14 +121,12 @@ def certificate(folder: Path, host: str) -> bool:
     if (folder / "tls.crt").exists():
         return False
     draft, key = folder / ".tls.crt", folder / "tls.key"
-    names = "subjectAltName=" + ",".join(f"DNS:{name}" for name in dict.fromkeys((host, "localhost")))
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-        + ["-days", str(CERTIFICATE_DAYS), "-subj", f"/CN={host}", "-addext", names]
-        + ["-keyout", str(key), "-out", str(draft)],
-        check=True,
-        stderr=subprocess.DEVNULL,
+    names = ",".join(f"DNS:{name}" for name in dict.fromkeys((host, "localhost")))
+    command = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes "
+        f"-days {CERTIFICATE_DAYS} -subj /CN={host} -addext subjectAltName={names} -keyout {key} -out {draft}"
     )
+    subprocess.run(command.split(), check=True, stderr=subprocess.DEVNULL)
     key.chmod(0o444)
     draft.replace(folder / "tls.crt")
     return True
@@ -145,7 +154,7 @@ def _limit(name: str, pattern: str, size: int, *, overflow: str) -> dict[str, An
 
 def main() -> None:
     """Parse the command and run it."""
-    parser = argparse.ArgumentParser(prog="credentials", description="The passwords of this compose project.")
+    parser = argparse.ArgumentParser(prog="python -m stack.credentials", description="Passwords of a compose project.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("create", help="make the passwords that are missing")
     rotating = commands.add_parser("rotate", help="replace one password")

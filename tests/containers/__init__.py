@@ -1,0 +1,1 @@
+"""Tests of compose.yaml with real containers: `make test-containers`."""
