@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 OVERLAYS = ("overlays/cpu", "overlays/gpu", "overlays/hosted-large")
 EXAMPLES = ("examples/ingress", "examples/postgres", "examples/postgres-restore", "examples/rabbitmq")
-TARGETS = (*OVERLAYS, "migrate", *EXAMPLES)
+JOBS = ("migrate", "policies")
+TARGETS = (*OVERLAYS, *JOBS, *EXAMPLES)
 """Everything that an operator applies with `kubectl apply -k`."""
 
 ROLES = ("api", "orchestrator", "small", "prm", "large")

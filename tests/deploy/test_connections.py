@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterator
 from typing import get_type_hints
@@ -12,10 +11,13 @@ import pytest
 
 from services.api.native import problems
 from services.api.schemas.submissions import ProblemRequest
+from shared.bus.permissions import permissions_of
 from shared.bus.topology import EVENTS, QUEUES, Topology
+from shared.domain.roles import WorkerRole
 from shared.settings import Settings
 from tests.deploy.manifests import (
     COMPONENT,
+    JOBS,
     OVERLAYS,
     ROLES,
     WORKERS,
@@ -30,15 +32,9 @@ from tests.deploy.manifests import (
     workloads,
 )
 
-TOPOLOGY = Topology(Settings.model_fields["queue_prefix"].default)
-QUEUE_OF = {"orchestrator": EVENTS, **{role: role for role in WORKERS}}
-NAMES = {each.name for role in QUEUES for each in (TOPOLOGY.queue(role), TOPOLOGY.dead_letters(role))} | {
-    TOPOLOGY.queue("events").exchange.name,
-    TOPOLOGY.dead_letters("events").exchange.name,
-    TOPOLOGY.cancels.name,
-    TOPOLOGY.cancel_queue("trim-small-5b9-x2k-1", is_exclusive=True).name,
-}
-"""Every queue and exchange, with the queue that a worker process binds for itself."""
+PREFIX = Settings.model_fields["queue_prefix"].default
+TOPOLOGY = Topology(PREFIX)
+QUEUE_OF = {"orchestrator": EVENTS, **{role.value: role for role in WorkerRole}}
 
 overlays = pytest.mark.parametrize("target", OVERLAYS)
 
@@ -52,7 +48,7 @@ def roles_with(target: str, variable: str) -> set[str]:
     """Find the roles that have a setting, the migration included."""
     return {
         labels_of(each)[COMPONENT]
-        for each in [*workloads(target), *workloads("migrate")]
+        for each in [*workloads(target), *(each for job in JOBS for each in workloads(job))]
         if variable in {one["name"] for one in container(each)["env"]}
     }
 
@@ -81,7 +77,7 @@ def test_all_traffic_of_every_pod_is_denied_first(target: str) -> None:
     [deny] = [each for each in of_kind(target, "NetworkPolicy") if each["metadata"]["name"] == "trim-default-deny"]
     assert deny["spec"].keys() == {"podSelector", "policyTypes"}
     assert set(deny["spec"]["policyTypes"]) == {"Ingress", "Egress"}
-    for each in [*workloads(target), *workloads("migrate")]:
+    for each in [*workloads(target), *(each for job in JOBS for each in workloads(job))]:
         assert selects(deny["spec"]["podSelector"], labels_of(each))
 
 
@@ -93,7 +89,7 @@ def test_all_traffic_of_every_pod_is_denied_first(target: str) -> None:
 def test_exactly_the_roles_that_use_a_server_may_connect_to_it(
     target: str, variable: str, port: int, server: str
 ) -> None:
-    everyone = [*workloads(target), *workloads("migrate")]
+    everyone = [*workloads(target), *(each for job in JOBS for each in workloads(job))]
     leaving = {
         labels_of(each)[COMPONENT]
         for each in everyone
@@ -179,17 +175,12 @@ def test_scaling_down_lets_a_pod_drain_before_it_takes_the_next(target: str, rol
 # RabbitMQ
 
 
-def test_workers_read_their_own_queue_alone_and_orchestrators_all_of_them() -> None:
-    for role in (*WORKERS, "orchestrator"):
+def test_each_user_has_the_permissions_of_its_role_and_the_autoscaler_none() -> None:
+    for role, queue in QUEUE_OF.items():
         granted = find("examples/rabbitmq", "Permission", f"trim-{role}")["spec"]["permissions"]
-        assert all(re.search(granted["configure"], name) and re.search(granted["write"], name) for name in NAMES)
-        may_read = {name for name in NAMES if re.search(granted["read"], name)}
-        queues = {each.name for other in QUEUES for each in (TOPOLOGY.queue(other), TOPOLOGY.dead_letters(other))}
-        own = {TOPOLOGY.queue(QUEUE_OF[role]).name}
-        assert may_read & queues == (queues if role == "orchestrator" else own)
-        assert NAMES - queues <= may_read
-    keda = find("examples/rabbitmq", "Permission", "trim-keda")["spec"]["permissions"]
-    assert not [name for pattern, name in itertools.product(keda.values(), NAMES) if re.search(pattern, name)]
+        assert granted == permissions_of(queue, PREFIX)._asdict()
+    granted = find("examples/rabbitmq", "Permission", "trim-keda")["spec"]["permissions"]
+    assert granted == dict.fromkeys(("configure", "write", "read"), "^$")
 
 
 def test_users_permissions_and_limits_belong_to_the_cluster_and_virtual_host_that_roles_use() -> None:

@@ -124,10 +124,11 @@ def test_an_upgrade_applies_the_schema_then_orchestrators_then_the_api_then_the_
     calls = run(section("Upgrade").partition("rollout restart")[0].partition("delete -k")[0], tmp_path)
     applied = [call.partition("apply -k deploy/")[2] for call in calls if "apply -k" in call]
     chosen = "overlays/cpu -l app.kubernetes.io/component in (shared, {})"
-    assert applied == ["migrate", chosen.format("orchestrator"), chosen.format("api"), "overlays/cpu"]
+    assert applied == ["migrate", "policies", chosen.format("orchestrator"), chosen.format("api"), "overlays/cpu"]
     waited = [call for call in calls if re.search("wait|rollout status", call)]
     assert [re.findall(r"\w+/(trim-\w+)", call)[0] for call in waited] == [
         "trim-migrate",
+        "trim-policies",
         "trim-orchestrator",
         "trim-api",
     ]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import re
-import tomllib
 from pathlib import PurePosixPath
 
 import pytest
@@ -13,8 +13,10 @@ from services.api.server import STOP_TIMEOUT_S
 from shared.domain.options import Options
 from shared.settings import Settings
 from shared.store.database import STATEMENT_TIMEOUT_S
+from shared.version import VERSION
 from tests.deploy.manifests import (
     COMPONENT,
+    JOBS,
     OVERLAYS,
     ROLES,
     ROOT,
@@ -32,7 +34,7 @@ from tests.deploy.manifests import (
 ROLE = pytest.mark.parametrize(("target", "role"), [(target, role) for target in OVERLAYS for role in ROLES])
 POD = pytest.mark.parametrize(
     ("target", "name"),
-    [*((target, f"trim-{role}") for target in OVERLAYS for role in ROLES), ("migrate", "trim-migrate")],
+    [*((target, f"trim-{role}") for target in OVERLAYS for role in ROLES), *((job, f"trim-{job}") for job in JOBS)],
 )
 
 COMMANDS = {
@@ -42,8 +44,9 @@ COMMANDS = {
     "prm": ["services.prm"],
     "large": ["services.generator", "large"],
     "migrate": ["migrations", "upgrade"],
+    "policies": ["stack.policies"],
 }
-IMAGES = {"api": "trim-api", "orchestrator": "trim-orchestrator", "migrate": "trim-orchestrator"}
+IMAGES = {"api": "trim-api", **dict.fromkeys(("orchestrator", *JOBS), "trim-orchestrator")}
 ENGINES = {"trim-worker": {"embedded", "openai"}, "trim-worker-vllm": {"vllm"}}
 
 STEP_TIMEOUT_S = next(field.default for field in dataclasses.fields(Options) if field.name == "step_timeout_s")
@@ -66,9 +69,9 @@ def test_an_overlay_has_one_deployment_for_each_role(target: str) -> None:
 def test_a_pod_runs_a_module_that_exists_in_the_image_that_has_it(target: str, name: str) -> None:
     role, runs = name.removeprefix("trim-"), container(workload(target, name))
     assert runs["command"] == ["python", "-m", *COMMANDS[role]]
-    assert (ROOT / COMMANDS[role][0].replace(".", "/") / "__main__.py").exists()
+    assert importlib.util.find_spec(COMMANDS[role][0])
     image, _, tag = PurePosixPath(runs["image"]).name.partition(":")
-    assert tag == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert tag == VERSION
     if role in WORKERS:
         assert environment(target, workload(target, name))["TRIM_ENGINE"] in ENGINES[image]
     else:
@@ -207,8 +210,9 @@ def test_a_volume_or_configuration_that_a_pod_names_exists(target: str, role: st
     assert len(mounted) == len(container(deployment)["volumeMounts"])
 
 
-def test_the_models_on_gpus_are_those_of_the_page_on_models() -> None:
-    page = (ROOT / "docs" / "models.md").read_text()
+def test_the_models_on_gpus_are_those_of_compose() -> None:
+    compose = (ROOT / "compose.gpu.yaml").read_text()
     for role in WORKERS:
         variables = environment("overlays/gpu", find("overlays/gpu", "Deployment", f"trim-{role}"))
-        assert re.search(rf"TRIM_{role.upper()}_MODEL={re.escape(variables[f'TRIM_{role.upper()}_MODEL'])} ", page)
+        [model] = re.findall(rf"TRIM_{role.upper()}_MODEL: \$\{{\w+:-(.+)\}}$", compose, re.MULTILINE)
+        assert variables[f"TRIM_{role.upper()}_MODEL"] == model
