@@ -61,6 +61,7 @@ def run_role(serve: Callable[[Settings, Health], None], *, role: str, conditions
     """
 
     def serve_observed(settings: Settings) -> None:
+        signal.signal(signal.SIGTERM, _stop_at_once)
         health = Health(role=role, node=settings.node_name, conditions=conditions)
         if settings.metrics_port is None:
             serve(settings, health)
@@ -87,6 +88,15 @@ def reporting_errors(program: str) -> Iterator[None]:
     except TrimError as error:
         sys.stderr.write(f"{program}: {explain(error)}\n")
         sys.exit(EXIT_USAGE if isinstance(error, PermanentError) else EXIT_BROKEN)
+
+
+def _stop_at_once(_signal: int, _frame: object) -> None:
+    """End a process that has taken no work yet; once it serves, it handles the signal itself.
+
+    The kernel drops the signal if nothing handles it and the process is the first one of its container. A model that is
+    being loaded would delay an exit in good order, and nothing is lost without it.
+    """
+    os._exit(0)
 
 
 def _stop_with_parent() -> None:
