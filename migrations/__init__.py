@@ -76,6 +76,7 @@ def upgrade(database_url: str, revision: str = "head", *versions: Path) -> str:
         CodeOutdated: The database's schema is newer and excludes this version.
         MigrationTimedOut: A migration waited too long for a lock, or ran too long. Those before it are committed.
         MigrationInProgress: Another process is migrating the database.
+        NotInUnicode: The database has another encoding than UTF8.
         DatabaseUnavailable: The database does not answer.
     """
     configured = config(database_url, *versions)

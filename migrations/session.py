@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 
 from sqlalchemy import Connection, event, text
 
-from shared.errors import RetryableError
+from shared.errors import PermanentError, RetryableError
 from shared.store.database import Database
 
 LOCK_TIMEOUT_S = 4
@@ -30,6 +30,12 @@ class MigrationInProgress(RetryableError):
     code = "migration_in_progress"
 
 
+class NotInUnicode(PermanentError):
+    """The database cannot store every text; create it with ENCODING 'UTF8'."""
+
+    code = "not_in_unicode"
+
+
 @contextmanager
 def migrating(database_url: str) -> Iterator[Connection]:
     """Open a connection for migrations, and keep other processes from migrating until it closes.
@@ -38,13 +44,22 @@ def migrating(database_url: str) -> Iterator[Connection]:
 
     Raises:
         MigrationInProgress: Another process held the lock for `TURN_TIMEOUT_S`.
+        NotInUnicode: The database has another encoding than UTF8.
         DatabaseUnavailable, DatabaseBusy: See `Database.connect`.
     """
     with closing(Database(database_url)) as database, database.connect() as connection:
+        _check_encoding(connection)
         event.listen(connection, "begin", _set_timeouts)
         _wait_for_turn(connection)
         # The server releases the lock with the session, however the migrations end.
         yield connection
+
+
+def _check_encoding(connection: Connection) -> None:
+    encoding = connection.scalar(text("SELECT current_setting('server_encoding')"))
+    connection.rollback()
+    if encoding != "UTF8":
+        raise NotInUnicode(f"The database's encoding is {encoding}; create it with ENCODING 'UTF8' TEMPLATE template0.")
 
 
 def _set_timeouts(connection: Connection) -> None:

@@ -102,9 +102,10 @@ class Database:
         Raises:
             DatabaseUnavailable: The server does not answer.
         """
-        url = self.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        # Not the URL as text: SQLAlchemy leaves spaces of a password in it, which the driver refuses.
+        _, parameters = self.engine.dialect.create_connect_args(self.engine.url)
         try:
-            connection = psycopg.connect(url, autocommit=True, **_LINE)
+            connection = psycopg.connect(**{**parameters, **_LINE}, autocommit=True)
             connection.execute(f"LISTEN {LISTEN_CHANNEL}")
         except psycopg.OperationalError as error:
             raise DatabaseUnavailable from error
@@ -115,13 +116,15 @@ class Database:
         self.engine.dispose()
 
 
-# A server that lost its power sends nothing; the system's default time-outs for that are hours.
 _LINE: Final[dict[str, Any]] = {
     "connect_timeout": CONNECT_TIMEOUT_S,
+    # A server that lost its power sends nothing; the system's default time-outs for that are hours.
     "keepalives_idle": 30,
     "keepalives_interval": 10,
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
+    # A server that was set up in the locale C stores bytes, and would not name their encoding.
+    "client_encoding": "utf8",
 }
 
 
