@@ -50,6 +50,15 @@ class Fleet:
         roles = Roles(environment, logs, interpreters=dict.fromkeys(ROLES, str(interpreter)))
         return cls(name, interpreter, roles, Api(f"http://127.0.0.1:{port}"))
 
+    def __enter__(self) -> Self:
+        """Return the fleet, whose roles are started one by one."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop all roles."""
+        with self.api:
+            self.roles.__exit__(None, None, None)
+
     def run(self, *arguments: str, **environment: str) -> str:
         done = subprocess.run(
             [self.interpreter, *arguments],

@@ -92,8 +92,7 @@ def three_fleets(folder: Path, previous: Path, environment: Mapping[str, str]) -
         codes = (("old", previous), ("new", ROOT), ("back", previous))
         old, new, back = (Fleet.of(name, code, folder, environment) for name, code in codes)
         for fleet, (_, code) in zip((old, new, back), codes, strict=True):
-            stack.push(fleet.roles)
-            stack.enter_context(fleet.api)
+            stack.enter_context(fleet)
             assert Path(fleet.run("-c", "import shared; print(shared.__file__)")).is_relative_to(code)
         yield old, new, back
 
