@@ -60,12 +60,20 @@ class Comparison:
     observed: Observed
 
     def rows(self) -> Iterator[tuple[str, float, float]]:
-        """Yield name, predicted and measured value. CPU time is predicted for the measured size of transactions."""
+        """Yield name, predicted and measured value. CPU time is predicted for the measured rate."""
         run, planned = self.observed.run, self.planned
         batch = run.steps * planned.orchestrators.events_per_s / planned.work.steps_per_s / run.transactions
         yield "steps/s", planned.work.steps_per_s, run.steps_per_s
         yield "events per transaction", planned.orchestrators.events_per_transaction, batch
-        predicted = cpu_ms_per_step(WORKLOAD, self.costs, events_per_transaction=batch)
+        predicted = cpu_ms_per_step(
+            WORKLOAD,
+            self.costs,
+            events_per_transaction=batch,
+            steps_per_s=run.steps_per_s,
+            workers=planned.small_gpus + planned.other_gpus.prm + planned.other_gpus.large,
+        )
+        idle_cores = planned.orchestrators.count * self.costs.idle_orchestrator_cores
+        predicted["orchestrator"] += idle_cores * 1000 / run.steps_per_s
         measured = {part: sum(run.cpu_s[role] for role in roles) * 1000 / run.steps for part, roles in PARTS.items()}
         for part in PARTS:
             yield f"CPU ms per step: {part}", predicted[part], measured[part]
@@ -110,8 +118,8 @@ def compare(
         roles=roles_of(
             orchestrator=orchestrators,
             small=small_gpus,
-            prm=max(1, planned.workers.prm_gpus),
-            large=max(1, planned.workers.large_gpus),
+            prm=max(1, planned.other_gpus.prm),
+            large=max(1, planned.other_gpus.large),
         ),
         environment={"TRIM_CONCURRENCY": str(CONCURRENCY)},
     ) as rig:

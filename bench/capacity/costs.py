@@ -23,18 +23,22 @@ class BadCosts(PermanentError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """CPU time of one part of the service: it grows with what the part handles, with transactions, and with text."""
+    """CPU time of one part of the service.
+
+    It grows with what the part handles, with the groups in which it does, and with text. Units that arrive while the
+    part is busy are handled as one group: events in one transaction, messages after one wake-up.
+    """
 
     unit_ms: float
     """Milliseconds for each event (orchestrator, postgres) or message (rabbitmq, worker)."""
-    transaction_ms: float
-    """Milliseconds for each transaction of events; the rarer they are, the more events one holds."""
+    group_ms: float
+    """Milliseconds for each group of them."""
     kb_ms: float
     """Milliseconds for each kilobyte: of the solution so far (orchestrator, postgres) or of message bodies."""
 
-    def ms(self, *, units: float, transactions: float, kb: float) -> float:
+    def ms(self, *, units: float, groups: float, kb: float) -> float:
         """Sum the CPU time."""
-        return units * self.unit_ms + transactions * self.transaction_ms + kb * self.kb_ms
+        return units * self.unit_ms + groups * self.group_ms + kb * self.kb_ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,10 +62,13 @@ class Costs:
     rabbitmq: Cost
     worker: Cost
     """All workers together; a message from one worker to another counts twice."""
+    broker_gather_ms: float
+    worker_gather_ms: float
+    """Milliseconds within which further messages join a group, of the broker and of one worker."""
     idle_orchestrator_cores: float
     """CPU cores that one orchestrator and the server of its database use while there is no problem."""
     hop_ms: float
-    """Milliseconds from a message's publication to its receipt, with the work of both processes."""
+    """Milliseconds from a message's publication to its receipt, on idle cores."""
     submission_ms: float
     """CPU milliseconds of the api for one problem that is submitted alone."""
     read_ms: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,6 +76,10 @@ class Sample:
         """Events per step."""
         return self.per_step(self.messages.count, "steps_scored", "steps_generated")
 
+    def grouped(self, units: float, size: float) -> tuple[float, float, float]:
+        """Return units, groups and kilobytes of messages. In step, they form groups as large as those of the events."""
+        return units, units * self.transactions / self.events, size / 1000
+
     @property
     def state_kb(self) -> float:
         """Kilobytes of question and steps read per step: with each event the solution so far, and its drafts."""
@@ -120,28 +125,42 @@ Features = Callable[[Sample], tuple[float, float, float]]
 FEATURES: Mapping[str, Features] = {
     "orchestrator": lambda each: (each.events, each.transactions, each.state_kb),
     "postgres": lambda each: (each.events, each.transactions, each.state_kb),
-    "rabbitmq": lambda each: (
-        each.per_step(each.messages.count),
-        each.transactions,
-        each.per_step(each.messages.size) / 1000,
-    ),
-    "worker": lambda each: (
-        each.handled(each.messages.count),
-        each.transactions,
-        each.handled(each.messages.size) / 1000,
-    ),
+    "rabbitmq": lambda each: each.grouped(each.per_step(each.messages.count), each.per_step(each.messages.size)),
+    "worker": lambda each: each.grouped(each.handled(each.messages.count), each.handled(each.messages.size)),
 }
-"""For each part, what its CPU time is fitted on: units, transactions, kilobytes."""
+"""For each part, what its CPU time is fitted on: units, groups, kilobytes."""
+
+IN_STEP = ("rabbitmq", "worker")
+"""Parts whose groups are not counted: they are known only where all problems keep in step."""
 
 
 def _cpu_ms(sample: Sample, part: str) -> float:
     return sum(sample.cpu_ms[each] for each in ("small", "prm", "large")) if part == "worker" else sample.cpu_ms[part]
 
 
+def _fitted_on(samples: Sequence[Sample], part: str) -> list[Sample]:
+    return [each for each in samples if part not in IN_STEP or not each.load.is_paced]
+
+
 def _fit_part(samples: Sequence[Sample], part: str) -> Cost:
-    features = [FEATURES[part](each) for each in samples]
-    unit, transaction, kb = fit(features, [_cpu_ms(each, part) for each in samples])
-    return Cost(unit_ms=unit, transaction_ms=transaction, kb_ms=kb)
+    fitted = _fitted_on(samples, part)
+    unit, group, kb = fit([FEATURES[part](each) for each in fitted], [_cpu_ms(each, part) for each in fitted])
+    return Cost(unit_ms=unit, group_ms=group, kb_ms=kb)
+
+
+def _gather_ms(samples: Sequence[Sample], part: str, cost: Cost, *, processes: int) -> float:
+    """Find the time within which messages join a group, from the loads whose messages arrive at random.
+
+    With groups of k = 1 + rate * time messages, a message costs unit + group / k and its kilobytes.
+    """
+    found = []
+    for each in samples:
+        if each.load.is_paced:
+            units, _, kb = FEATURES[part](each)
+            alone_ms = (_cpu_ms(each, part) - units * cost.unit_ms - kb * cost.kb_ms) / units
+            rate = each.steps_per_s * units / processes
+            found.append(1000 * (cost.group_ms / alone_ms - 1) / rate if 0 < alone_ms < cost.group_ms else 0.0)
+    return statistics.median(found)
 
 
 def fit_errors(samples: Sequence[Sample], costs: Costs) -> dict[str, dict[str, float]]:
@@ -149,9 +168,10 @@ def fit_errors(samples: Sequence[Sample], costs: Costs) -> dict[str, dict[str, f
     found = {}
     for part, features in FEATURES.items():
         cost: Cost = getattr(costs, part)
-        rows, measured = [features(each) for each in samples], [_cpu_ms(each, part) for each in samples]
-        off = errors(rows, measured, (cost.unit_ms, cost.transaction_ms, cost.kb_ms))
-        found[part] = {each.load.name: round(error, 3) for each, error in zip(samples, off, strict=True)}
+        fitted = _fitted_on(samples, part)
+        rows, measured = [features(each) for each in fitted], [_cpu_ms(each, part) for each in fitted]
+        off = errors(rows, measured, (cost.unit_ms, cost.group_ms, cost.kb_ms))
+        found[part] = {each.load.name: round(error, 3) for each, error in zip(fitted, off, strict=True)}
     return found
 
 
@@ -174,7 +194,7 @@ def fit_costs(
     """
     parts = {part: _fit_part(samples, part) for part in FEATURES}
     alone = samples[0]
-    work = parts["orchestrator"].ms(units=1, transactions=1, kb=0) + parts["postgres"].ms(units=1, transactions=1, kb=0)
+    work = sum(parts[part].ms(units=1, groups=1, kb=0) for part in ("orchestrator", "postgres"))
     hop_ms = max(0.0, (alone.fastest_step_ms - work) / alone.per_step(alone.messages.count))
     text = [each.load.step_tokens * len(WORD) for each in samples]
     wal = fit(
@@ -184,6 +204,8 @@ def fit_costs(
     headers = _header_bytes(samples)
     return Costs(
         **parts,
+        broker_gather_ms=_gather_ms(samples, "rabbitmq", parts["rabbitmq"], processes=1),
+        worker_gather_ms=_gather_ms(samples, "worker", parts["worker"], processes=2),  # the small model's and the PRM's
         idle_orchestrator_cores=idle["orchestrator"],
         hop_ms=hop_ms,
         submission_ms=asked.submission_ms,

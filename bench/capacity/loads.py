@@ -37,6 +37,11 @@ class Load:
         return f"{self.name} {number % self.variants} ".ljust(self.question_tokens * len(WORD), "?")
 
     @property
+    def is_paced(self) -> bool:
+        """Whether its steps take time, each another, so that its messages arrive at random."""
+        return self.small_ms > 0
+
+    @property
     def escalations(self) -> int:
         """Escalated steps of one problem."""
         return (self.steps - 1) // self.escalate_every if self.escalate_every else 0

@@ -33,6 +33,9 @@ LOADS: Sequence[Load] = (
     Load(name="many long steps", in_flight=64, steps=24, **_LONG),
     Load(name="escalated", in_flight=160, escalate_every=3, **_LONG),
     Load(name="lookahead 4", in_flight=192, lookahead=4, **_LONG),
+    Load(name="paced, 24 in flight", in_flight=24, small_ms=600, prm_ms=60, variants=16, **_LONG),
+    Load(name="paced, 64 in flight", in_flight=64, small_ms=600, prm_ms=60, variants=16, **_LONG),
+    Load(name="paced, fast", in_flight=64, waves=2, small_ms=200, prm_ms=20, variants=16, **_LONG),
 )
 
 WARM_UP = Load(name="warm-up", in_flight=30)

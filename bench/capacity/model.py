@@ -42,15 +42,13 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Workers:
-    """GPUs of the other models, and the CPU of all workers."""
+class OtherGpus:
+    """GPUs of the PRM and of the large model, one worker each."""
 
-    prm_gpus: int
-    large_gpus: int
+    prm: int
+    large: int
     prm_tokens_per_s: float
     large_tokens_per_s: float
-    cores: float
-    """CPU cores of all workers for the service's work; engines come on top."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +101,9 @@ class Plan:
 
     small_gpus: int
     work: Work
-    workers: Workers
+    other_gpus: OtherGpus
+    worker_cores: float
+    """CPU cores of all workers for the service's work; engines come on top."""
     orchestrators: Orchestrators
     broker: Broker
     database: Database
@@ -175,15 +175,17 @@ def plan(
     most = max_events_per_s(workload, costs) * margins.used
     count = margins.orchestrators or math.ceil(events / most)
     batch = batch_size(events / count, workload, costs)
-    cpu_ms = cpu_ms_per_step(workload, costs, events_per_transaction=batch)
-    cores = {part: steps * value / 1000 for part, value in cpu_ms.items()}
     work = _work(steps, batch, slot_s=slot_s, workload=workload, engines=engines, costs=costs)
-    workers = _workers(steps, workload, engines, margins, cores=cores["worker"])
+    gpus = _other_gpus(steps, workload, engines, margins)
+    workers = small_gpus + gpus.prm + gpus.large
+    cpu_ms = cpu_ms_per_step(workload, costs, events_per_transaction=batch, steps_per_s=steps, workers=workers)
+    cores = {part: steps * value / 1000 for part, value in cpu_ms.items()}
     apis = _apis(work.problems_per_s, costs, margins)
     return Plan(
         small_gpus=small_gpus,
         work=work,
-        workers=workers,
+        other_gpus=gpus,
+        worker_cores=cores["worker"],
         orchestrators=Orchestrators(
             count=count,
             cores=cores["orchestrator"] + count * costs.idle_orchestrator_cores,
@@ -196,8 +198,7 @@ def plan(
             cores=cores["rabbitmq"],
             mb_in_flight=work.window * flow.kb / flow.messages / 1000,
             connections=math.ceil(
-                count * costs.orchestrator_broker_connections
-                + (small_gpus + workers.prm_gpus + workers.large_gpus) * costs.worker_broker_connections
+                count * costs.orchestrator_broker_connections + workers * costs.worker_broker_connections
             ),
         ),
         database=_database(
@@ -212,15 +213,24 @@ def plan(
     )
 
 
-def cpu_ms_per_step(workload: Workload, costs: Costs, *, events_per_transaction: float) -> dict[str, float]:
-    """Return the CPU time of each part for one accepted step."""
+def cpu_ms_per_step(
+    workload: Workload, costs: Costs, *, events_per_transaction: float, steps_per_s: float, workers: int
+) -> dict[str, float]:
+    """Return the CPU time of each part for one accepted step.
+
+    Messages that arrive within a time t after the first of a group join it, so a group has 1 + rate * t of them.
+    """
     flow = _flow(workload, costs)
     transactions, state_kb = flow.events / events_per_transaction, flow.events * flow.state_kb
+    joined = 1 + steps_per_s * flow.messages * costs.broker_gather_ms / 1000
+    worker_joined = 1 + steps_per_s * flow.worker_messages / workers * costs.worker_gather_ms / 1000
     return {
-        "orchestrator": costs.orchestrator.ms(units=flow.events, transactions=transactions, kb=state_kb),
-        "postgres": costs.postgres.ms(units=flow.events, transactions=transactions, kb=state_kb),
-        "rabbitmq": costs.rabbitmq.ms(units=flow.messages, transactions=transactions, kb=flow.kb),
-        "worker": costs.worker.ms(units=flow.worker_messages, transactions=transactions, kb=flow.worker_kb),
+        "orchestrator": costs.orchestrator.ms(units=flow.events, groups=transactions, kb=state_kb),
+        "postgres": costs.postgres.ms(units=flow.events, groups=transactions, kb=state_kb),
+        "rabbitmq": costs.rabbitmq.ms(units=flow.messages, groups=flow.messages / joined, kb=flow.kb),
+        "worker": costs.worker.ms(
+            units=flow.worker_messages, groups=flow.worker_messages / worker_joined, kb=flow.worker_kb
+        ),
     }
 
 
@@ -250,7 +260,7 @@ def _busy_ms(events: float, workload: Workload, costs: Costs) -> float:
     An orchestrator applies events in one thread, which waits for the database and for the broker's confirms.
     """
     kb = events * _flow(workload, costs).state_kb
-    work = (cost.ms(units=events, transactions=1, kb=kb) for cost in (costs.orchestrator, costs.postgres))
+    work = (cost.ms(units=events, groups=1, kb=kb) for cost in (costs.orchestrator, costs.postgres))
     return sum(work) + costs.hop_ms
 
 
@@ -298,16 +308,15 @@ def _work(steps: float, batch: float, *, slot_s: float, workload: Workload, engi
     )
 
 
-def _workers(steps: float, workload: Workload, engines: Engines, margins: Margins, *, cores: float) -> Workers:
+def _other_gpus(steps: float, workload: Workload, engines: Engines, margins: Margins) -> OtherGpus:
     """Compute the GPUs of the other models: tokens per second / (speed of one GPU * used share)."""
     prm = steps * workload.drafts * engines.score_tokens(workload)
     large = steps * workload.escalated * workload.step_tokens
-    return Workers(
-        prm_gpus=math.ceil(prm / (engines.prm.tokens_per_s * margins.used)),
-        large_gpus=math.ceil(large / (engines.large.tokens_per_s * margins.used)),
+    return OtherGpus(
+        prm=math.ceil(prm / (engines.prm.tokens_per_s * margins.used)),
+        large=math.ceil(large / (engines.large.tokens_per_s * margins.used)),
         prm_tokens_per_s=prm,
         large_tokens_per_s=large,
-        cores=cores,
     )
 
 

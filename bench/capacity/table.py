@@ -23,11 +23,11 @@ ROWS: Mapping[str, Sequence[Row]] = {
         ("seconds from step to step", lambda plan: plan.work.step_seconds),
     ),
     "GPU workers": (
-        ("PRM GPUs", lambda plan: plan.workers.prm_gpus),
-        ("large GPUs", lambda plan: plan.workers.large_gpus),
-        ("prefilled tokens/s of the PRM", lambda plan: plan.workers.prm_tokens_per_s),
-        ("decoded tokens/s of the large model", lambda plan: plan.workers.large_tokens_per_s),
-        ("CPU cores of all workers, without engines", lambda plan: plan.workers.cores),
+        ("PRM GPUs", lambda plan: plan.other_gpus.prm),
+        ("large GPUs", lambda plan: plan.other_gpus.large),
+        ("prefilled tokens/s of the PRM", lambda plan: plan.other_gpus.prm_tokens_per_s),
+        ("decoded tokens/s of the large model", lambda plan: plan.other_gpus.large_tokens_per_s),
+        ("CPU cores of all workers, without engines", lambda plan: plan.worker_cores),
     ),
     "Orchestrators": (
         ("orchestrators", lambda plan: plan.orchestrators.count),

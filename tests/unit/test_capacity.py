@@ -23,10 +23,12 @@ from bench.capacity.table import number
 ROOT = Path(__file__).resolve().parents[2]
 
 COSTS = Costs(
-    orchestrator=Cost(unit_ms=0.4, transaction_ms=2.0, kb_ms=0.0),
-    postgres=Cost(unit_ms=0.1, transaction_ms=1.0, kb_ms=0.0),
-    rabbitmq=Cost(unit_ms=0.2, transaction_ms=0.0, kb_ms=0.01),
-    worker=Cost(unit_ms=0.1, transaction_ms=0.0, kb_ms=0.0),
+    orchestrator=Cost(unit_ms=0.4, group_ms=2.0, kb_ms=0.0),
+    postgres=Cost(unit_ms=0.1, group_ms=1.0, kb_ms=0.0),
+    rabbitmq=Cost(unit_ms=0.2, group_ms=0.8, kb_ms=0.01),
+    worker=Cost(unit_ms=0.1, group_ms=0.5, kb_ms=0.0),
+    broker_gather_ms=0.0,
+    worker_gather_ms=2.0,
     idle_orchestrator_cores=0.01,
     hop_ms=1.0,
     submission_ms=4.0,
@@ -68,10 +70,10 @@ def test_a_plan_is_what_one_computes_by_hand() -> None:
     assert one.work.steps_per_s == pytest.approx(steps)
     assert one.work.problems_per_s == pytest.approx(steps / 11)
     # A score needs 50 tokens of the draft, 10 of a large step before it, and half a block of 16.
-    assert one.workers.prm_tokens_per_s == pytest.approx(steps * 68)
-    assert one.workers.prm_gpus == 4  # 4,348 / 1,360
-    assert one.workers.large_tokens_per_s == pytest.approx(steps * 0.2 * 50)
-    assert one.workers.large_gpus == 3  # 639 / 250
+    assert one.other_gpus.prm_tokens_per_s == pytest.approx(steps * 68)
+    assert one.other_gpus.prm == 4  # 4,348 / 1,360
+    assert one.other_gpus.large_tokens_per_s == pytest.approx(steps * 0.2 * 50)
+    assert one.other_gpus.large == 3  # 639 / 250
     assert one.orchestrators.events_per_s == pytest.approx(steps * 1.2)
     assert one.broker.messages_per_s == pytest.approx(steps * 3.4)
     # Question and 5 steps: 1,600 bytes; a step: 200. Commands 2,100 and 2,400, event 900; escalated 2,100 and 700.
@@ -81,8 +83,9 @@ def test_a_plan_is_what_one_computes_by_hand() -> None:
     assert one.orchestrators.count == 1
     assert one.orchestrators.cores == pytest.approx(steps * 1.2 * (0.4 + 2.0 / batch) / 1000 + 0.01)
     assert one.database.cores == pytest.approx(steps * 1.2 * (0.1 + 1.0 / batch) / 1000)
-    assert one.broker.cores == pytest.approx((steps * 3.4 * 0.2 + one.broker.mb_per_s * 1000 * 0.01) / 1000)
-    assert one.workers.cores == pytest.approx(steps * 4.4 * 0.1 / 1000)
+    assert one.broker.cores == pytest.approx((steps * 3.4 * (0.2 + 0.8) + one.broker.mb_per_s * 1000 * 0.01) / 1000)
+    joined = 1 + steps * 4.4 / 8 * 0.002  # each of the 8 workers handles an eighth of the messages
+    assert one.worker_cores == pytest.approx(steps * 4.4 * (0.1 + 0.5 / joined) / 1000)
     assert one.database.connections == 11 + 20
     assert one.database.kept_gb_per_day == pytest.approx(steps * (300 + 1000 + (3000 + 2 * 600) / 11) * 86_400 / 1e9)
     assert one.database.inbox_gb == pytest.approx(steps * 1.2 * 2 * 100 * 86_400 / 1e9)
@@ -118,7 +121,7 @@ def test_ten_times_the_gpus_are_ten_times_the_work() -> None:
     assert ten.work.steps_per_s == pytest.approx(10 * one.work.steps_per_s)
     assert ten.broker.mb_per_s == pytest.approx(10 * one.broker.mb_per_s)
     assert ten.database.kept_gb_per_day == pytest.approx(10 * one.database.kept_gb_per_day)
-    assert 9 * one.workers.large_gpus < ten.workers.large_gpus <= 10 * one.workers.large_gpus
+    assert 9 * one.other_gpus.large < ten.other_gpus.large <= 10 * one.other_gpus.large
 
 
 @pytest.mark.parametrize("gpus", [1, 3, 10, 100])
@@ -126,7 +129,7 @@ def test_more_gpus_never_need_less(gpus: int) -> None:
     def needed(plan: Plan) -> list[float]:
         # CPU time and write-ahead log are left out: transactions grow with the load, and large ones cost less.
         database = [plan.database.connections, plan.database.kept_gb_per_day, plan.database.inbox_gb]
-        workers = [plan.workers.prm_gpus, plan.workers.large_gpus]
+        workers = [plan.other_gpus.prm, plan.other_gpus.large]
         broker = [plan.broker.messages_per_s, plan.broker.mb_per_s, plan.broker.connections]
         return [plan.work.window, plan.orchestrators.count, *workers, *broker, *database, plan.apis.count]
 
@@ -135,19 +138,20 @@ def test_more_gpus_never_need_less(gpus: int) -> None:
 
 
 def test_more_escalations_need_more_large_gpus_and_longer_steps_fewer_messages() -> None:
-    assert planned(10, escalated=0.4).workers.large_gpus > planned(10).workers.large_gpus
-    assert planned(10, escalated=0).workers.large_gpus == 0
+    assert planned(10, escalated=0.4).other_gpus.large > planned(10).other_gpus.large
+    assert planned(10, escalated=0).other_gpus.large == 0
     longer = planned(10, step_tokens=100)
     assert longer.broker.messages_per_s < planned(10).broker.messages_per_s
-    assert longer.workers.large_tokens_per_s == pytest.approx(planned(10).workers.large_tokens_per_s, rel=0.01)
+    assert longer.other_gpus.large_tokens_per_s == pytest.approx(planned(10).other_gpus.large_tokens_per_s, rel=0.01)
 
 
 def test_headroom_adds_gpus_orchestrators_and_apis_but_no_work() -> None:
     tight, roomy = planned(100), planned(100, margins=Margins(headroom=0.5))
     assert roomy.work.steps_per_s == tight.work.steps_per_s
-    for part in ("workers", "orchestrators", "apis"):
-        count = {"workers": "prm_gpus"}.get(part, "count")
-        assert getattr(getattr(roomy, part), count) > getattr(getattr(tight, part), count)
+    assert roomy.other_gpus.prm > tight.other_gpus.prm
+    assert roomy.other_gpus.large > tight.other_gpus.large
+    assert roomy.orchestrators.count > tight.orchestrators.count
+    assert roomy.apis.count > tight.apis.count
 
 
 def test_transactions_hold_one_event_when_idle_and_no_more_than_the_maximum_when_busy() -> None:
@@ -168,11 +172,15 @@ def test_one_orchestrator_serves_the_events_of_the_share_that_is_planned() -> No
     assert planned(100, margins=Margins(orchestrators=2)).orchestrators.count == 2
 
 
-def test_cpu_time_per_step_falls_as_transactions_grow() -> None:
-    small, large = (cpu_ms_per_step(WORKLOAD, COSTS, events_per_transaction=each) for each in (1, 64))
-    assert small["orchestrator"] == pytest.approx(1.2 * 2.4)
-    assert large["orchestrator"] == pytest.approx(1.2 * (0.4 + 2 / 64))
-    assert small["rabbitmq"] == large["rabbitmq"]
+def test_cpu_time_per_step_falls_as_transactions_and_groups_grow() -> None:
+    def cpu_ms(events: float, rate: float) -> dict[str, float]:
+        return cpu_ms_per_step(WORKLOAD, COSTS, events_per_transaction=events, steps_per_s=rate, workers=1)
+
+    assert cpu_ms(1, 100)["orchestrator"] == pytest.approx(1.2 * 2.4)
+    assert cpu_ms(64, 100)["orchestrator"] == pytest.approx(1.2 * (0.4 + 2 / 64))
+    assert cpu_ms(1, 1e-6)["worker"] == pytest.approx(4.4 * 0.6)
+    assert cpu_ms(1, 1e9)["worker"] == pytest.approx(4.4 * 0.1)
+    assert cpu_ms(1, 100)["rabbitmq"] == cpu_ms(64, 1000)["rabbitmq"]
 
 
 # Bad input
