@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from socketserver import TCPServer
 from typing import TYPE_CHECKING
@@ -26,6 +28,10 @@ _log = get_logger(__name__)
 
 CLIENT_TIMEOUT_S = 10
 """Seconds after which a connection on which nothing arrives is closed."""
+
+MAX_CONNECTIONS = 64
+"""Number of open connections, each with a thread. A further one takes the place of the oldest, so that strangers who
+open many and say little can neither use up the process' memory nor keep a probe out."""
 
 
 class CannotListen(PermanentError):
@@ -70,6 +76,12 @@ def listening(health: Health, *, host: str, port: int) -> Iterator[int]:
 
 class _Server(ThreadingWSGIServer):
     allow_reuse_port = False
+    request_queue_size = MAX_CONNECTIONS
+
+    def __init__(self, address: tuple[str, int], handler: type[WSGIRequestHandler]) -> None:
+        self._open: dict[socket.socket, None] = {}
+        self._opening = threading.Lock()
+        super().__init__(address, handler)
 
     def server_bind(self) -> None:
         """Bind without the look-up of the machine's name, which takes long where no name server answers."""
@@ -79,6 +91,28 @@ class _Server(ThreadingWSGIServer):
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
         self.setup_environ()
 
+    def process_request(self, request: socket.socket, client_address: object) -> None:  # type: ignore[override]
+        """Handle a connection in a thread; end the oldest if there are too many."""
+        with self._opening:
+            self._open[request] = None
+            oldest = next(iter(self._open)) if len(self._open) > MAX_CONNECTIONS else None
+            if oldest is not None:
+                del self._open[oldest]
+                with suppress(OSError):  # it may have ended by itself
+                    oldest.shutdown(socket.SHUT_RDWR)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: socket.socket) -> None:  # type: ignore[override]
+        """Close a connection."""
+        with self._opening:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, *_connection: object) -> None:
+        """Log nothing of a client that went away or said nothing: any program may connect, and often."""
+        if not isinstance(sys.exception(), OSError):
+            _log.exception("metrics_connection_failed")
+
 
 class _Handler(WSGIRequestHandler):
     timeout = CLIENT_TIMEOUT_S
@@ -86,11 +120,22 @@ class _Handler(WSGIRequestHandler):
     def log_message(self, *_line: object) -> None:
         """Log nothing: probes would fill the log."""
 
+    def get_stderr(self) -> io.StringIO:
+        """Discard the stack trace of a client that does not take its answer; `_app` logs its own errors."""
+        return io.StringIO()
+
 
 def _app(health: Health) -> Callable[[WSGIEnvironment, StartResponse], Iterable[bytes]]:
     expose_metrics = make_wsgi_app()
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            return answer_to(environ, start_response)
+        except Exception:
+            _log.exception("metrics_request_failed", path=environ["PATH_INFO"])
+            raise
+
+    def answer_to(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         match environ["PATH_INFO"]:
             case "/metrics":
                 answer: Iterable[bytes] = expose_metrics(environ, start_response)

@@ -6,11 +6,13 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
 
+from shared.observe import endpoints
 from shared.observe.endpoints import CannotListen, listening
 from shared.observe.health import Health
 from shared.observe.probe import unmet_conditions
@@ -86,6 +88,46 @@ def test_a_client_that_sends_nothing_blocks_no_other(address: str) -> None:
     host, port = address.removeprefix("http://").split(":")
     with closing(socket.create_connection((host, int(port)))):
         assert fetch(f"{address}/live")[0] == 200
+
+
+def connect(address: str) -> socket.socket:
+    host, port = address.removeprefix("http://").split(":")
+    return socket.create_connection((host, int(port)), timeout=30)
+
+
+@pytest.mark.parametrize("request_line", [b"", b"GET /li", b"\x16\x03\x01\r\n\r\n"])
+def test_a_client_that_sends_no_request_leaves_no_line_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], address: str, request_line: bytes
+) -> None:
+    monkeypatch.setattr(endpoints._Handler, "timeout", 0.05)
+    with closing(connect(address)) as client:
+        client.sendall(request_line)
+        while client.recv(1024):  # until the server has given up
+            pass
+    assert capfd.readouterr().err == ""
+
+
+def test_a_client_that_does_not_take_its_answer_leaves_no_line_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], health: Health
+) -> None:
+    monkeypatch.setattr(endpoints._Handler, "timeout", 0.05)
+    health.break_down("x" * 20_000_000)
+    with listening(health, host="127.0.0.1", port=0) as port, closing(connect(f"http://127.0.0.1:{port}")) as client:
+        client.sendall(b"GET /live HTTP/1.0\r\n\r\n")
+        client.recv(1)
+        while any(each.name.endswith("(process_request_thread)") for each in threading.enumerate()):
+            pass
+    assert capfd.readouterr().err == ""
+
+
+def test_of_many_connections_the_oldest_end_and_others_are_answered(address: str) -> None:
+    clients = [connect(address) for _ in range(endpoints.MAX_CONNECTIONS + 2)]
+    try:
+        assert [client.recv(1) for client in clients[:2]] == [b"", b""]
+        assert fetch(f"{address}/live")[0] == 200
+    finally:
+        for each in clients:
+            each.close()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "192.0.2.1", "no-such-host.invalid"])
