@@ -62,10 +62,16 @@ def _base_url(value: str) -> str:
     if parts.scheme not in ("http", "https") or not has_host:
         raise ValueError("not a URL like http://127.0.0.1:8000/v1")
     if "@" in parts.netloc:
-        raise ValueError("credentials do not belong in the URL; set TRIM_OPENAI_API_KEY")
+        raise ValueError("credentials do not belong in the URL; set TRIM_OPENAI_API_KEY or OTEL_EXPORTER_OTLP_HEADERS")
     if parts.query or parts.fragment or any(character.isspace() for character in value):
         raise ValueError("query, fragment and white space do not belong in the URL")
     return value.rstrip("/")
+
+
+def _receiver_url(value: str) -> str:
+    if value.rstrip("/").endswith("/v1/traces"):
+        raise ValueError("/v1/traces does not belong in the URL, because it is added")
+    return value
 
 
 def _api_key(value: SecretStr) -> SecretStr:
@@ -239,7 +245,7 @@ class Settings(BaseSettings):
     script: str | None = Field(None, description="JSON file with the steps of the scripted engine.")
 
     # Traces
-    otlp_url: BaseUrl | None = Field(
+    otlp_url: Annotated[BaseUrl, AfterValidator(_receiver_url)] | None = Field(
         None,
         description="Base URL of an OpenTelemetry receiver that takes traces over HTTP, as `http://host:4318`. Without "
         "it, no traces are made. Needs the extra `otel`.",

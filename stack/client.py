@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import httpx2
 
 from shared.errors import PermanentError, RetryableError, TrimError
+from shared.loopback import is_loopback
 
 READY_TIMEOUT_S = 600.0
 """Seconds until `wait_until_ready` gives up; large models take minutes to load."""
@@ -81,8 +82,7 @@ class Api:
         """
         host = _host_of(address)
         self.address = address
-        # A proxy of the environment (http_proxy) reaches other machines; the one here it may be unable to reach.
-        self._http = httpx2.Client(base_url=address, timeout=30.0, trust_env=not _is_loopback(host))
+        self._http = httpx2.Client(base_url=address, timeout=30.0, trust_env=not is_loopback(host))
 
     def __enter__(self) -> Self:
         """Return the client."""
@@ -236,10 +236,6 @@ def _host_of(address: str) -> str:
     if not is_address or not parts.hostname:
         raise ValueError(f"{address!r} is not an address such as http://127.0.0.1:8080")
     return parts.hostname
-
-
-def _is_loopback(host: str) -> bool:
-    return host in {"localhost", "::1"} or host.startswith("127.")
 
 
 def _code_and_detail(response: httpx2.Response) -> tuple[str, str]:

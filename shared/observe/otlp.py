@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from urllib.parse import urlsplit
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
@@ -11,7 +12,9 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlags, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from requests import Session
 
+from shared.loopback import is_loopback
 from shared.observe.spans import Attributes, Span
 from shared.settings import Settings
 
@@ -41,8 +44,7 @@ class OtlpExporter:
             {"service.name": f"trim-{role}", "service.namespace": "trim", "service.instance.id": settings.node_name}
         )
         self._has_texts = settings.trace_texts
-        exporter = exporter or OTLPSpanExporter(endpoint=f"{settings.otlp_url}/v1/traces", timeout=EXPORT_TIMEOUT_S)
-        self._processor = BatchSpanProcessor(exporter)
+        self._processor = BatchSpanProcessor(exporter or _sender(f"{settings.otlp_url}/v1/traces"))
 
     def export(self, span: Span) -> None:
         """Take a span; does not block."""
@@ -66,6 +68,12 @@ class OtlpExporter:
     def close(self) -> None:
         """Send what is left, for a few seconds at most."""
         self._processor.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _sender(url: str) -> SpanExporter:
+    session = Session()
+    session.trust_env = not is_loopback(urlsplit(url).hostname or "")
+    return OTLPSpanExporter(endpoint=url, timeout=EXPORT_TIMEOUT_S, session=session)
 
 
 def _context(span: Span, number: int) -> SpanContext:

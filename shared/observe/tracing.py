@@ -76,7 +76,7 @@ def configure(settings: Settings, *, role: str) -> None:
     Raises:
         TracingNotInstalled: The settings name a receiver, and the libraries are missing.
     """
-    if settings.otlp_url is None:
+    if not settings.otlp_url:
         return
     try:
         from shared.observe.otlp import OtlpExporter  # noqa: PLC0415 - an optional extra

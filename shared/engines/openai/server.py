@@ -36,6 +36,7 @@ from shared.engines.openai.errors import (
 )
 from shared.engines.port import InputTooLong, RequestRefused, StepTimeout
 from shared.errors import TrimError
+from shared.loopback import is_loopback
 
 Answer = TypeVar("Answer")
 
@@ -77,6 +78,7 @@ class Server:
             headers={"authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {},
             timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S),  # The deadline of the call bounds the rest.
             limits=httpx2.Limits(max_connections=max_requests, max_keepalive_connections=max_requests),
+            trust_env=not is_loopback(httpx2.URL(endpoint.url).host),
         )
         self._loop = EventLoop(endpoint.model)
 

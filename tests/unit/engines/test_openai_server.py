@@ -80,6 +80,16 @@ def write(
     return list(engine.stream(request or make_request(), cancellation or Cancellation(), Meter()))
 
 
+def test_a_server_on_this_machine_is_reached_without_the_proxy_of_the_environment(
+    fake: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    fake.replies(step("One"))
+    with engine_at(fake.url) as engine:
+        assert write(engine)[0].text == "One"
+
+
 # --- retries --------------------------------------------------------------------------------------------------------
 
 
@@ -373,6 +383,8 @@ def test_a_missing_setting_is_named(given: dict[str, Any], sentence: str) -> Non
         ("TRIM_SMALL_URL", "http:///v1", "not a URL like http://127.0.0.1:8000/v1"),
         ("TRIM_SMALL_URL", "http://host:secret/v1", "not a URL"),
         ("TRIM_LARGE_URL", "http://me:secret@host/v1", "credentials do not belong in the URL; set TRIM_OPENAI_API_KEY"),
+        ("TRIM_OTLP_URL", "http://me:secret@host", "TRIM_OPENAI_API_KEY or OTEL_EXPORTER_OTLP_HEADERS"),
+        ("TRIM_OTLP_URL", "http://host:4318/v1/traces/", "/v1/traces does not belong in the URL, because it is added"),
         ("TRIM_PRM_URL", "http://host/v1?key=secret", "query, fragment and white space do not belong in the URL"),
         ("TRIM_OPENAI_API_KEY", "sk-secret\nsecret", "an API key holds only visible ASCII characters"),
         ("TRIM_PROMPT", "Problem:", "the placeholder {question} is missing"),

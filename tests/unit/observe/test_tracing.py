@@ -162,6 +162,14 @@ def test_spans_arrive_at_the_receiver_with_ids_that_every_process_derives(receiv
     assert {each.key for each in span.attributes} >= {"openinference.span.kind", "session.id"}
 
 
+def test_spans_reach_a_receiver_on_this_machine_without_the_proxy_of_the_environment(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert len(sent(receiver, [submission()])) == 1
+
+
 def test_a_submission_links_to_the_trace_of_its_caller(receiver: Receiver) -> None:
     linked, unlinked = sent(receiver, [submission(CALLER), submission("00-nonsense")])
     assert [each.trace_id.hex() for each in linked.links] == [CALLER.split("-")[1]]
@@ -193,6 +201,12 @@ def test_all_processes_trace_the_same_share_of_the_problems() -> None:
     chosen = list(map(first.covers, problems))
     assert chosen == list(map(second.covers, problems))
     assert sum(chosen) == pytest.approx(500, abs=120)
+
+
+@pytest.mark.parametrize("url", [None, ""])
+def test_without_a_receiver_nothing_is_traced(monkeypatch: pytest.MonkeyPatch, url: str | None) -> None:
+    monkeypatch.setattr(tracing.TRACING, "start", lambda *_, **__: pytest.fail("it has no receiver"))
+    tracing.configure(Settings(otlp_url=url), role="api")
 
 
 def test_a_receiver_without_the_libraries_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
