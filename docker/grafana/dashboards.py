@@ -103,17 +103,17 @@ OVERVIEW = [
     figure("Alerts", "short", 'count(ALERTS{alertstate="firing"})', red_from=1, note="Alerts that fire now."),
     figure("Running", "short", 'max(trim_problems{status="running"})'),
     figure("Queued", "short", 'max(trim_problems{status="queued"})'),
-    figure("Solved in an hour", "short", 'sum(increase(trim_problems_ended_total{status="succeeded"}[1h]))'),
+    figure("Solved in an hour", "short", 'sum(increase(trim_problem_seconds_count{status="succeeded"}[1h]))'),
     figure(
         "Failed or expired",
         "percentunit",
-        'sum(rate(trim_problems_ended_total{status=~"failed|expired"}[15m]))'
-        ' / sum(rate(trim_problems_ended_total{status!="cancelled"}[15m]))',
+        'sum(rate(trim_problem_seconds_count{status=~"failed|expired"}[15m]))'
+        ' / sum(rate(trim_problem_seconds_count{status!="cancelled"}[15m]))',
         red_from=0.05,
         note="Share of the problems that ended in the last 15 minutes.",
     ),
     figure("Large tokens in an hour", "short", "trim_large_tokens:increase1h", note="Decoded, wasted ones included."),
-    graph("Problems that end", PER_SECOND, {"{{status}}": rate("trim_problems_ended_total", "status")}, stacked=True),
+    graph("Problems that end", PER_SECOND, {"{{status}}": rate("trim_problem_seconds_count", "status")}, stacked=True),
     graph(
         "Problems in the service",
         "short",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, TypeVar
+from typing import Final, TypeVar, get_args
 
 import prometheus_client
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
@@ -17,6 +17,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from shared.domain.ledger import Ledger
 from shared.domain.roles import Author, WorkerRole
 from shared.domain.status import Status
+from shared.messages import ProblemEvent
 from shared.observe import memory
 from shared.version import VERSION
 
@@ -36,6 +37,8 @@ CALL_COLUMNS: Final[Mapping[str, WorkerRole]] = {f"{role}_calls": role for role 
 """Columns of the ledger that count calls; the others count tokens."""
 
 TOKEN_COLUMNS: Final = tuple(each.name for each in dataclasses.fields(Ledger) if each.name not in CALL_COLUMNS)
+
+_ENDS: Final = [status for status in Status if status.is_final]
 
 Metric = TypeVar("Metric", Counter, Gauge, Histogram)
 
@@ -66,6 +69,15 @@ class Group:
 def _children(metric: Metric, values: Iterable[str]) -> dict[str, Metric]:
     """Make a child for each value of the only label, so that all of them are exposed, with 0, from the start."""
     return {str(value): metric.labels(value) for value in values}
+
+
+def _from_zero(metric: Metric, values: Iterable[str]) -> Metric:
+    """Expose a metric with 0 from the start, for these values of its only label; there may be others.
+
+    A rate cannot show the first increase of a series that did not exist before it.
+    """
+    _children(metric, values)
+    return metric
 
 
 # Every process
@@ -139,8 +151,11 @@ PROBLEMS_ENDED = ORCHESTRATOR.counter(
     "status",
     "reason",
 )
-PROBLEM_SECONDS = ORCHESTRATOR.histogram(
-    "problem_seconds", "Seconds from a problem's submission to its end.", "status", buckets=PROBLEM_BUCKETS
+PROBLEM_SECONDS = _from_zero(
+    ORCHESTRATOR.histogram(
+        "problem_seconds", "Seconds from a problem's submission to its end.", "status", buckets=PROBLEM_BUCKETS
+    ),
+    _ENDS,
 )
 PROBLEM_QUEUED_SECONDS = ORCHESTRATOR.histogram(
     "problem_queued_seconds", "Seconds from a problem's submission to its admission.", buckets=PROBLEM_BUCKETS
@@ -154,15 +169,21 @@ PROBLEMS = _children(
 ADMISSION_WINDOW = ORCHESTRATOR.gauge(
     "admission_window", "Maximum number of problems that run at the same time (`TRIM_WINDOW`)."
 )
-EVENTS = ORCHESTRATOR.counter("events_total", "Events that changed a problem; duplicates do not.", "kind")
+EVENTS = _from_zero(
+    ORCHESTRATOR.counter("events_total", "Events that changed a problem; duplicates do not.", "kind"),
+    [str(event.model_fields["kind"].default) for event in get_args(ProblemEvent)],
+)
 BATCH_EVENTS = ORCHESTRATOR.histogram(
     "batch_events", "Events on problems that one transaction applied.", buckets=BATCH_BUCKETS
 )
-SWEPT = ORCHESTRATOR.counter(
-    "swept_total",
-    "What sweeps did: problems `admitted`, `repeated` (an overdue request), `cancelled`, `expired` or `failed`; rows "
-    "`pruned`.",
-    "action",
+SWEPT = _from_zero(
+    ORCHESTRATOR.counter(
+        "swept_total",
+        "What sweeps did: problems `admitted`, `repeated` (an overdue request), `cancelled`, `expired` or `failed`; "
+        "rows `pruned`.",
+        "action",
+    ),
+    ("admitted", "repeated", "cancelled", "expired", "failed", "pruned"),
 )
 SWEEP_SECONDS = ORCHESTRATOR.histogram("sweep_seconds", "Seconds of one transaction of a sweep.", buckets=SWEEP_BUCKETS)
 
@@ -203,6 +224,17 @@ BATCH_OCCUPANCY = WORKER.histogram(
     "role",
     buckets=SHARE_BUCKETS,
 )
+
+
+def begin_counting(role: WorkerRole, *, outcomes: Iterable[str]) -> None:
+    """Expose a worker's counters with 0 from the start, for all outcomes that its commands may have."""
+    for outcome in outcomes:
+        COMMANDS.labels(role, outcome)
+    for kind in ("scored",) if role is WorkerRole.PRM else ("prompt", "cached", "decoded"):
+        ENGINE_TOKENS.labels(role, kind)
+    STAGE_WAIT_SECONDS.labels(role)
+    STAGE_WORK_SECONDS.labels(role)
+
 
 _GROUPS: Final[Mapping[str, Sequence[Group]]] = {
     "api": (PROCESS, API),

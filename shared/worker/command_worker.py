@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import get_args
 
 import celery.worker.state
 from amqp.exceptions import AccessRefused
@@ -34,7 +35,7 @@ from shared.observe.health import Health
 from shared.settings import Settings
 from shared.worker.broker_watch import BrokerWatch
 from shared.worker.celery_app import make_app, make_consumer_class
-from shared.worker.execution import Begin, Executor
+from shared.worker.execution import Begin, Executor, Outcome
 from shared.worker.results import Settle
 from shared.worker.running_work import RunningWork
 
@@ -76,6 +77,7 @@ class CommandWorker:
             must_requeue=self._must_requeue.is_set,
         )
         self._is_dead = threading.Event()
+        metrics.begin_counting(role, outcomes=get_args(Outcome))
         metrics.CONCURRENCY.labels(role).set(settings.concurrency)
         metrics.COMMANDS_RUNNING.labels(role).set_function(lambda: self._running.count)
         metrics.ENGINE_HEALTHY.labels(role).set(1)

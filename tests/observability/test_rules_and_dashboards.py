@@ -10,12 +10,14 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from shared.domain.roles import WorkerRole
+from shared.observe import metrics
 from shared.observe.metrics import metrics_of
+from shared.worker.execution import Outcome
 from tests.observability.described import (
     DASHBOARDS,
     ROOT,
@@ -27,6 +29,7 @@ from tests.observability.described import (
     metrics_in,
     rules,
 )
+from tests.scraping import Scrape
 
 SAMPLES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 TARGET_LABELS = {"job", "instance"}
@@ -92,6 +95,21 @@ def test_the_index_lists_every_runbook_with_the_severity_of_its_alert() -> None:
     listed = re.findall(r"^\| \[(\w+)\]\(\w+\.md\) \| (\w+) \|", (RUNBOOKS / "README.md").read_text(), re.MULTILINE)
     assert sorted(listed) == sorted((name, alert["labels"]["severity"]) for name, alert in alerts().items())
     assert {path.stem for path in RUNBOOKS.glob("*.md")} == {*alerts(), "README"}
+
+
+SEEN_LATE = {"trim_http_requests_total", "trim_decisions_total"}
+"""Counters whose labels only traffic fills; their alerts need more than one scrape with an increase anyway."""
+
+
+def test_a_counter_that_an_alert_watches_exists_before_it_counts() -> None:
+    for role in WorkerRole:
+        metrics.begin_counting(role, outcomes=get_args(Outcome))
+    exposed = Scrape.here(*(each for role in ("orchestrator", "small") for each in metrics.metrics_of(role)))
+    watched = {
+        found for alert in alerts().values() for found in re.findall(r"(?:rate|increase)\((trim_\w+)", alert["expr"])
+    }
+    assert watched - exposed.names() <= SEEN_LATE
+    assert {("outcome", "crashed"), ("status", "failed"), ("kind", "steps_scored")} <= set(exposed.labels())
 
 
 # Dashboards
