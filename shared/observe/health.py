@@ -78,6 +78,7 @@ class Health:
             name: Condition(name=name, is_met=False, detail="The process has just started.", since=now)
             for name in conditions
         }
+        metrics.LIVE.set_function(lambda: not self.defects)
         metrics.READY.set(self.is_ready)
         for name in conditions:
             metrics.CONDITION_MET.labels(name).set(0)

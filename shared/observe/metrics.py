@@ -85,6 +85,7 @@ def _from_zero(metric: Metric, values: Iterable[str]) -> Metric:
 PROCESS: Final = Group()
 PROCESS_INFO = PROCESS.gauge("process_info", "Always 1; role and version of the process.", "role", "version")
 READY = PROCESS.gauge("ready", "Whether every condition of the process is met (1) or not (0).")
+LIVE = PROCESS.gauge("live", "Whether the process makes progress (1) or not (0).")
 CONDITION_MET = PROCESS.gauge(
     "condition_met", "Whether a condition that the process needs is met (1) or not (0).", "condition"
 )

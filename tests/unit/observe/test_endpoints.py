@@ -15,7 +15,7 @@ import pytest
 from shared.observe import endpoints
 from shared.observe.endpoints import CannotListen, listening
 from shared.observe.health import Health
-from shared.observe.probe import unmet_conditions
+from shared.observe.probe import shortcomings
 from shared.process import EXIT_USAGE
 from tests.scraping import fetch, fetch_json
 
@@ -81,7 +81,7 @@ def test_it_listens_on_ipv4_and_ipv6_and_the_probe_finds_it(health: Health, host
     with listening(health, host=host, port=0) as port:
         for each in asked:
             assert fetch(f"http://{each}:{port}/ready")[0] == 200
-        assert unmet_conditions({"TRIM_METRICS_HOST": host, "TRIM_METRICS_PORT": str(port)}) == []
+        assert shortcomings({"TRIM_METRICS_HOST": host, "TRIM_METRICS_PORT": str(port)}) == []
 
 
 def test_a_client_that_sends_nothing_blocks_no_other(address: str) -> None:
@@ -157,7 +157,7 @@ def probe(address: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=variables, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_the_probe_prints_each_unmet_condition_and_exits_accordingly(health: Health, address: str) -> None:
+def test_the_probe_prints_what_is_wrong_and_exits_accordingly(health: Health, address: str) -> None:
     health.miss("engine", "The model is being loaded.")
     health.meet("broker", "The broker answers.")
     asked = probe(address)
@@ -165,15 +165,18 @@ def test_the_probe_prints_each_unmet_condition_and_exits_accordingly(health: Hea
     health.meet("engine", "The model answers.")
     asked = probe(address)
     assert (asked.returncode, asked.stdout, asked.stderr) == (0, "", "")
+    health.break_down("The engine broke down.")
+    asked = probe(address)
+    assert (asked.returncode, asked.stdout) == (1, "The engine broke down.\n")
 
 
 def test_the_probe_reports_a_process_that_does_not_answer_and_a_port_that_is_not_set() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as unused:
         port = unused.getsockname()[1]
-    [sentence] = unmet_conditions({"TRIM_METRICS_PORT": str(port)})
+    [sentence] = shortcomings({"TRIM_METRICS_PORT": str(port)})
     assert sentence == f"The process does not answer on port {port} of 127.0.0.1 (ConnectionRefusedError)."
     for variables in ({}, {"TRIM_METRICS_PORT": ""}, {"TRIM_METRICS_PORT": "0"}):
-        [sentence] = unmet_conditions(variables)
+        [sentence] = shortcomings(variables)
         assert sentence.startswith("TRIM_METRICS_PORT does not name the port to ask")
 
 

@@ -89,8 +89,10 @@ def test_a_loop_that_does_not_beat_in_time_is_a_defect_until_it_beats(health: He
     assert health.defects == []
     time.passed_s = 111
     assert health.defects == ["The loop sweeper has not made progress for 11 s."]
+    assert Scrape.here(metrics.LIVE)["trim_live"] == 0
     loop.beat()
     assert health.defects == []
+    assert Scrape.here(metrics.LIVE)["trim_live"] == 1
 
 
 def test_a_loop_that_pauses_is_no_defect(health: Health, time: Time) -> None:
