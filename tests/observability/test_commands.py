@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
+from stack.roles import ROLES
 from tests.observability.described import ROOT, RUNBOOKS
 
 PAGES = [*sorted(RUNBOOKS.glob("*.md")), ROOT / "docs" / "operations" / "monitoring.md"]
@@ -43,3 +44,11 @@ def test_a_command_names_objects_of_the_manifests(command: str) -> None:
 def test_every_other_command_is_known() -> None:
     tools = {command.split()[0] for command in COMMANDS}
     assert tools == {"docker", "kubectl", "curl", "trim", "promtool"}
+
+
+def test_every_role_of_the_stack_sends_traces_where_the_page_says_to() -> None:
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    for role in ROLES:
+        assert services[role]["environment"]["TRIM_OTLP_URL"] == "${OTLP_URL:-}"
+    [receiver] = re.findall(r"OTLP_URL=http://(\w+):4318", (ROOT / "docs/operations/monitoring.md").read_text())
+    assert receiver in services
