@@ -64,6 +64,14 @@ def ports(rule: Object) -> set[object]:
     return {each["port"] for each in rule["ports"]}
 
 
+def namespaces(rule: Object, direction: str) -> set[str]:
+    return {
+        peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+        for peer in rule[direction]
+        if "namespaceSelector" in peer
+    }
+
+
 def upper_bound(constraints: list[object]) -> float:
     [bound] = [each.le for each in constraints if isinstance(each, annotated_types.Le)]
     return float(str(bound))
@@ -116,6 +124,20 @@ def test_the_policies_open_the_ports_that_pods_serve(target: str) -> None:
 
 
 @overlays
+def test_every_pod_finds_names_and_every_role_is_scraped_and_sends_traces(target: str) -> None:
+    for each in [*workloads(target), *(each for job in JOBS for each in workloads(job))]:
+        [names] = [rule for rule in policies(target, each, "Egress") if 53 in ports(rule)]
+        assert namespaces(names, "to") == {"kube-system"}
+        assert {(each["protocol"], each["port"]) for each in names["ports"]} == {("UDP", 53), ("TCP", 53)}
+    receiver = re.findall(r"http://host:(\d+)", Settings.model_fields["otlp_url"].description or "")
+    for role in ROLES:
+        deployment = find(target, "Deployment", f"trim-{role}")
+        [scrape] = [rule for rule in policies(target, deployment, "Ingress") if 9464 in ports(rule)]
+        [traces] = [rule for rule in policies(target, deployment, "Egress") if {*map(str, ports(rule))} == {*receiver}]
+        assert namespaces(scrape, "from") == namespaces(traces, "to") == {"monitoring"}
+
+
+@overlays
 def test_only_workers_leave_the_cluster_and_only_if_they_need_models_or_model_servers(target: str) -> None:
     outside = {
         role
@@ -144,6 +166,7 @@ def test_a_role_scales_on_all_messages_of_the_queue_it_consumes(target: str, rol
     assert "replicas" not in deployment["spec"], "an apply would undo what the autoscaler has chosen"
     assert trigger["metadata"]["queueName"] == TOPOLOGY.queue(QUEUE_OF[role]).name
     assert (trigger["metadata"]["protocol"], trigger["metadata"]["excludeUnacknowledged"]) == ("http", "false")
+    assert (trigger["type"], trigger["metadata"]["mode"]) == ("rabbitmq", "QueueLength")
     find(target, "TriggerAuthentication", trigger["authenticationRef"]["name"])
     assert 1 <= scaled["minReplicaCount"] <= scaled["maxReplicaCount"]
 
@@ -234,6 +257,21 @@ def test_the_backup_and_the_restore_name_the_archive_and_the_cluster() -> None:
     expected = {"barmanObjectName": store["metadata"]["name"], "serverName": "trim-postgres"}
     assert source["plugin"]["parameters"] == expected
     assert {**restored, "bootstrap": None} == {**cluster, "bootstrap": None}, "the restored cluster is as large"
+
+
+def test_every_cluster_of_postgres_is_backed_up_monitored_and_reached_by_its_operator() -> None:
+    [monitor] = of_kind("examples/postgres", "PodMonitor")
+    [guard] = of_kind("examples/postgres", "NetworkPolicy")
+    for target in ("examples/postgres", "examples/postgres-restore"):
+        [cluster] = of_kind(target, "Cluster")
+        [backup] = of_kind(target, "ScheduledBackup")
+        assert backup["spec"]["cluster"]["name"] == cluster["metadata"]["name"]
+        assert backup["spec"]["immediate"], "an archive without a base backup restores nothing"
+        labels = {"cnpg.io/cluster": cluster["metadata"]["name"]}
+        assert selects(monitor["spec"]["selector"], labels)
+        assert selects(guard["spec"]["podSelector"], labels)
+    [operator] = [rule for rule in guard["spec"]["ingress"] if namespaces(rule, "from") == {"cnpg-system"}]
+    assert ports(operator) == {5432, 8000}
 
 
 def test_the_proxy_waits_longer_than_a_request_may_and_takes_what_the_api_takes() -> None:

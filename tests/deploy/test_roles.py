@@ -176,7 +176,10 @@ def test_a_role_is_selected_by_its_own_deployment_and_disruption_budget_alone(ta
         selecting = [each for each in of_kind(target, kind) if selects(each["spec"]["selector"], labels)]
         assert [each["metadata"]["name"] for each in selecting] == [f"trim-{role}"]
     # A budget of available pods would block the drain of a node for ever while there is one replica.
-    assert find(target, "PodDisruptionBudget", f"trim-{role}")["spec"]["maxUnavailable"] == 1
+    budget = find(target, "PodDisruptionBudget", f"trim-{role}")["spec"]
+    assert budget["maxUnavailable"] == 1
+    # So would, by default, pods that are not ready, such as all workers while the broker is away.
+    assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
 
 
 @ROLE
