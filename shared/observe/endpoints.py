@@ -1,4 +1,4 @@
-"""The listener for operators: `GET /metrics`, `GET /live` and `GET /ready`, on a separate port and in threads."""
+"""The listener for operators: `/metrics`, `/live`, `/ready` and `/ready/CONDITION`, on a separate port."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from socketserver import TCPServer
@@ -19,7 +19,7 @@ from prometheus_client.exposition import ThreadingWSGIServer
 
 from shared.errors import PermanentError
 from shared.log import get_logger
-from shared.observe.health import Health
+from shared.observe.health import Condition, Health
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
@@ -145,18 +145,24 @@ def _app(health: Health) -> Callable[[WSGIEnvironment, StartResponse], Iterable[
                 body = {"live": not defects, **_names(health), "defects": defects}
                 return _answer(start_response, body, _status(is_well=not defects))
             case "/ready":
-                conditions = health.conditions
-                is_ready = all(each.is_met for each in conditions)
-                shown = [
-                    {"name": each.name, "is_met": each.is_met, "detail": each.detail, "since": each.since.isoformat()}
-                    for each in conditions
-                ]
-                body = {"ready": is_ready, **_names(health), "conditions": shown}
-                return _answer(start_response, body, _status(is_well=is_ready))
-            case _:
-                return _answer(start_response, {"paths": ["/metrics", "/live", "/ready"]}, HTTPStatus.NOT_FOUND)
+                return _ready(start_response, health, health.conditions)
+            case path:
+                if asked := [each for each in health.conditions if path == f"/ready/{each.name}"]:
+                    return _ready(start_response, health, asked)
+                paths = ["/metrics", "/live", "/ready", *(f"/ready/{each.name}" for each in health.conditions)]
+                return _answer(start_response, {"paths": paths}, HTTPStatus.NOT_FOUND)
 
     return app
+
+
+def _ready(start_response: StartResponse, health: Health, conditions: Sequence[Condition]) -> Iterable[bytes]:
+    is_ready = all(each.is_met for each in conditions)
+    shown = [
+        {"name": each.name, "is_met": each.is_met, "detail": each.detail, "since": each.since.isoformat()}
+        for each in conditions
+    ]
+    body = {"ready": is_ready, **_names(health), "conditions": shown}
+    return _answer(start_response, body, _status(is_well=is_ready))
 
 
 def _names(health: Health) -> dict[str, str]:

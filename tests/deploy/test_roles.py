@@ -14,6 +14,7 @@ from shared.domain.options import Options
 from shared.settings import Settings
 from shared.store.database import STATEMENT_TIMEOUT_S
 from shared.version import VERSION
+from shared.worker.command_worker import CONDITIONS as WORKER_CONDITIONS
 from tests.deploy.manifests import (
     COMPONENT,
     JOBS,
@@ -110,8 +111,10 @@ def test_what_a_role_serves_is_what_its_probes_and_monitors_ask(target: str, rol
     assert variables["TRIM_METRICS_HOST"] == "0.0.0.0"
     assert runs["readinessProbe"]["httpGet"] == {"path": "/ready", "port": "metrics"}
     assert runs["livenessProbe"]["httpGet"] == {"path": "/live", "port": "metrics"}
-    # Only workers have something to load; a restart does not help a role that waits for a server.
-    assert runs["startupProbe"]["httpGet"]["path"] == ("/ready" if role in WORKERS else "/live")
+    # A restart helps no role that waits for a server, so the start is over once what it loads itself is there.
+    loads = role in WORKERS and variables["TRIM_ENGINE"] != "openai"
+    assert runs["startupProbe"]["httpGet"] == {"path": "/ready/engine" if loads else "/live", "port": "metrics"}
+    assert not loads or "engine" in WORKER_CONDITIONS
     if role == "api":
         assert ports["http"] == Settings.model_fields["api_port"].default
         [port] = find(target, "Service", "trim-api")["spec"]["ports"]
@@ -131,6 +134,15 @@ def test_a_pod_has_time_to_finish_before_it_is_killed(target: str, role: str) ->
         assert grace_s >= sleep_s + STOP_TIMEOUT_S + 10
     else:
         assert grace_s >= STATEMENT_TIMEOUT_S + 20
+
+
+@ROLE
+def test_a_process_that_is_busy_for_a_minute_is_not_restarted(target: str, role: str) -> None:
+    runs = container(find(target, "Deployment", f"trim-{role}"))
+    probe, on_gpu = runs["livenessProbe"], "nvidia.com/gpu" in runs["resources"]["limits"]
+    # What a restart costs: a second, or the weights of a large model again.
+    assert probe["periodSeconds"] * probe["failureThreshold"] == (300 if on_gpu else 60)
+    assert probe["timeoutSeconds"] >= 3
 
 
 @ROLE

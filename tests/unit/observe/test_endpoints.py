@@ -60,7 +60,16 @@ def test_metrics_are_in_the_format_of_prometheus_and_other_paths_are_not_found(a
     assert status == 200
     assert "# TYPE process_cpu_seconds_total counter\n" in text
     status, body = fetch_json(f"{address}/")
-    assert (status, body) == (404, {"paths": ["/metrics", "/live", "/ready"]})
+    assert (status, body) == (404, {"paths": ["/metrics", "/live", "/ready", "/ready/engine", "/ready/broker"]})
+
+
+def test_one_condition_can_be_asked_alone(health: Health, address: str) -> None:
+    health.meet("engine", "The model answers.")
+    health.miss("broker", "The broker does not answer.")
+    status, body = fetch_json(f"{address}/ready/engine")
+    assert (status, body["ready"], [each["name"] for each in body["conditions"]]) == (200, True, ["engine"])
+    assert fetch_json(f"{address}/ready/broker")[0] == 503
+    assert fetch_json(f"{address}/ready/database")[0] == 404
 
 
 @pytest.mark.parametrize(
