@@ -225,6 +225,43 @@ def test_a_volume_or_configuration_that_a_pod_names_exists(target: str, role: st
     assert len(mounted) == len(container(deployment)["volumeMounts"])
 
 
+@ROLE
+def test_a_worker_on_a_gpu_fits_its_node_and_keeps_its_weights_and_no_other_pod_takes_a_gpu(
+    target: str, role: str
+) -> None:
+    deployment = find(target, "Deployment", f"trim-{role}")
+    has_vllm = container(deployment)["image"].rpartition("/")[2].startswith("trim-worker-vllm:")
+    gpus = container(deployment)["resources"]["limits"].get("nvidia.com/gpu", 0)
+    assert (
+        (gpus > 0) == has_vllm == bool(pod(deployment).get("nodeSelector")) == bool(pod(deployment).get("tolerations"))
+    )
+    surge = deployment["spec"]["strategy"]["rollingUpdate"]
+    assert surge == ({"maxSurge": 0, "maxUnavailable": 1} if has_vllm else {"maxSurge": 1, "maxUnavailable": 0})
+    if has_vllm:
+        assert pod(deployment)["nodeSelector"] == {"nvidia.com/gpu.present": "true"}
+        taint = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+        assert taint in pod(deployment)["tolerations"]
+        [home] = re.findall(r"HOME=(/home/\S+) ", (ROOT / "docker" / "Dockerfile").read_text())
+        volumes = {each["mountPath"]: each["name"] for each in container(deployment)["volumeMounts"]}
+        [models] = [each for each in pod(deployment)["volumes"] if each["name"] == volumes[home]]
+        claim = find(target, "PersistentVolumeClaim", models["persistentVolumeClaim"]["claimName"])
+        assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+        [memory] = [each["emptyDir"] for each in pod(deployment)["volumes"] if each["name"] == volumes["/dev/shm"]]
+        assert memory["medium"] == "Memory"
+
+
+@POD
+def test_a_pod_can_write_below_tmp_alone_besides_its_models(target: str, name: str) -> None:
+    volumes = {each["name"]: each for each in pod(workload(target, name))["volumes"]}
+    writable = {
+        each["mountPath"]
+        for each in container(workload(target, name))["volumeMounts"]
+        if "secret" not in volumes[each["name"]]
+    }
+    assert "/tmp" in writable
+    assert writable <= {"/tmp", "/home/trim", "/dev/shm"}
+
+
 def test_the_models_on_gpus_are_those_of_compose() -> None:
     compose = (ROOT / "compose.gpu.yaml").read_text()
     for role in WORKERS:
