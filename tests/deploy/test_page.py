@@ -35,6 +35,7 @@ KUBECTL = """#!/bin/sh
 echo "$*" >> calls
 case "$*" in
     *"create secret"*) exec {kubectl} "$@" --dry-run=client --output=yaml > "secret-$(wc -l < calls).yaml" ;;
+    *"create configmap"*) exec {kubectl} "$@" --dry-run=client --output=yaml > configmap.yaml ;;
 esac
 """
 
@@ -53,7 +54,13 @@ def run(script: str, folder: Path) -> list[str]:
         (programs / name).write_text(program.format(kubectl=kubectl_path()))
         (programs / name).chmod(0o755)
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script.replace("/tmp/", f"{folder}/")],
+        [
+            "bash",
+            "-euo",
+            "pipefail",
+            "-c",
+            script.replace("/tmp/", f"{folder}/").replace("=docker/", f"={ROOT}/docker/"),
+        ],
         cwd=folder,
         env={"PATH": f"{programs}:/usr/local/bin:/usr/bin:/bin"},
         capture_output=True,
@@ -132,6 +139,14 @@ def test_an_upgrade_applies_the_schema_then_orchestrators_then_the_api_then_the_
         "trim-orchestrator",
         "trim-api",
     ]
+
+
+def test_the_dashboards_become_a_configmap_that_fits_and_that_grafana_finds(tmp_path: Path) -> None:
+    *_, label = run(section("Metrics and alerts"), tmp_path)
+    [made] = parse((tmp_path / "configmap.yaml").read_text())
+    assert set(made["data"]) == {path.name for path in (ROOT / "docker" / "grafana" / "dashboards").glob("*.json")}
+    assert len((tmp_path / "configmap.yaml").read_bytes()) < 2**20, "Kubernetes takes no larger object"
+    assert label.split()[-3:] == ["configmap", made["metadata"]["name"], "grafana_dashboard=1"]
 
 
 @pytest.mark.parametrize("target", OVERLAYS)
