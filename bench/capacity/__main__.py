@@ -124,8 +124,8 @@ def print_table(
     if as_json:
         print(json.dumps([asdict(each) for each in plans]))
         return
-    show_plans(Console(width=100), plans, workload=workload, engines=engines)
-    print(f"CPU costs: {measured.how['date']}, {measured.how['machine']}.")
+    show_plans(Console(width=120), plans, workload=workload, engines=engines)
+    print(f"\nCPU costs: {measured.how['date']}, {measured.how['machine']}.")
 
 
 def measure_costs(settings: Settings, *, repeats: int, into: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from bench.capacity.costs import Costs
 from bench.capacity.inputs import Engine, Engines, Workload
 from bench.capacity.loads import WORD, Load, script
-from bench.capacity.model import Margins, Plan, cpu_ms_per_step, plan
+from bench.capacity.model import Margins, Plan, cpu_ms_per_step, idle_cores, plan
 from bench.capacity.rig import Observed, Rig, Run, roles_of
 from bench.service import running_service
 
@@ -65,15 +65,11 @@ class Comparison:
         batch = run.steps * planned.orchestrators.events_per_s / planned.work.steps_per_s / run.transactions
         yield "steps/s", planned.work.steps_per_s, run.steps_per_s
         yield "events per transaction", planned.orchestrators.events_per_transaction, batch
-        predicted = cpu_ms_per_step(
-            WORKLOAD,
-            self.costs,
-            events_per_transaction=batch,
-            steps_per_s=run.steps_per_s,
-            workers=planned.small_gpus + planned.other_gpus.prm + planned.other_gpus.large,
-        )
-        idle_cores = planned.orchestrators.count * self.costs.idle_orchestrator_cores
-        predicted["orchestrator"] += idle_cores * 1000 / run.steps_per_s
+        workers = planned.small_gpus + planned.other_gpus.prm + planned.other_gpus.large
+        rate = {"events_per_transaction": batch, "steps_per_s": run.steps_per_s}
+        predicted = cpu_ms_per_step(WORKLOAD, self.costs, workers=workers, **rate)
+        for part, cores in idle_cores(self.costs, orchestrators=planned.orchestrators.count, workers=workers).items():
+            predicted[part] += cores * 1000 / run.steps_per_s
         measured = {part: sum(run.cpu_s[role] for role in roles) * 1000 / run.steps for part, roles in PARTS.items()}
         for part in PARTS:
             yield f"CPU ms per step: {part}", predicted[part], measured[part]

@@ -66,7 +66,9 @@ class Costs:
     worker_gather_ms: float
     """Milliseconds within which further messages join a group, of the broker and of one worker."""
     idle_orchestrator_cores: float
-    """CPU cores that one orchestrator and the server of its database use while there is no problem."""
+    idle_worker_cores: float
+    idle_broker_cores: float
+    """CPU cores that one process uses while there is no problem."""
     hop_ms: float
     """Milliseconds from a message's publication to its receipt, on idle cores."""
     submission_ms: float

@@ -207,6 +207,8 @@ def fit_costs(
         broker_gather_ms=_gather_ms(samples, "rabbitmq", parts["rabbitmq"], processes=1),
         worker_gather_ms=_gather_ms(samples, "worker", parts["worker"], processes=2),  # the small model's and the PRM's
         idle_orchestrator_cores=idle["orchestrator"],
+        idle_worker_cores=idle["small"],
+        idle_broker_cores=idle["rabbitmq"],
         hop_ms=hop_ms,
         submission_ms=asked.submission_ms,
         read_ms=asked.read_ms,

@@ -44,6 +44,8 @@ COUNTED = 24
 """Maximum number of problems in the run that counts messages."""
 
 IDLE_S = 10.0
+"""Seconds of each of the two observations of idle processes."""
+
 REQUESTS = 100
 """Number of problems that are submitted, and read, one at a time."""
 
@@ -68,10 +70,12 @@ def measure(server_url: str, broker_url: str, *, repeats: int, command: str) -> 
         environment={"TRIM_API_PORT": str(port), "TRIM_CONCURRENCY": "64"},
     ) as rig:
         rig.run(WARM_UP)
-        idle = rig.idle_cpu(IDLE_S)
+        idles = [rig.idle_cpu(IDLE_S)]
         messages = {load.name: rig.count_messages(load, min(COUNTED, load.in_flight)) for load in LOADS}
         stored = [_stored(rig, load) for load in LOADS[3:6]]
         runs = [{load.name: _shown(load, rig.run(load)) for load in LOADS} for _ in range(repeats)]
+        idles.append(rig.idle_cpu(IDLE_S))
+        idle = {name: min(each[name] for each in idles) for name in idles[0]}
         samples = [_sample(load, messages[load.name], [each[load.name] for each in runs], idle) for load in LOADS]
         connections = rig.connections()
         with Api(f"http://127.0.0.1:{port}") as api:
@@ -86,6 +90,7 @@ def measure(server_url: str, broker_url: str, *, repeats: int, command: str) -> 
         **versions,
         "repeats": repeats,
         "cpu_spread": _spread(runs),
+        "idle_cores": {name: round(value, 4) for name, value in idle.items()},
         "fit_errors": fit_errors(samples, costs),
         "loads": {sample.load.name: sample.describe() for sample in samples},
     }

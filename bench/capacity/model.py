@@ -179,7 +179,8 @@ def plan(
     gpus = _other_gpus(steps, workload, engines, margins)
     workers = small_gpus + gpus.prm + gpus.large
     cpu_ms = cpu_ms_per_step(workload, costs, events_per_transaction=batch, steps_per_s=steps, workers=workers)
-    cores = {part: steps * value / 1000 for part, value in cpu_ms.items()}
+    idle = idle_cores(costs, orchestrators=count, workers=workers)
+    cores = {part: steps * value / 1000 + idle.get(part, 0) for part, value in cpu_ms.items()}
     apis = _apis(work.problems_per_s, costs, margins)
     return Plan(
         small_gpus=small_gpus,
@@ -188,7 +189,7 @@ def plan(
         worker_cores=cores["worker"],
         orchestrators=Orchestrators(
             count=count,
-            cores=cores["orchestrator"] + count * costs.idle_orchestrator_cores,
+            cores=cores["orchestrator"],
             events_per_s=events,
             events_per_transaction=batch,
         ),
@@ -231,6 +232,15 @@ def cpu_ms_per_step(
         "worker": costs.worker.ms(
             units=flow.worker_messages, groups=flow.worker_messages / worker_joined, kb=flow.worker_kb
         ),
+    }
+
+
+def idle_cores(costs: Costs, *, orchestrators: int, workers: int) -> dict[str, float]:
+    """Return the CPU cores that each part uses while there is no problem."""
+    return {
+        "orchestrator": orchestrators * costs.idle_orchestrator_cores,
+        "rabbitmq": costs.idle_broker_cores,
+        "worker": workers * costs.idle_worker_cores,
     }
 
 

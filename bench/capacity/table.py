@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -59,15 +60,15 @@ ROWS: Mapping[str, Sequence[Row]] = {
 
 def show_plans(console: Console, plans: Sequence[Plan], *, workload: Workload, engines: Engines) -> None:
     """Print one column for each number of small GPUs."""
-    table = Table(title=_title(workload, engines), title_justify="left")
+    console.print(_title(workload, engines) + "\n", highlight=False)
+    table = Table(box=box.MARKDOWN)
     table.add_column("small GPUs")
     for plan in plans:
         table.add_column(str(plan.small_gpus), justify="right")
     for section, rows in ROWS.items():
-        table.add_section()
-        table.add_row(f"[bold]{section}")
+        table.add_row(f"**{section}**")
         for name, value in rows:
-            table.add_row(f"  {name}", *(number(value(plan)) for plan in plans))
+            table.add_row(name, *(number(value(plan)) for plan in plans))
     console.print(table)
 
 
@@ -82,12 +83,11 @@ def _title(workload: Workload, engines: Engines) -> str:
 
 def show_comparisons(console: Console, compared: Sequence[Sequence[Comparison]]) -> None:
     """Print predicted and measured values: medians of each configuration's observations, with their range."""
-    table = Table(title="The model and the service", title_justify="left")
+    table = Table(box=box.MARKDOWN)
     for name in ("small GPUs", "orchestrators", "", "predicted", "measured (range)", "error"):
         table.add_column(name, justify="right" if name != "" else "left")
     for observations in compared:
         planned = observations[0].planned
-        table.add_section()
         columns = zip(*(list(each.rows()) for each in observations), strict=True)
         for place, rows in enumerate(columns):
             predicted, measured = (statistics.median(row[at] for row in rows) for at in (1, 2))
@@ -104,9 +104,8 @@ def show_comparisons(console: Console, compared: Sequence[Sequence[Comparison]])
 
 def show_drains(console: Console, drained: Mapping[int, Sequence[Run]], predicted: float) -> None:
     """Print how fast orchestrators apply waiting events while no worker runs."""
-    table = Table(
-        title=f"Orchestrators alone; one is predicted to apply {predicted:,.0f} events/s", title_justify="left"
-    )
+    console.print(f"\nOrchestrators alone; one is predicted to apply {predicted:,.0f} events/s.\n", highlight=False)
+    table = Table(box=box.MARKDOWN)
     for name in (
         "orchestrators",
         "events/s, fastest run",

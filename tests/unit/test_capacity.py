@@ -30,6 +30,8 @@ COSTS = Costs(
     broker_gather_ms=0.0,
     worker_gather_ms=2.0,
     idle_orchestrator_cores=0.01,
+    idle_worker_cores=0.001,
+    idle_broker_cores=0.02,
     hop_ms=1.0,
     submission_ms=4.0,
     read_ms=2.0,
@@ -83,9 +85,11 @@ def test_a_plan_is_what_one_computes_by_hand() -> None:
     assert one.orchestrators.count == 1
     assert one.orchestrators.cores == pytest.approx(steps * 1.2 * (0.4 + 2.0 / batch) / 1000 + 0.01)
     assert one.database.cores == pytest.approx(steps * 1.2 * (0.1 + 1.0 / batch) / 1000)
-    assert one.broker.cores == pytest.approx((steps * 3.4 * (0.2 + 0.8) + one.broker.mb_per_s * 1000 * 0.01) / 1000)
+    assert one.broker.cores == pytest.approx(
+        (steps * 3.4 * (0.2 + 0.8) + one.broker.mb_per_s * 1000 * 0.01) / 1000 + 0.02
+    )
     joined = 1 + steps * 4.4 / 8 * 0.002  # each of the 8 workers handles an eighth of the messages
-    assert one.worker_cores == pytest.approx(steps * 4.4 * (0.1 + 0.5 / joined) / 1000)
+    assert one.worker_cores == pytest.approx(steps * 4.4 * (0.1 + 0.5 / joined) / 1000 + 8 * 0.001)
     assert one.database.connections == 11 + 20
     assert one.database.kept_gb_per_day == pytest.approx(steps * (300 + 1000 + (3000 + 2 * 600) / 11) * 86_400 / 1e9)
     assert one.database.inbox_gb == pytest.approx(steps * 1.2 * 2 * 100 * 86_400 / 1e9)
