@@ -40,7 +40,7 @@ def make_row(**changes: Any) -> dict[str, Any]:
     submitted = {
         "id": PROBLEM_ID, "question": "What?", "reference": "42", "options": options_values(Options()),
         "deadline_at": None, "policy": "threshold", "policy_revision": 1, "policy_parameters": {"threshold": 0.5},
-        "policy_version": None, "policy_wrappers": {}, "shadows": [],
+        "policy_version": None, "policy_wrappers": {}, "shadows": [], "created_at": NOW,
     }  # fmt: skip
     return {**written, **submitted, "status": "running", "pending": [], **changes}
 
