@@ -22,6 +22,8 @@ from shared.version import VERSION
 
 LICENCE: str = PYPROJECT["project"]["license"]
 SCHEMA = SchemaVersion.V1_6
+EMBEDDED_ENGINE = "onnxruntime"
+"""The library that runs the bundled models: images without it hold none of them."""
 
 
 def write_sboms(folder: Path, licences: Mapping[str, Row]) -> list[Path]:
@@ -47,7 +49,7 @@ def write_sboms(folder: Path, licences: Mapping[str, Row]) -> list[Path]:
 
 
 def bill(pins: list[Pin], licences: Mapping[str, Row]) -> Bom:
-    """List the service, its bundled models, and the libraries of a lock file with their dependencies."""
+    """List the service, the libraries of a lock file with their dependencies, and the bundled models where they run."""
     root = Component(
         name=NAME,
         version=VERSION,
@@ -56,7 +58,7 @@ def bill(pins: list[Pin], licences: Mapping[str, Row]) -> Bom:
         licenses=[LicenseFactory().make_from_string(LICENCE)],
         purl=PackageURL("pypi", name=NAME, version=VERSION),
     )
-    models = list(_models())
+    models = list(_models()) if any(pin.name == EMBEDDED_ENGINE for pin in pins) else []
     libraries = {pin: _library(pin, licences[pin.name].licence) for pin in pins}
     bom = Bom(components=[*models, *libraries.values()])
     bom.metadata.component = root

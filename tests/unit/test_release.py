@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from release.building import file_faults, metadata_faults
 from release.installing import NOT_INSTALLED, Trial, run_trials, trials
 from release.licences import Row, check_licences, current, licence_faults, read_page
 from release.locks import Pin, lock_files, locked_names, read_lock
-from release.project import EXTRAS, NAME, ReleaseRefused, included_extras
+from release.project import EXTRAS, NAME, ROOT, ReleaseRefused, included_extras
 from release.sbom import SCHEMA, bill
 from shared.version import VERSION
 
@@ -95,9 +96,16 @@ def test_a_bill_of_materials_conforms_and_connects_every_library_and_model(lock:
     assert JsonStrictValidator(SCHEMA).validate_str(text) is None
     required = {each.ref.value for dependency in made.dependencies for each in dependency.dependencies}
     assert required == {each.bom_ref.value for each in made.components}
-    assert {pin.name for pin in pins} | {f"{NAME}/{model}" for model in ("small", "large", "prm", "prm-lite")} == {
-        each.name for each in made.components
-    }
+    models = {f"{NAME}/{each.name}" for each in (ROOT / "models").iterdir() if (each / "model.safetensors").exists()}
+    assert len(models) == 4
+    assert {each.name for each in made.components} == {pin.name for pin in pins} | (models if _holds(lock) else set())
+
+
+def _holds(lock: Path) -> bool:
+    """Tell whether the image of a lock file, or one machine with the whole service, holds the bundled models."""
+    stages = re.split(r"^FROM ", (ROOT / "docker" / "Dockerfile").read_text(), flags=re.MULTILINE)
+    [image] = [each for each in stages if re.match(rf".* AS {lock.stem}\n", each)] or [""]
+    return lock.stem in {"stack", "dev"} or "with-models" in image
 
 
 # Content
