@@ -120,7 +120,7 @@ def read(path: Path) -> Measured:
         raise BadCosts(
             f"The measured costs in {path} cannot be used ({type(error).__name__}: {error}); write others with"
             " `python -m bench.capacity measure`."
-        ) from error
+        ) from None
 
 
 def _build(kind: type[Any], content: Mapping[str, Any]) -> Any:

@@ -11,6 +11,10 @@ VLLM_BLOCK_TOKENS = 16
 """Tokens of a block of vLLM's prefix cache: of a cached prefix, the last block is computed again if it is not full."""
 
 
+LARGEST = 1e9
+"""No number that a plan is computed from is larger, so that results stay numbers."""
+
+
 class BadInput(PermanentError):
     """A number that the capacity is computed from is not usable."""
 
@@ -24,7 +28,7 @@ def check(
     above: float = -math.inf,
     least: float = 0,
     below: float = math.inf,
-    most: float = math.inf,
+    most: float = LARGEST,
 ) -> None:
     """Check a number.
 
@@ -35,7 +39,7 @@ def check(
         return
     needed = f"above {above:g}" if math.isfinite(above) else f"at least {least:g}"
     needed += f" and below {below:g}" if math.isfinite(below) else ""
-    needed += f" and at most {most:g}" if math.isfinite(most) else ""
+    needed += f" and at most {most:g}" if most < LARGEST or value > most else ""
     raise BadInput(f"{name} is {value:g}; it must be a number {needed}.")
 
 

@@ -19,6 +19,7 @@ from bench.capacity.inputs import BadInput, Engine, Engines, Workload
 from bench.capacity.loads import Load, script
 from bench.capacity.model import BATCH_EVENTS, Margins, Plan, batch_size, cpu_ms_per_step, max_events_per_s, plan
 from bench.capacity.table import number
+from shared.errors import explain
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -193,7 +194,7 @@ def test_cpu_time_per_step_falls_as_transactions_and_groups_grow() -> None:
 @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
 @pytest.mark.parametrize("name", ["tokens_per_s", "concurrency"])
 def test_a_speed_that_is_not_above_zero_is_refused_in_one_sentence(name: str, value: float) -> None:
-    with pytest.raises(BadInput, match=rf"^{name} is [^.]+; it must be a number (above 0|at least 1)\.$"):
+    with pytest.raises(BadInput, match=rf"^{name} is [^.]+; it must be a number (above 0|at least 1)\b.*\.$"):
         replace(ENGINES.small, **{name: value})
 
 
@@ -217,6 +218,13 @@ def test_a_speed_that_is_not_above_zero_is_refused_in_one_sentence(name: str, va
 def test_an_impossible_workload_is_refused_in_one_sentence(name: str, value: float) -> None:
     with pytest.raises(BadInput, match=rf"^{name} is [^;]+; it must be a number [^;]+\.$"):
         replace(WORKLOAD, **{name: value})
+
+
+def test_numbers_that_no_deployment_has_are_refused() -> None:
+    with pytest.raises(BadInput, match=r"^step_tokens is 1e\+308; it must be a number above 0 and at most 1e\+09\.$"):
+        replace(WORKLOAD, step_tokens=1e308)
+    with pytest.raises(BadInput, match=r"^small_gpus is 1e\+26; it must be a number at least 1 and at most 1e\+09\.$"):
+        planned(10**26)
 
 
 @pytest.mark.parametrize("margins", [{"headroom": 1}, {"headroom": -0.1}, {"reads": math.nan}, {"orchestrators": 0}])
@@ -263,9 +271,10 @@ def test_damaged_costs_are_refused_in_one_sentence(change: dict[str, Any], tmp_p
         read(path)
 
 
-def test_missing_costs_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadCosts, match="FileNotFoundError"):
+def test_missing_costs_are_refused_in_a_sentence_that_gives_the_reason_once(tmp_path: Path) -> None:
+    with pytest.raises(BadCosts, match="FileNotFoundError") as refused:
         read(tmp_path / "none.json")
+    assert explain(refused.value).count("No such file") == 1
 
 
 def test_a_fit_finds_the_factors_behind_exact_measurements() -> None:
