@@ -89,8 +89,11 @@ def _watch(settings: Settings, database: Database, health: Health, stopping: thr
     """Keep the health's conditions up to date, as often as other processes send heartbeats."""
     loop = health.loop("watcher", limit_s=settings.heartbeat_s + WATCH_LIMIT_S)
     while not stopping.is_set():
-        loop.beat()
-        with suppress(TrimError):  # The health has it.
-            watch_database(database, health)
+        loop.pause()  # A database that keeps connections and does not answer holds the thread.
+        try:
+            with suppress(TrimError):  # The health has it.
+                watch_database(database, health, every_s=settings.heartbeat_s)
+        finally:
+            loop.beat()
         stopping.wait(settings.heartbeat_s)
     loop.pause()

@@ -93,7 +93,7 @@ class Orchestrator:
         signal.signal(signal.SIGINT, lambda *_: self._stopping.set())
         check_broker(self._settings)
         with closing(self._database):
-            self._reconnecting(lambda: watch_database(self._database, self._health))
+            self._reconnecting(lambda: watch_database(self._database, self._health, every_s=self._settings.heartbeat_s))
             others = [
                 threading.Thread(target=self._run_thread, args=(work,), name=name)
                 for name, work in (("sweeper", self._sweep), ("liveness", self._report_liveness))
@@ -221,7 +221,7 @@ class Orchestrator:
                 self._this.loop.beat()
                 has_broker = self._check_broker(publisher)
                 with suppress(CodeOutdated):  # Only a start is refused; the health has it.
-                    watch_database(self._database, self._health)
+                    watch_database(self._database, self._health, every_s=self._settings.heartbeat_s)
                 now = SYSTEM_CLOCK.now()
                 report_liveness(self._database, name=self._settings.node_name, has_broker=has_broker, now=now)
                 if self._settings.metrics_port is not None:

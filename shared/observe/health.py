@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import partial
 
 from shared.clock import SYSTEM_CLOCK, Clock
 from shared.log import get_logger
@@ -79,14 +80,16 @@ class Health:
             for name in conditions
         }
         metrics.LIVE.set_function(lambda: not self.defects)
-        metrics.READY.set(self.is_ready)
+        self._expiry = dict.fromkeys(conditions, math.inf)
+        metrics.READY.set_function(lambda: self.is_ready)
         for name in conditions:
-            metrics.CONDITION_MET.labels(name).set(0)
+            metrics.CONDITION_MET.labels(name).set_function(partial(self._is_met, name))
 
     @property
     def conditions(self) -> list[Condition]:
         """All conditions, in the order of their declaration."""
-        return list(self._conditions.values())
+        with self._changes:
+            return [self._current(name) for name in self._conditions]
 
     @property
     def is_ready(self) -> bool:
@@ -103,8 +106,16 @@ class Health:
         ]
         return stalled if self._defect is None else [self._defect, *stalled]
 
-    def meet(self, name: str, detail: str) -> None:
-        """Record that a condition is met."""
+    def meet(self, name: str, detail: str, *, valid_s: float = math.inf) -> None:
+        """Record that a condition is met.
+
+        Args:
+            name: Name of the condition.
+            detail: One sentence for people.
+            valid_s: Seconds after which it counts as not met if nothing is recorded again: what asks may hang, as a
+                server does that keeps its connections and does not answer.
+        """
+        self._expiry[name] = self._clock.monotonic() + valid_s
         self._set(name, detail, is_met=True)
 
     def miss(self, name: str, detail: str) -> None:
@@ -126,14 +137,24 @@ class Health:
         self._loops.append(beat)
         return beat
 
+    def _is_met(self, name: str) -> bool:
+        with self._changes:
+            return self._current(name).is_met
+
+    def _current(self, name: str) -> Condition:
+        known = self._conditions[name]
+        late_s = self._clock.monotonic() - self._expiry[name]
+        if not known.is_met or late_s <= 0:
+            return known
+        since = self._clock.now() - timedelta(seconds=late_s)
+        return replace(known, is_met=False, detail="It was there, and has not answered since.", since=since)
+
     def _set(self, name: str, detail: str, *, is_met: bool) -> None:
         with self._changes:
             known = self._conditions[name]
             has_changed = known.is_met is not is_met
             since = self._clock.now() if has_changed else known.since
             self._conditions[name] = Condition(name=name, is_met=is_met, detail=detail, since=since)
-            metrics.CONDITION_MET.labels(name).set(is_met)
-            metrics.READY.set(self.is_ready)
         if has_changed and is_met:
             _log.info("condition_met", condition=name, detail=detail)
         elif has_changed:

@@ -11,8 +11,17 @@ CONDITIONS = ("database", "schema")
 """Names of the conditions of a process that has a database."""
 
 
-def watch_database(database: Database, health: Health) -> None:
+PATIENCE_S = 30.0
+"""Seconds that an answer may be late before the database counts as away."""
+
+
+def watch_database(database: Database, health: Health, *, every_s: float) -> None:
     """Record in the health whether the database answers and whether its schema fits.
+
+    Args:
+        database: The database.
+        health: The health of this process.
+        every_s: Seconds until the caller asks again.
 
     Raises:
         RetryableError: The database does not answer, or its schema is missing or older than this code.
@@ -25,7 +34,7 @@ def watch_database(database: Database, health: Health) -> None:
         health.miss("database", explain(error))
         health.miss("schema", "Unknown while the database does not answer.")
         raise
-    health.meet("database", "The database answers.")
+    health.meet("database", "The database answers.", valid_s=every_s + PATIENCE_S)
     if schema.error is not None:
         health.miss("schema", str(schema.error))
         raise schema.error

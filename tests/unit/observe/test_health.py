@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 
 from shared.clock import Clock
 from shared.observe import metrics
 from shared.observe.health import Condition, Health
+from shared.store import watching
+from shared.store.watching import watch_database
 from tests.scraping import Scrape
 
 START = datetime(2027, 1, 1, tzinfo=UTC)
@@ -63,6 +67,31 @@ def test_a_condition_keeps_the_time_of_its_last_change_and_the_newest_sentence(h
     health.meet("broker", "Still there.")
     assert condition(health, "broker").since == START + timedelta(seconds=5)
     assert condition(health, "broker").detail == "Still there."
+
+
+def test_a_condition_that_is_not_confirmed_in_time_is_not_met_until_it_is(health: Health, time: Time) -> None:
+    health.meet("engine", "It answers.")
+    health.meet("broker", "It answers.", valid_s=40)
+    time.passed_s = 40
+    assert health.is_ready
+    time.passed_s = 50
+    assert not health.is_ready
+    assert not condition(health, "broker").is_met
+    assert condition(health, "broker").since == START + timedelta(seconds=40)
+    found = Scrape.here(metrics.READY, metrics.CONDITION_MET)
+    assert (found["trim_ready"], found.by("trim_condition_met", "condition")) == (0, {"engine": 1})
+    health.meet("broker", "It answers.", valid_s=40)
+    assert health.is_ready
+
+
+def test_a_database_that_hangs_is_away_half_a_minute_later(time: Time, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watching, "read_schema", lambda _: SimpleNamespace(error=None, revision="0001"))
+    health = Health(role="api", node="api-0", conditions=watching.CONDITIONS, clock=time.clock)
+    watch_database(MagicMock(), health, every_s=5)
+    time.passed_s = 35
+    assert health.is_ready
+    time.passed_s = 36
+    assert [each.name for each in health.conditions if not each.is_met] == ["database"]
 
 
 def test_metrics_show_the_conditions_and_whether_the_process_is_ready(health: Health) -> None:
