@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 
 from sqlalchemy import make_url
@@ -32,6 +33,8 @@ def _parse() -> argparse.Namespace:
 def main() -> None:
     """Run one command."""
     arguments = _parse()
+    # The first process of a container ignores signals without a handler. It has not migrated, so others must not start.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with reporting_errors("migrations"):
         if arguments.command == "new":
             migrations.new(arguments.phase, arguments.name)
@@ -39,7 +42,8 @@ def main() -> None:
         settings = Settings()
         url = settings.require_database_url()
         if arguments.command == "upgrade":
-            sys.stdout.write(f"Database {make_url(url).database}: schema {migrations.upgrade(url)}.\n")
+            schema = migrations.upgrade(url)  # first: it refuses a URL that cannot be parsed
+            sys.stdout.write(f"Database {make_url(url).database}: schema {schema}.\n")
         elif arguments.command == "check":
             migrations.check(url)
         elif arguments.command == "verify":

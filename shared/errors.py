@@ -39,6 +39,15 @@ class RetryableError(TrimError):
     retryable = True
 
 
+class RefusedError(RetryableError):
+    """A server refuses this process; correct its settings and restart it.
+
+    For a client of the process it is a server that does not answer: a restart may mend it. The process itself ends.
+    """
+
+    code = "refused"
+
+
 class PermanentError(TrimError):
     """The call cannot succeed in this form; change it before you send it again."""
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pydantic import ValidationError
 
 from shared import log
-from shared.errors import PermanentError, TrimError, explain
+from shared.errors import PermanentError, RefusedError, TrimError, explain
 from shared.observe import metrics, tracing
 from shared.observe.endpoints import listening
 from shared.observe.health import Health
@@ -39,6 +39,7 @@ def parser(module: str, description: str) -> argparse.ArgumentParser:
 
 def run(serve: Callable[[Settings], None], *, role: str) -> None:
     """Run a program: read the settings, set up the logs, and serve until a signal stops it."""
+    signal.signal(signal.SIGTERM, _stop_at_once)
     with reporting_errors(role):
         settings = Settings()
         log.configure(settings, role=role)
@@ -61,7 +62,6 @@ def run_role(serve: Callable[[Settings, Health], None], *, role: str, conditions
     """
 
     def serve_observed(settings: Settings) -> None:
-        signal.signal(signal.SIGTERM, _stop_at_once)
         health = Health(role=role, node=settings.node_name, conditions=conditions)
         if settings.metrics_port is None:
             serve(settings, health)
@@ -87,7 +87,7 @@ def reporting_errors(program: str) -> Iterator[None]:
         sys.exit(EXIT_USAGE)
     except TrimError as error:
         sys.stderr.write(f"{program}: {explain(error)}\n")
-        sys.exit(EXIT_USAGE if isinstance(error, PermanentError) else EXIT_BROKEN)
+        sys.exit(EXIT_USAGE if isinstance(error, PermanentError | RefusedError) else EXIT_BROKEN)
 
 
 def _stop_at_once(_signal: int, _frame: object) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 import migrations
+from shared.addresses import http_url
 from shared.errors import RetryableError
 from shared.settings import Settings
 from shared.store.admission import BROKER, forget_processes
@@ -86,7 +87,7 @@ def running_roles(
         tell: Receives the names of parts that take long to become ready.
     """
     with (
-        Api(f"http://{settings.api_host}:{environment['TRIM_API_PORT']}") as api,
+        Api(http_url(settings.api_host, int(environment["TRIM_API_PORT"]))) as api,
         Roles(environment, STATE / "logs") as roles,
     ):
         api.wait_until_ready(roles.check, tell=tell)

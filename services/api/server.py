@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from types import FrameType
 
 import uvicorn
 
 from services.api.app import create_app
-from shared.errors import TrimError
+from shared.addresses import http_url, listen
+from shared.errors import RefusedError, RetryableError, TrimError, explain
 from shared.log import get_logger
 from shared.observe.health import Health, LoopBeat
 from shared.settings import Settings
@@ -33,7 +35,7 @@ _log = get_logger(__name__)
 
 
 class _Server(uvicorn.Server):
-    """Logs its address once it listens, and ends waiting requests when it stops."""
+    """Logs its addresses once it listens, and ends waiting requests when it stops."""
 
     def __init__(self, config: uvicorn.Config, stopping: threading.Event, loop: LoopBeat) -> None:
         super().__init__(config)
@@ -49,21 +51,28 @@ class _Server(uvicorn.Server):
         self._loop.beat()
         return await super().on_tick(counter)
 
-    def _log_started_message(self, _listeners: object) -> None:
-        for server in self.servers:
-            for listener in server.sockets:
-                host, port = listener.getsockname()[:2]
-                _log.info("api_started", address=f"http://{host}:{port}")
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for each in sockets or ():
+            _log.info("api_started", address=http_url(*each.getsockname()[:2]))
 
 
 def serve(settings: Settings, health: Health) -> None:
-    """Serve until SIGTERM or SIGINT. The database may be down: /health/ready and the health then report it."""
-    with closing(Database(settings.require_database_url(), pool_size=POOL_SIZE)) as database:
+    """Serve until SIGTERM or SIGINT. The database may be down: /health/ready and the health then report it.
+
+    Raises:
+        AddressUnusable: The process cannot listen on its address.
+        DatabaseRefused, CodeOutdated: The process cannot use its database, and waiting does not help.
+    """
+    with ExitStack() as open_now:
+        database = open_now.enter_context(closing(Database(settings.require_database_url(), pool_size=POOL_SIZE)))
+        listeners = listen(settings.api_host, settings.api_port, settings="TRIM_API_HOST or TRIM_API_PORT")
+        for listener in listeners:
+            open_now.enter_context(listener)
+        _check_database(settings, database, health)
         app = create_app(settings, database)
         config = uvicorn.Config(
             app,
-            host=settings.api_host,
-            port=settings.api_port,
             log_config=None,
             access_log=False,
             timeout_keep_alive=KEEP_ALIVE_S,
@@ -78,11 +87,25 @@ def serve(settings: Settings, health: Health) -> None:
         )
         watcher.start()
         try:
-            server.run()
+            server.run([*listeners])
         finally:
             app.state.stopping.set()
             watcher.join()
     _log.info("api_stopped")
+
+
+def _check_database(settings: Settings, database: Database, health: Health) -> None:
+    """Look once whether the database and its schema can be used; log what the process has to wait for.
+
+    Raises:
+        DatabaseRefused, CodeOutdated: Waiting does not help.
+    """
+    try:
+        watch_database(database, health, every_s=settings.heartbeat_s)
+    except RefusedError:
+        raise
+    except RetryableError as error:
+        _log.warning("database_awaited", code=error.code, detail=explain(error))
 
 
 def _watch(settings: Settings, database: Database, health: Health, stopping: threading.Event) -> None:

@@ -20,9 +20,10 @@ from shared.backoff import RECONNECT
 from shared.bus.cancellations import forget_listeners
 from shared.bus.connection import check_broker
 from shared.bus.consumer import BatchConsumer, Delivery
+from shared.bus.declaring import QueueDiffers
 from shared.bus.publisher import Publisher
 from shared.clock import SYSTEM_CLOCK
-from shared.errors import PermanentError, RetryableError, explain
+from shared.errors import RefusedError, RetryableError, explain
 from shared.log import get_logger
 from shared.observe import metrics
 from shared.observe.health import Health, LoopBeat
@@ -77,7 +78,7 @@ class Orchestrator:
         self._policies = PolicyCache(self._store, shadow_time_s=settings.shadow_time_ms / 1000)
         self._stopping = threading.Event()
         self._has_crashed = threading.Event()
-        self._failure: PermanentError | None = None
+        self._failure: RefusedError | QueueDiffers | None = None
         self._open_problems = OpenProblems(self._database)
         metrics.ADMISSION_WINDOW.set(settings.window)
         self._this = _Thread(health.loop("consumer", limit_s=LOOP_LIMIT_S))
@@ -87,13 +88,15 @@ class Orchestrator:
 
         Raises:
             ThreadCrashed: A thread crashed. The others stop too: half an orchestrator would look alive.
-            PermanentError: A server refuses this process, and waiting does not help.
+            RefusedError, QueueDiffers: Settings or queues have to be changed; waiting does not help.
         """
         signal.signal(signal.SIGTERM, lambda *_: self._stopping.set())
         signal.signal(signal.SIGINT, lambda *_: self._stopping.set())
         check_broker(self._settings)
         with closing(self._database):
             self._reconnecting(lambda: watch_database(self._database, self._health, every_s=self._settings.heartbeat_s))
+            if self._stopping.is_set():
+                return
             others = [
                 threading.Thread(target=self._run_thread, args=(work,), name=name)
                 for name, work in (("sweeper", self._sweep), ("liveness", self._report_liveness))
@@ -120,7 +123,7 @@ class Orchestrator:
         """Run a thread's work; however it ends, the other threads stop too."""
         try:
             self._reconnecting(work)
-        except PermanentError as error:  # such as a password that was changed; the process ends with its sentence
+        except (RefusedError, QueueDiffers) as error:  # The process ends with this sentence, without a stack trace.
             self._failure = error
         except Exception:  # noqa: BLE001 - the process must not go on without this thread
             _log.exception("thread_crashed", thread=threading.current_thread().name)
@@ -138,6 +141,8 @@ class Orchestrator:
             try:
                 work()
                 return
+            except RefusedError:
+                raise
             except RetryableError as error:
                 attempt = 0 if time.monotonic() - began > RECONNECT.limit_s else attempt + 1
                 self._back_off("server_awaited", error, attempt)
@@ -174,7 +179,7 @@ class Orchestrator:
                 with _EVENTS_WORK.time():
                     return apply_deliveries(self._store, deliveries, policies=self._policies, now=SYSTEM_CLOCK.now())
             except RetryableError as error:
-                if self._stopping.is_set():
+                if self._stopping.is_set() or isinstance(error, RefusedError):
                     raise
                 self._back_off("events_held", error, attempt, events=len(deliveries))
                 consumer.keep_alive()
@@ -254,7 +259,7 @@ class Orchestrator:
                 publisher.publish(outgoing)
                 return
             except RetryableError as error:
-                if self._stopping.is_set():
+                if self._stopping.is_set() or isinstance(error, RefusedError):
                     raise  # Nothing is acknowledged: the broker redelivers the events to another orchestrator.
                 self._back_off("publication_failed", error, attempt, messages=len(outgoing))
                 attempt += 1

@@ -14,7 +14,8 @@ from amqp.exceptions import AccessRefused, NotAllowed
 from kombu.connection import Connection
 from kombu.exceptions import OperationalError as KombuOperationalError
 
-from shared.errors import PermanentError, RetryableError
+from shared.errors import PermanentError, RefusedError, RetryableError
+from shared.postgres_refusals import is_refusal
 from shared.settings import Settings, UnusableSetting
 
 _CONNECT_TIMEOUT_S = 5
@@ -40,7 +41,7 @@ class BrokerForbids(BrokerUnavailable):
     code = "broker_forbids"
 
 
-class BrokerRefused(PermanentError):
+class BrokerRefused(BrokerUnavailable, RefusedError):
     """The broker refuses the user, the password or the virtual host of TRIM_BROKER_URL; correct it and restart."""
 
     code = "broker_refused"
@@ -126,9 +127,9 @@ def connect(settings: Settings, *, heartbeat_s: float = 0) -> Connection:
 def _is_refusal(error: Exception) -> bool:
     """Whether a new connection was refused for what the URL holds, and not because the virtual host is down or full."""
     reason = str(error)
-    return isinstance(error, AccessRefused) or (
-        isinstance(error, NotAllowed) and ("not found" in reason or "refused for user" in reason)
-    )
+    if isinstance(error, NotAllowed):
+        return "not found" in reason or "refused for user" in reason
+    return isinstance(error, AccessRefused) or is_refusal(reason)
 
 
 def unavailable(error: Exception) -> BrokerUnavailable:
@@ -173,10 +174,14 @@ def is_pgmq(settings: Settings) -> bool:
     Raises:
         BadBrokerUrl: It is neither.
     """
-    scheme = urlsplit(settings.require_broker_url()).scheme
-    if scheme not in ("amqp", "amqps", "pgmq"):
+    try:
+        url = urlsplit(settings.require_broker_url())
+        is_usable = url.scheme == "pgmq" or (url.scheme in ("amqp", "amqps") and url.hostname and url.port != 0)
+    except ValueError:  # of the port; it may quote what follows a colon in a password
+        raise BadBrokerUrl from None
+    if not is_usable:
         raise BadBrokerUrl
-    return scheme == "pgmq"
+    return url.scheme == "pgmq"
 
 
 def _conninfo(settings: Settings) -> str:

@@ -17,7 +17,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from prometheus_client import make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
-from shared.errors import PermanentError
+from shared.addresses import AddressUnusable, http_url
 from shared.log import get_logger
 from shared.observe.health import Condition, Health
 
@@ -34,12 +34,6 @@ MAX_CONNECTIONS = 64
 open many and say little can neither use up the process' memory nor keep a probe out."""
 
 
-class CannotListen(PermanentError):
-    """The process cannot listen on TRIM_METRICS_PORT; stop what listens there, or set another port."""
-
-    code = "cannot_listen"
-
-
 @contextmanager
 def listening(health: Health, *, host: str, port: int) -> Iterator[int]:
     """Serve metrics and health for the duration of the block.
@@ -53,20 +47,20 @@ def listening(health: Health, *, host: str, port: int) -> Iterator[int]:
         The port.
 
     Raises:
-        CannotListen: The address is in use, or does not belong to this machine.
+        AddressUnusable: The address is in use, or does not belong to this machine.
     """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listener = type("_Listener", (_Server,), {"address_family": family})
         server: WSGIServer = make_server(str(address[0]), port, _app(health), listener, handler_class=_Handler)
     except OSError as error:
-        raise CannotListen(
+        raise AddressUnusable(
             f"The metrics cannot be served on port {port} of {host} ({error.strerror or error}); stop what listens"
             " there, or set TRIM_METRICS_PORT or TRIM_METRICS_HOST."
         ) from None
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     found: int = server.server_port
-    _log.info("metrics_served", address=f"http://{f'[{host}]' if ':' in host else host}:{found}")
+    _log.info("metrics_served", address=http_url(host, found))
     try:
         yield found
     finally:

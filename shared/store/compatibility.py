@@ -16,6 +16,8 @@ from shared.store.tables import Base
 REVISION = "0004"
 """The newest migration that this code knows."""
 
+_NEEDED = f"{REVISION} is needed; run `python -m migrations upgrade`."
+
 schema_compatibility = Table(
     "schema_compatibility",
     Base.metadata,
@@ -74,10 +76,12 @@ class Schema(NamedTuple):
             case Fit.COMPATIBLE:
                 return None
             case Fit.MISSING:
-                return SchemaOutdated(f"The database's schema is missing, {REVISION} is needed; run `make migrate`.")
+                return SchemaOutdated(
+                    f"The database's schema is missing, {REVISION} is needed; run `python -m migrations upgrade`."
+                )
             case Fit.TOO_OLD:
                 found = f"The database's schema is {self.revision}"
-                return SchemaOutdated(f"{found}, {REVISION} is needed; run `make migrate`.")
+                return SchemaOutdated(f"{found}, {_NEEDED}")
             case Fit.TOO_NEW:
                 mine = f"This version (schema {REVISION})"
                 return CodeOutdated(

@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from typing import Any, Final, Literal
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.errors import DeadlockDetected, LockNotAvailable, QueryCanceled, SerializationFailure
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
-from shared.errors import PermanentError, RetryableError
+from shared.errors import PermanentError, RefusedError, RetryableError
+from shared.postgres_refusals import is_refusal
 
 LISTEN_CHANNEL = "trim_problems"
 """Channel that wakes orchestrators when problems were submitted or cancelled. A hint only: they also poll."""
@@ -27,6 +29,12 @@ class DatabaseUnavailable(RetryableError):
     """The database does not answer; check TRIM_DATABASE_URL and that the server runs."""
 
     code = "database_unavailable"
+
+
+class DatabaseRefused(DatabaseUnavailable, RefusedError):
+    """The database refuses the user, the password or the database of TRIM_DATABASE_URL; correct it and restart."""
+
+    code = "database_refused"
 
 
 class DatabaseBusy(RetryableError):
@@ -100,7 +108,7 @@ class Database:
         """Open a separate connection that listens for wake-ups; the caller closes it.
 
         Raises:
-            DatabaseUnavailable: The server does not answer.
+            DatabaseUnavailable: The server does not answer, or refuses this process.
         """
         # Not the URL as text: SQLAlchemy leaves spaces of a password in it, which the driver refuses.
         _, parameters = self.engine.dialect.create_connect_args(self.engine.url)
@@ -108,7 +116,7 @@ class Database:
             connection = psycopg.connect(**{**parameters, **_LINE}, autocommit=True)
             connection.execute(f"LISTEN {LISTEN_CHANNEL}")
         except psycopg.OperationalError as error:
-            raise DatabaseUnavailable from error
+            raise _unavailable(error) from error
         return connection
 
     def close(self) -> None:
@@ -133,15 +141,29 @@ def wake_orchestrators(transaction: Session | Connection, *, to: WakeUp) -> None
     transaction.execute(text(f"NOTIFY {LISTEN_CHANNEL}, '{to}'"))
 
 
-def _make_engine(url: str, *, pool_size: int, statement_timeout_s: int, pre_ping: bool) -> Engine:
+def _parse(url: str) -> URL:
+    """Parse a URL. Errors do not quote it: it holds a password.
+
+    Raises:
+        BadDatabaseUrl: It is not one of Postgres, or the driver does not know one of its options.
+    """
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
-        raise BadDatabaseUrl from error
-    if parsed.get_backend_name() != "postgresql" or not parsed.database:  # the driver would default to the user's name
+        # Without a database, the driver would default to the user's name.
+        is_usable = (
+            parsed.get_backend_name() == "postgresql" and parsed.database and (parsed.port or 1) in range(1, 65536)
+        )
+        conninfo_to_dict(parsed.set(drivername="postgresql").render_as_string(hide_password=False))
+    except (ArgumentError, ValueError, psycopg.ProgrammingError):
+        raise BadDatabaseUrl from None
+    if not is_usable:
         raise BadDatabaseUrl
+    return parsed
+
+
+def _make_engine(url: str, *, pool_size: int, statement_timeout_s: int, pre_ping: bool) -> Engine:
     engine = create_engine(
-        parsed.set(drivername="postgresql+psycopg"),
+        _parse(url).set(drivername="postgresql+psycopg"),
         pool_size=pool_size,
         max_overflow=pool_size,
         pool_pre_ping=pre_ping,
@@ -160,6 +182,10 @@ def _make_engine(url: str, *, pool_size: int, statement_timeout_s: int, pre_ping
     return engine
 
 
+def _unavailable(error: BaseException | None) -> DatabaseUnavailable:
+    return DatabaseRefused() if is_refusal(str(error)) else DatabaseUnavailable()
+
+
 _BUSY = (QueryCanceled, DeadlockDetected, SerializationFailure, LockNotAvailable)
 
 
@@ -171,7 +197,7 @@ def _translated() -> Iterator[None]:
         cause = error.orig if isinstance(error, OperationalError) else error
         if isinstance(cause, _BUSY):
             raise DatabaseBusy from cause
-        raise DatabaseUnavailable from cause
+        raise _unavailable(cause) from cause
     except DBAPIError as error:
         if error.connection_invalidated:
             raise DatabaseUnavailable from error.orig

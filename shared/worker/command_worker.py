@@ -27,7 +27,7 @@ from shared.bus.topology import DELIVERY_LIMIT, QUEUES, DeadLetter, Topology, co
 from shared.clock import SYSTEM_CLOCK
 from shared.domain.roles import WorkerRole
 from shared.engines.port import EngineDead, Generator, Scorer
-from shared.errors import RetryableError, explain
+from shared.errors import RefusedError, RetryableError, explain
 from shared.log import about_message, get_logger
 from shared.messages import CancelWork, Command, Message, UndecodableMessage, WorkerSeen, decode
 from shared.observe import metrics
@@ -66,6 +66,8 @@ class CommandWorker:
         self._health = health
         self._engine = engine
         self._running = RunningWork()
+        self._must_stop = threading.Event()
+        self._stopped_by: signal.Signals | None = None
         self._is_draining = threading.Event()
         self._must_requeue = threading.Event()
         self._executor = Executor(
@@ -97,6 +99,7 @@ class CommandWorker:
         self._watch = BrokerWatch(self._health)
         self._publisher = SharedPublisher(self._settings, self._declarer)
         listener = CancelListener(self._settings, self._on_cancel)
+        threading.Thread(target=self._drain, name="drain", daemon=True).start()
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         threading.Thread(target=self._send_heartbeats, name="heartbeat", daemon=True).start()
@@ -221,9 +224,9 @@ class CommandWorker:
         loop.pause()
 
     def _on_signal(self, number: int, _frame: object) -> None:
-        if not self._is_draining.is_set():
-            _log.info("worker_stopping", signal=signal.Signals(number).name, running=self._running.count)
-            threading.Thread(target=self._drain, name="drain", daemon=True).start()
+        # It may have interrupted the main thread in a log line or in the start of a thread; another one would hang.
+        self._stopped_by = signal.Signals(number)
+        self._must_stop.set()
 
     def _die(self) -> None:
         """End the process: a worker without an engine would take commands and fail them all."""
@@ -231,7 +234,7 @@ class CommandWorker:
         metrics.ENGINE_HEALTHY.labels(self._role).set(0)
         self._health.break_down(str(EngineDead()))
         self._health.miss("engine", str(EngineDead()))
-        threading.Thread(target=self._drain, name="drain", daemon=True).start()
+        self._must_stop.set()
 
     def _unsubscribe(self, consumer: Consumer) -> None:
         """Have Celery's loop cancel the subscription, or requeued commands would be delivered here again and again."""
@@ -243,8 +246,11 @@ class CommandWorker:
         consumer.call_soon(cancel)
 
     def _drain(self) -> None:
-        """Take nothing new, let the grace period pass or the work end, requeue the rest, then end Celery's loop."""
+        """Wait for the stop; take nothing new, let the work or the grace period end, requeue the rest, end the loop."""
+        self._must_stop.wait()
         self._is_draining.set()
+        if self._stopped_by is not None:
+            _log.info("worker_stopping", signal=self._stopped_by.name, running=self._running.count)
         if self._controller is not None and self._controller.consumer is not None:
             self._unsubscribe(self._controller.consumer)
         grace_until = time.monotonic() + self._settings.stop_grace_s
@@ -277,6 +283,8 @@ def wait_for_broker(settings: Settings, declarer: Declarer, health: Health) -> N
             finally:
                 connection.release()
             return
+        except RefusedError:
+            raise
         except RetryableError as error:
             health.miss("broker", explain(error))
             time.sleep(_log_wait(error, attempt))

@@ -61,7 +61,6 @@ class Project:
         self.run("exec", "-T", service, "sh", "-c", "kill -9 $(cat /proc/1/task/1/children)")
 
 
-
 def until(look: Callable[[], Found], patience_s: float = PATIENCE_S) -> Found:
     """Look again and again until something is found, and return it."""
     give_up = time.monotonic() + patience_s

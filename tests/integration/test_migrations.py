@@ -374,10 +374,10 @@ def test_the_error_on_a_schema_that_does_not_fit_states_what_to_do(database_url:
                 raise error
 
     check(database_url)
-    with pytest.raises(SchemaOutdated, match=f"is missing, {REVISION} is needed; run `make migrate`"):
+    with pytest.raises(SchemaOutdated, match=f"is missing, {REVISION} is needed; run `python -m migrations upgrade`"):
         check(empty_url)
     execute(database_url, "UPDATE alembic_version SET version_num = '0000'")
-    with pytest.raises(SchemaOutdated, match=f"is 0000, {REVISION} is needed; run `make migrate`"):
+    with pytest.raises(SchemaOutdated, match=f"is 0000, {REVISION} is needed; run `python -m migrations upgrade`"):
         check(database_url)
     execute(database_url, "UPDATE alembic_version SET version_num = '9999'")
     check(database_url)

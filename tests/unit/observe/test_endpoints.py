@@ -12,8 +12,9 @@ from contextlib import closing
 
 import pytest
 
+from shared.addresses import AddressUnusable
 from shared.observe import endpoints
-from shared.observe.endpoints import CannotListen, listening
+from shared.observe.endpoints import listening
 from shared.observe.health import Health
 from shared.observe.probe import shortcomings
 from shared.process import EXIT_USAGE
@@ -144,7 +145,7 @@ def test_an_address_that_cannot_be_used_is_one_sentence(health: Health, host: st
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
         expected = rf"on port {port} of {host} \(.*\); stop what listens there, or set TRIM_METRICS_PORT or TRIM_METR"
-        with pytest.raises(CannotListen, match=expected), listening(health, host=host, port=port):
+        with pytest.raises(AddressUnusable, match=expected), listening(health, host=host, port=port):
             pass
 
 
