@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bench.capacity.costs import Costs
+from bench.capacity.draining import DrainRig
 from bench.capacity.inputs import Engine, Engines, Workload
 from bench.capacity.loads import WORD, Load, script
-from bench.capacity.model import Margins, Plan, cpu_ms_per_step, idle_cores, plan
+from bench.capacity.model import Margins, cpu_ms_per_step, idle_cores, plan
+from bench.capacity.plans import Plan
 from bench.capacity.rig import Observed, Rig, Run, roles_of
 from bench.service import running_service
 
@@ -131,7 +133,7 @@ def drain(server_url: str, broker_url: str, *, orchestrators: int, repeats: int)
     with running_service(
         server_url,
         broker_url,
-        Rig,
+        DrainRig,
         window=DRAINED,
         script=script([load]),
         roles=roles_of(orchestrator=orchestrators, small=1, prm=1, large=1),

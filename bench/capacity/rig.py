@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import signal
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -22,7 +20,6 @@ from bench.design import TIMEOUT_S, NotSolved
 from bench.service import POLICY, Service, make_problem
 from bench.tap import Tap
 from shared.bus.connection import connect
-from shared.bus.topology import Topology
 from shared.domain.options import Limits, Options
 from stack.roles import ROLES
 
@@ -193,47 +190,6 @@ class Rig(Service):
         after, elapsed = self.cpu_seconds(), time.monotonic() - began
         return by_role({name: (after[name] - before[name]) / elapsed for name in after})
 
-    # --- the orchestrators alone -----------------------------------------------------------------------------------
-
-    def drain(self, load: Load) -> Run:
-        """Let all problems of a load reach an event, pause the workers, and run the orchestrators on these events."""
-        self._take(load)
-        orchestrators = [pid for name, pid in self.roles.pids().items() if role_of(name) == "orchestrator"]
-        workers = [pid for name, pid in self.roles.pids().items() if role_of(name) != "orchestrator"]
-        prm = [pid for name, pid in self.roles.pids().items() if role_of(name) == "prm"]
-        decided = self.read("SELECT count(*) FROM decisions")
-        with paused(prm):
-            self.submit(load.in_flight, lookahead=0)
-            self._wait(lambda: self._queued("prm") >= load.in_flight - 64 * len(prm), "the small model's drafts")
-            with paused(orchestrators):
-                for each in prm:
-                    psutil.Process(each).resume()
-                self._wait(lambda: not self._queued("small") and not self._queued("prm"), "the scores")
-                read_when_still(lambda: self._queued("events"))
-                with paused(workers):
-                    before, began, wal = self.cpu_seconds(), self._now(), self._wal()
-                    for each in orchestrators:
-                        psutil.Process(each).resume()
-                    run = self._finish_drain(load, decided, began, before, wal)
-        self._wait(lambda: self.read("SELECT count(*) FROM problems WHERE finished_at IS NULL") == 0, "the rest")
-        return run
-
-    def _finish_drain(self, load: Load, decided: int, began: datetime, before: Mapping[str, float], wal: int) -> Run:
-        wanted = decided + load.in_flight
-        self._wait(lambda: self.read("SELECT count(*) FROM decisions") >= wanted, "the decisions", poll_s=0.01)
-        self._wait(lambda: self._queued("small") >= load.in_flight - 64, "the next commands", poll_s=0.01)
-        seconds = float(self.read(f"SELECT extract(epoch FROM clock_timestamp() - '{began}')"))  # noqa: S608 - a time
-        after = self.cpu_seconds()
-        return Run(
-            steps=load.in_flight,
-            seconds=seconds,
-            elapsed_s=seconds,
-            fastest_s=seconds,
-            cpu_s=by_role({name: after[name] - before[name] for name in after}),
-            transactions=self._transactions(began),
-            wal_bytes=self._wal() - wal,
-        )
-
     # --- readings --------------------------------------------------------------------------------------------------
 
     def table_bytes(self) -> dict[str, tuple[int, int]]:
@@ -281,14 +237,6 @@ class Rig(Service):
     def _wal(self) -> int:
         return int(self.read("SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn"))
 
-    def _queued(self, role: str) -> int:
-        name = Topology(self.settings.queue_prefix).queue(role).name  # type: ignore[arg-type]
-        connection = connect(self.settings)
-        try:
-            return int(connection.default_channel.queue_declare(queue=name, passive=True).message_count)
-        finally:
-            connection.release()
-
     def _broker_port(self) -> int:
         connection = connect(self.settings)
         try:
@@ -322,19 +270,6 @@ def by_role(values: Mapping[str, float]) -> dict[str, float]:
     for name, value in values.items():
         summed[role_of(name)] = summed.get(role_of(name), 0.0) + value
     return summed
-
-
-@contextmanager
-def paused(pids: Sequence[int]) -> Iterator[None]:
-    """Pause processes for the duration of the block."""
-    processes = [psutil.Process(pid) for pid in pids]
-    try:
-        for each in processes:
-            each.send_signal(signal.SIGSTOP)
-        yield
-    finally:
-        for each in processes:
-            each.send_signal(signal.SIGCONT)
 
 
 def _text_bytes(message: Mapping[str, Any]) -> int:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from bench.capacity.checking import Comparison
 from bench.capacity.inputs import Engines, Workload
-from bench.capacity.model import Plan
+from bench.capacity.plans import Plan
 from bench.capacity.rig import Run
 
 Row = tuple[str, Callable[[Plan], float]]

@@ -17,7 +17,8 @@ from bench.capacity.costs import FILE, BadCosts, Cost, Costs, Measured, RowBytes
 from bench.capacity.fitting import errors, fit
 from bench.capacity.inputs import BadInput, Engine, Engines, Workload
 from bench.capacity.loads import Load, script
-from bench.capacity.model import BATCH_EVENTS, Margins, Plan, batch_size, cpu_ms_per_step, max_events_per_s, plan
+from bench.capacity.model import BATCH_EVENTS, Margins, batch_size, cpu_ms_per_step, max_events_per_s, plan
+from bench.capacity.plans import Plan
 from bench.capacity.table import number
 from shared.errors import explain
 
