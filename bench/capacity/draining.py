@@ -28,6 +28,7 @@ class DrainRig(Rig):
     def drain(self, load: Load) -> Run:
         """Let all problems of a load reach an event, pause the workers, and run the orchestrators on these events."""
         self._take(load)
+        self._declare_queues()
         orchestrators, prm = self._pids("orchestrator"), self._pids("prm")
         decided = self.read("SELECT count(*) FROM decisions")
         with paused(prm):
@@ -69,6 +70,14 @@ class DrainRig(Rig):
             transactions=self._transactions(began),
             wal_bytes=self._wal() - wal,
         )
+
+    def _declare_queues(self) -> None:
+        """Declare all queues, so that a tap can be bound before the first role has started."""
+        connection = connect(self.settings)
+        try:
+            Topology(self.settings.queue_prefix).declare(connection)
+        finally:
+            connection.release()
 
     def _pids(self, role: str) -> list[int]:
         return [pid for name, pid in self.roles.pids().items() if role_of(name) == role]

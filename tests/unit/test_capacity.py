@@ -23,6 +23,7 @@ from bench.capacity.table import number
 from shared.errors import explain
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs" / "operations" / "capacity.md").read_text()
 
 COSTS = Costs(
     orchestrator=Cost(unit_ms=0.4, group_ms=2.0, kb_ms=0.0),
@@ -320,6 +321,34 @@ def test_a_load_escalates_the_steps_that_it_names_and_its_durations_have_the_mea
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bench.capacity", "table", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_page_shows_what_its_first_command_prints() -> None:
+    printed = run().stdout
+    rows = [line.rstrip() for line in printed.splitlines() if line.startswith("|")]
+    assert len(rows) > 30
+    assert "\n".join(rows) in PAGE
+    assert printed.splitlines()[0] in PAGE
+
+
+def test_every_other_command_of_the_page_runs() -> None:
+    commands = re.findall(r"^    make capacity ARGS='(.+)'$", PAGE, re.MULTILINE)
+    assert commands
+    for options in commands:
+        assert run(*options.split()).returncode == 0, options
+
+
+def test_the_page_shows_the_committed_costs_and_loads() -> None:
+    measured = read(FILE)
+    for part in ("orchestrator", "postgres", "rabbitmq", "worker"):
+        cost: Cost = getattr(measured.costs, part)
+        assert f"| {cost.unit_ms:.3f} | {cost.group_ms:.2f} | {cost.kb_ms:.4f} |" in PAGE, part
+    for name, load in measured.how["loads"].items():
+        cpu = load["cpu_ms_per_step"]
+        workers = cpu["small"] + cpu["prm"] + cpu["large"]
+        figures = (cpu["orchestrator"], workers, cpu["rabbitmq"], cpu["postgres"])
+        row = " | ".join(f"{each:.2f}" for each in figures)
+        assert f"| {name} | {row} | {load['steps_per_s']} |" in PAGE
 
 
 def test_the_table_has_a_column_for_each_number_of_gpus() -> None:
