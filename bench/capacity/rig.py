@@ -155,10 +155,10 @@ class Rig(Service):
         Raises:
             NotSolved: The load has ended.
         """
-        began, started, before, wal = self._now(), time.monotonic(), self.cpu_seconds(), self._wal()
-        machine = machine_cpu_s()
+        before, machine, wal = self.cpu_seconds(), machine_cpu_s(), self._wal()
+        began, started = self._now(), time.monotonic()
         waiting: list[int] = []
-        while time.monotonic() < started + seconds:
+        while not waiting or time.monotonic() < started + seconds:
             waiting.append(int(self.read(_WAITING_FOR_LOCKS)))
             self._sleep(0.2)
         after, elapsed_s = self.cpu_seconds(), time.monotonic() - started
