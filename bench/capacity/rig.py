@@ -21,6 +21,7 @@ from bench.service import POLICY, Service, make_problem
 from bench.tap import Tap
 from shared.bus.connection import connect
 from shared.domain.options import Limits, Options
+from shared.errors import PermanentError
 from stack.roles import ROLES
 
 KIND_OF = {"orchestrator": "orchestrator", "small": "worker", "prm": "worker", "large": "worker", "api": "api"}
@@ -28,6 +29,12 @@ KIND_OF = {"orchestrator": "orchestrator", "small": "worker", "prm": "worker", "
 
 MAX_TOKENS = 100_000
 """Maximum number of tokens of a solution, so that no load ends early."""
+
+
+class ServersElsewhere(PermanentError):
+    """Postgres and RabbitMQ must run on this machine, or their CPU time cannot be read."""
+
+    code = "servers_elsewhere"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +111,17 @@ class Rig(Service):
         )
         questions = map(self.load.question, range(count))
         self.insert([make_problem(uuid7(), options, question=question) for question in questions])
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """Read the CPU time of the roles' processes and of both servers.
+
+        Raises:
+            ServersElsewhere: The CPU time of a server cannot be read.
+        """
+        seconds = super().cpu_seconds()
+        if not {"postgres", "rabbitmq"} <= set(seconds):
+            raise ServersElsewhere
+        return seconds
 
     # --- whole runs ------------------------------------------------------------------------------------------------
 

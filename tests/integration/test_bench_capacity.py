@@ -12,7 +12,7 @@ import pytest
 
 from bench.capacity.draining import DrainRig, paused
 from bench.capacity.loads import Load, script
-from bench.capacity.rig import roles_of
+from bench.capacity.rig import ServersElsewhere, roles_of
 from bench.service import running_service
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,6 +82,12 @@ def test_a_running_load_is_observed(rig: DrainRig) -> None:
     assert observed.run.elapsed_s >= 0.2
     assert observed.waiting >= 0
     rig.drain(WAITING)  # It waits for the rest, so nothing of this load is left for other tests.
+
+
+def test_servers_on_another_machine_cannot_be_measured(rig: DrainRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.design.cpu_seconds", lambda *_, **__: {"orchestrator": 1.0, "postgres": 1.0})
+    with pytest.raises(ServersElsewhere, match="must run on this machine"):
+        rig.run(PLAIN)
 
 
 def test_paused_processes_continue_after_an_error() -> None:
