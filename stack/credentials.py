@@ -1,6 +1,6 @@
 """Makes the passwords of a compose project, once, and rotates one: `python -m stack.credentials create`.
 
-Each consumer has a folder, which is a volume of its own, so a container reads its own passwords and no others. A
+Each consumer has a separate volume as its folder, so a container reads its own passwords and no others. A
 password has one source: the file that its user reads. Each run derives everything else from the sources. RabbitMQ's
 definitions hold only hashes, and a run mends what a killed one left.
 """
@@ -81,7 +81,7 @@ def create(folders: Path) -> list[str]:
 
 
 def rotate(folders: Path, name: str) -> None:
-    """Replace one password. Its server and its users go on with the old one until they are told."""
+    """Replace one password. Its server and its users still have the old one."""
     (folders / SOURCES[name]).unlink(missing_ok=True)
     create(folders)
 
@@ -167,7 +167,7 @@ def main() -> None:
         sys.stdout.write(f"New passwords: {', '.join(made)}.\n" if made else "All passwords exist.\n")
     elif arguments.command == "rotate":
         rotate(FOLDERS, arguments.name)
-        sys.stdout.write(f"{arguments.name} has a new password; see docs/operations/rotating-credentials.md.\n")
+        sys.stdout.write(f"{arguments.name} has a new password; docs/operations/compose.md has what must follow.\n")
     else:
         made_one = certificate(FOLDERS / "certificates", arguments.host)
         sys.stdout.write("A self-signed certificate was made.\n" if made_one else "There is a certificate.\n")
