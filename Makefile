@@ -24,6 +24,9 @@ PYTHONS =
 # Options of capacity; `python -m bench.capacity table --help` lists them.
 ARGS =
 
+# What test-containers runs.
+COMPOSE = docker compose
+
 # Options for uv in lock; UPGRADE=--upgrade moves every pin to its newest release.
 UPGRADE =
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -40,7 +43,7 @@ EXTRAS_worker-vllm := worker
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1
 
-.PHONY: help install run serve test lint types contracts fmt check check-all lock rules migrate test-vllm bench-overhead bench-engines \
+.PHONY: help install run serve test lint types contracts fmt check check-all lock rules migrate test-containers test-vllm bench-overhead bench-engines \
 	bench-capacity capacity models evaluate policies dashboards release-check clean
 
 help: ## Show this list
@@ -111,6 +114,9 @@ rules: $(VENV)/.dev ## Copy the alert rules of docker/prometheus into the manife
 
 migrate: $(VENV)/.stack ## Migrate the database of TRIM_DATABASE_URL to the newest schema
 	@$(BIN)/python -m migrations upgrade
+
+test-containers: $(VENV)/.dev ## Build the images, start them with Docker Compose, and break what can break (needs Docker)
+	@TRIM_TEST_COMPOSE='$(COMPOSE)' $(BIN)/python -m pytest tests/containers/test_compose.py
 
 test-vllm: $(VLLM_VENV)/.vllm ## Test the engines with real vLLM, in the worker and as a server
 	@$(VLLM_VENV)/bin/python -m pytest tests/engines -W default -k 'vllm or openai'
