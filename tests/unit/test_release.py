@@ -65,7 +65,7 @@ def test_every_locked_library_is_on_the_page_with_a_licence_that_is_allowed(page
     assert check_licences().startswith(f"{len(page)} libraries")
 
 
-@pytest.mark.parametrize("licence", ["AGPL-3.0-only", "MIT AND GPL-3.0-or-later", "LicenseRef-Proprietary"])
+@pytest.mark.parametrize("licence", ["AGPL-3.0-only", "MIT AND GPL-3.0-or-later", "GPL-3.0", "LicenseRef-Proprietary"])
 def test_a_licence_that_the_page_does_not_allow_is_refused(licence: str) -> None:
     rows = {"good": Row("service", "MIT OR Apache-2.0", "metadata"), "other": Row("service", licence, "metadata")}
     [fault] = licence_faults(rows)
