@@ -21,7 +21,7 @@ def watch_database(database: Database, health: Health, *, every_s: float) -> Non
     Args:
         database: The database.
         health: The health of this process.
-        every_s: Seconds until the caller asks again.
+        every_s: Seconds until the next call.
 
     Raises:
         RetryableError: The database does not answer, or its schema is missing or older than this code.
