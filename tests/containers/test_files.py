@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import tomllib
@@ -153,6 +154,12 @@ def test_prometheus_asks_the_port_that_the_images_serve() -> None:
     }
     asked = set(re.findall(r"port: (\d+)", (ROOT / "docker" / "prometheus" / "prometheus.yml").read_text()))
     assert served == asked
+
+
+@pytest.mark.parametrize("file", ["postgres/10-trim.sh", "nginx/16-first-resolver.envsh", "run-role", "install-locked"])
+def test_scripts_are_executable(file: str) -> None:
+    """The servers' images read a script that is not into their own shell, or pass it over."""
+    assert os.access(ROOT / "docker" / file, os.X_OK)
 
 
 def test_mounted_files_exist() -> None:
