@@ -224,7 +224,7 @@ class CommandWorker:
         loop.pause()
 
     def _on_signal(self, number: int, _frame: object) -> None:
-        # It may have interrupted the main thread in a log line or in the start of a thread; another one would hang.
+        # No log line and no new thread: the signal may have interrupted one in the main thread.
         self._stopped_by = signal.Signals(number)
         self._must_stop.set()
 
@@ -246,7 +246,7 @@ class CommandWorker:
         consumer.call_soon(cancel)
 
     def _drain(self) -> None:
-        """Wait for the stop; take nothing new, let the work or the grace period end, requeue the rest, end the loop."""
+        """Wait for the stop; then take nothing new, let the grace period or the work end, requeue the rest, and end."""
         self._must_stop.wait()
         self._is_draining.set()
         if self._stopped_by is not None:
