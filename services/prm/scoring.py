@@ -48,6 +48,7 @@ class ScoringWork:
         """
         command, clock = self._command, self._context.clock
         waited_ms = max(0.0, (clock.now() - command.issued_at) / timedelta(milliseconds=1))
+        metrics.STAGE_WAIT_SECONDS.labels(WorkerRole.PRM).observe(waited_ms / 1000)
         started = clock.monotonic()
         scores = self._score()
         scoring = Scoring(
@@ -74,7 +75,6 @@ class ScoringWork:
 
     def _observe(self, values: Sequence[float | None], scoring: Scoring) -> None:
         """Count the call, and report it to the problem's trace."""
-        metrics.STAGE_WAIT_SECONDS.labels(WorkerRole.PRM).observe(scoring.waited_ms / 1000)
         metrics.STAGE_WORK_SECONDS.labels(WorkerRole.PRM).observe(scoring.worked_ms / 1000)
         metrics.ENGINE_TOKENS.labels(WorkerRole.PRM, "scored").inc(scoring.tokens)
         if TRACING.covers(self._command.problem_id):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Final, Literal
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import make_conninfo
 from psycopg.errors import DeadlockDetected, LockNotAvailable, QueryCanceled, SerializationFailure
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
@@ -153,7 +153,9 @@ def _parse(url: str) -> URL:
         is_usable = (
             parsed.get_backend_name() == "postgresql" and parsed.database and (parsed.port or 1) in range(1, 65536)
         )
-        conninfo_to_dict(parsed.set(drivername="postgresql").render_as_string(hide_password=False))
+        driver = parsed.set(drivername="postgresql+psycopg")
+        _, parameters = driver.get_dialect()().create_connect_args(driver)
+        make_conninfo(**parameters)
     except (ArgumentError, ValueError, psycopg.ProgrammingError):
         raise BadDatabaseUrl from None
     if not is_usable:

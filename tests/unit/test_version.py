@@ -35,6 +35,7 @@ PROGRAMS = (*dict.fromkeys(arguments[1] for arguments in ROLES.values()), "migra
 def shown(program: str, option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
     """Run a program in this process with one option that ends it; return what it prints."""
     monkeypatch.setattr(sys, "argv", [program, option])
+    monkeypatch.delitem(sys.modules, f"{program}.__main__", raising=False)  # Another test may have imported it.
     with pytest.raises(SystemExit) as ended:
         runpy.run_module(program, run_name="__main__", alter_sys=False)
     assert ended.value.code == 0
