@@ -79,7 +79,13 @@ def _exists(connection: Connection, entity: Exchange | Queue) -> bool:
 
 @contextmanager
 def _channel(connection: Connection) -> Iterator[Any]:
-    """Open a channel for the block: a refusal closes its channel, and must not close one that others use."""
+    """Open a channel for the block: a refusal closes its channel, and must not close one that others use.
+
+    pgmq refuses nothing, and each of its channels opens connections to Postgres, so there we use the one that exists.
+    """
+    if connection.transport.driver_type != "amqp":
+        yield connection.default_channel
+        return
     channel = connection.channel()
     try:
         yield channel

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -148,6 +150,16 @@ def deployed(
         roles=commands,
         interpreters=dict.fromkeys(broker_urls, "/usr/bin/env"),
     )
-    with scratch_queues(configured), api, started as roles:
-        api.wait_until_ready(roles.check)
+    with scratch_queues(configured), api, ExitStack() as running:
+        with _alone():
+            roles = running.enter_context(started)
+            api.wait_until_ready(roles.check)
         yield Deployment(api, roles, configured, database_url)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Let one deployment start at a time: with pgmq each opens 50 connections then, and Postgres allows 100."""
+    with Path(tempfile.gettempdir(), f"trim-tests-{os.getuid()}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
