@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
-from pydantic.fields import FieldInfo
-from pydantic_settings import PydanticBaseSettingsSource
+from pydantic_settings import BaseSettings
 
 from shared.errors import PermanentError
 
@@ -23,35 +21,28 @@ class UnusableSettingFile(PermanentError):
     code = "unusable_setting_file"
 
 
-class SettingFiles(PydanticBaseSettingsSource):
-    """Reads the settings whose variable ends in `_FILE`."""
+def read_setting_files(settings: type[BaseSettings]) -> dict[str, str]:
+    """Read every file that a variable in `_FILE` names; return the values by the names of their fields.
 
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Satisfy the base class; `__call__` reads all fields at once."""
-        raise NotImplementedError
-
-    def __call__(self) -> dict[str, Any]:
-        """Read every file that a variable names.
-
-        Raises:
-            UnusableSettingFile: A variable names no setting or no usable file, or the setting has a value as well.
-        """
-        # Variables and settings are compared in one case, as pydantic does.
-        environment = {name.upper(): value for name, value in os.environ.items()}
-        prefix = str(self.config["env_prefix"]).upper()
-        fields = {f"{prefix}{name.upper()}": name for name in self.settings_cls.model_fields}
-        values: dict[str, Any] = {}
-        for variable, path in environment.items():
-            # A setting whose own name ends in _FILE is no path of another one.
-            if not (variable.startswith(prefix) and variable.endswith(_SUFFIX)) or variable in fields:
-                continue
-            setting = variable.removesuffix(_SUFFIX)
-            if setting not in fields:
-                raise UnusableSettingFile(f"{variable} is set, but there is no setting {setting}; remove it.")
-            if setting in environment:
-                raise UnusableSettingFile(f"{setting} and {variable} are both set; remove one of them.")
-            values[fields[setting]] = _read(variable, path)
-        return values
+    Raises:
+        UnusableSettingFile: A variable names no setting or no usable file, or the setting has a value as well.
+    """
+    # Variables and settings are compared in one case, as pydantic does.
+    environment = {name.upper(): value for name, value in os.environ.items()}
+    prefix = str(settings.model_config["env_prefix"]).upper()
+    fields = {f"{prefix}{name.upper()}": name for name in settings.model_fields}
+    values: dict[str, str] = {}
+    for variable, path in environment.items():
+        # A setting whose own name ends in _FILE is no path of another one.
+        if not (variable.startswith(prefix) and variable.endswith(_SUFFIX)) or variable in fields:
+            continue
+        setting = variable.removesuffix(_SUFFIX)
+        if setting not in fields:
+            raise UnusableSettingFile(f"{variable} is set, but there is no setting {setting}; remove it.")
+        if setting in environment:
+            raise UnusableSettingFile(f"{setting} and {variable} are both set; remove one of them.")
+        values[fields[setting]] = _read(variable, path)
+    return values
 
 
 def _read(variable: str, path: str) -> str:

@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from shared.errors import PermanentError
 from shared.messages import MAX_PREFIX_BYTES
-from shared.setting_files import SettingFiles
+from shared.setting_files import read_setting_files
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 """Folder of the bundled models."""
@@ -285,7 +285,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read arguments first, then variables, then files that variables name."""
-        return init_settings, env_settings, SettingFiles(settings_cls)
+        return init_settings, env_settings, InitSettingsSource(settings_cls, read_setting_files(settings_cls))
 
     def require_database_url(self) -> str:
         """Return the database's URL.
