@@ -21,7 +21,7 @@ T = --numprocesses=auto --dist=loadscope --cov=shared/domain --cov=shared/machin
 # Interpreters for which release-check installs the release; by default, that of .venv.
 PYTHONS =
 
-# Options of capacity; `python -m bench.capacity table --help` lists them.
+# Options of capacity (`python -m bench.capacity table --help` lists them) or psql.
 ARGS =
 
 # What test-containers runs.
@@ -43,7 +43,14 @@ EXTRAS_worker-vllm := worker
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_QUIET := 1
 
-.PHONY: help install run serve test lint types contracts fmt check check-all lock rules migrate test-containers test-vllm bench-overhead bench-engines \
+# A shell may send Python and pip to other places than the virtual environment.
+unexport PYTHONHOME PYTHONPATH PIP_TARGET PIP_PREFIX PIP_ROOT PIP_REQUIRE_HASHES
+export PIP_USER := 0
+
+# An environment that could not be made completely is made again.
+.DELETE_ON_ERROR:
+
+.PHONY: help install run serve psql test lint types contracts fmt check check-all lock rules migrate test-containers test-vllm bench-overhead bench-engines \
 	bench-capacity capacity models evaluate policies dashboards release-check clean
 
 help: ## Show this list
@@ -84,6 +91,9 @@ run: $(VENV)/.stack ## Solve the bundled sample with every role running, and pri
 
 serve: $(VENV)/.stack ## Serve the API with every role running, until Ctrl-C
 	@$(BIN)/python -m stack serve
+
+psql: $(VENV)/.stack ## Connect psql to the database of the running make serve, or run a command (ARGS='-c "SELECT 1"')
+	@$(BIN)/python -m stack psql $(ARGS)
 
 test: $(VENV)/.dev ## Run all tests, or those of T (T=tests/unit/test_messages.py); skip those whose servers are missing
 	@$(BIN)/python -m pytest $(T)

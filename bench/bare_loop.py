@@ -1,4 +1,7 @@
-"""The method's loop and nothing else. The service is compared with it, so it shares no code with the service."""
+"""The method's loop and nothing else.
+
+The service is compared with it, so of the service's code it uses nothing but the rule for where a solution ends.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from shared.domain.drafts import Finish
+from shared.domain.endings import final_answer, find_ending
 from shared.domain.roles import Author
-from shared.domain.text import boxed_answer
 
 THRESHOLD = 0.5
 
@@ -55,11 +59,12 @@ class BareLoop(Generic[SomeStep]):
             step = await self.write(Author.SMALL, question, steps)
             if await self.score(question, [*steps, step]) < THRESHOLD:
                 step = await self.write(Author.LARGE, question, steps)
+            texts = [each.text for each in steps]
             steps.append(step)
-            answer = boxed_answer(step.text)
-            if step.has_ended or answer is not None:
-                return len(steps), answer
-        return len(steps), None
+            finish = Finish.ENDED if step.has_ended else Finish.SEPARATOR
+            if find_ending(step.text, finish=finish, before=texts, question=question) is not None:
+                break
+        return len(steps), final_answer([each.text for each in steps], question=question)
 
     async def run(self, questions: Sequence[str], *, in_flight: int) -> Run:
         """Solve problems, a limited number of them at the same time, and measure how long it takes."""

@@ -36,7 +36,9 @@ from bench.servers import servers
 from bench.turns import LOOKAHEADS, NotSolved, Problem, Solved, compare, measure
 from bench.vllm_on_cpu import ARGUMENTS, ENVIRONMENT
 from recipe.problems.drawing import Split, draw
+from shared.addresses import http_url
 from shared.errors import RetryableError
+from shared.observe.probe import LOOPBACKS
 from shared.process import run
 from shared.settings import Settings
 from stack.client import Api
@@ -155,7 +157,9 @@ class Bare:
                 answers = zip(problems, run["answers"], strict=True)
                 correct = sum(answer == problem["reference"] for problem, answer in answers)
                 return Solved(steps=run["steps"], seconds=run["seconds"], correct=correct)
-        raise BareEnded(f"The bare loop ended unexpectedly; the end of its log: {self._log.read_text()[-1000:]}")
+        raise BareEnded(
+            f"The bare loop ended unexpectedly; the end of its log: {self._log.read_text(encoding='utf-8')[-1000:]}"
+        )
 
 
 class Service:
@@ -216,7 +220,7 @@ def running(
         )
         with (
             scratch_queues(configured),
-            Api(f"http://{settings.api_host}:{port}") as api,
+            Api(http_url(LOOPBACKS.get(settings.api_host, settings.api_host), port), is_here=True) as api,
             Roles(variables, Path(logs), interpreters=interpreters) as roles,
         ):
             api.wait_until_ready(roles.check)
@@ -237,7 +241,7 @@ def on_script(settings: Settings) -> Iterator[Service]:
     """Run the service with the scripted engine."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "script.json"
-        path.write_text(json.dumps(SCRIPT))
+        path.write_text(json.dumps(SCRIPT), encoding="utf-8")
         environment = {"TRIM_ENGINE": "scripted", "TRIM_SCRIPT": str(path)}
         with running(settings, environment, in_flight=IN_FLIGHT, interpreters={}) as service:
             yield service

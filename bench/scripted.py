@@ -24,10 +24,11 @@ STEP_TOKENS, TOKEN_MS = 60, 10.0
 IN_FLIGHT = 64
 PROBLEMS: Sequence[Problem] = [{"question": f"What is problem {index}?"} for index in range(320)]
 
-_WORDS = " ".join(["word"] * (STEP_TOKENS - 1))  # the engine counts the separator too
+_WORDS = " ".join(["word"] * (STEP_TOKENS - 2))  # the engine counts the separator too
 _STEP = {"score": 0.9, "small_ms": STEP_TOKENS * TOKEN_MS, "large_ms": STEP_TOKENS * TOKEN_MS, "prm_ms": TOKEN_MS}
 SCRIPT = {
-    "default": [{"small": _WORDS, **_STEP} for _ in range(STEPS - 1)] + [{"small": f"{_WORDS} \\boxed{{7}}", **_STEP}]
+    "default": [{"small": f"{index} {_WORDS}", **_STEP} for index in range(STEPS - 1)]
+    + [{"small": f"Answer: {_WORDS} \\boxed{{7}}", **_STEP}]
 }
 
 

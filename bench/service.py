@@ -92,7 +92,7 @@ def running_service(
             database_url=SecretStr(database_url), broker_url=SecretStr(broker_url), queue_prefix=scratch_prefix()
         )
         path = Path(folder) / "script.json"
-        path.write_text(json.dumps(script))
+        path.write_text(json.dumps(script), encoding="utf-8")
         variables = {
             "TRIM_DATABASE_URL": database_url,
             "TRIM_BROKER_URL": broker_url,

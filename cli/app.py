@@ -10,7 +10,10 @@ from cli import calibrating, learning, policies, prm
 from cli.compare import compare
 from cli.errors import reporting_errors
 from cli.evaluate import evaluate
+from cli.output import complete_output
 from cli.replay import replay
+from shared.setting_names import check_setting_names
+from shared.settings import Settings
 from shared.version import PRODUCT
 from stack.interrupts import EXIT_STOPPED
 
@@ -38,11 +41,12 @@ def _print_version(*, is_wanted: bool) -> None:
 @app.callback()
 def about(
     *,
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001 - its callback uses it
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Use a running TRIM service, and fit, train and measure its policies."""
+    check_setting_names(Settings)
 
 
 def main() -> None:
@@ -51,7 +55,7 @@ def main() -> None:
     Raises:
         KeyboardInterrupt: The user stopped the command.
     """
-    with reporting_errors():
+    with reporting_errors(), complete_output():
         try:
             app(prog_name="trim")
         except SystemExit as ended:

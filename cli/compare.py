@@ -111,7 +111,7 @@ def _print_problems(found: Mapping[str, Any]) -> None:
     if (divergence := found["divergence"]) is None:
         print("The solutions have the same steps.")
         return
-    print(f"They part at step {divergence['step']}:")
+    print(f"They part at step {divergence['step']} (counted from 0):")
     for side in ("first", "second"):
         step = divergence[side]
         print(f"  {side}: {_step(step, found[side])}")

@@ -98,7 +98,7 @@ def _solve(api: Api, folder: RunFolder, plan: Plan, problems: Sequence[KnownProb
         try:
             with showing_progress() as show:
                 move = show("solutions")
-                return solving.run(lambda done: move(done, plan.trials))
+                return solving.run(lambda done: move(done, plan.trials), tell=note)
         except KeyboardInterrupt:
             note("The service solves what it has; repeat the command to continue.")
             raise

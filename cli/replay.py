@@ -220,7 +220,7 @@ def _print_divergences(record: Mapping[str, Any], *, limit: int) -> None:
         recorded, other = _short(each["recorded"]), _short(each["policy"])
         if each["is_cut"]:
             other = "the same, but its budget may end the large step at another length"
-        print(f"{each['problem_id']}, step {each['step']}: {recorded}; the policy: {other}")
+        print(f"{each['problem_id']}, step {each['step']} (counted from 0): {recorded}; the policy: {other}")
     if (more := len(record["divergences"]) - limit) > 0:
         note(f"{more} more problems diverge; --json lists them.")
 

@@ -27,9 +27,9 @@ spec:
 
 def render() -> str:
     """Return the manifest with the groups of every file, as they are written there."""
-    groups = [path.read_text().partition("groups:\n")[2] for path in sorted(RULES.glob("*.yml"))]
+    groups = [path.read_text(encoding="utf-8").partition("groups:\n")[2] for path in sorted(RULES.glob("*.yml"))]
     return HEAD + textwrap.indent("\n".join(groups), "  ")
 
 
 if __name__ == "__main__":
-    MANIFEST.write_text(render())
+    MANIFEST.write_text(render(), encoding="utf-8")

@@ -21,14 +21,15 @@ def write(project: dict[str, Any], folder: Path) -> Path:
     metadata.mkdir(parents=True)
     (metadata / "METADATA").write_text(
         f"Metadata-Version: 2.4\nName: {project['name']}\nVersion: {version}\n"
-        f"License-Expression: {project['license']}\n"
+        f"License-Expression: {project['license']}\n",
+        encoding="utf-8",
     )
     lines = []
     for group, entries in project["entry-points"].items():
         lines += [f"[{group}]", *(f"{entry} = {target}" for entry, target in entries.items())]
-    (metadata / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    (metadata / "entry_points.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return metadata
 
 
 if __name__ == "__main__":
-    write(tomllib.loads(Path(sys.argv[1]).read_text())["project"], Path(sys.argv[2]))
+    write(tomllib.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["project"], Path(sys.argv[2]))

@@ -21,9 +21,10 @@ from stack.client import Api
 from stack.policies import register_bundled
 from stack.postgres import EmbeddedPostgres
 from stack.roles import Roles
-from stack.running import STATE, free_port, running_roles
+from stack.running import free_port, running_roles
 from stack.scratch import scratch_database
 from stack.solving import solve_with
+from stack.state import STATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ def running_service(settings: Settings, folders: Mapping[str, Path]) -> Iterator
         settings: Settings of this process.
         folders: Model folders of `small`, `large` and `prm`.
     """
-    with EmbeddedPostgres(STATE.resolve() / "postgres") as server_url, scratch_database(server_url) as database_url:
+    with EmbeddedPostgres(STATE / "postgres") as server_url, scratch_database(server_url) as database_url:
         environment = {
             "TRIM_DATABASE_URL": database_url,
             "TRIM_BROKER_URL": database_url.replace("postgresql", "pgmq", 1),

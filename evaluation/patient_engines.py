@@ -32,7 +32,7 @@ from shared.log import get_logger
 
 _log = get_logger(__name__)
 
-OF_ONE_PROBLEM: Final = frozenset({CONTEXT_FULL, "no_room_for_step", "answer_withheld"})
+OF_ONE_PROBLEM: Final = frozenset({CONTEXT_FULL, "no_room_for_step", "answer_withheld", "thinking_took_all"})
 """Permanent errors that another problem need not meet. The problem fails, as it would in the service."""
 
 RETRIES: Final = Backoff(first_s=0.5, limit_s=30.0)
@@ -41,10 +41,7 @@ RESUME: Final = "Run the same command again to resume."
 
 
 class Stopping(Cancellation):
-    """Cancels all calls of a run, because an engine cannot go on or the user ends the run."""
-
-    reason: EngineDead | None = None
-    """Why it was cancelled, if an engine cannot go on."""
+    """Cancels all calls of a run: for a reason if an engine cannot go on, without one if the user ends the run."""
 
     def pause(self, seconds: float) -> None:
         """Wait, at most until it is cancelled."""
@@ -96,9 +93,9 @@ class _Endurance:
                 _log.warning("engine_failing", code=error.code, detail=explain(error), patience_s=patience.limit_s)
             since = self._failing_since
         if isinstance(error, PermanentError | EngineDead) or now - since >= patience.limit_s:
-            patience.stopping.reason = EngineDead(f"{error} {RESUME}")
-            patience.stopping.cancel()
-            raise patience.stopping.reason from error.__cause__
+            reason = EngineDead(f"{error} {RESUME}")
+            patience.stopping.cancel(reason)
+            raise reason from error.__cause__
         pause = patience.pause or patience.stopping.pause
         pause(patience.backoff.delay_s(attempt))
 
@@ -190,5 +187,5 @@ def _after(request: GenerationRequest, step: GeneratedStep) -> GenerationRequest
         request,
         prefix=(*request.prefix, step.text),
         max_steps=request.max_steps - 1,
-        max_tokens=request.max_tokens - step.tokens,
+        max_tokens=request.max_tokens - step.tokens - step.estimated_tokens,
     )

@@ -153,7 +153,7 @@ def kept_problems(path: Path, *, count: int) -> ProblemSet:
         UnusableProblems: The file is damaged, or another number was asked for when it was written.
     """
     try:
-        asked, *records = [json.loads(line) for line in path.read_text().splitlines()]
+        asked, *records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         kept = ProblemSet(
             problems=[(str(each["question"]), str(each["reference"])) for each in records], source=str(asked["source"])
         )

@@ -74,7 +74,7 @@ class RecordedProblem:
     """Whether its answer is right; `None` if there is no reference."""
     large_tokens: int
     lost_large_tokens: int
-    """Large tokens in no step, exact or estimated. They count for a budget, and no observation has them."""
+    """Large tokens in no step, and estimated ones. They count for a budget, and no observation has them."""
     decisions: Sequence[RecordedDecision]
 
     @property
@@ -155,6 +155,8 @@ def decide_again(routing: Routing, recorded: RecordedDecision, *, has_escalated:
     Returns:
         The decision; `None` if the policy would have the step drafted, and it was not.
     """
+    if _was_bridged(routing.plan, recorded):
+        return recorded.decision
     early = _before_draft(routing, recorded, has_escalated=has_escalated)
     if early is not None or not recorded.has_draft:
         return early
@@ -189,6 +191,14 @@ def _within_budget(plan: Plan, recorded: RecordedDecision, decision: Decision) -
 
 def _met_spent_budget(recorded: RecordedDecision) -> bool:
     return recorded.decided_by is DecidedBy.RULE and recorded.decision.reason == "budget_spent"
+
+
+def _was_bridged(plan: Plan, recorded: RecordedDecision) -> bool:
+    """Tell whether a role was away that the policy needs here, so that the rule would have overruled it as well."""
+    if recorded.decided_by is not DecidedBy.RULE:
+        return False
+    needs = {"large_away": True, "prm_away": plan.scores, "small_away": plan.drafts}
+    return needs.get(recorded.decision.reason, False)
 
 
 def _left_out(routing: Routing, problem: RecordedProblem) -> LeftOut | None:
@@ -258,8 +268,8 @@ def _may_be_cut(plan: Plan, problem: RecordedProblem, decisions: Sequence[Record
         return False
     spent = recorded.observation.large_out
     tokens = (following[0].observation.large_out if following else problem.large_tokens) - spent
-    fits_ours = ours is None or tokens <= ours - spent
-    # A step that took all that was left may have been cut.
+    # A step that takes all that is left may be cut.
+    fits_ours = ours is None or tokens < ours - spent
     fits_theirs = theirs is None or tokens < theirs - spent - problem.lost_large_tokens
     return not (fits_ours and fits_theirs)
 

@@ -161,9 +161,11 @@ def _read(api: Api, problem: Mapping[str, Any]) -> Scored | str:
     drafts = [score for score in found if score is not None]
     if not drafts:
         return "without scores"
+    # A problem that ended early has no answer, which tells nothing about its steps.
+    is_judged = problem["status"] == Status.SUCCEEDED
     return Scored(
         prm=prms.pop(),
         drafts=drafts,
         accepted=[each["score"] for each in api.items(f"{path}/steps") if each["score"] is not None],
-        is_right=_LABELS.get(problem["verdict"]),
+        is_right=_LABELS.get(problem["verdict"]) if is_judged else None,
     )

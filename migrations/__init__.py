@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -51,11 +50,16 @@ def config(database_url: str, *versions: Path) -> Config:
         versions: Folders with further migrations.
     """
     made = Config()
-    made.set_main_option("script_location", str(HERE))
-    made.set_main_option("path_separator", "os")
-    made.set_main_option("version_locations", os.pathsep.join(map(str, (VERSIONS, *versions))))
+    # The format is that of an ini file, in which % has a meaning; the default separators occur in paths.
+    made.set_main_option("script_location", _literal(HERE))
+    made.set_main_option("path_separator", "newline")
+    made.set_main_option("version_locations", "\n".join(map(_literal, (VERSIONS, *versions))))
     made.attributes["database_url"] = database_url
     return made
+
+
+def _literal(path: Path) -> str:
+    return str(path).replace("%", "%%")
 
 
 def upgrade(database_url: str, revision: str = "head", *versions: Path) -> str:

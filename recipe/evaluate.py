@@ -35,7 +35,7 @@ from shared.errors import PermanentError
 from shared.process import reporting_errors
 from shared.settings import MODELS, Settings
 from stack.interrupts import reporting_interrupts
-from stack.running import state_folder
+from stack.state import state_folder
 from stack.whole_files import CannotWrite
 
 PRMS: Final = {"prm": "main", "prm-lite": "lite"}

@@ -305,7 +305,7 @@ def greatest_difference(folder: Path, *, tokens: int = 48, seed: int = 0) -> flo
     Returns:
         The greatest absolute difference of a logit.
     """
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     weights = reference.load_weights(folder / "model.safetensors")
     session = ort.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     layers, kv_heads = config["num_hidden_layers"], config["num_key_value_heads"]
@@ -347,7 +347,7 @@ def export(folder: Path) -> float:
     Raises:
         ValueError: The model cannot be exported, or the graph and the reference compute different logits.
     """
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     onnx.save(build(config, folder / "model.safetensors"), folder / "model.onnx")
     onnx.checker.check_model(folder / "model.onnx")
     difference = greatest_difference(folder)

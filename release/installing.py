@@ -117,7 +117,7 @@ def _install(trial: Trial, wheel: Path, place: Path, *, python: str) -> None:
     """Install the wheel with the versions that the lock files pin."""
     uv = find_uv_bin()
     excluded = place / "excluded.txt"
-    excluded.write_text(trial.without)
+    excluded.write_text(trial.without, encoding="utf-8")
     constraints = ["--constraint", str(REQUIREMENTS / f"{DEVELOPMENT}.lock"), "--excludes", str(excluded)]
     (place / "run").mkdir()
     _run([uv, "venv", "--quiet", "--allow-existing", "--no-python-downloads", "--python", python, str(place)], place)

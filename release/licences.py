@@ -45,13 +45,13 @@ class Row(NamedTuple):
 
 def allowed_licences() -> frozenset[str]:
     """Read which licences a library may have: the first column of the page's first table."""
-    cells = ALLOWED.findall(PAGE.read_text())
+    cells = ALLOWED.findall(PAGE.read_text(encoding="utf-8"))
     return frozenset(re.findall(r"[\w.+-]+", " ".join(cells[1:])))
 
 
 def read_page() -> dict[str, Row]:
     """Read the table, by library."""
-    return {name: Row(*rest) for name, *rest in ROW.findall(PAGE.read_text())}
+    return {name: Row(*rest) for name, *rest in ROW.findall(PAGE.read_text(encoding="utf-8"))}
 
 
 def check_licences() -> str:
@@ -101,7 +101,7 @@ def current(page: Mapping[str, Row]) -> dict[str, Row]:
 def update_page() -> None:
     """Write the table again, with which the page ends."""
     rows = "".join(f"| {name} | {' | '.join(row)} |\n" for name, row in current(read_page()).items())
-    PAGE.write_text(PAGE.read_text().partition(HEAD)[0] + HEAD + rows)
+    PAGE.write_text(PAGE.read_text(encoding="utf-8").partition(HEAD)[0] + HEAD + rows, encoding="utf-8")
 
 
 def _from_metadata(name: str) -> str:

@@ -35,7 +35,7 @@ def lock_files() -> list[Path]:
 
 def read_lock(path: Path) -> list[Pin]:
     """Read the entries of a lock file. A library has several where platforms differ."""
-    entries = re.split(r"\n(?=[a-zA-Z0-9])", path.read_text())
+    entries = re.split(r"\n(?=[a-zA-Z0-9])", path.read_text(encoding="utf-8"))
     return [_pin(entry) for entry in entries if not entry.startswith("#")]
 
 

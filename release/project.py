@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tomllib
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements"
-PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 NAME: str = PYPROJECT["project"]["name"]
 EXTRAS: dict[str, list[str]] = PYPROJECT["project"]["optional-dependencies"]
 
@@ -22,9 +23,18 @@ class ReleaseRefused(Exception):
 
 
 def tracked_files() -> list[str]:
-    """List the files of the release by their paths in the repository: those that git tracks, as they are now."""
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    return [name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+    """List the files of the release by their paths in the repository: those that git tracks, as they are now.
+
+    Raises:
+        ReleaseRefused: git is not installed, or refuses to read the repository, for example that of another user.
+    """
+    try:
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout
+    except FileNotFoundError:
+        raise ReleaseRefused("git is not installed, and knows which files belong to the release.") from None
+    except subprocess.CalledProcessError as error:
+        raise ReleaseRefused(f"git cannot list the files: {os.fsdecode(error.stderr).strip()}") from None
+    return [name for name in os.fsdecode(listed).split("\0") if name and (ROOT / name).is_file()]
 
 
 def included_extras(extra: str) -> Iterator[str]:

@@ -44,7 +44,7 @@ def write_sboms(folder: Path, licences: Mapping[str, Row]) -> list[Path]:
             if fault := JsonStrictValidator(SCHEMA).validate_str(text):
                 raise ReleaseRefused(f"The bill of materials of {lock.name} does not conform to CycloneDX: {fault}")
             written.append(folder / f"{NAME}-{VERSION}-{lock.stem}.cdx.json")
-            written[-1].write_text(text)
+            written[-1].write_text(text, encoding="utf-8")
     return written
 
 

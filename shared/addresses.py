@@ -31,7 +31,11 @@ def listen(host: str, port: int, *, settings: str) -> Sequence[socket.socket]:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, *_, address in dict.fromkeys(found if port else found[:1]):
             is_dual = host == "::" and socket.has_dualstack_ipv6()
-            listeners.append(socket.create_server(address, family=family, dualstack_ipv6=is_dual))
+            listener = socket.create_server(address, family=family, dualstack_ipv6=is_dual)
+            listeners.append(listener)
+            # Its connections inherit this. asyncio sets it only on sockets that name their protocol; without it, the
+            # kernel holds the body of a response back until the client acknowledges the header, often for 40 ms.
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError as error:
         for each in listeners:
             each.close()

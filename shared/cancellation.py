@@ -17,10 +17,14 @@ class Cancellation:
         self._event = threading.Event()
         self._changes = threading.Lock()
         self._calls: list[Callable[[], object]] = []
+        self.reason: Exception | None = None
+        """Why the call was cancelled although its result is needed; `None` otherwise."""
 
-    def cancel(self) -> None:
+    def cancel(self, reason: Exception | None = None) -> None:
         """Cancel the call; it ends at its next check."""
         with self._changes:
+            if not self._event.is_set():
+                self.reason = reason
             self._event.set()
             calls, self._calls = self._calls, []
         for call in calls:
@@ -38,6 +42,11 @@ class Cancellation:
     def is_cancelled(self) -> bool:
         """Whether the call is cancelled."""
         return self._event.is_set()
+
+    @property
+    def is_obsolete(self) -> bool:
+        """Whether the call is cancelled because its result is not needed."""
+        return self._event.is_set() and self.reason is None
 
     def raise_if_cancelled(self) -> None:
         """Raise `Cancelled` if the call is cancelled."""

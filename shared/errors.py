@@ -5,7 +5,22 @@ The first line of an exception's docstring is its default message: one sentence 
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from pydantic import ValidationError
+
+from shared.docstrings import docstring_of
+
+
+class Fault(StrEnum):
+    """Whose fault an error is, and so what follows from it."""
+
+    INPUT = "input"
+    """The call's: it cannot succeed in this form, on whatever worker."""
+    PASSING = "passing"
+    """Nobody's for long: the same call may succeed soon, and is requested again a limited number of times."""
+    WORKER = "worker"
+    """The worker's, or its server's: other calls would fail as well, and this one is carried out elsewhere or later."""
 
 
 class TrimError(Exception):
@@ -18,7 +33,12 @@ class TrimError(Exception):
     """Whether the same call may succeed later although nobody changed anything."""
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or (type(self).__doc__ or "").strip().splitlines()[0])
+        super().__init__(message or docstring_of(type(self)).splitlines()[0])
+
+    @property
+    def fault(self) -> Fault:
+        """Whose fault it is."""
+        return Fault.PASSING if self.retryable else Fault.INPUT
 
 
 def explain(error: TrimError) -> str:

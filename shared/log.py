@@ -10,7 +10,7 @@ from uuid import UUID
 
 import structlog
 
-from shared.messages import GenerateSteps, Message, ScoreSteps, WorkerSeen
+from shared.messages import ClockTold, GenerateSteps, Message, ScoreSteps, WorkerSeen
 from shared.settings import Settings
 
 _LIBRARIES = (
@@ -53,7 +53,7 @@ def about(problem_id: UUID, *, command_id: UUID | None = None) -> AbstractContex
 def about_message(message: Message | None) -> AbstractContextManager[None]:
     """Have every line that this thread logs in the block name the problem and the command of a message, if any."""
     match message:
-        case None | WorkerSeen():
+        case None | WorkerSeen() | ClockTold():
             return nullcontext()
         case GenerateSteps() | ScoreSteps():
             return about(message.problem_id, command_id=message.id)

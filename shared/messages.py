@@ -4,7 +4,7 @@ Messages are frozen, versioned and JSON only. A change may add fields with a def
 reinterpret one: `tests/unit/golden` holds an example of every version, and each must keep decoding. Unknown fields are
 ignored, so that a newer sender and an older receiver understand each other.
 
-Ids are derived, never drawn: the same command sent twice, or the same work done twice, has the same id.
+Ids are derived, never drawn: the same command or event sent twice has the same id.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from uuid import UUID, uuid5
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from shared.domain.drafts import Draft, Scoring, UnfinishedWork
+from shared.domain.fitness import Unfit
 from shared.domain.options import Sampling
 from shared.domain.roles import Author, WorkerRole
-from shared.errors import PermanentError
+from shared.errors import Fault, PermanentError
 
 MAX_PREFIX_BYTES = 1 << 20
 """Size of question and steps, in bytes of UTF-8, at which a solution ends: a further command could not carry them.
@@ -41,13 +42,16 @@ def derive_id(*parts: object) -> UUID:
 
 def _check_drafts(drafts: tuple[Draft, ...]) -> tuple[Draft, ...]:
     """Refuse numbers that would falsify the ledger; drafts are plain values of the domain, which checks nothing."""
-    if any(min(each.index, each.tokens, each.prompt_tokens, each.cached_tokens) < 0 for each in drafts):
+    if any(
+        min(each.index, each.tokens, each.estimated_tokens, each.prompt_tokens, each.cached_tokens) < 0
+        for each in drafts
+    ):
         raise ValueError("a draft has a negative index or count")
     return drafts
 
 
 def _check_scoring(scoring: Scoring) -> Scoring:
-    if scoring.tokens < 0:
+    if min(scoring.tokens, scoring.estimated_tokens) < 0:
         raise ValueError("a scoring has a negative count")
     return scoring
 
@@ -177,6 +181,8 @@ class WorkFailed(_ProblemMessage):
     code: str
     detail: str
     retryable: bool
+    fault: Fault | None = None
+    """Whose fault it is; `None` from older workers, whose failures are the input's or passing."""
     worker: str
     drafts: Annotated[tuple[Draft, ...], AfterValidator(_check_drafts)] = ()
     """Drafts that were to be scored: no other event reports their cost."""
@@ -193,18 +199,44 @@ class WorkCancelled(_ProblemMessage):
     unfinished: Unfinished
 
 
+class ClockTold(_Message):
+    """Broadcast to every worker: the time by the clock of the service, which is the database's."""
+
+    kind: Literal["clock_told"] = "clock_told"
+    told_at: datetime
+
+
 class WorkerSeen(_Message):
-    """Heartbeat of a worker process that takes commands."""
+    """Heartbeat of a worker process."""
 
     kind: Literal["worker_seen"] = "worker_seen"
     role: WorkerRole
     worker: str
     model: str
     seen_at: datetime
+    """By the clock of the service, if the worker has been told it; otherwise by its own."""
+    clock_ahead_s: float | None = None
+    """Seconds by which the worker's own clock is ahead of the service's; `None` until it has been told."""
+    unfit: Unfit | None = None
+    """Why it takes no commands for now; `None` if it takes them."""
 
 
 Command = GenerateSteps | ScoreSteps
 """Messages to the queues of workers."""
+
+
+def derive_work_id(command: Command, *, worker: str, runs: int) -> UUID:
+    """Derive the id from which the ids of all results of a command derive.
+
+    A command that is carried out again is other work, and costs again: its results have other ids, and are booked too.
+
+    Args:
+        command: The command.
+        worker: Name of the process that carries it out.
+        runs: Number of times that a worker may have begun it before.
+    """
+    return derive_id(command.id, "run", worker, runs)
+
 
 ProblemEvent = StepsGenerated | StepsScored | WorkFailed | WorkCancelled
 """Events that concern one problem."""
@@ -212,7 +244,10 @@ ProblemEvent = StepsGenerated | StepsScored | WorkFailed | WorkCancelled
 Event = ProblemEvent | WorkerSeen
 """Messages to the orchestrator."""
 
-Message = Command | Event | CancelWork
+Broadcast = CancelWork | ClockTold
+"""Messages to every worker process."""
+
+Message = Command | Event | Broadcast
 
 _ADAPTER: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="kind")])
 

@@ -82,8 +82,10 @@ def reporting_errors(program: str) -> Iterator[None]:
         if error.title != SETTINGS_TITLE:
             raise
         first = error.errors(include_url=False, include_input=False)[0]
-        name = "_".join(str(part) for part in first["loc"]).upper()
-        sys.stderr.write(f"{program}: setting TRIM_{name}: {first['msg'].removeprefix('Value error, ')}.\n")
+        name, *inside = map(str, first["loc"])
+        place = f", in {'.'.join(inside)}" if inside else ""
+        reason = first["msg"].removeprefix("Value error, ")
+        sys.stderr.write(f"{program}: setting TRIM_{name.upper()}{place}: {reason}.\n")
         sys.exit(EXIT_USAGE)
     except TrimError as error:
         sys.stderr.write(f"{program}: {explain(error)}\n")

@@ -8,11 +8,10 @@ from pathlib import Path
 from pydantic_settings import BaseSettings
 
 from shared.errors import PermanentError
+from shared.setting_names import FILE
 
 MAX_FILE_BYTES = 1_048_576
 """Largest file of a setting; a wrong path may lead to a file without end."""
-
-_SUFFIX = "_FILE"
 
 
 class UnusableSettingFile(PermanentError):
@@ -25,23 +24,21 @@ def read_setting_files(settings: type[BaseSettings]) -> dict[str, str]:
     """Read every file that a variable in `_FILE` names; return the values by the names of their fields.
 
     Raises:
-        UnusableSettingFile: A variable names no setting or no usable file, or the setting has a value as well.
+        UnusableSettingFile: A variable names no usable file, or the setting has a value as well.
     """
     # Variables and settings are compared in one case, as pydantic does.
     environment = {name.upper(): value for name, value in os.environ.items()}
     prefix = str(settings.model_config["env_prefix"]).upper()
-    fields = {f"{prefix}{name.upper()}": name for name in settings.model_fields}
+    variables = {f"{prefix}{name.upper()}": name for name in settings.model_fields}
     values: dict[str, str] = {}
-    for variable, path in environment.items():
+    for setting, name in variables.items():
+        variable = f"{setting}{FILE}"
         # A setting whose own name ends in _FILE is no path of another one.
-        if not (variable.startswith(prefix) and variable.endswith(_SUFFIX)) or variable in fields:
+        if variable not in environment or variable in variables:
             continue
-        setting = variable.removesuffix(_SUFFIX)
-        if setting not in fields:
-            raise UnusableSettingFile(f"{variable} is set, but there is no setting {setting}; remove it.")
         if setting in environment:
             raise UnusableSettingFile(f"{setting} and {variable} are both set; remove one of them.")
-        values[fields[setting]] = _read(variable, path)
+        values[name] = _read(variable, environment[variable])
     return values
 
 

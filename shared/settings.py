@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from pathlib import Path
-from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo
-from pydantic_settings import BaseSettings, InitSettingsSource, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from shared.domain.options import Bridging
 from shared.errors import PermanentError
 from shared.messages import MAX_PREFIX_BYTES
 from shared.setting_files import read_setting_files
+from shared.setting_names import check_setting_names
+from shared.setting_types import (
+    ApiKey,
+    BaseUrl,
+    Count,
+    EngineArguments,
+    Name,
+    PositiveSeconds,
+    ServerParameters,
+    Template,
+    ThinkingMode,
+    receiver_url,
+)
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 """Folder of the bundled models."""
@@ -48,53 +60,6 @@ JSON_BYTES_PER_CHAR = 12
 OTHER_FIELDS_BYTES = 65_536
 """Room in a request body for everything besides one question."""
 
-# Validators never quote the value: it may hold a password.
-
-
-def _base_url(value: str) -> str:
-    if not value:
-        return value
-    try:
-        parts = urlsplit(value)
-        has_host, _ = bool(parts.hostname), parts.port
-    except ValueError:
-        raise ValueError("not a URL") from None
-    if parts.scheme not in ("http", "https") or not has_host:
-        raise ValueError("not a URL like http://127.0.0.1:8000/v1")
-    if "@" in parts.netloc:
-        raise ValueError("credentials do not belong in the URL; set TRIM_OPENAI_API_KEY or OTEL_EXPORTER_OTLP_HEADERS")
-    if parts.query or parts.fragment or any(character.isspace() for character in value):
-        raise ValueError("query, fragment and white space do not belong in the URL")
-    return value.rstrip("/")
-
-
-def _receiver_url(value: str) -> str:
-    if value.rstrip("/").endswith("/v1/traces"):
-        raise ValueError("/v1/traces does not belong in the URL, because it is added")
-    return value
-
-
-def _api_key(value: SecretStr) -> SecretStr:
-    key = value.get_secret_value().strip()
-    if not all("!" <= character <= "~" for character in key):
-        raise ValueError("an API key holds only visible ASCII characters")
-    return SecretStr(key)
-
-
-def _json(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except ValueError:
-        raise ValueError("not a JSON object") from None
-
-
-def _template(value: str) -> str:
-    if "{question}" not in value:
-        raise ValueError("the placeholder {question} is missing")
-    return value
-
 
 def _holds_one_question(value: int, info: ValidationInfo) -> int:
     """Refuse a body limit that makes `max_question_chars` unreachable."""
@@ -106,14 +71,6 @@ def _holds_one_question(value: int, info: ValidationInfo) -> int:
             f"{needed} bytes; raise this limit or lower that one"
         )
     return value
-
-
-Name = Annotated[str, Field(min_length=1)]
-Count = Annotated[int, Field(ge=1)]
-PositiveSeconds = Annotated[float, Field(gt=0)]
-BaseUrl = Annotated[str, AfterValidator(_base_url)]
-EngineArguments = Annotated[dict[str, Any], NoDecode, BeforeValidator(_json)]
-Template = Annotated[str, AfterValidator(_template)]
 
 
 class Settings(BaseSettings):
@@ -150,6 +107,22 @@ class Settings(BaseSettings):
     api_port: Annotated[int, Field(ge=0, le=65535)] = Field(
         8080, description="Port that the API listens on; 0 picks a free one."
     )
+    api_root_path: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*$")] = Field(
+        "",
+        description="Path under which a proxy serves the API, such as `/trim`. The proxy strips it, and links begin "
+        "with it.",
+    )
+    api_keep_alive_s: Count = Field(
+        75,
+        description="Seconds that the API keeps an idle connection. Keep it longer than the idle time-out of every "
+        "proxy before the API (nginx: `keepalive_timeout` of the upstream); otherwise the proxy sends requests into "
+        "connections that are just being closed, and answers 502.",
+    )
+    api_request_timeout_s: PositiveSeconds = Field(
+        30.0,
+        description="Seconds that a client may take to send the header of a request, and again its body; each 1000 "
+        "bytes of the body add a second. The connection is then closed, after a body with status 408.",
+    )
     max_question_chars: Annotated[int, Field(ge=1, le=MAX_QUESTION_CHARS)] = Field(
         20_000, description=f"Maximum length of a question, in characters; at most {MAX_QUESTION_CHARS}."
     )
@@ -159,6 +132,26 @@ class Settings(BaseSettings):
         f"{JSON_BYTES_PER_CHAR} * `TRIM_MAX_QUESTION_CHARS` + {OTHER_FIELDS_BYTES}, so that it holds one question.",
     )
     max_batch_size: Count = Field(1_000, description="Maximum number of problems in one batch.")
+    when_prm_away: Literal["wait", "escalate", "accept"] = Field(
+        "wait",
+        description="What problems do while no PRM worker is fit: `wait`; `escalate` steps without a draft; or "
+        "`accept` drafts without a score. Problems may choose for themselves.",
+    )
+    when_large_away: Literal["wait", "accept", "fail"] = Field(
+        "wait",
+        description="What problems do that need the large model while no worker of it is fit: `wait`; `accept` drafts "
+        "in place of escalations; or `fail`. Problems may choose for themselves.",
+    )
+    when_small_away: Literal["wait", "large-only"] = Field(
+        "wait",
+        description="What problems do while no worker of the small model is fit: `wait`; or `large-only`, so that the "
+        "large model writes the steps. Problems may choose for themselves.",
+    )
+    away_patience_s: Annotated[float, Field(ge=0)] = Field(
+        Bridging().away_patience_s,
+        description="Seconds that a role is away before a problem does what the three settings above say. Problems "
+        "may choose for themselves.",
+    )
 
     # Orchestrator
     window: Count = Field(
@@ -179,7 +172,19 @@ class Settings(BaseSettings):
         32, description="Maximum number of commands that a worker process runs at the same time."
     )
     stop_grace_s: Annotated[float, Field(ge=0)] = Field(
-        20.0, description="Seconds that a worker has to finish its commands after SIGTERM before it requeues them."
+        20.0, description="Seconds that a worker has to finish its commands after SIGTERM before it returns them."
+    )
+    stall_s: PositiveSeconds = Field(
+        60.0,
+        description="Seconds without a token or a finished call, while commands run, after which a worker probes its "
+        "engine: if the probe fails too, it takes no commands until a probe succeeds, or ends if the engine runs in "
+        "its process.",
+    )
+    stretch_s: Annotated[float, Field(gt=0, le=1200)] = Field(
+        240.0,
+        description="Seconds after which a generator begins no further step of a command: the rest is requested again; "
+        "at most 1200. Keep it and the longest `step_timeout_s` together below RabbitMQ's `consumer_timeout` "
+        "(30 minutes by default), and below `TRIM_VISIBILITY_TIMEOUT_S` with pgmq.",
     )
     heartbeat_s: PositiveSeconds = Field(5.0, description="Seconds between two heartbeats of a process.")
     visibility_timeout_s: Count = Field(
@@ -217,19 +222,42 @@ class Settings(BaseSettings):
         description="Base URL of the PRM's server, as `http://host:port/v1`. `openai` only. The server is vLLM, "
         "started with the arguments that docs/models.md lists for the PRM's format.",
     )
-    openai_api_key: Annotated[SecretStr, AfterValidator(_api_key)] | None = Field(
+    openai_api_key: ApiKey | None = Field(
         None, description="API key that the process sends to its model servers. `openai` only."
+    )
+    small_parameters: ServerParameters | None = Field(
+        None,
+        description="JSON object with changes to the parameters of requests to the small model's server: `rename` (new "
+        "names), `drop` (names that are not sent) and `fix` (values), such as "
+        '`{"rename": {"max_tokens": "max_completion_tokens"}, "drop": ["top_k"], "fix": {"temperature": 1}}`. '
+        "`openai` only.",
+    )
+    large_parameters: ServerParameters | None = Field(
+        None, description="The same for the large model's server. `openai` only."
+    )
+    prm_parameters: ServerParameters | None = Field(None, description="The same for the PRM's server. `openai` only.")
+    small_thinking: ThinkingMode = Field(
+        None,
+        description="Whether the small model thinks aloud, with a chat template that knows of thinking. `off`: the "
+        "template asks it not to, and what it thinks all the same is no step. `steps`: each paragraph that it thinks "
+        "is a step, and so is the answer after them. If it is not set, the model is not asked, and what it thinks is "
+        "no step. `vllm` and `openai`; `steps` needs `TRIM_PROMPT_STYLE=chat`, `off` that or `chat-next-step`.",
+    )
+    large_thinking: ThinkingMode = Field(
+        None, description="Whether the large model thinks aloud, as for the small model: `off` or `steps`."
     )
     prompt_style: Literal["completions", "chat", "chat-next-step"] = Field(
         "completions",
         description="Form of a request for a step, with `vllm` and `openai`. `completions`: the model continues raw "
         "text. `chat`: the model continues its own message, in its chat template (among servers, vLLM and SGLang "
         "support this). `chat-next-step`: the request asks for the next step in words, for hosted chat models "
-        "(`openai` only); a solution then ends with its boxed answer, and `top_k` is not sent.",
+        "(`openai` only); a solution then ends with a box, the word `DONE`, or a sentence that declares it complete, "
+        "and `top_k` is not sent.",
     )
     prompt: Template = Field(
         "Problem: {question}\n\n",
-        description="Text that precedes the steps with the style `completions`; `{question}` is replaced.",
+        description="Text that precedes the steps with the style `completions`; `{question}` is replaced. It may"
+        " end in white space: the model reads it as it is before text.",
     )
     prm_format: Literal["bundled", "qwen", "skywork", "math-shepherd", "rlhflow"] = Field(
         "bundled",
@@ -245,7 +273,7 @@ class Settings(BaseSettings):
     script: str | None = Field(None, description="JSON file with the steps of the scripted engine.")
 
     # Traces
-    otlp_url: Annotated[BaseUrl, AfterValidator(_receiver_url)] | None = Field(
+    otlp_url: Annotated[BaseUrl, AfterValidator(receiver_url)] | None = Field(
         None,
         description="Base URL of an OpenTelemetry receiver that takes traces over HTTP, as `http://host:4318`. Without "
         "it, no traces are made. Needs the extra `otel`.",
@@ -284,7 +312,13 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - neither of these two is used
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read arguments first, then variables, then files that variables name."""
+        """Read arguments first, then variables, then files that variables name.
+
+        Raises:
+            UnknownSetting: A variable names no setting.
+            UnusableSettingFile: A variable names no usable file.
+        """
+        check_setting_names(settings_cls)
         return init_settings, env_settings, InitSettingsSource(settings_cls, read_setting_files(settings_cls))
 
     def require_database_url(self) -> str:

@@ -1,10 +1,11 @@
-"""Checks every commit: the ledger is the sum of what was reported, and no state waits for ever."""
+"""Checks every commit: the ledger is the sum of what was reported, times only grow, and no state waits for ever."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 from uuid import UUID
 
 from shared.domain.decisions import Action
@@ -12,6 +13,7 @@ from shared.domain.drafts import Draft, Scoring, UnfinishedWork
 from shared.domain.ledger import Ledger
 from shared.domain.roles import Author, WorkerRole
 from shared.domain.status import Status
+from shared.domain.text import prefix_digest
 from shared.machine.commands import next_commands
 from shared.machine.state import State
 from shared.messages import GenerateSteps, Message, ScoreSteps, StepsGenerated, StepsScored, WorkCancelled, WorkFailed
@@ -49,6 +51,8 @@ class Audit:
         self._booked: set[UUID] = set()
         self._sums: dict[UUID, Counter[str]] = defaultdict(Counter)
         self._commands: dict[UUID, GenerateSteps] = {}
+        self._recorded: dict[UUID, datetime] = {}
+        """Latest time in the record of each problem."""
 
     def hear(self, event: Message) -> None:
         """Remember what an event reports that is about to be applied; of several copies, the first one is booked."""
@@ -67,6 +71,8 @@ class Audit:
         for change in committed:
             self._check_ledger(change)
             _check_wake_up(change.after)
+            _check_end(change)
+            self._check_times(change)
             self._check_commands(change.after)
 
     def _check_ledger(self, change: Change) -> None:
@@ -88,6 +94,20 @@ class Audit:
         }
         assert state.ledger == Ledger(**columns), "the ledger is not the sum of what was reported"
 
+    def _check_times(self, change: Change) -> None:
+        before, after = change.locked.state, change.after
+        moments = [after.started_at] if before.started_at is None else []
+        moments += sorted(
+            [record.decided_at for record in after.decisions]
+            + [step.accepted_at for step in after.steps[len(before.steps) :]]
+        )
+        moments += [after.finished_at] if before.finished_at is None else []
+        for moment in moments:
+            if moment is not None:
+                last = self._recorded.setdefault(after.problem_id, moment)
+                assert last <= moment, "a time lies before one that was recorded earlier"
+                self._recorded[after.problem_id] = moment
+
     def _check_commands(self, state: State) -> None:
         lookahead = state.options.lookahead
         plan = state.options.plan
@@ -105,9 +125,23 @@ class Audit:
 
 def _check_wake_up(state: State) -> None:
     if state.status is Status.RUNNING:
-        assert state.due_at is not None, "nothing would ever wake the problem"
+        assert state.due_at is not None or state.waits_for, "nothing would ever wake the problem"
     else:
-        assert (state.request, state.due_at, state.pending) == (None, None, ()), "an ended problem waits"
+        left = state.request, state.due_at, state.pending, state.absences
+        assert left == (None, None, (), ()), "an ended problem waits"
+
+
+def _check_end(change: Change) -> None:
+    before, after = change.locked.state, change.after
+    if before.status.is_final:
+        kept = before.evolve(ledger=after.ledger, booked=after.booked)
+        assert after.evolve(decisions=()) == kept.evolve(decisions=()), "a problem changes after its end"
+        assert not after.decisions, "a decision is taken after the end"
+    deadline_at = after.options.deadline_at
+    if after.status is Status.SUCCEEDED and deadline_at is not None:
+        assert after.finished_at is not None
+        assert after.finished_at < deadline_at, "a problem succeeds after its deadline"
+    assert after.digest == prefix_digest(after.question, [step.text for step in after.steps]), "a step has a gap"
 
 
 def _spent(item: Item) -> dict[str, int]:
@@ -115,11 +149,12 @@ def _spent(item: Item) -> dict[str, int]:
     if isinstance(item, Draft):
         return {
             item.author: item.tokens,
+            f"{item.author}_estimated": item.estimated_tokens,
             f"{item.author}_in": item.prompt_tokens - item.cached_tokens,
             f"{item.author}_calls": int(item.opens_call),
         }
     if isinstance(item, Scoring):
-        return {"prm_tokens": item.tokens, "prm_calls": 1}
+        return {"prm_tokens": item.tokens, "prm_estimated": item.estimated_tokens, "prm_calls": 1}
     exact = "prm_tokens" if item.role is WorkerRole.PRM else item.role
     spent = {
         exact: item.tokens,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 
 from shared.bus.consumer import Delivery
-from shared.bus.topology import EVENTS, QUEUES, DeadLetter, QueueRole, queue_of
-from shared.messages import CancelWork, GenerateSteps, Message, ScoreSteps, decode, encode
+from shared.bus.topology import DeadLetter, QueueRole, queue_of
+from shared.domain.roles import WorkerRole
+from shared.messages import GenerateSteps, Message, ScoreSteps, decode, encode
 
 
 @dataclass(slots=True, eq=False)
@@ -19,7 +21,7 @@ class Letter:
     """`None` for a broadcast."""
     body: bytes
     message: Message
-    """What the body holds."""
+    """What the body holds; receivers decode that themselves."""
     deliveries: int = 0
     """Number of deliveries so far."""
 
@@ -74,6 +76,21 @@ class MemoryBus:
         letter.deliveries = int(is_redelivery)
         self.put_back(letter)
 
+    def misplace(self, place: int, queue: QueueRole) -> None:
+        """Move one of the messages to a queue, which may not be that of the message."""
+        with self.changed:
+            self.letters[place].queue = queue
+
+    def renew(self, role: WorkerRole, *, now: datetime) -> None:
+        """Have the commands of a queue stay valid from now on for as long as when they were issued, as workers do."""
+        with self.changed:
+            for letter in self.letters:
+                command = letter.message
+                if letter.queue == role and isinstance(command, GenerateSteps | ScoreSteps):
+                    validity = command.expires_at - command.issued_at
+                    letter.message = command.model_copy(update={"expires_at": now + validity})
+                    letter.body = encode(letter.message)
+
     def take(self, place: int = 0) -> Letter:
         """Take one of the messages."""
         with self.changed:
@@ -86,16 +103,6 @@ class MemoryBus:
             return taken
 
     def _letter(self, message: Message) -> Letter:
-        body, queue = encode(message), _queue(message)
-        assert queue is None or isinstance(message, QUEUES[queue]), "a message is on a queue that does not carry it"
-        if queue == EVENTS and not self._keeps_history:
-            return Letter(queue=queue, body=body, message=message)  # The orchestrator decodes the body itself.
-        decoded = decode(body)
-        assert not self._keeps_history or decoded == message, "a message changes on its way"
-        return Letter(queue=queue, body=body, message=decoded)
-
-
-def _queue(message: Message) -> QueueRole | None:
-    if isinstance(message, CancelWork):
-        return None
-    return queue_of(message) if isinstance(message, GenerateSteps | ScoreSteps) else EVENTS
+        body, queue = encode(message), queue_of(message)
+        assert not self._keeps_history or decode(body) == message, "a message changes on its way"
+        return Letter(queue=queue, body=body, message=message)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime, timedelta
 from uuid import UUID
 
-from shared.domain.drafts import Draft, UnfinishedWork
+from shared.domain.drafts import Draft
 from shared.domain.roles import Author, WorkerRole
 from shared.engines.port import EngineDead, EngineFailed
 from shared.messages import Command, ScoreSteps
@@ -34,6 +35,8 @@ class DisturbedService(SimulatedService):
         prm = WorldScorer(world)
         self._engines = {WorkerRole.SMALL: small, WorkerRole.LARGE: large, WorkerRole.PRM: prm}
         self._used: dict[RunningCommand, tuple[int, int]] = {}
+        self.skew = timedelta()
+        """How far the clock of the next orchestrator to act is ahead of the others'."""
         self._audit = Audit(repeats_texts=not is_salted)
         super().__init__(
             Engines(small=small, large=large, prm=prm),
@@ -69,9 +72,11 @@ class DisturbedService(SimulatedService):
                 self.work(place)
 
     def fail(self, place: int = 0) -> None:
-        """Deliver a command to a worker whose engine breaks in the first step."""
+        """Deliver a command to a worker whose engine breaks in the first step, unless the worker refuses it."""
+        count = len(self.running)
         self.deliver(place)
-        self.break_off(len(self.running) - 1)
+        if len(self.running) > count:
+            self.break_off(count)
 
     def refuse(self, command: Command, refusal: Exception) -> None:
         """Deliver a copy of a command to a worker whose engine refuses it."""
@@ -85,8 +90,12 @@ class DisturbedService(SimulatedService):
         super().sweep(crashes=crashes)
         self._audit.check()
 
+    def _now(self) -> datetime:
+        return super()._now() + self.skew
+
     def settle(self, *, max_turns: int = 5_000) -> None:
         """Run without further disturbance until nothing is left to do."""
+        self.skew = timedelta()
         for _ in range(max_turns):
             if not self.turn():
                 return
@@ -106,5 +115,4 @@ def _reported(command: RunningCommand) -> tuple[int, int]:
         items |= items_of(message)
     if isinstance(command.command, ScoreSteps):
         items = {identity: item for identity, item in items.items() if not isinstance(item, Draft)}
-    unfinished = [each for each in items.values() if isinstance(each, UnfinishedWork)]
-    return sum(each.tokens for each in items.values()), sum(each.estimated_tokens for each in unfinished)
+    return sum(each.tokens for each in items.values()), sum(each.estimated_tokens for each in items.values())

@@ -12,9 +12,8 @@ from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from shared.cancellation import Cancellation
-from shared.domain.drafts import Finish
+from shared.domain.endings import find_ending
 from shared.domain.options import Sampling
-from shared.domain.text import boxed_answer, is_degenerate
 from shared.engines.port import (
     GeneratedStep,
     GenerationRequest,
@@ -76,9 +75,10 @@ class RememberingGenerator:
                 yield from self._write(rest, cancellation, meter)
                 return
             yield _as_requested(step, request)
-            prefix, tokens = (*prefix, step.text), tokens + step.tokens
-            if step.finish is Finish.ENDED or boxed_answer(step.text) is not None or is_degenerate(step.text):
+            ending = find_ending(step.text, finish=step.finish, before=prefix, question=request.question)
+            if ending is not None:
                 return
+            prefix, tokens = (*prefix, step.text), tokens + step.tokens + step.estimated_tokens
 
     def check(self) -> None:
         """Check the engine."""

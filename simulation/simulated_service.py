@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from datetime import datetime, timedelta
 from uuid import UUID
 
-from services.orchestrator.applying import Outgoing, apply_deliveries
+from services.orchestrator.applying import Outgoing
+from services.orchestrator.batches import apply_deliveries
 from services.orchestrator.policy_cache import PolicyCache
-from services.orchestrator.sweeping import Sweep, admit, attend
+from services.orchestrator.setting_aside import SetAside
+from services.orchestrator.sweeping import Sweep, admit, attend, take_turns, tell_roles
 from shared.bus.topology import EVENTS, DeadLetter
 from shared.domain.options import Options, Wrappers
+from shared.domain.roles import WorkerRole
 from shared.domain.shadows import Shadow
 from shared.machine.state import State, new_state
-from shared.messages import CancelWork
+from shared.messages import UndecodableMessage
 from shared.policies.policy import FittedPolicy, Policy
 from shared.policies.shadowing import reporting
 from shared.policies.wrapping import UNWRAPPED, Routing
+from shared.store.port import Transaction
 from simulation.bus import Letter, MemoryBus
 from simulation.clock import SettableClock
 from simulation.store import TENANT, MemoryStore
@@ -54,6 +59,8 @@ class SimulatedService:
         self._window = window
         self._wake_ups = 0
         self._submitted = 0
+        self._away: dict[WorkerRole, tuple[datetime, datetime]] = {}
+        """When roles left, and when they come back."""
 
     # --- the submitter ------------------------------------------------------------------------------------------------
 
@@ -107,10 +114,10 @@ class SimulatedService:
         letter = self.bus.take(place)
         if letter.queue == EVENTS:
             self._orchestrate([letter], crashes=crashes)
-        elif isinstance(letter.message, CancelWork):
-            self._workers.hear(letter.message)
+        elif letter.queue is None:
+            self._workers.hear(letter)
         else:
-            self.running.append(self._workers.start(letter))
+            self._start(letter.queue, letter)
 
     def work(self, place: int = 0, *, holds: bool = False) -> None:
         """Have a worker finish one more step of a command, or end it; see `RunningCommand.work` for `holds`."""
@@ -120,6 +127,13 @@ class SimulatedService:
         finally:
             if command.is_over:
                 del self.running[place]
+
+    def take_away(self, role: WorkerRole, *, for_s: float) -> None:
+        """Have all workers of a role crash, and start again after some seconds; the orchestrators know it at once."""
+        for place in reversed(range(len(self.running))):
+            if self.running[place].role is role:
+                self.crash_worker(place)
+        self._away[role] = self.clock.now, self.clock.now + timedelta(seconds=for_s)
 
     def crash_worker(self, place: int = 0) -> None:
         """Crash a worker in the middle of a command."""
@@ -131,15 +145,22 @@ class SimulatedService:
         Args:
             crashes: Whether the orchestrator crashes between commit and publication.
         """
-        self._drain(
-            lambda: admit(self.store, window=self._window, policies=self._policies, now=self.clock.now), crashes=crashes
-        )
-        self._drain(lambda: attend(self.store, policies=self._policies, now=self.clock.now), crashes=crashes)
+        self._bring_back()
+        for outgoing in take_turns(self._admit, self._attend, self._tell_roles):
+            if not crashes:
+                self._publish(outgoing)
 
     def wait(self, seconds: float) -> None:
         """Let time pass, and sweep."""
         self.clock.advance(seconds)
         self.sweep()
+
+    def _start(self, role: WorkerRole, letter: Letter) -> None:
+        """Have a worker begin a command, or bury a message that another queue carries."""
+        try:
+            self.running.append(self._workers.start(role, letter))
+        except UndecodableMessage as error:
+            self._publish([DeadLetter(role, letter.body, error.reason)])
 
     # --- to the end ---------------------------------------------------------------------------------------------------
 
@@ -168,8 +189,8 @@ class SimulatedService:
 
     def turn(self) -> bool:
         """Do the next thing that an undisturbed service would do; return whether anything is left to do."""
-        if self.bus.letters:
-            self.deliver()
+        if (place := self._deliverable()) is not None:
+            self.deliver(place)
         elif self.running:
             self.work()
         elif self.store.open_problems:
@@ -190,10 +211,10 @@ class SimulatedService:
                 working.remove(each)
                 each.result()
             for letter in letters:
-                if isinstance(letter.message, CancelWork):
-                    self._workers.hear(letter.message)
+                if letter.queue is None:
+                    self._workers.hear(letter)
                 elif letter.queue != EVENTS:
-                    carried_out = submit(self._workers.start(letter).finish)
+                    carried_out = submit(self._workers.start(letter.queue, letter).finish)
                     carried_out.add_done_callback(self._notify)
                     working.add(carried_out)
             if letters:
@@ -210,24 +231,41 @@ class SimulatedService:
             self.bus.changed.notify_all()
 
     def _let_time_pass(self) -> None:
-        """Advance to the moment at which something is due."""
-        due_at = self.store.next_attention_at()
+        """Advance to the moment at which something is due, or a role comes back."""
+        moments = [self.store.next_attention_at(), *(returns_at for _, returns_at in self._away.values())]
+        due_at = min((each for each in moments if each is not None), default=None)
         if due_at is not None:
             self.clock.advance_to(due_at)
         self.sweep()
 
+    def _deliverable(self) -> int | None:
+        """Return the place of the first message whose consumer is there."""
+        queues = [letter.queue for letter in self.bus.letters]
+        return next((place for place, queue in enumerate(queues) if queue not in self._away), None)
+
+    def _bring_back(self) -> None:
+        """Start the workers of roles whose time has come; they carry out what has waited for them, as if it was new."""
+        for role, (_, returns_at) in list(self._away.items()):
+            if returns_at <= self.clock.now:
+                del self._away[role]
+                self.bus.renew(role, now=self.clock.now)
+
     # --- the orchestrator ---------------------------------------------------------------------------------------------
+
+    def _now(self) -> datetime:
+        """Read the clock of the orchestrator."""
+        return self.clock.now
 
     def _orchestrate(self, letters: Sequence[Letter], *, crashes: bool = False) -> None:
         """Apply events in one transaction, commit, and publish, unless the orchestrator crashes in between."""
-        outgoing = apply_deliveries(
-            self.store, [letter.delivered() for letter in letters], policies=self._policies, now=self.clock.now
-        )
+        deliveries = [letter.delivered() for letter in letters]
+        aside = SetAside(monotonic=self.clock.clock.monotonic)  # It stays empty: one transaction runs at a time.
+        applied = apply_deliveries(self.store, deliveries, aside=aside, policies=self._policies, now=self._now)
         if crashes:
             for letter in letters:
                 self.bus.put_back(letter)
         else:
-            self._publish(outgoing)
+            self._publish(applied.outgoing)
 
     def _publish(self, outgoing: Sequence[Outgoing]) -> None:
         for each in outgoing:
@@ -238,16 +276,20 @@ class SimulatedService:
     def _admit_if_woken(self) -> None:
         if self.store.wake_ups > self._wake_ups:
             self._wake_ups = self.store.wake_ups
-            self._drain(lambda: admit(self.store, window=self._window, policies=self._policies, now=self.clock.now))
+            for outgoing in take_turns(self._admit):
+                self._publish(outgoing)
 
-    def _drain(self, sweep: Callable[[], Sweep], *, crashes: bool = False) -> None:
-        """Sweep until nothing is left to find, publishing after each transaction."""
-        is_full = True
-        while is_full:
-            swept = sweep()
-            is_full = swept.is_full
-            if not crashes:
-                self._publish(swept.outgoing)
+    def _admit(self) -> Sweep:
+        return admit(self.store, window=self._window, policies=self._policies, now=self._now, away=lambda: self._away)
+
+    def _attend(self) -> Sweep:
+        return attend(self.store, roles=self._roles, policies=self._policies, now=self._now)
+
+    def _tell_roles(self) -> Sweep:
+        return tell_roles(self.store, roles=self._roles, policies=self._policies, now=self._now)
+
+    def _roles(self, _transaction: Transaction, _now: datetime) -> Mapping[WorkerRole, datetime]:
+        return {role: since for role, (since, _) in self._away.items()}
 
 
 def _run_at_once(work: Callable[[], None]) -> Future[None]:

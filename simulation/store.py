@@ -13,9 +13,11 @@ from uuid import UUID
 from shared.domain.artefacts import EncodedArtefact
 from shared.domain.decisions import DecisionRecord
 from shared.domain.options import PolicyChoice
+from shared.domain.roles import WorkerRole
 from shared.domain.shadows import Shadow, ShadowRecord
 from shared.domain.status import Status
-from shared.machine.state import State
+from shared.machine.admitting import may_start, room_of
+from shared.machine.state import State, needed_roles
 from shared.store.port import Change, Due, LockedProblem, SeenProcess
 
 TENANT = UUID(int=0)
@@ -51,9 +53,19 @@ class StoredProblem:
         """When the sweeper has to look at it; `None` if only an event can move it."""
         if self.state.status.is_final:
             return None
-        moments = [self.cancel_requested_at, self.state.options.deadline_at]
-        moments += [self.state.due_at] if self.state.status is Status.RUNNING else []
-        return min((moment for moment in moments if moment is not None), default=None)
+        return min((moment for moment in self.attention_moments if moment is not None), default=None)
+
+    def needs_end(self, now: datetime) -> bool:
+        """Whether it is to be cancelled, or past its deadline."""
+        deadline_at = self.state.options.deadline_at
+        return self.cancel_requested_at is not None or (deadline_at is not None and deadline_at <= now)
+
+    @property
+    def attention_moments(self) -> tuple[datetime | None, datetime | None, datetime | None]:
+        """The cancellation, the deadline, and when the request is overdue."""
+        state = self.state
+        due_at = state.due_at if state.status is Status.RUNNING else None
+        return self.cancel_requested_at, state.options.deadline_at, due_at
 
 
 @dataclass(slots=True)
@@ -200,10 +212,18 @@ class MemoryTransaction:
             if stored is not None:
                 state = stored.state.evolve(booked=self._booked(problem_id, heard))
                 found[problem_id] = LockedProblem(
-                    state=state, policy=stored.policy, shadows=stored.shadows, defect=stored.defect
+                    state=state,
+                    policy=stored.policy,
+                    shadows=stored.shadows,
+                    cancel_requested_at=stored.cancel_requested_at,
+                    defect=stored.defect,
                 )
         self._locked |= found.keys()
         return found
+
+    def find_existing(self, problem_ids: Collection[UUID]) -> set[UUID]:
+        """Find the problems that exist."""
+        return {each for each in problem_ids if self._problem(each) is not None}
 
     def save(self, changes: Iterable[Change]) -> None:
         """Write what changed.
@@ -239,25 +259,57 @@ class MemoryTransaction:
             if known is None or known.seen_at < each.seen_at:
                 self.written.processes[each.name] = each
 
-    def next_queued(self, *, window: int, limit: int) -> Sequence[Due]:
-        """Find queued problems that fit into the window, next those of the tenant with the fewest running ones."""
+    def next_queued(
+        self, *, now: datetime, window: int, limit: int, away: Collection[WorkerRole] = ()
+    ) -> Sequence[UUID]:
+        """Find queued problems that fit into the window, next those of the tenant with the fewest that go on."""
         known = self._open_problems()
-        running = Counter(each.tenant for each in known if each.state.status is Status.RUNNING)
-        queued = sorted((each for each in known if each.state.status is Status.QUEUED), key=lambda each: each.number)
-        found: list[Due] = []
-        for _ in range(min(window - running.total(), limit, len(queued))):
-            chosen = min(queued, key=lambda each: (running[each.tenant], each.number))
+        running = [each for each in known if each.state.status is Status.RUNNING]
+        waiting = [each for each in running if away and each.state.waits_for]
+        going = Counter(each.tenant for each in running if each not in waiting)
+        crowded = len(waiting) >= window
+        queued = [
+            each
+            for each in sorted(known, key=lambda each: each.number)
+            if each.state.status is Status.QUEUED
+            and not each.needs_end(now)
+            and may_start(each.state.options.plan, each.state.options.bridging, away, is_crowded=crowded)
+        ]
+        found: list[UUID] = []
+        room = room_of(window, running=len(running), waiting=len(waiting))
+        for _ in range(min(room, limit, len(queued))):
+            chosen = min(queued, key=lambda each: (going[each.tenant], each.number))
             queued.remove(chosen)
-            running[chosen.tenant] += 1
-            found.append(chosen.due)
+            going[chosen.tenant] += 1
+            found.append(chosen.state.problem_id)
         return found
 
     def find_attention(self, *, now: datetime, limit: int) -> Sequence[Due]:
-        """Find problems that are overdue, past their deadline, or to be cancelled; each once, longest due first."""
-        moments = [(each.needs_attention_at, each) for each in self._open_problems()]
-        due = [(moment, each) for moment, each in moments if moment is not None and moment <= now]
-        due.sort(key=lambda pair: (pair[0], pair[1].number))
-        return [each.due for _, each in due[:limit]]
+        """Find problems that are overdue, past their deadline, or to be cancelled, each once and each kind in turn."""
+        known = {each.number: each for each in self._open_problems()}
+        turns, moments = dict[int, int](), dict[int, datetime]()
+        for kind in range(3):
+            found = [(each.attention_moments[kind], number) for number, each in known.items()]
+            due = sorted((moment, number) for moment, number in found if moment is not None and moment <= now)
+            for turn, (moment, number) in enumerate(due):
+                turns[number] = min(turns.get(number, turn), turn)
+                moments[number] = min(moments.get(number, moment), moment)
+        order = sorted(turns, key=lambda number: (turns[number], moments[number], number))
+        return [known[number].due for number in order[:limit]]
+
+    def workers(self) -> Sequence[SeenProcess]:
+        """Read the newest heartbeat of each worker process."""
+        known = self._committed.processes | self.written.processes
+        return [each for _, each in sorted(known.items()) if each.role in set(WorkerRole)]
+
+    def find_untold(self, away: Collection[WorkerRole], *, limit: int) -> Sequence[Due]:
+        """Find running problems that do not know that a role is away, or that one is back."""
+        found = [
+            each
+            for each in sorted(self._open_problems(), key=lambda each: (str(each.state.started_at), each.number))
+            if each.state.status is Status.RUNNING and _is_untold(each.state, set(away))
+        ]
+        return [each.due for each in found[:limit]]
 
     def _check(self, change: Change) -> None:
         before, after = change.locked.state, change.after
@@ -290,3 +342,8 @@ class MemoryTransaction:
     def _open_problems(self) -> list[StoredProblem]:
         known = (self._problem(each) for each in self._open)
         return [each for each in known if each is not None and not each.state.status.is_final]
+
+
+def _is_untold(state: State, away: set[WorkerRole]) -> bool:
+    known = {each.role for each in state.absences}
+    return bool(known - away) or bool((needed_roles(state.request, state.options.plan) & away) - known)

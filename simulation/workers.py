@@ -8,11 +8,13 @@ from functools import partial
 
 from services.generator.writing import Writing
 from services.prm.scoring import ScoringWork
+from shared.bus.topology import Past, ReturnedCommand, decode_from
 from shared.clock import Clock
 from shared.domain.roles import WorkerRole
 from shared.engines.port import Generator, Scorer
 from shared.messages import CancelWork, Command, GenerateSteps, Message, ScoreSteps
-from shared.worker.execution import Begin, Executor
+from shared.worker.execution import Begin
+from shared.worker.executor import Executor
 from shared.worker.running_work import RunningWork
 from simulation.bus import Letter, MemoryBus
 
@@ -30,10 +32,10 @@ class Engines:
 class RunningCommand:
     """One command in a worker process, from its delivery until its results are confirmed."""
 
-    def __init__(self, letter: Letter, executor: Executor, bus: MemoryBus) -> None:
-        assert isinstance(letter.message, GenerateSteps | ScoreSteps)
+    def __init__(self, command: Command, letter: Letter, executor: Executor, bus: MemoryBus) -> None:
+        past = Past(runs=letter.deliveries)
         letter.deliveries += 1
-        self.command: Command = letter.message
+        self.command = command
         self.role = executor.role
         self.published: list[Message] = []
         self.is_over = False
@@ -42,14 +44,19 @@ class RunningCommand:
         self._bus = bus
         self._unconfirmed: list[Future[None]] = []
         self._has_crashed = False
-        self._steps = executor.carry_out(self.command, publisher=self, settle=self._settle)
+        self._taken = executor.taken
+        self._steps = executor.carry_out(self.command, letter.body, publisher=self, settle=self._settle, past=past)
 
-    def publish(self, *messages: Message) -> Future[None]:
-        """Publish results; the broker confirms them before the next step, unless that is held back."""
+    def publish(self, *messages: Message | ReturnedCommand) -> Future[None]:
+        """Publish results; the broker confirms them before the next step, unless that is held back.
+
+        No command returns: these workers are always fit.
+        """
+        results = [message for message in messages if not isinstance(message, ReturnedCommand)]
         confirmed: Future[None] = Future()
         if not self._has_crashed:
-            self._bus.publish(*messages)
-            self.published += messages
+            self._bus.publish(*results)
+            self.published += results
             self._unconfirmed.append(confirmed)
         return confirmed
 
@@ -80,7 +87,9 @@ class RunningCommand:
         """Lose everything that is not published; the broker redelivers the command."""
         self._has_crashed = True
         self._steps.close()  # type: ignore[attr-defined]
-        self._settle(requeue=True)
+        self._taken.leave(self.command)(requeue=True)
+        if not self.was_requeued:
+            self._settle(requeue=True)
         self.is_over = True
 
     def _settle(self, *, requeue: bool) -> None:
@@ -107,16 +116,29 @@ class Workers:
         self._bus = bus
         self._clock = clock
         self._executors = {
-            role: Executor(role=role, worker=f"{role}-1", clock=clock, begin=begin[role], running=RunningWork())
+            role: Executor(
+                role=role,
+                worker=f"{role}-1",
+                clock=clock,
+                begin=begin[role],
+                running=RunningWork(clock.monotonic, clock.now),
+            )
             for role in begin
         }
 
-    def start(self, letter: Letter) -> RunningCommand:
-        """Hand a command to the worker of its queue."""
-        assert isinstance(letter.queue, WorkerRole)
-        return RunningCommand(letter, self._executors[letter.queue], self._bus)
+    def start(self, role: WorkerRole, letter: Letter) -> RunningCommand:
+        """Hand a message to the worker whose queue delivered it.
 
-    def hear(self, cancel: CancelWork) -> None:
+        Raises:
+            UndecodableMessage: Another queue carries it.
+        """
+        command = decode_from(role, letter.body)
+        assert isinstance(command, GenerateSteps | ScoreSteps)
+        return RunningCommand(command, letter, self._executors[role], self._bus)
+
+    def hear(self, letter: Letter) -> None:
         """Have every process hear a broadcast cancel."""
+        cancel = letter.message
+        assert isinstance(cancel, CancelWork)
         for executor in self._executors.values():
-            executor.running.cancel(cancel.problem_id, before_epoch=cancel.epoch, now=self._clock.now())
+            executor.running.cancel(cancel.problem_id, before_epoch=cancel.epoch)

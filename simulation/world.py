@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from shared.cancellation import Cancellation, Cancelled
 from shared.domain.drafts import Finish
+from shared.domain.endings import find_ending
 from shared.domain.roles import Author
-from shared.domain.text import boxed_answer, is_degenerate
 from shared.engines.port import GeneratedStep, GenerationRequest, Meter, Scores, ScoringRequest
 
 _UNUSABLE = (math.nan, math.inf, -0.5, 1.5)
@@ -27,7 +27,9 @@ class World:
     ends: float = 0.06
     """Share of steps with which the model ends by itself."""
     boxes: float = 0.06
-    """Share of steps with a boxed answer."""
+    """Share of steps with a boxed answer; half of them say that it is the answer."""
+    repeats: float = 0.06
+    """Share of steps that repeat the step before them."""
     says_nothing: float = 0.06
     """Share of degenerate steps; a third of them end the text."""
     runs_long: float = 0.06
@@ -38,6 +40,8 @@ class World:
     """Share of steps whose log-probabilities the engine does not know."""
     estimates: float = 0.3
     """Share of steps whose tokens are an estimate if the call breaks off in them."""
+    uncounted: float = 0.0
+    """Share of steps whose tokens are an estimate although they were finished."""
 
     def number(self, *parts: object) -> float:
         """Draw a number in [0, 1) that depends on the seed and the parts alone."""
@@ -55,7 +59,10 @@ class World:
         if (lot := lot - self.ends) < 0:
             return f"So it is {word}", Finish.ENDED, tokens
         if (lot := lot - self.boxes) < 0:
-            return f"Hence \\boxed{{{word}}}", Finish.SEPARATOR, tokens
+            begin = "The answer is" if -lot < self.boxes / 2 else "The first part is"
+            return f"{begin} \\boxed{{{word}}}", Finish.SEPARATOR, tokens
+        if (lot := lot - self.repeats) < 0 and prefix:
+            return prefix[-1], Finish.SEPARATOR, tokens
         if (lot := lot - self.runs_long) < 0:
             return f"And on and on {word}", Finish.LENGTH, tokens
         return f"Step {len(prefix)} by {author}: {word}", Finish.SEPARATOR, tokens
@@ -159,21 +166,24 @@ class WorldGenerator(_WorldEngine):
             self._stop_if_broken(cancellation, meter, tokens, self._author, *prefix)
             key = self._author, request.question, prefix
             mean_logprob, min_logprob = self.world.logprobs(*key) if request.reports_confidence else (None, None)
+            estimated = tokens if self.world.number("uncounted", self._author, *prefix) < self.world.uncounted else 0
             step = GeneratedStep(
                 text=text,
                 finish=finish,
-                tokens=tokens,
+                tokens=tokens - estimated,
+                estimated_tokens=estimated,
                 prompt_tokens=meter.prompt_tokens,
                 cached_tokens=meter.cached_tokens,
                 mean_logprob=mean_logprob,
                 min_logprob=min_logprob,
             )
             meter.clear()
-            self.used += tokens
+            self.used += tokens - estimated
+            self.used_estimated += estimated
             yield step
+            ending = find_ending(text, finish=finish, before=prefix, question=request.question)
             prefix, call_tokens = (*prefix, text), call_tokens + tokens
-            is_last = finish is Finish.ENDED or boxed_answer(text) is not None or is_degenerate(text)
-            if is_last or call_tokens >= request.max_tokens:
+            if ending is not None or call_tokens >= request.max_tokens:
                 return
 
     def _write(self, question: str, prefix: tuple[str, ...]) -> tuple[str, Finish, int]:

@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 import httpx2
 
 from shared.errors import PermanentError, RetryableError, TrimError
-from shared.loopback import is_loopback
+from shared.proxies import explaining_proxies
+from shared.this_machine import is_this_machine
 
 READY_TIMEOUT_S = 600.0
 """Seconds until `wait_until_ready` gives up; large models take minutes to load."""
@@ -74,15 +75,21 @@ class NoVersion(PermanentError):
 class Api:
     """Client for the REST API at an address."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, is_here: bool = False) -> None:
         """Take the address, such as `http://127.0.0.1:8080`.
+
+        Args:
+            address: URL of the service; its path precedes the API's, as behind a proxy that serves it under a path.
+            is_here: Whether the service certainly runs on this machine, whatever its host name.
 
         Raises:
             ValueError: It is not an address of HTTP.
+            UnusableProxy: A proxy of the environment cannot be used.
         """
         host = _host_of(address)
         self.address = address
-        self._http = httpx2.Client(base_url=address, timeout=30.0, trust_env=not is_loopback(host))
+        with explaining_proxies():
+            self._http = httpx2.Client(base_url=address, timeout=30.0, trust_env=not (is_here or is_this_machine(host)))
 
     def __enter__(self) -> Self:
         """Return the client."""
@@ -94,12 +101,19 @@ class Api:
         """Close the connections."""
         self._http.close()
 
-    def wait_until_ready(self, check: Callable[[], None], *, tell: Callable[[str], object] = lambda _: None) -> None:
+    def wait_until_ready(
+        self,
+        check: Callable[[], None],
+        *,
+        tell: Callable[[str], object] = lambda _: None,
+        problems_may_wait: bool = False,
+    ) -> None:
         """Wait until every part of the service is up.
 
         Args:
             check: Called between attempts; raises if waiting is pointless.
             tell: Receives the names of the parts that are still down after some seconds, and whenever they change.
+            problems_may_wait: Whether it is enough that submissions are accepted.
 
         Raises:
             NotReady: A part is still down after `READY_TIMEOUT_S`; the message names it.
@@ -110,16 +124,22 @@ class Api:
             check()
             if time.monotonic() > began + REPORT_AFTER_S and down != reported:
                 tell(reported := down)
-            try:
-                answer = self._http.get("/health/ready").json()
-            except (httpx2.TransportError, ValueError):
+            if (answer := self.readiness()) is None:
                 down = "the API"
             else:
                 down = ", ".join(answer["down"])
-                if not down:
+                if not down or (problems_may_wait and answer["status"] != "unavailable"):
                     return
             time.sleep(0.1)
         raise NotReady(f"Still down after {READY_TIMEOUT_S:.0f} s: {down}; see the logs under .state/logs.")
+
+    def readiness(self) -> dict[str, Any] | None:
+        """Read which parts of the service are up; `None` while the API does not answer."""
+        try:
+            answer: dict[str, Any] = self._http.get("/health/ready").json()
+        except (httpx2.TransportError, ValueError):
+            return None
+        return answer
 
     def submit(
         self, problems: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any], *, key: str | None = None

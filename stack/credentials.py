@@ -59,7 +59,7 @@ CERTIFICATE_DAYS = 397
 def write(path: Path, content: str) -> None:
     """Write a file whole. Only its volume protects it: its consumers run as different users."""
     draft = path.with_name(f".{path.name}")
-    draft.write_text(content)
+    draft.write_text(content, encoding="utf-8")
     draft.chmod(0o444)
     draft.replace(path)
 
@@ -71,11 +71,13 @@ def create(folders: Path) -> list[str]:
         password = secrets.token_urlsafe(32)
         is_url = SOURCES[name].endswith("_url")
         write(folders / SOURCES[name], f"amqp://{name}:{password}@rabbitmq:5672/{VHOST}" if is_url else password)
-    database_url = f"postgresql://trim:{(folders / SOURCES['database']).read_text()}@postgres:5432/trim"
+    database_url = f"postgresql://trim:{(folders / SOURCES['database']).read_text(encoding='utf-8')}@postgres:5432/trim"
     for consumer in DATABASE_CONSUMERS:
         write(folders / consumer / "database_url", database_url)
     path = folders / "rabbitmq" / "definitions.json"
-    passwords = {role: urlsplit((folders / SOURCES[role]).read_text()).password or "" for role in PERMISSIONS}
+    passwords = {
+        role: urlsplit((folders / SOURCES[role]).read_text(encoding="utf-8")).password or "" for role in PERMISSIONS
+    }
     write(path, json.dumps(definitions(passwords, _hashes(path)), indent=2))
     return missing
 
@@ -135,7 +137,7 @@ def certificate(folder: Path, host: str) -> bool:
 def _hashes(path: Path) -> dict[str, str]:
     if not path.exists():
         return {}
-    return {user["name"]: user["password_hash"] for user in json.loads(path.read_text())["users"]}
+    return {user["name"]: user["password_hash"] for user in json.loads(path.read_text(encoding="utf-8"))["users"]}
 
 
 def _hash(password: str, salt: bytes | None = None) -> str:

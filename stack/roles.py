@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,9 +18,14 @@ from shared.backoff import RECONNECT
 from shared.domain.roles import WorkerRole
 from shared.errors import TrimError
 from shared.process import EXIT_USAGE
+from stack.interrupts import wait_until
+from stack.logs import bound, open_log, tail
 
 STOP_TIMEOUT_S = 40.0
 """Seconds that roles have to stop before they are killed; longer than a worker's grace."""
+
+TELL_AFTER_S = 1.0
+"""Seconds after which a stop tells what it waits for."""
 
 SOON_S = 10.0
 """A role that ends within this many seconds of its start is likely to end again."""
@@ -86,6 +91,8 @@ class Roles:
         *,
         roles: Mapping[str, Sequence[str]] = ROLES,
         interpreters: Mapping[str, str] | None = None,
+        check_servers: Callable[[], None] = lambda: None,
+        tell: Callable[[str], object] = lambda _: None,
     ) -> None:
         """Prepare the roles; nothing starts yet.
 
@@ -94,6 +101,8 @@ class Roles:
             logs: Folder of the log files.
             roles: Arguments for Python that start each role.
             interpreters: Python interpreters of the roles that do not use the one of this process.
+            check_servers: Raises if a server has ended that the roles cannot do without.
+            tell: Receives sentences about a stop that takes its time.
         """
         given = {**environment, "TRIM_ENDS_WITH_PARENT": "1"}
         # A role refuses a setting that comes both as a value and from a file.
@@ -103,12 +112,13 @@ class Roles:
         self.logs = logs
         self._roles = roles
         self._interpreters = interpreters or {}
+        self._check_servers = check_servers
+        self._tell = tell
         self._children: dict[str, Child] = {}
         self._soon: Counter[str] = Counter()
 
     def __enter__(self) -> Self:
         """Start all roles."""
-        self.logs.mkdir(parents=True, exist_ok=True)
         try:
             for role in self._roles:
                 self.start(role)
@@ -121,24 +131,39 @@ class Roles:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop all roles."""
-        self._stop()
+        is_interrupted = kind is KeyboardInterrupt
+        if is_interrupted:
+            self._tell("Stopping; press Ctrl-C again to end at once")
+        self._stop(tells=is_interrupted)
 
-    def _stop(self) -> None:
-        """Send SIGTERM to all roles, wait for them, and kill those that are late."""
-        for child in self._children.values():
+    def _stop(self, *, tells: bool = False) -> None:
+        """Send SIGTERM to all roles, wait for them, and kill those that are late, or all after a second Ctrl-C.
+
+        Args:
+            tells: Whether to tell what the stop waits for. At an ordinary end, nobody asked for one.
+        """
+        children = list(self._children.values())
+        for child in children:
             child.process.send_signal(signal.SIGTERM)
-        until = time.monotonic() + STOP_TIMEOUT_S
-        for child in self._children.values():
-            try:
-                child.process.wait(max(0.0, until - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                self.kill(child.role)
+            child.process.send_signal(signal.SIGCONT)  # Someone may have stopped it with SIGSTOP.
+
+        def have_ended() -> bool:
+            return not _running(children)
+
+        if not wait_until(have_ended, timeout_s=TELL_AFTER_S, is_patient=False):
+            if tells:
+                names = ", ".join(child.role for child in _running(children))
+                self._tell(f"Waiting for {names} to finish their calls, {STOP_TIMEOUT_S:.0f} s at most")
+            wait_until(have_ended, timeout_s=STOP_TIMEOUT_S - TELL_AFTER_S, is_patient=False)
+        for child in _running(children):
+            self.kill(child.role)
+        for child in children:
             child.close()
 
     def start(self, role: str) -> Child:
         """Start or restart a role."""
         path = self.logs / f"{role}.log"
-        with path.open("ab") as log:
+        with open_log(path) as log:
             log_start = log.tell()
             process = subprocess.Popen(
                 [self._interpreters.get(role, sys.executable), *self._roles[role]],
@@ -180,28 +205,37 @@ class Roles:
         child.process.wait()
         child.close()
 
+    def last_line(self, role: str) -> str:
+        """Return the last line that a role has logged since its start."""
+        child = self._children[role]
+        return tail(child.log, start=child.log_start, lines=1).strip()
+
     def pids(self) -> dict[str, int]:
         """List the process id of each role."""
         return {role: child.process.pid for role, child in self._children.items()}
 
     def check(self) -> None:
-        """Check that every role runs.
+        """Check that every role runs, and bound the logs.
 
         Raises:
             RoleEnded: A role has ended; the message holds the end of its log.
         """
+        self._check_servers()
         for child in self._children.values():
+            bound(child.log)
             if (status := child.process.poll()) is not None:
                 raise _ended(child, status)
 
     def mend(self) -> list[str]:
-        """Restart roles that have ended, and return one sentence about each.
+        """Restart roles that have ended, and return one sentence about each; bound the logs.
 
         Raises:
             RoleEnded: A role has wrong settings, or keeps ending soon after its start.
         """
+        self._check_servers()
         reports = []
         for child in list(self._children.values()):
+            bound(child.log)
             if (status := child.process.poll()) is None:
                 continue
             is_soon = time.monotonic() - child.started < SOON_S
@@ -215,7 +249,10 @@ class Roles:
         return reports
 
 
+def _running(children: Sequence[Child]) -> list[Child]:
+    return [child for child in children if child.process.poll() is None]
+
+
 def _ended(child: Child, status: int) -> RoleEnded:
-    log = child.log.read_bytes()[child.log_start :].decode(errors="replace")
-    lines = "\n  ".join(log.splitlines()[-5:])
-    return RoleEnded(f"{child.role} ended with status {status}; the end of {child.log}:\n  {lines}")
+    end = tail(child.log, start=child.log_start)
+    return RoleEnded(f"{child.role} ended with status {status}; the end of {child.log}:{end}")

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import fcntl
+import math
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-
-from rich.console import Console
+from typing import Any
 
 import migrations
 from shared.addresses import http_url
+from shared.domain.demonstration import BUNDLED
+from shared.domain.roles import WorkerRole
+from shared.engines.role_settings import model_of
 from shared.errors import RetryableError
-from shared.settings import Settings
+from shared.observe.probe import LOOPBACKS
+from shared.settings import MODELS, Settings
 from shared.store.admission import BROKER, forget_processes
 from shared.store.database import Database
 from stack.client import Api
 from stack.policies import register_bundled
-from stack.postgres import EmbeddedPostgres
+from stack.postgres import EmbeddedPostgres, forget_other_servers
 from stack.roles import ROLES, Roles, node_name
+from stack.state import LOGS, STATE, state_folder
 
-STATE = Path(".state")
-"""Folder of the embedded Postgres and the logs; safe to delete while no stack runs."""
-
-
-class StateInUse(RetryableError):
-    """Another stack runs in this folder, with its data under .state; stop it, or run in another checkout."""
-
-    code = "state_in_use"
+EXPLAIN_AFTER_S = 10.0
+"""Seconds after which `serve` shows what a role that is still down logs; models take seconds to load."""
 
 
 class PortTaken(RetryableError):
@@ -39,75 +37,90 @@ class PortTaken(RetryableError):
 
 
 @contextmanager
-def running_stack(settings: Settings, console: Console, *, any_port: bool) -> Iterator[tuple[Api, Roles]]:
+def running_stack(
+    settings: Settings, tell: Callable[[str], object], *, any_port: bool, problems_may_wait: bool
+) -> Iterator[tuple[Api, Roles]]:
     """Run the whole service for the duration of the block.
 
     TRIM_DATABASE_URL and TRIM_BROKER_URL name servers to use; a server that is not named is embedded.
+
+    Args:
+        settings: Settings of this process.
+        tell: Receives a line about each thing that the user may want to know.
+        any_port: Whether the API may listen on any port.
+        problems_may_wait: Whether the block may begin before every role is ready.
     """
     with ExitStack() as stack:
         stack.enter_context(state_folder())
         port = free_port(settings.api_host, 0 if any_port else settings.api_port)
+        check_servers: Callable[[], None] = lambda: None  # noqa: E731
         if settings.database_url:
             database_url = settings.require_database_url()
-            console.print("Database: the server of TRIM_DATABASE_URL")
+            tell("Database: the server of TRIM_DATABASE_URL")
         else:
-            database_url = stack.enter_context(EmbeddedPostgres(STATE.resolve() / "postgres"))
-            console.print(f"Database: embedded Postgres in {STATE}/postgres")
+            forget_other_servers()
+            postgres = EmbeddedPostgres(STATE / "postgres")
+            database_url = stack.enter_context(postgres)
+            check_servers = postgres.check
+            tell(f"Database: embedded Postgres in {STATE}/postgres (make psql)")
         if settings.broker_url:
             broker_url = settings.require_broker_url()
-            console.print("Broker:   the server of TRIM_BROKER_URL")
+            tell("Broker:   the server of TRIM_BROKER_URL")
         else:
             broker_url = database_url.replace("postgresql", "pgmq", 1)
-            console.print("Broker:   pgmq on the same Postgres")
-        console.print(f"Schema:   {migrations.upgrade(database_url)}", highlight=False)
-        with closing(Database(database_url)) as database:
-            register_bundled(database)
-            with database.begin() as connection:
-                # Heartbeats of an earlier stack would make roles look ready before they have started.
-                forget_processes(connection, names=[*(node_name(role) for role in ROLES), BROKER])
-        environment = {
-            "TRIM_DATABASE_URL": database_url,
-            "TRIM_BROKER_URL": broker_url,
-            "TRIM_API_PORT": str(port),
-        }
-        yield stack.enter_context(
-            running_roles(settings, environment, tell=lambda down: console.print(f"Waiting for {down}"))
+            tell("Broker:   pgmq on the same Postgres")
+        tell(f"Schema:   {migrations.upgrade(database_url)}")
+        if _runs_bundled(settings):
+            tell(f"Models:   {BUNDLED}")
+        _prepare(database_url)
+        environment = {"TRIM_DATABASE_URL": database_url, "TRIM_BROKER_URL": broker_url, "TRIM_API_PORT": str(port)}
+        running = running_roles(
+            settings, environment, tell=tell, check_servers=check_servers, problems_may_wait=problems_may_wait
         )
+        yield stack.enter_context(running)
+
+
+def _prepare(database_url: str) -> None:
+    with closing(Database(database_url)) as database:
+        register_bundled(database)
+        with database.begin() as connection:
+            # Heartbeats of an earlier stack would make roles look ready before they have started.
+            forget_processes(connection, names=[*(node_name(role) for role in ROLES), BROKER])
+
+
+def _runs_bundled(settings: Settings) -> bool:
+    """Tell whether a role runs a bundled model."""
+    folders = [Path(model_of(settings, role)).resolve().parent for role in WorkerRole]
+    return settings.engine == "embedded" and MODELS in folders
 
 
 @contextmanager
 def running_roles(
-    settings: Settings, environment: Mapping[str, str], *, tell: Callable[[str], object] = lambda _: None
+    settings: Settings,
+    environment: Mapping[str, str],
+    *,
+    tell: Callable[[str], object] = lambda _: None,
+    check_servers: Callable[[], None] = lambda: None,
+    problems_may_wait: bool = False,
 ) -> Iterator[tuple[Api, Roles]]:
     """Run every role for the duration of the block, which begins once all of them are ready.
 
     Args:
         settings: Settings of this process.
         environment: Variables that the roles get in addition; at least database, broker and port of the API.
-        tell: Receives the names of parts that take long to become ready.
+        tell: Receives sentences about what takes long.
+        check_servers: Raises if a server of the roles has ended.
+        problems_may_wait: Whether the block begins once submissions are accepted.
     """
+    host = LOOPBACKS.get(settings.api_host, settings.api_host)
     with (
-        Api(http_url(settings.api_host, int(environment["TRIM_API_PORT"]))) as api,
-        Roles(environment, STATE / "logs") as roles,
+        Api(http_url(host, int(environment["TRIM_API_PORT"])), is_here=True) as api,
+        Roles(environment, LOGS, check_servers=check_servers, tell=tell) as roles,
     ):
-        api.wait_until_ready(roles.check, tell=tell)
+        api.wait_until_ready(
+            roles.check, tell=lambda down: tell(f"Waiting for {down}"), problems_may_wait=problems_may_wait
+        )
         yield api, roles
-
-
-@contextmanager
-def state_folder() -> Iterator[None]:
-    """Lock the state folder for the duration of the block.
-
-    Raises:
-        StateInUse: Another stack holds the lock.
-    """
-    STATE.mkdir(parents=True, exist_ok=True)
-    with (STATE / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StateInUse from None
-        yield
 
 
 def free_port(host: str, port: int) -> int:
@@ -127,11 +140,31 @@ def free_port(host: str, port: int) -> int:
     return found
 
 
-def serve(api: Api, roles: Roles, console: Console) -> None:
-    """Serve until Ctrl-C; restart roles that end."""
-    where = f"(try {api.address}/v1/policies , logs are in {STATE}/logs , Ctrl-C stops)"
-    console.print(f"Serving:  {api.address} {where}", soft_wrap=True, highlight=False)
+def _why_down(name: str, readiness: Mapping[str, Any], roles: Roles) -> str:
+    """Return what its worker reports, or else the last line of its log."""
+    reported = [
+        unfit["detail"] for part in readiness.get("parts", ()) if part["name"] == name for unfit in part["unfit"]
+    ]
+    return f"it reports: {reported[0]}" if reported else f"its log: {roles.last_line(name)}"
+
+
+def serve(api: Api, roles: Roles, tell: Callable[[str], object]) -> None:
+    """Serve until Ctrl-C; restart roles that end, and tell which are not up: problems may not need them."""
+    tell(f"Serving:  {api.address} (try {api.address}/v1/policies , logs are in {LOGS} , Ctrl-C stops)")
+    down: list[str] | None = None
+    explain_at = math.inf
     while True:
         for sentence in roles.mend():
-            console.print(sentence, soft_wrap=True, highlight=False)
+            tell(sentence)
+            down = None
+        readiness = api.readiness() if down != [] else None
+        if readiness is not None and readiness["down"] != down:
+            down = readiness["down"]
+            explain_at = time.monotonic() + EXPLAIN_AFTER_S
+            waiting = f"{', '.join(down)} not up yet; problems that need them wait, fitted policies may be refused"
+            tell(f"Waiting:  {waiting}" if down else "Ready:    every role is up")
+        if down and time.monotonic() > explain_at:
+            explain_at = math.inf
+            for name in set(down) & set(ROLES):
+                tell(f"{name} is still down; {_why_down(name, readiness or {}, roles)}")
         time.sleep(0.5)

@@ -38,7 +38,7 @@ class SampleUnsolved(TrimError):
 
 def run_sample(api: Api, roles: Roles, console: Console) -> None:
     """Solve the sample with every policy, then print the table."""
-    problems = [json.loads(line) for line in SAMPLE.read_text().splitlines()]
+    problems = [json.loads(line) for line in SAMPLE.read_text(encoding="utf-8").splitlines()]
     console.print(f"Solving {len(problems)} problems with {len(POLICIES)} policies at {api.address}")
     started = time.monotonic()
     results = solve_with(POLICIES, problems, {"sampling": GREEDY}, api=api, roles=roles, console=console)

@@ -16,16 +16,29 @@ import itertools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 import pytest
 
+from shared.domain.absences import Absence
 from shared.domain.decisions import Action, DecidedBy, Decision, DecisionRecord, Observation, PolicyVersion
 from shared.domain.drafts import Draft, Finish, ScoredDraft, Scoring
+from shared.domain.fitness import Unfit
 from shared.domain.ledger import Ledger
-from shared.domain.options import Limits, Options, Plan, PolicyChoice, Sampling, Wrappers
-from shared.domain.roles import Author
+from shared.domain.options import (
+    Bridging,
+    Limits,
+    Options,
+    Plan,
+    PolicyChoice,
+    Sampling,
+    WhenLargeAway,
+    WhenPrmAway,
+    WhenSmallAway,
+    Wrappers,
+)
+from shared.domain.roles import Author, WorkerRole
 from shared.domain.shadows import Shadow, ShadowRecord, Skip, Skipped
 from shared.domain.status import Failure, Status, StopReason
 from shared.domain.steps import Step
@@ -96,9 +109,15 @@ def run(tested: TestedStore, problem_id: UUID, *, due_at: datetime = NOW) -> Non
     save(tested, problem_id, status=Status.RUNNING, started_at=NOW, due_at=due_at)
 
 
-def next_queued(tested: TestedStore, *, window: int = 100, limit: int = 100) -> list[UUID]:
+def next_queued(
+    tested: TestedStore,
+    *away: WorkerRole,
+    now: datetime = NOW,
+    window: int = 100,
+    limit: int = 100,
+) -> list[UUID]:
     with tested.store.begin() as transaction:
-        return [each.problem_id for each in transaction.next_queued(window=window, limit=limit)]
+        return list(transaction.next_queued(now=now, window=window, limit=limit, away=away))
 
 
 def find_attention(tested: TestedStore, *, now: datetime = NOW, limit: int = 100) -> list[Due]:
@@ -185,7 +204,7 @@ def test_every_field_of_a_running_problem_is_read_as_it_was_saved(tested: Tested
     steps = (a_step(0), a_step(1, Author.LARGE, score=None))
     request = StepRequest(
         author=Author.LARGE, from_step=2, max_steps=3, number=4, issued_at=NOW, expires_at=NOW + SECOND,
-        unscored_steps=1, failed_at_step=3,
+        unscored_steps=1, failed_at_step=3, skips_prm=True, is_lost=True, worker_faults=2,
     )  # fmt: skip
     saved = save(
         tested,
@@ -197,13 +216,17 @@ def test_every_field_of_a_running_problem_is_read_as_it_was_saved(tested: Tested
         pending=(
             ScoredDraft(draft=a_draft(2), score=0.5, scoring=a_scoring()),
             ScoredDraft(draft=a_draft(3), score=None, scoring=a_scoring()),
-            ScoredDraft(draft=a_draft(4, "\\boxed{\u2028}")),
+            ScoredDraft(draft=a_draft(4, "\\boxed{\u2028}"), goes_unscored=True),
         ),
         request=request,
         request_count=5,
         oldest_request=2,
         attempts=1,
         due_at=NOW + SECOND,
+        absences=(
+            Absence(role=WorkerRole.LARGE, since=NOW),
+            Absence(role=WorkerRole.PRM, since=NOW - SECOND, is_bridged=True),
+        ),
         decision_count=2,
         escalation_count=1,
         ledger=Ledger(
@@ -375,11 +398,79 @@ def test_a_tenant_with_running_problems_waits_for_its_turn(tested: TestedStore) 
     assert next_queued(tested, window=5) == [*late[:2], crowd[2]], "two run, so its next one is its third"
 
 
-def test_a_queued_problem_to_be_cancelled_is_found_as_such(tested: TestedStore) -> None:
-    ids = [tested.add(NewProblem()) for _ in range(2)]
-    tested.request_cancel(ids[1])
-    with tested.store.begin() as transaction:
-        assert list(transaction.next_queued(window=9, limit=9)) == [Due(ids[0], False), Due(ids[1], True)]
+def test_problems_pass_those_before_them_that_are_cancelled_or_past_their_deadline(tested: TestedStore) -> None:
+    bound = Options(deadline_at=NOW + SECOND)
+    late = [tested.add(NewProblem(options=bound)) for _ in range(60)]
+    cancelled, waiting = tested.add(NewProblem()), tested.add(NewProblem())
+    tested.request_cancel(cancelled)
+    assert next_queued(tested, limit=1) == late[:1]
+    assert next_queued(tested, now=NOW + SECOND, window=1) == [waiting]
+    found = find_attention(tested, now=NOW + SECOND)
+    assert {each.problem_id for each in found} == {*late, cancelled}
+
+
+LARGE_ONLY, SMALL_ONLY = Plan(drafts=False, scores=False), Plan(scores=False, escalates=False)
+
+
+def add(tested: TestedStore, plan: Plan, *, tenant_id: UUID = TENANTS[0], **bridging: Any) -> UUID:
+    return tested.add(NewProblem(options=Options(plan=plan, bridging=Bridging(**bridging)), tenant_id=tenant_id))
+
+
+def wait_for(tested: TestedStore, role: WorkerRole, *, plan: Plan = LARGE_ONLY, **more: Any) -> UUID:
+    """Add a running problem that waits for a role."""
+    problem_id = add(tested, plan, **more)
+    request = StepRequest(author=Author(role), from_step=0, max_steps=1, number=0, issued_at=NOW, expires_at=NOW)
+    absences = (Absence(role=role, since=NOW),)
+    save(tested, problem_id, status=Status.RUNNING, started_at=NOW, due_at=None, request=request, absences=absences)
+    return problem_id
+
+
+def test_a_queued_problem_that_would_wait_for_a_role_is_passed(tested: TestedStore) -> None:
+    large_only, small_only, drafting = (add(tested, plan) for plan in (LARGE_ONLY, SMALL_ONLY, Plan()))
+    assert next_queued(tested) == [large_only, small_only, drafting]
+    assert next_queued(tested, WorkerRole.LARGE) == [small_only, drafting], "which may never need the large model"
+    assert next_queued(tested, WorkerRole.PRM) == [large_only, small_only]
+    assert next_queued(tested, WorkerRole.SMALL) == [large_only]
+    assert next_queued(tested, WorkerRole.LARGE, WorkerRole.PRM, limit=1) == [small_only]
+    assert next_queued(tested, *WorkerRole) == []
+
+
+def test_a_queued_problem_that_goes_on_without_a_role_starts(tested: TestedStore) -> None:
+    failing = add(tested, LARGE_ONLY, when_large_away=WhenLargeAway.FAIL)
+    add(tested, LARGE_ONLY, when_large_away=WhenLargeAway.ACCEPT)  # It has no drafts.
+    accepting = add(tested, Plan(), when_prm_away=WhenPrmAway.ACCEPT)
+    escalating = add(tested, Plan(), when_prm_away=WhenPrmAway.ESCALATE, when_small_away=WhenSmallAway.LARGE_ONLY)
+    assert next_queued(tested, WorkerRole.LARGE) == [failing, accepting, escalating]
+    assert accepting not in next_queued(tested, WorkerRole.SMALL, WorkerRole.PRM), "it waits for drafts"
+    assert next_queued(tested, WorkerRole.SMALL, WorkerRole.PRM)[-1] == escalating
+
+
+def test_problems_that_wait_leave_the_window_to_others(tested: TestedStore) -> None:
+    for _ in range(2):
+        wait_for(tested, WorkerRole.LARGE)
+    drafting, small_only = add(tested, Plan()), add(tested, SMALL_ONLY)
+    assert next_queued(tested, window=2) == [], "the role is back, so they go on"
+    assert next_queued(tested, WorkerRole.LARGE, window=3) == [drafting, small_only]
+    assert next_queued(tested, WorkerRole.LARGE, window=2) == [small_only], "enough may wait already"
+    assert next_queued(tested, WorkerRole.LARGE, window=1) == [small_only]
+    run(tested, drafting)
+    assert next_queued(tested, WorkerRole.LARGE, window=1) == []
+
+
+def test_however_many_wait_the_number_of_running_problems_is_bounded(tested: TestedStore) -> None:
+    for _ in range(4):
+        wait_for(tested, WorkerRole.LARGE)
+    add(tested, SMALL_ONLY)
+    assert next_queued(tested, WorkerRole.LARGE, window=1) == []
+
+
+def test_a_tenant_whose_problems_wait_is_not_behind_others(tested: TestedStore) -> None:
+    for _ in range(3):
+        wait_for(tested, WorkerRole.LARGE, tenant_id=TENANTS[1])
+    others = [add(tested, SMALL_ONLY, tenant_id=TENANTS[0]) for _ in range(3)]
+    add(tested, LARGE_ONLY, tenant_id=TENANTS[1])
+    own = [add(tested, SMALL_ONLY, tenant_id=TENANTS[1]) for _ in range(2)]
+    assert next_queued(tested, WorkerRole.LARGE, limit=4) == [others[0], own[0], others[1], own[1]]
 
 
 # --- attention ------------------------------------------------------------------------------------------------------
@@ -421,12 +512,23 @@ def test_a_problem_with_several_reasons_is_found_once(tested: TestedStore) -> No
     assert find_attention(tested) == [Due(problem_id, True)]
 
 
+def test_deadlines_that_passed_together_hold_up_no_cancellation_and_no_overdue_request(tested: TestedStore) -> None:
+    late = [tested.add(NewProblem(options=Options(deadline_at=NOW - 9 * SECOND))) for _ in range(5)]
+    overdue, cancelled = tested.add(NewProblem()), tested.add(NewProblem())
+    run(tested, overdue, due_at=NOW)
+    tested.request_cancel(cancelled)
+    found = [each.problem_id for each in find_attention(tested, now=NOW, limit=4)]
+    assert set(found[:3]) == {late[0], overdue, cancelled}
+    assert found[3:] == late[1:2]
+
+
 # --- processes ------------------------------------------------------------------------------------------------------
 
 
 def test_an_older_heartbeat_replaces_no_newer_one(tested: TestedStore) -> None:
-    new = SeenProcess("small-0", role="small", model="b", seen_at=NOW)
-    old = replace(new, model="a", seen_at=NOW - SECOND)
+    unfit = Unfit(code="access_denied", detail="The server refuses the key.", since=NOW)
+    new = SeenProcess("small-0", role="small", model="b", seen_at=NOW, unfit=unfit, clock_ahead_s=-1.5)
+    old = replace(new, model="a", seen_at=NOW - SECOND, unfit=None, clock_ahead_s=None)
     for beat in (old, new, old):
         with tested.store.begin() as transaction:
             transaction.record_processes([beat])

@@ -23,10 +23,12 @@ from enum import StrEnum
 from evaluation.engines import LoadedEngines
 from evaluation.in_process import TIMEOUT_S, Tell, score
 from shared.cancellation import Cancellation
+from shared.domain.answers import boxed_answer
 from shared.domain.decisions import Action, DecidedBy
-from shared.domain.drafts import Draft
-from shared.domain.status import Status
-from shared.domain.text import boxed_answer, join_steps
+from shared.domain.drafts import Draft, Finish
+from shared.domain.endings import final_answer, find_ending
+from shared.domain.status import Status, StopReason
+from shared.domain.steps import Step
 from shared.domain.verdict import Verdict, verdict_of
 from shared.engines.port import GenerationRequest, Meter
 from shared.errors import PermanentError
@@ -104,7 +106,7 @@ def label(state: State, engines: LoadedEngines, draw: random.Random) -> Labelled
         return LeftOut.NO_SCORES
     texts = tuple(step.text for step in state.steps)
     try:
-        first_error = None if state.verdict is Verdict.CORRECT else _first_error(state, texts, engines)
+        first_error = None if state.verdict is Verdict.CORRECT else _first_error(state, engines)
     except _Unknown:
         return LeftOut.UNKNOWN_CONTINUATION
     trace = Trace(
@@ -122,18 +124,20 @@ def label(state: State, engines: LoadedEngines, draw: random.Random) -> Labelled
     }
     if after_right := [step for step in replaced if step <= right]:
         step = draw.choice(after_right)
-        if reaches_answer(state, (*texts[:step], replaced[step].text), engines) is False:
+        if reaches_answer(state, (*state.steps[:step], replaced[step]), engines) is False:
             rewrites[step] = replace(rewrites[step], is_right=step < right)
     return Labelled(trace=trace, rewrites=list(rewrites.values()))
 
 
-def reaches_answer(state: State, prefix: tuple[str, ...], engines: LoadedEngines) -> bool | None:
+def reaches_answer(state: State, written: Sequence[Step | Draft], engines: LoadedEngines) -> bool | None:
     """Tell whether the large model, continuing alone from a prefix, reaches the right answer; `None` if unknown.
 
     The continuation may have as many steps as a whole solution, so that a late prefix has the chance of an early one.
+    None follows a step that was cut, or that ends the solution with an answer.
     """
-    limits, steps = state.options.limits, list(prefix)
-    if boxed_answer(prefix[-1]) is None:
+    limits, prefix = state.options.limits, tuple(step.text for step in written)
+    steps, is_cut = list(prefix), written[-1].finish is Finish.LENGTH
+    if not _is_over(state.question, written):
         request = GenerationRequest(
             problem_id=state.problem_id,
             question=state.question,
@@ -145,12 +149,22 @@ def reaches_answer(state: State, prefix: tuple[str, ...], engines: LoadedEngines
             sampling=state.options.sampling,
         )
         try:
-            with closing(engines.large.stream(request, Cancellation(), Meter())) as written:
-                steps += [step.text for step in written]
+            with closing(engines.large.stream(request, Cancellation(), Meter())) as further:
+                for step in further:
+                    steps.append(step.text)
+                    is_cut = step.finish is Finish.LENGTH
         except PermanentError:  # The prefix fills its context, for example, which tells nothing about the steps.
             return None
-    verdict = verdict_of(boxed_answer(join_steps(steps)), state.reference)
+    verdict = verdict_of(final_answer(steps, question=state.question, is_cut=is_cut), state.reference)
     return None if verdict is Verdict.UNVERIFIED else verdict is Verdict.CORRECT
+
+
+def _is_over(question: str, written: Sequence[Step | Draft]) -> bool:
+    *before, last = written
+    texts = [step.text for step in before]
+    has_answer = boxed_answer(last.text, question=question) is not None
+    ending = find_ending(last.text, finish=last.finish, before=texts, question=question)
+    return last.finish is Finish.LENGTH or (has_answer and ending is StopReason.FINAL_ANSWER)
 
 
 def _left_out(state: State) -> LeftOut | None:
@@ -162,7 +176,7 @@ def _left_out(state: State) -> LeftOut | None:
     return None if state.steps else LeftOut.NO_STEPS
 
 
-def _first_error(state: State, texts: tuple[str, ...], engines: LoadedEngines) -> int | None:
+def _first_error(state: State, engines: LoadedEngines) -> int | None:
     """Find the first wrong step of a solution whose answer is not right; `None` if it only lacks an answer.
 
     Raises:
@@ -170,15 +184,16 @@ def _first_error(state: State, texts: tuple[str, ...], engines: LoadedEngines) -
     """
 
     def is_wrong(step: int) -> int:
-        reaches = reaches_answer(state, texts[: step + 1], engines)
+        reaches = reaches_answer(state, state.steps[: step + 1], engines)
         if reaches is None:
             raise _Unknown
         return int(not reaches)
 
-    # A wrong answer is in the last step, so that step is wrong if no earlier one is.
-    open_steps = len(texts) if state.verdict is Verdict.NO_ANSWER else len(texts) - 1
+    # The last step leaves a wrong answer as it is, so that step is wrong if no earlier one is.
+    count = len(state.steps)
+    open_steps = count if state.verdict is Verdict.NO_ANSWER else count - 1
     found = bisect_left(range(open_steps), 1, key=is_wrong)
-    return found if found < len(texts) else None
+    return found if found < count else None
 
 
 def _scores(state: State, engines: LoadedEngines) -> tuple[float, ...] | None:

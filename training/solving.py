@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from evaluation.counting import Caches, Readers
 from shared.domain.decisions import Action, Decision, Observation, PolicyVersion
+from shared.domain.roles import WorkerRole
 from shared.domain.verdict import Verdict
 from shared.machine.commands import next_commands
 from shared.machine.state import ProblemAdmitted, RequestOverdue, State
 from shared.machine.transitions import apply
-from shared.messages import CancelWork, Command, GenerateSteps, ProblemEvent, ScoreSteps, WorkFailed
+from shared.messages import CancelWork, Command, ProblemEvent, WorkFailed
 from simulation.bus import MemoryBus
 from simulation.clock import START, SettableClock
 from simulation.workers import Engines, Workers
@@ -101,8 +102,8 @@ class EngineBranches(Branches[Undecided]):
         events: list[ProblemEvent] = []
         while bus.letters:
             letter = bus.take()
-            if isinstance(letter.message, GenerateSteps | ScoreSteps):
-                workers.start(letter).finish()
+            if isinstance(letter.queue, WorkerRole):
+                workers.start(letter.queue, letter).finish()
             elif isinstance(letter.message, ProblemEvent):
                 events.append(letter.message)
         return events

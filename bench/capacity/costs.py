@@ -104,7 +104,9 @@ class Measured:
 
 def write(measured: Measured, path: Path) -> None:
     """Write costs to a file."""
-    path.write_text(json.dumps({"costs": asdict(measured.costs), "how": dict(measured.how)}, indent=2) + "\n")
+    path.write_text(
+        json.dumps({"costs": asdict(measured.costs), "how": dict(measured.how)}, indent=2) + "\n", encoding="utf-8"
+    )
 
 
 def read(path: Path) -> Measured:
@@ -114,7 +116,7 @@ def read(path: Path) -> Measured:
         BadCosts: The file is missing or has other content.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         return Measured(costs=_build(Costs, content["costs"]), how=dict(content["how"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadCosts(

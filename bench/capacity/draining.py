@@ -27,6 +27,7 @@ class DrainRig(Rig):
 
     def drain(self, load: Load) -> Run:
         """Let all problems of a load reach an event, pause the workers, and run the orchestrators on these events."""
+        self._wait_for_rest()  # Problems of an earlier load would fill the window while the PRM is paused.
         self._take(load)
         self._declare_queues()
         orchestrators, prm = self._pids("orchestrator"), self._pids("prm")
@@ -51,8 +52,11 @@ class DrainRig(Rig):
                     for each in orchestrators:
                         psutil.Process(each).resume()
                     run = self._finish_drain(load, decided, began, before, wal)
-        self._wait(lambda: self.read("SELECT count(*) FROM problems WHERE finished_at IS NULL") == 0, "the rest")
+        self._wait_for_rest()
         return run
+
+    def _wait_for_rest(self) -> None:
+        self._wait(lambda: self.read("SELECT count(*) FROM problems WHERE finished_at IS NULL") == 0, "the rest")
 
     def _finish_drain(self, load: Load, decided: int, began: datetime, before: Mapping[str, float], wal: int) -> Run:
         wanted = decided + load.in_flight

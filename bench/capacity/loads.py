@@ -53,11 +53,13 @@ class Load:
 
     def script(self, number: int) -> list[dict[str, Any]]:
         """Write the steps of a problem."""
-        words = (WORD * (self.step_tokens - 1)).strip()  # the engine counts the end of the step as a token
+        words = (WORD * (self.step_tokens - 2)).strip()  # the engine counts the end of the step as a token
         steps: list[dict[str, Any]] = []
         for index in range(self.steps):
             is_escalated = bool(index and self.escalate_every and index % self.escalate_every == 0)
-            text = words if index + 1 < self.steps else f"{words} \\boxed{{7}}"
+            text = f"{index:04} {words}"  # A step that repeats the one before it would end the solution.
+            if index + 1 == self.steps:
+                text += " \\boxed{7}"
             score = 0.1 if is_escalated else 0.9
             steps.append({"small": text, "large": f"Large {text}", "score": score, **self._delays(number, index)})
         return steps

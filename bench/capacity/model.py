@@ -19,8 +19,8 @@ BATCH_EVENTS = 64
 LINGER_MS = 3
 """Milliseconds that a busy orchestrator waits for more events before a transaction."""
 
-ORCHESTRATOR_POOL, API_POOL = 11, 20
-"""Maximum number of database connections of one process: its pool with the overflow, and an orchestrator's wake-ups."""
+ORCHESTRATOR_POOL, API_POOL = 11, 21
+"""Maximum number of database connections of one process: its pool with the overflow, and the one that listens."""
 
 WINDOW_MARGIN = 1.2
 """Problems in flight, as a multiple of those of Little's law: steps differ in length, so some slots would run empty."""

@@ -113,17 +113,32 @@ OVERVIEW = [
         note="Share of the problems that ended in the last 15 minutes.",
     ),
     figure("Large tokens in an hour", "short", "trim_large_tokens:increase1h", note="Decoded, wasted ones included."),
-    graph("Problems that end", PER_SECOND, {"{{status}}": rate("trim_problem_seconds_count", "status")}, stacked=True),
+    graph(
+        "Problems that end",
+        PER_SECOND,
+        {"{{status}}": rate("trim_problem_seconds_count", "status")},
+        width=6,
+        stacked=True,
+    ),
     graph(
         "Problems in the service",
         "short",
         {"{{status}}": "max by (status) (trim_problems)", "window": "max(trim_admission_window)"},
+        width=6,
         note="Queued problems wait until fewer than the window are running.",
+    ),
+    graph(
+        "Problems that wait for a role",
+        "short",
+        {"{{role}}": "max by (role) (trim_problems_waiting)"},
+        width=6,
+        note="Running problems whose role has no fit worker. They lose no attempt, and go on when it has one.",
     ),
     graph(
         "Failures",
         PER_SECOND,
         {"{{reason}}": rate("trim_problems_ended_total", "reason", '{status=~"failed|expired"}')},
+        width=6,
         note="By the code of the failure; the glossary explains the codes.",
     ),
     graph(

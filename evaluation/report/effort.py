@@ -68,7 +68,7 @@ def escalations(measures: Measures, looks: Mapping[str, Look]) -> Picture | None
             axes.plot(
                 list(rate), list(rate.values()), color=look.colour, marker=look.marker, linestyle=style, label=policy
             )
-        axes.set_xlabel("index of the step")
+        axes.set_xlabel("index of the step, from 0")
         axes.set_ylabel("escalated")
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -211,7 +211,7 @@ def _height(rows: Mapping[str, Measured]) -> float:
 
 def _ends(rate: Mapping[int, float]) -> str:
     first, last = min(rate), max(rate)
-    return f"{rate[first]:.0%} at step {first}, {rate[last]:.0%} at step {last}"
+    return f"{rate[first]:.0%} at step {first}, {rate[last]:.0%} at step {last} (counted from 0)"
 
 
 def _stack_in_words(rows: Mapping[str, Measured], parts: Sequence[_Part], form: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, ParamSpec, TypeVar
 
 from evaluation.problems import KnownProblem
+from evaluation.runs.awaiting import Awaiting
 from evaluation.runs.folder import Manifest, RunFolder
 from evaluation.runs.plan import Plan, PlannedBatch, planned_batches
 from evaluation.runs.rows import TrialRow
@@ -58,11 +59,14 @@ class Solving:
         """Whether the results of all problems are here, so that the service is not needed."""
         return all(self._folder.has_batch(each) for each in self._batches)
 
-    def run(self, show: Callable[[int], object] = lambda _: None) -> list[TrialRow]:
+    def run(
+        self, show: Callable[[int], object] = lambda _: None, tell: Callable[[str], object] = lambda _: None
+    ) -> list[TrialRow]:
         """Solve all problems, write the results into the folder, and return them: by policy, problem and seed.
 
         Args:
             show: Receives the number of trials that have ended, after each look at the service.
+            tell: Receives a sentence for each role that problems wait for while none ends, and for its return.
 
         Raises:
             Unreachable: The service did not answer for some minutes.
@@ -73,12 +77,14 @@ class Solving:
         waiting = [batch for batch in self._batches if not self._folder.has_batch(batch)]
         kept = _count(self._batches) - _count(waiting)
         opened: list[PlannedBatch] = []
+        awaiting = Awaiting(self._api.readiness, tell)
         while waiting or opened:
             while waiting and _count([*opened, waiting[0]]) <= OPEN_PROBLEMS:
                 self._submit(waiting[0])
                 opened.append(waiting.pop(0))
             ended = {batch.number: self._count_ended(batch) for batch in opened}
-            show(kept + sum(ended.values()))
+            show(done := kept + sum(ended.values()))
+            awaiting.look(done)
             finished = [batch for batch in opened if ended[batch.number] == len(batch.trials)]
             for batch in finished:
                 self._folder.save_batch(batch, self._fetch(batch))

@@ -131,12 +131,12 @@ def main() -> None:
     solved = state / "small-solved"  # Stored, so that a resumed run measures at the same steps as an uninterrupted one.
 
     def is_small_enough(step: int, weights: Weights) -> bool:
-        share = float(solved.read_text()) if solved.exists() else 0.0
+        share = float(solved.read_text(encoding="utf-8")) if solved.exists() else 0.0
         if step % ASKED_EVERY and share < SMALL_NEARLY_SOLVES:
             return False
         put(state / "small", plans["small"].shape, without_helpers(weights), tokenizer)
         share = share_solved(state / "small")
-        solved.write_text(str(share))
+        solved.write_text(str(share), encoding="utf-8")
         return share >= SMALL_SOLVES
 
     weights = {

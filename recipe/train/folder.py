@@ -37,7 +37,7 @@ def write(folder: Path, shape: Shape, weights: Mapping[str, Tensor], tokenizer: 
     stored = {name: weights[name].detach().to(torch.bfloat16).contiguous() for name in sorted(weights)}
     save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
+    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
     _write_json(folder / "config.json", _config(shape, is_prm=is_prm))
     _write_json(
         folder / "tokenizer_config.json",
@@ -90,4 +90,4 @@ def _config(shape: Shape, *, is_prm: bool) -> dict[str, Any]:
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

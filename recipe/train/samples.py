@@ -106,7 +106,7 @@ def sample_training(
     """
     done = _whole_lines(path)
     chunks = [(sampling, size) for sampling, count in plan for size in _sizes(count)]
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         for number, (sampling, size) in enumerate(chunks):
             if number < done:
                 continue
@@ -134,7 +134,7 @@ def _sizes(count: int) -> list[int]:
 
 def read(path: Path) -> list[Sample]:
     """Read the file of `sample_training`."""
-    rows = [row for line in path.read_text().splitlines() for row in json.loads(line)]
+    rows = [row for line in path.read_text(encoding="utf-8").splitlines() for row in json.loads(line)]
     return [Sample(row["question"], tuple(row["steps"]), row["right"]) for row in rows]
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import threading
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import FastAPI
 
 from services.api import errors
 from services.api.counting import RequestCounts
-from services.api.middleware import BodyLimit, RequestIds
+from services.api.lanes import limit_request_threads
+from services.api.middleware import BodyDeadline, BodyLimit, Methods, RequestIds
 from services.api.native import batches, health, policies, problems
+from services.api.waiting import Waiting
 from shared.settings import Settings
 from shared.store.database import Database
 from shared.version import VERSION
@@ -38,14 +42,31 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
         # The interactive pages load scripts from other hosts. The description is at /openapi.json.
         docs_url=None,
         redoc_url=None,
+        lifespan=_run,
+        # A redirect would name the host and the scheme of this process, which clients behind a proxy cannot reach.
+        redirect_slashes=False,
     )
     app.state.settings = settings
     app.state.database = database
-    app.state.stopping = threading.Event()
+    app.state.waiting = Waiting()
     errors.install(app)
+    app.add_middleware(BodyDeadline, timeout_s=settings.api_request_timeout_s)
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(RequestIds)
     app.add_middleware(RequestCounts)
     for part in (problems, batches, policies, health):
         app.include_router(part.router)
+    # Not as the middleware above, which stand outside of the handlers of errors.
+    app.router.middleware_stack = Methods(app.router.middleware_stack, app.routes)
     return app
+
+
+@asynccontextmanager
+async def _run(app: FastAPI) -> AsyncIterator[None]:
+    """Wake clients that wait, for as long as the app serves."""
+    limit_request_threads()
+    following = asyncio.create_task(app.state.waiting.follow(app.state.database))
+    yield
+    following.cancel()
+    with suppress(asyncio.CancelledError):
+        await following

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Annotated
 from uuid import UUID
 
 from fastapi import Depends, Header, Path, Query, Request
 
+from services.api.waiting import Waiting
 from shared.settings import Settings
 from shared.store.database import Database
 from shared.store.tables import DEFAULT_TENANT
@@ -31,25 +31,34 @@ BatchId = Annotated[UUID, Path(description="Id of the batch.")]
 Limit = Annotated[int, Query(ge=1, le=200, description="Maximum number of items to return.")]
 
 
-def get_database(request: Request) -> Database:
+# Asynchronous, because the framework would run each of them in a thread.
+
+
+async def get_database(request: Request) -> Database:
     """Return the app's database."""
     database: Database = request.app.state.database
     return database
 
 
-def get_settings(request: Request) -> Settings:
+async def get_settings(request: Request) -> Settings:
     """Return the app's settings."""
     settings: Settings = request.app.state.settings
     return settings
 
 
-def get_stopping(request: Request) -> threading.Event:
-    """Return the event that is set when the process stops."""
-    stopping: threading.Event = request.app.state.stopping
-    return stopping
+async def get_root_path(request: Request) -> str:
+    """Return the path under which clients reach the API; it precedes every link."""
+    root_path: str = request.scope["root_path"]
+    return root_path
 
 
-def get_tenant() -> UUID:
+async def get_waiting(request: Request) -> Waiting:
+    """Return the clients that wait for problems."""
+    waiting: Waiting = request.app.state.waiting
+    return waiting
+
+
+async def get_tenant() -> UUID:
     """Return the tenant of the request; the service has one tenant."""
     return DEFAULT_TENANT
 
@@ -57,4 +66,5 @@ def get_tenant() -> UUID:
 WithDatabase = Annotated[Database, Depends(get_database)]
 WithSettings = Annotated[Settings, Depends(get_settings)]
 WithTenant = Annotated[UUID, Depends(get_tenant)]
-Stopping = Annotated[threading.Event, Depends(get_stopping)]
+RootPath = Annotated[str, Depends(get_root_path)]
+WithWaiting = Annotated[Waiting, Depends(get_waiting)]

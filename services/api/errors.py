@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from psycopg.errors import UndefinedColumn, UndefinedTable
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
+from services.api.schemas.values import ErrorCode
 from shared.errors import PermanentError, RetryableError, TrimError
 from shared.log import get_logger
+from shared.spelling import suggest
 from shared.store.compatibility import SchemaOutdated
 
 RETRY_AFTER_S = 5
 """Seconds after which a client may retry a request that failed for a passing reason."""
+
+CLIENT_GONE = 499
+"""Status in the metrics of a request whose client left before the response, as in nginx."""
 
 MAX_FIELD_CHARS = 200
 """Maximum length of a field's name in a response; names of unknown fields come from the client."""
@@ -34,6 +40,8 @@ _MEDIA_TYPE = "application/problem+json"
 
 _STATUS = {
     "malformed_body": HTTPStatus.BAD_REQUEST,
+    "malformed_json": HTTPStatus.BAD_REQUEST,
+    "unsupported_content_encoding": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     "unsupported_media_type": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     "not_found": HTTPStatus.NOT_FOUND,
     "idempotency_conflict": HTTPStatus.CONFLICT,
@@ -55,6 +63,18 @@ class MalformedBody(PermanentError):
     """The body cannot be read; send one JSON object in UTF-8."""
 
     code = "malformed_body"
+
+
+class MalformedJson(PermanentError):
+    """The body is not valid JSON; send one JSON object."""
+
+    code = "malformed_json"
+
+
+class UnsupportedContentEncoding(PermanentError):
+    """The body is compressed, as the header `content-encoding` says; send it as it is, without this header."""
+
+    code = "unsupported_content_encoding"
 
 
 class UnsupportedMediaType(PermanentError):
@@ -114,16 +134,37 @@ class ProblemDetails(BaseModel):
     title: str = Field(description="HTTP status in words.")
     status: int = Field(description="HTTP status.")
     detail: str = Field(description="Explanation in one sentence, with the next step.")
-    code: str = Field(description="Short, stable name of the error.")
+    code: ErrorCode = Field(description="Short, stable name of the error.")
     request_id: str = Field(description="Id of the request in the logs.")
     errors: list[WrongField] = Field(default_factory=list, description="Wrong fields of the request, if any.")
 
 
-RESPONSES: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": ProblemDetails, "description": "The request is wrong, or its object does not exist."},
-    "5XX": {"model": ProblemDetails, "description": "The service cannot answer now; try again later."},
+_REFUSALS = {
+    400: "The body is not one JSON object in UTF-8.",
+    404: "Nothing has this id or name.",
+    408: "The body did not arrive in time.",
+    409: "The idempotency key belongs to another request.",
+    413: "The body is too large.",
+    415: "The content type is not JSON in UTF-8, or the body is compressed.",
+    422: "A parameter, a field of the body or a combination of them is wrong.",
+    500: "The service failed; its log has the details.",
+    503: "The service cannot answer now; try again after `Retry-After` seconds.",
 }
-"""Error responses in OpenAPI."""
+"""Statuses of errors, with what they mean."""
+
+BODY_REFUSALS = (400, 408, 413, 415)
+"""Statuses of errors that only an endpoint with a body has."""
+
+
+def refusals(*statuses: int, has_input: bool = True) -> dict[int | str, dict[str, Any]]:
+    """Describe the errors of an endpoint in OpenAPI.
+
+    Args:
+        statuses: Those that not every endpoint has.
+        has_input: Whether the endpoint looks at anything of the request, which then may be wrong.
+    """
+    listed = sorted({*statuses, 500, *([422] if has_input else [])})
+    return {status: {"model": ProblemDetails, "description": _REFUSALS[status]} for status in listed}
 
 
 def found(result: T | None) -> T:
@@ -144,6 +185,7 @@ def install(app: FastAPI) -> None:
     app.exception_handler(HTTPException)(_on_http_error)
     app.exception_handler(ProgrammingError)(_on_programming_error)
     app.exception_handler(PoolTimeout)(_on_pool_timeout)
+    app.exception_handler(ClientDisconnect)(_on_client_gone)
     app.exception_handler(Exception)(_on_crash)
 
 
@@ -155,33 +197,55 @@ def set_media_type(response: dict[str, Any]) -> None:
         content[_MEDIA_TYPE] = content.pop("application/json")
 
 
-async def _on_trim_error(request: Request, error: TrimError) -> JSONResponse:
+async def _on_trim_error(request: Request, error: TrimError) -> Response:
     default = HTTPStatus.SERVICE_UNAVAILABLE if isinstance(error, RetryableError) else HTTPStatus.UNPROCESSABLE_ENTITY
     status = _STATUS.get(error.code, default)
     wrong = [WrongField(field=error.field, message=error.message)] if isinstance(error, InvalidSubmission) else []
     headers = {"Retry-After": str(RETRY_AFTER_S)} if isinstance(error, RetryableError) else None
+    if isinstance(error, UnsupportedContentEncoding):
+        headers = {"Accept-Encoding": "identity"}
     return _respond(request, status, error.code, str(error), errors=wrong, headers=headers)
 
 
-async def _on_invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+async def _on_invalid(request: Request, error: RequestValidationError) -> Response:
     all_errors = error.errors()
     wrong = [
-        WrongField(
-            field=".".join(str(part) for part in each["loc"])[:MAX_FIELD_CHARS],
-            message=f"{each['msg']}."[:MAX_MESSAGE_CHARS],
-        )
+        WrongField(field=".".join(str(part) for part in each["loc"])[:MAX_FIELD_CHARS], message=_explain(request, each))
         for each in all_errors[:MAX_LISTED]
     ]
-    if all_errors[0]["type"] == "json_invalid":
-        detail = "The body is not valid JSON; send one JSON object in UTF-8."
-        return _respond(request, HTTPStatus.BAD_REQUEST, "malformed_json", detail)
-    detail = f"{wrong[0].field}: {wrong[0].message}" + (
-        f" {len(all_errors) - 1} more fields are wrong." if all_errors[1:] else ""
-    )
+    detail = f"{wrong[0].field}: {wrong[0].message}"
+    if more := len(all_errors) - 1:
+        detail += f" {more} more {'field is' if more == 1 else 'fields are'} wrong."
     return _respond(request, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", detail, errors=wrong)
 
 
-async def _on_http_error(request: Request, error: HTTPException) -> JSONResponse:
+def _explain(request: Request, error: Mapping[str, Any]) -> str:
+    """Explain what is wrong with one field in a sentence."""
+    message = error["msg"]
+    if error["type"] == "extra_forbidden":
+        _, *place, name = error["loc"]
+        known = _fields_at(request.scope["route"].body_field.field_info.annotation, place)
+        message = f"There is no such field; {suggest(str(name), known)}"
+    return message[:MAX_MESSAGE_CHARS] if message.endswith((".", "?")) else f"{message[:MAX_MESSAGE_CHARS]}."
+
+
+def _fields_at(annotation: object, place: Sequence[str | int]) -> list[str]:
+    """Return the names of the fields that a body has at a place."""
+    model = _model_in(annotation)
+    for name in place:
+        if isinstance(name, str) and model is not None:
+            model = _model_in(model.model_fields[name].annotation)
+    return [] if model is None else list(model.model_fields)
+
+
+def _model_in(annotation: object) -> type[BaseModel] | None:
+    """Find the model in an annotation such as `list[Model] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_model_in, get_args(annotation))), None)
+
+
+async def _on_http_error(request: Request, error: HTTPException) -> Response:
     status = HTTPStatus(error.status_code)
     code, detail = {
         HTTPStatus.NOT_FOUND: ("no_such_path", "No endpoint has this path; /openapi.json lists all endpoints."),
@@ -189,26 +253,34 @@ async def _on_http_error(request: Request, error: HTTPException) -> JSONResponse
             "method_not_allowed",
             "The endpoint does not support this method; the header `allow` lists those that it supports.",
         ),
+        HTTPStatus.REQUEST_TIMEOUT: (
+            "request_timeout",
+            "The body did not arrive in time (TRIM_API_REQUEST_TIMEOUT_S); send the whole request at once.",
+        ),
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE: (
             "body_too_large",
             "The body exceeds the limit (TRIM_MAX_BODY_BYTES); send less in one request, or raise the limit.",
         ),
-        HTTPStatus.BAD_REQUEST: (MalformedBody.code, str(MalformedBody())),
     }.get(status, (status.name.lower(), str(error.detail)))
     return _respond(request, status, code, detail, headers=error.headers)
 
 
-async def _on_programming_error(request: Request, error: ProgrammingError) -> JSONResponse:
+async def _on_programming_error(request: Request, error: ProgrammingError) -> Response:
     if isinstance(error.orig, UndefinedTable | UndefinedColumn):
         return await _on_trim_error(request, SchemaOutdated())
     return await _on_crash(request, error)
 
 
-async def _on_pool_timeout(request: Request, _error: PoolTimeout) -> JSONResponse:
+async def _on_pool_timeout(request: Request, _error: PoolTimeout) -> Response:
     return await _on_trim_error(request, RetryableError("All connections to the database are in use; try again."))
 
 
-async def _on_crash(request: Request, error: Exception) -> JSONResponse:
+async def _on_client_gone(_request: Request, _error: ClientDisconnect) -> Response:
+    """Respond to nobody. Clients may leave, so nothing is logged; the metrics count the status."""
+    return Response(status_code=CLIENT_GONE)
+
+
+async def _on_crash(request: Request, error: Exception) -> Response:
     _log.error("request_crashed", error=type(error).__name__, exc_info=error)
     detail = "The service failed; its log has the details under this request_id."
     return _respond(request, HTTPStatus.INTERNAL_SERVER_ERROR, "internal", detail)
@@ -222,14 +294,15 @@ def _respond(
     *,
     errors: Sequence[WrongField] = (),
     headers: Mapping[str, str] | None = None,
-) -> JSONResponse:
+) -> Response:
     request_id = request.scope.get("trim.request_id", "")
     body = ProblemDetails(
         title=status.phrase, status=status, detail=detail, code=code, request_id=request_id, errors=list(errors)
     )
     # The response to a crash bypasses the middleware that adds the id, so it is added here too.
-    return JSONResponse(
-        body.model_dump(),
+    return Response(
+        # In ASCII: names from a request may hold half of a surrogate pair, which UTF-8 cannot encode.
+        json.dumps(body.model_dump()),
         status_code=status,
         headers={**(headers or {}), "X-Request-ID": request_id},
         media_type=_MEDIA_TYPE,

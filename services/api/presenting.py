@@ -4,23 +4,46 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from sqlalchemy.orm import Session
 
 from services.api.schemas import policies, problems, record
 from services.api.schemas.submissions import LimitsChoice, SamplingChoice, WrappersChoice
+from shared.domain import demonstration
+from shared.domain.absences import Absence, AwayRole, find_away
 from shared.domain.artefacts import EncodedArtefact
+from shared.domain.roles import WorkerRole
 from shared.store import queries
 from shared.store.policy_tables import PolicyVersionRow
-from shared.store.rows import read_observation, read_options, read_shadow
+from shared.store.rows import read_observation, read_options, read_shadow, read_waits_for
 from shared.store.shadow_tables import ShadowDecisionRow
 from shared.store.tables import AuditRow, DecisionRow, Problem, StepRow
 
+Away = Mapping[WorkerRole, AwayRole]
 
-def show_problem(row: Problem) -> problems.Problem:
-    """Turn a problem's row into a response."""
+
+def show_problems(
+    session: Session, rows: Sequence[Problem], root_path: str, *, silence_s: float
+) -> list[problems.Problem]:
+    """Turn the rows of problems into responses; those of problems that wait tell for what, and why."""
+    away: Away = {}
+    if any(row.absences for row in rows):
+        heartbeats = queries.list_processes(session)
+        away = find_away(heartbeats, now=queries.read_clock(session), silence_s=silence_s)
+    return [_show_problem(row, root_path, away) for row in rows]
+
+
+def show_problem(session: Session, row: Problem, root_path: str, *, silence_s: float) -> problems.Problem:
+    """Turn a problem's row into a response, with links below the API's root path."""
+    [shown] = show_problems(session, [row], root_path, silence_s=silence_s)
+    return shown
+
+
+def _show_problem(row: Problem, root_path: str, away: Away) -> problems.Problem:
     options = read_options(row.options, row.deadline_at)
-    path = f"/v1/problems/{row.id}"
+    path = f"{root_path}/v1/problems/{row.id}"
     return problems.Problem(
         id=row.id,
         status=row.status,
@@ -34,6 +57,11 @@ def show_problem(row: Problem) -> problems.Problem:
         sampling=SamplingChoice.model_validate(options.sampling, from_attributes=True),
         step_timeout_s=options.step_timeout_s,
         max_attempts=options.max_attempts,
+        when_prm_away=options.bridging.when_prm_away,
+        when_large_away=options.bridging.when_large_away,
+        when_small_away=options.bridging.when_small_away,
+        away_patience_s=options.bridging.away_patience_s,
+        waits_for=[_show_awaited(each, away) for each in read_waits_for(row)],
         deadline_at=row.deadline_at,
         batch_id=row.batch_id,
         batch_index=row.batch_index,
@@ -44,6 +72,7 @@ def show_problem(row: Problem) -> problems.Problem:
         verdict=row.verdict,
         stop_reason=row.stop_reason,
         failure=problems.Failure(code=row.failure_code, detail=row.failure_detail or "") if row.failure_code else None,
+        note=demonstration.WRITTEN if demonstration.has_demonstration(row.models or ()) else None,
         ledger=problems.Ledger.model_validate(row),
         created_at=row.created_at,
         started_at=row.started_at,
@@ -51,6 +80,16 @@ def show_problem(row: Problem) -> problems.Problem:
         cancel_requested_at=row.cancel_requested_at,
         erased_at=row.erased_at,
         links={"self": path, **{name: f"{path}/{name}" for name in ("steps", "decisions", "audit", "cancel")}},
+    )
+
+
+def _show_awaited(absence: Absence, away: Away) -> problems.Awaited:
+    found = away.get(absence.role)
+    return problems.Awaited(
+        role=absence.role,
+        since=absence.since,
+        code=found and found.code,
+        detail=found.detail if found else "A worker of the role is back; the problem goes on soon.",
     )
 
 
@@ -75,9 +114,9 @@ def _show_shadow(values: Any) -> problems.Policy:
     )
 
 
-def show_batch(summary: queries.BatchSummary) -> problems.Batch:
-    """Turn a batch and its sums into a response."""
-    path = f"/v1/batches/{summary.batch.id}"
+def show_batch(summary: queries.BatchSummary, root_path: str) -> problems.Batch:
+    """Turn a batch and its sums into a response, with links below the API's root path."""
+    path = f"{root_path}/v1/batches/{summary.batch.id}"
     return problems.Batch(
         id=summary.batch.id,
         created_at=summary.batch.created_at,
@@ -188,6 +227,7 @@ def _show_draft(row: DecisionRow | AuditRow) -> record.Draft | None:
         text=row.draft_text,
         finish=row.draft_finish,
         tokens=row.draft_tokens,
+        estimated_tokens=row.draft_estimated_tokens or 0,
         prompt_tokens=row.draft_prompt_tokens,
         cached_tokens=row.draft_cached_tokens,
         model=row.draft_model,
@@ -204,6 +244,7 @@ def _show_scoring(row: DecisionRow | AuditRow) -> record.Scoring | None:
         model=row.prm_model,
         worker=row.prm_worker,
         tokens=row.prm_tokens,
+        estimated_tokens=row.prm_estimated_tokens or 0,
         waited_ms=row.prm_waited_ms,
         worked_ms=row.prm_worked_ms,
     )
@@ -218,6 +259,7 @@ def _show_accepted_step(row: AuditRow) -> record.Step | None:
         text=row.step_text,
         finish=row.step_finish,
         tokens=row.step_tokens,
+        estimated_tokens=row.step_estimated_tokens,
         score=row.step_score,
         model=row.step_model,
         worker=row.step_worker,

@@ -6,11 +6,14 @@ import signal
 import socket
 import threading
 from contextlib import ExitStack, closing, suppress
-from types import FrameType
+from functools import partial
 
 import uvicorn
+from fastapi import FastAPI
 
 from services.api.app import create_app
+from services.api.protocol import TimedProtocol
+from services.api.waiting import Waiting
 from shared.addresses import http_url, listen
 from shared.errors import RefusedError, RetryableError, TrimError, explain
 from shared.log import get_logger
@@ -20,11 +23,11 @@ from shared.store.database import Database
 from shared.store.watching import watch_database
 
 POOL_SIZE = 10
-STOP_TIMEOUT_S = 15
-KEEP_ALIVE_S = 75
-"""Seconds that an idle connection stays open. Proxies close theirs after 60 at most, so none sends a request into a
-connection that this end is closing."""
+LOCK_TIMEOUT_S = 5.0
+"""Seconds that a statement waits for a lock. What waits in order is a request with an idempotency key that another
+request is just using."""
 
+STOP_TIMEOUT_S = 15
 LOOP_LIMIT_S = 60.0
 """Seconds without a round after which the event loop counts as stalled; it takes ten rounds a second."""
 
@@ -37,14 +40,10 @@ _log = get_logger(__name__)
 class _Server(uvicorn.Server):
     """Logs its addresses once it listens, and ends waiting requests when it stops."""
 
-    def __init__(self, config: uvicorn.Config, stopping: threading.Event, loop: LoopBeat) -> None:
+    def __init__(self, config: uvicorn.Config, waiting: Waiting, loop: LoopBeat) -> None:
         super().__init__(config)
-        self._stopping = stopping
+        self._waiting = waiting
         self._loop = loop
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._stopping.set()
-        super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
         """Record that the event loop makes progress."""
@@ -56,6 +55,17 @@ class _Server(uvicorn.Server):
         for each in sockets or ():
             _log.info("api_started", address=http_url(*each.getsockname()[:2]))
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer clients that wait for a problem, then wait for all requests."""
+        self._waiting.stop()
+        await super().shutdown(sockets)
+
+
+def _open_database(settings: Settings) -> Database:
+    name = f"trim-api {settings.node_name}"
+    url = settings.require_database_url()
+    return Database(url, name=name, lock_timeout_s=LOCK_TIMEOUT_S, pool_size=POOL_SIZE)
+
 
 def serve(settings: Settings, health: Health) -> None:
     """Serve until SIGTERM or SIGINT. The database may be down: /health/ready and the health then report it.
@@ -65,33 +75,40 @@ def serve(settings: Settings, health: Health) -> None:
         DatabaseRefused, CodeOutdated: The process cannot use its database, and waiting does not help.
     """
     with ExitStack() as open_now:
-        database = open_now.enter_context(closing(Database(settings.require_database_url(), pool_size=POOL_SIZE)))
+        database = open_now.enter_context(closing(_open_database(settings)))
         listeners = listen(settings.api_host, settings.api_port, settings="TRIM_API_HOST or TRIM_API_PORT")
         for listener in listeners:
             open_now.enter_context(listener)
         _check_database(settings, database, health)
         app = create_app(settings, database)
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=STOP_TIMEOUT_S,
-        )
-        server = _Server(config, app.state.stopping, health.loop("event loop", limit_s=LOOP_LIMIT_S))
+        server = _Server(configure(app, settings), app.state.waiting, health.loop("event loop", limit_s=LOOP_LIMIT_S))
         # uvicorn raises the signal again after it has stopped; the default handlers would end the process there.
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, server.handle_exit)
+        stopping = threading.Event()
         watcher = threading.Thread(
-            target=_watch, args=(settings, database, health, app.state.stopping), name="watcher", daemon=True
+            target=_watch, args=(settings, database, health, stopping), name="watcher", daemon=True
         )
         watcher.start()
         try:
             server.run([*listeners])
         finally:
-            app.state.stopping.set()
+            stopping.set()
             watcher.join()
     _log.info("api_stopped")
+
+
+def configure(app: FastAPI, settings: Settings) -> uvicorn.Config:
+    """Configure the HTTP server for the app."""
+    return uvicorn.Config(
+        app,
+        http=partial(TimedProtocol, request_timeout_s=settings.api_request_timeout_s),  # type: ignore[arg-type]
+        log_config=None,
+        access_log=False,
+        root_path=settings.api_root_path,
+        timeout_keep_alive=settings.api_keep_alive_s,
+        timeout_graceful_shutdown=STOP_TIMEOUT_S,
+    )
 
 
 def _check_database(settings: Settings, database: Database, health: Health) -> None:

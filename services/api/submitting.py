@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from pydantic import BaseModel
+from pydantic import TypeAdapter
 
 from services.api.errors import BatchTooLarge, InvalidSubmission
 from services.api.schemas.submissions import MAX_SEED, BatchRequest, Choices, PolicyChoice, ProblemRequest
-from shared.domain.options import Limits, Options, Sampling, Wrappers
+from shared.domain.options import Bridging, Limits, Options, Sampling, Wrappers
 from shared.errors import PermanentError
 from shared.policies.policy import FittedPolicy
 from shared.policies.registry import build_routing
@@ -22,8 +23,19 @@ from shared.policies.wrapping import Routing
 from shared.settings import Settings
 from shared.store.submissions import Arm, Chosen, Idempotency, Submission
 
+_BRIDGING = TypeAdapter(Bridging)
+
 _MERGED = ("limits", "sampling")
 """Fields that a batch's defaults complete field by field; other fields are replaced as a whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A problem of a request, checked and complete."""
+
+    submission: Submission
+    meaning: Mapping[str, Any]
+    """What the request asks for, without what it would get by default: the same however it is written."""
 
 
 class _Built:
@@ -43,10 +55,24 @@ class _Built:
             built = self._routings[key] = _routing(choice, field=field)
         return built
 
+    def meaning(self, body: ProblemRequest) -> Mapping[str, Any]:
+        """Return what a checked problem asks for, without what it would get by default."""
+        plain: dict[str, Any] = {"shadows": [self._plain(each) for each in body.shadows]}
+        if body.split is None:
+            plain["policy"] = self._plain(body.policy)
+        else:
+            plain["split"] = [each.model_copy(update={"policy": self._plain(each.policy)}) for each in body.split]
+        return body.model_copy(update=plain).model_dump(mode="json", exclude_defaults=True)
+
+    def _plain(self, choice: PolicyChoice) -> PolicyChoice:
+        """Return a checked choice with those of its parameters that are not defaults, as the policy reads them."""
+        policy = self.routing(choice, field="").policy
+        return choice.model_copy(update={"parameters": policy.model_dump(mode="json", exclude_defaults=True)})
+
 
 def check_problem(
     body: ProblemRequest, settings: Settings, *, field: str = "body", built: _Built | None = None
-) -> Submission:
+) -> Checked:
     """Check what the schema cannot, and turn a request into a submission.
 
     Args:
@@ -61,12 +87,13 @@ def check_problem(
     if len(body.question) > settings.max_question_chars:
         detail = f"The question has {len(body.question)} characters; the maximum is {settings.max_question_chars}."
         raise InvalidSubmission(f"{field}.question", detail)
-    arms, shadows = _deciding(body, built or _Built(), field=field)
+    built = built or _Built()
+    arms, shadows = _deciding(body, built, field=field)
     seed = secrets.randbelow(MAX_SEED) if body.sampling.seed is None else body.sampling.seed
     deadline_at = None
     if body.deadline_s is not None:
         deadline_at = datetime.now(UTC) + timedelta(seconds=body.deadline_s)
-    return Submission(
+    submission = Submission(
         question=body.question,
         reference=body.reference,
         arms=arms,
@@ -77,8 +104,34 @@ def check_problem(
             sampling=Sampling(**{**body.sampling.model_dump(), "seed": seed}),
             step_timeout_s=body.step_timeout_s,
             max_attempts=body.max_attempts,
+            bridging=_bridging(body, settings, arms, field=field),
             deadline_at=deadline_at,
         ),
+    )
+    return Checked(submission, built.meaning(body))
+
+
+def _bridging(body: Choices, settings: Settings, arms: Sequence[Arm], *, field: str) -> Bridging:
+    """Return what happens while roles are away: as the request chooses, otherwise as the deployment does.
+
+    A choice of the deployment that a policy cannot carry out has its problems wait.
+
+    Raises:
+        InvalidSubmission: A choice of the request contradicts one of its policies.
+    """
+    for arm in arms:
+        contradictions = (
+            ("when_prm_away", "escalate", not arm.plan.escalates, "never escalates"),
+            ("when_small_away", "large-only", not arm.plan.escalates, "never escalates"),
+            ("when_large_away", "accept", not arm.plan.drafts, "has no drafts to accept"),
+        )
+        for name, mode, contradicts, why in contradictions:
+            if contradicts and getattr(body, name) == mode:
+                detail = f"The policy `{arm.chosen.policy.name}` {why}; choose another `{name}` than `{mode}`."
+                raise InvalidSubmission(f"{field}.{name}", detail)
+    chosen = {each.name: getattr(body, each.name) for each in fields(Bridging)}
+    return _BRIDGING.validate_python(
+        {name: getattr(settings, name) if choice is None else choice for name, choice in chosen.items()}
     )
 
 
@@ -155,7 +208,7 @@ def _routing(choice: PolicyChoice, *, field: str) -> Routing:
     return routing
 
 
-def check_batch(body: BatchRequest, settings: Settings) -> Sequence[Submission]:
+def check_batch(body: BatchRequest, settings: Settings) -> Sequence[Checked]:
     """Check the problems of a batch, completed with its defaults, and turn them into submissions.
 
     Raises:
@@ -172,12 +225,15 @@ def check_batch(body: BatchRequest, settings: Settings) -> Sequence[Submission]:
     ]
 
 
-def idempotency(key: str | None, body: BaseModel) -> Idempotency | None:
-    """Pair an idempotency key with the digest of the request."""
+def idempotency(key: str | None, *checked: Checked) -> Idempotency | None:
+    """Pair an idempotency key with the digest of a request's problems.
+
+    Two requests are the same if they ask for the same: however a number is written, a default spelled out or an object
+    ordered, and wherever a batch has its options. The drawn seed and the time of the deadline are no part of it.
+    """
     if key is None:
         return None
-    # Unset fields are left out and objects sorted: neither a new default nor another order makes a different request.
-    content = json.dumps(body.model_dump(mode="json", exclude_unset=True), sort_keys=True)
+    content = json.dumps([each.meaning for each in checked], sort_keys=True)
     return Idempotency(key=key, digest=hashlib.sha256(content.encode()).hexdigest())
 
 

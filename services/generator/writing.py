@@ -2,27 +2,52 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
 
 from shared.domain.drafts import Draft, UnfinishedWork
+from shared.domain.endings import find_ending
 from shared.domain.roles import WorkerRole
 from shared.domain.text import extend_digest, prefix_digest, text_bytes
 from shared.engines.port import GeneratedStep, GenerationRequest, Generator, Meter
+from shared.errors import Fault, RetryableError
 from shared.messages import MAX_PREFIX_BYTES, GenerateSteps, ScoreSteps, StepsGenerated, derive_id
 from shared.observe import metrics, spans
 from shared.observe.tracing import TRACING
 from shared.worker.execution import Context
 
 
+class StretchEnded(RetryableError):
+    """The stretch took longer than TRIM_STRETCH_S; the steps that are missing are requested again."""
+
+    code = "stretch_ended"
+
+    @property
+    def fault(self) -> Fault:
+        """The worker's: it ended the stretch."""
+        return Fault.WORKER
+
+
 class Writing:
     """Writes the steps of one command."""
 
-    def __init__(self, command: GenerateSteps, context: Context, *, engine: Generator) -> None:
+    def __init__(
+        self, command: GenerateSteps, context: Context, *, engine: Generator, stretch_s: float = math.inf
+    ) -> None:
+        """Prepare to write.
+
+        Args:
+            command: The command.
+            context: Its surroundings.
+            engine: Writes the steps.
+            stretch_s: Seconds after which no further step begins.
+        """
         self._command = command
         self._context = context
         self._engine = engine
+        self._stretch_s = stretch_s
         self._meter = Meter()
         self._drafts: list[Draft] = []
         self._sent = 0
@@ -54,7 +79,8 @@ class Writing:
 
         Raises:
             Cancelled: The cancellation was set.
-            TrimError: The engine raised it; finished steps are published.
+            StretchEnded: The stretch took too long; finished steps are published.
+            TrimError: The engine raised it; so they are then.
         """
         try:
             for draft in self._write():
@@ -65,8 +91,14 @@ class Writing:
                 yield
         finally:
             self._send()  # Finished drafts are paid for, whatever happened after them.
-        if self._command.reports_stretch and self._drafts and not self._drafts[-1].ends_solution:
+        if self._command.reports_stretch and self._drafts and not self._ends_solution():
             self._context.results.publish(self._generated(self._drafts, "stretch"))
+
+    def _ends_solution(self) -> bool:
+        """Tell whether the last draft ends the solution, so that nothing follows the stretch."""
+        command, (*before, last) = self._command, self._drafts
+        texts = (*command.prefix, *(draft.text for draft in before))
+        return find_ending(last.text, finish=last.finish, before=texts, question=command.question) is not None
 
     def _write(self) -> Iterator[Draft]:
         command, clock = self._command, self._context.clock
@@ -84,7 +116,7 @@ class Writing:
         digest, size = prefix_digest(command.question, command.prefix), text_bytes(command.question, *command.prefix)
         waited_ms = max(0.0, (clock.now() - command.issued_at) / timedelta(milliseconds=1))
         metrics.STAGE_WAIT_SECONDS.labels(command.author).observe(waited_ms / 1000)
-        started = clock.monotonic()
+        began = started = clock.monotonic()
         with closing(self._engine.stream(request, self._context.cancellation, self._meter)) as steps:
             for index, step in enumerate(steps, start=command.first_step):
                 now = clock.monotonic()
@@ -95,10 +127,17 @@ class Writing:
                 size += text_bytes(draft.text)
                 if size >= MAX_PREFIX_BYTES:  # The solution ends here: no message could carry a further step's prefix.
                     return
+                if clock.monotonic() - began >= self._stretch_s and self._goes_on():
+                    raise StretchEnded
+
+    def _goes_on(self) -> bool:
+        """Tell whether the engine would write another step of the stretch."""
+        command, tokens = self._command, sum(draft.tokens for draft in self._drafts)
+        return len(self._drafts) < command.max_steps and tokens < command.max_tokens and not self._ends_solution()
 
     def _draft(self, step: GeneratedStep, *, index: int, digest: str, waited_ms: float, worked_s: float) -> Draft:
         return Draft(
-            id=derive_id(self._command.id, index),
+            id=derive_id(self._context.work_id, index),
             author=self._command.author,
             index=index,
             prefix_digest=digest,
@@ -106,6 +145,7 @@ class Writing:
             text=step.text.replace("\x00", "\N{REPLACEMENT CHARACTER}"),
             finish=step.finish,
             tokens=step.tokens,
+            estimated_tokens=step.estimated_tokens,
             opens_call=index == self._command.first_step,
             prompt_tokens=step.prompt_tokens,
             cached_tokens=step.cached_tokens,
@@ -139,15 +179,14 @@ class Writing:
                 publish(self._generated(without_words, "generated"))
         self._sent = len(self._drafts)
 
-    # Timing decides how many drafts share a message, so its id names the first and the last of them. Done again after a
-    # crash, the same work may be split differently, and must not be mistaken for copies of the earlier messages.
+    # Timing decides how many drafts share a message, so its id names the first and the last of them.
 
     def _to_score(self, drafts: list[Draft]) -> ScoreSteps:
         command, now = self._command, self._context.clock.now()
         first = drafts[0].index
         earlier = tuple(draft.text for draft in self._drafts if draft.index < first)
         return ScoreSteps(
-            id=derive_id(command.id, "score", first, drafts[-1].index),
+            id=derive_id(self._context.work_id, "score", first, drafts[-1].index),
             problem_id=command.problem_id,
             epoch=command.epoch,
             issued_at=now,
@@ -162,7 +201,7 @@ class Writing:
 
     def _generated(self, drafts: list[Draft], what: str) -> StepsGenerated:
         return StepsGenerated(
-            id=derive_id(self._command.id, what, drafts[0].index, drafts[-1].index),
+            id=derive_id(self._context.work_id, what, drafts[0].index, drafts[-1].index),
             problem_id=self._command.problem_id,
             epoch=self._command.epoch,
             drafts=tuple(drafts),

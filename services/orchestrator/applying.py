@@ -1,44 +1,41 @@
-"""Applies events to problems, many in one transaction, and derives the messages to publish."""
+"""Applies events to problems in an open transaction, and derives the messages to publish."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from uuid import UUID
 
-from services.orchestrator.counting import count_committed, count_events
+from services.orchestrator.counting import count_committed
 from services.orchestrator.policy_cache import NotLoaded, PolicyCache
-from services.orchestrator.receiving import Heard, bury, receive
 from services.orchestrator.shadowing import decide_as_shadows
 from services.orchestrator.tracing import export_committed
-from shared.bus.consumer import Delivery
 from shared.bus.topology import DeadLetter
 from shared.domain.artefacts import ModelIds
 from shared.domain.decisions import Decider, Decision, Observation, PolicyVersion
 from shared.domain.options import PolicyChoice
 from shared.domain.status import Status
-from shared.errors import PermanentError, RetryableError
-from shared.log import about, about_message, get_logger
+from shared.errors import PermanentError
+from shared.log import about, get_logger
 from shared.machine.commands import next_commands
 from shared.machine.state import ControlEvent, State
 from shared.machine.transitions import apply, give_up
 from shared.messages import (
     Message,
     ProblemEvent,
-    WorkCancelled,
-    WorkerSeen,
 )
 from shared.policies.artefact import BadArtefact
 from shared.policies.wrapping import Routing
-from shared.store.port import Change, LockedProblem, SeenProcess, Store, Transaction
+from shared.store.port import Change, LockedProblem, Transaction
 
 Outgoing = Message | DeadLetter
 
 Controls = Mapping[UUID, Sequence[ControlEvent]]
 """Control events by problem."""
+
+Now = Callable[[], datetime]
+"""Reads the clock. A transaction reads it once it holds the locks, for which it may have waited."""
 
 _log = get_logger(__name__)
 
@@ -58,46 +55,22 @@ class Unreadable(PermanentError):
     code = "unreadable"
 
 
-def apply_deliveries(
-    store: Store, deliveries: Sequence[Delivery], *, policies: PolicyCache, now: datetime
-) -> list[Outgoing]:
-    """Apply messages and return what to publish; after the publication the caller acknowledges them.
-
-    An unusable message becomes a dead letter with its reason. If one message breaks the transaction of the whole batch,
-    the messages are applied one by one to find it.
-
-    Raises:
-        RetryableError: The store is unavailable; nothing was applied.
-    """
-    heard, buried = receive(deliveries)
-    outgoing: list[Outgoing] = [*buried]
-    try:
-        return outgoing + policies.loading(lambda: _apply_together(store, heard, policies=policies, now=now))
-    except RetryableError:
-        raise
-    except Exception:  # noqa: BLE001 - one of the events is to blame; the loop below finds it
-        _log.exception("batch_isolated", events=len(heard))
-    for each in heard:
-        with about_message(each.event):
-            outgoing += _apply_alone(store, each, policies=policies, now=now)
-    return outgoing
-
-
-def apply_controls(transaction: Transaction, controls: Controls, *, policies: PolicyCache, now: datetime) -> Saved:
+def apply_controls(transaction: Transaction, controls: Controls, *, policies: PolicyCache, now: Now) -> Saved:
     """Apply control events in an open transaction.
 
     Raises:
         NotLoaded: Policies have to be loaded first.
     """
     problems = transaction.lock(controls)
-    return _save(transaction, _change_all(problems, controls, policies=policies, now=now))
+    return save(transaction, change_all(problems, controls, policies=policies, now=now()))
 
 
-def fail_problem(transaction: Transaction, problem_id: UUID, error: Exception, *, now: datetime) -> Saved:
+def fail_problem(transaction: Transaction, problem_id: UUID, error: Exception, *, now: Now) -> Saved:
     """Fail a problem on which the orchestrator itself fails, in an open transaction."""
     reason = Unreadable(f"The orchestrator failed on it ({type(error).__name__}).")
     locked = transaction.lock([problem_id]).values()
-    return _save(transaction, [Change(each, _give_up(each, reason, now=now)) for each in locked])
+    moment = now()
+    return save(transaction, [Change(each, _give_up(each, reason, now=_within(each, moment))) for each in locked])
 
 
 def conclude(saved: Saved) -> list[Outgoing]:
@@ -117,60 +90,7 @@ def conclude(saved: Saved) -> list[Outgoing]:
     return saved.outgoing
 
 
-def _apply_alone(store: Store, heard: Heard, *, policies: PolicyCache, now: datetime) -> list[Outgoing]:
-    """Apply one event of a batch that failed together; a second failure buries it.
-
-    Raises:
-        RetryableError: The store is unavailable; nothing was applied.
-    """
-    try:
-        return policies.loading(partial(_apply_together, store, [heard], policies=policies, now=now))
-    except RetryableError:
-        raise
-    except Exception as error:  # noqa: BLE001 - one bad event must not stop the others
-        _log.exception("event_failed", kind=heard.event.kind)
-        return [bury(heard.delivery, f"it could not be applied ({type(error).__name__})")]
-
-
-def _apply_together(store: Store, heard: Sequence[Heard], *, policies: PolicyCache, now: datetime) -> list[Outgoing]:
-    """Apply events in one transaction, in the order of their arrival.
-
-    Heartbeats are recorded before it in their own transaction: an error after the events' commit would lose the
-    commands that follow from them.
-    """
-    by_problem: dict[UUID, list[tuple[Delivery, ProblemEvent]]] = defaultdict(list)
-    seen: dict[str, SeenProcess] = {}
-    for each in heard:
-        event = each.event
-        if isinstance(event, WorkerSeen):
-            seen[event.worker] = SeenProcess(event.worker, role=event.role, model=event.model, seen_at=event.seen_at)
-        else:
-            by_problem[event.problem_id].append((each.delivery, event))
-    if seen:
-        with store.begin() as transaction:
-            transaction.record_processes(seen.values())
-    if not by_problem:
-        return []
-    outgoing: list[Outgoing] = []
-    with store.begin() as transaction:
-        locked = transaction.lock(by_problem, heard=_ids(by_problem.values()))
-        problems = {problem_id: locked[problem_id] for problem_id in by_problem if problem_id in locked}
-        events = {problem_id: [event for _, event in by_problem[problem_id]] for problem_id in problems}
-        redelivered = {each for each in problems if any(delivery.is_redelivered for delivery, _ in by_problem[each])}
-        changes = [
-            replace(each, is_redelivered=each.after.problem_id in redelivered)
-            for each in _change_all(problems, events, policies=policies, now=now)
-        ]
-        for problem_id, unknown in by_problem.items():
-            if problem_id not in problems:
-                with about(problem_id):
-                    outgoing += [bury(delivery, "there is no such problem") for delivery, _ in unknown]
-        saved = _save(transaction, changes)
-    count_events(changes)
-    return outgoing + conclude(saved)
-
-
-def _change_all(
+def change_all(
     problems: Mapping[UUID, LockedProblem],
     events: Mapping[UUID, Sequence[ProblemEvent | ControlEvent]],
     *,
@@ -200,8 +120,25 @@ def _change(
     locked: LockedProblem, events: Sequence[ProblemEvent | ControlEvent], *, policies: PolicyCache, now: datetime
 ) -> Change:
     """Apply a problem's events, and let its shadows decide on what was decided."""
-    state, heard = _apply_events(locked, events, policies=policies, now=now)
+    state, heard = _apply_events(locked, events, policies=policies, now=_within(locked, now))
     return Change(locked, state, shadow_decisions=decide_as_shadows(locked, state, policies=policies), heard=heard)
+
+
+def _within(locked: LockedProblem, now: datetime) -> datetime:
+    """Return the time at which a problem's events are applied: now, but never before what its record already holds.
+
+    The clocks of two orchestrators and of the database differ. The times in a record grow all the same.
+    """
+    state = locked.state
+    recorded = (
+        locked.submitted_at,
+        locked.cancel_requested_at,
+        state.started_at,
+        # The times of decisions, too: each decision appends a step, issues a request, or ends the problem.
+        state.steps[-1].accepted_at if state.steps else None,
+        state.request.issued_at if state.request else None,
+    )
+    return max([now, *(each for each in recorded if each is not None)])
 
 
 def _apply_events(
@@ -281,7 +218,7 @@ def _give_up(locked: LockedProblem, error: Unreadable, *, now: datetime) -> Stat
     return give_up(locked.state, detail=str(error), now=now)
 
 
-def _save(transaction: Transaction, changes: Sequence[Change]) -> Saved:
+def save(transaction: Transaction, changes: Sequence[Change]) -> Saved:
     """Save changes, wake other orchestrators if problems ended, and derive what to publish."""
     transaction.save(changes)
     if _ended(changes):
@@ -307,14 +244,3 @@ def _to_publish(change: Change) -> list[Outgoing]:
         return []
     known = next_commands(before)
     return [command for command in next_commands(after) if command not in known]
-
-
-def _ids(events: Iterable[Sequence[tuple[Delivery, ProblemEvent]]]) -> set[UUID]:
-    """Collect the ids that the events at hand may book."""
-    ids: set[UUID] = set()
-    for each in events:
-        for _, event in each:
-            ids.add(event.id)
-            if not isinstance(event, WorkCancelled):
-                ids.update(draft.id for draft in event.drafts)
-    return ids

@@ -7,11 +7,16 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
+from sqlalchemy import func, select
+
+from shared.clock import ServiceClock
+from shared.domain.fitness import Unfit
 from shared.domain.status import Status
 from shared.observe import metrics
 from shared.store.admission import BROKER, count_open, forget_silent_processes, record_processes
 from shared.store.database import Database
 from shared.store.port import SeenProcess
+from shared.store.presence import count_waiting
 from shared.store.pruning import prune_idempotency_keys, prune_inbox
 
 PRUNE_EVERY: Final = timedelta(minutes=10)
@@ -20,11 +25,22 @@ COUNT_EVERY_S: Final = 3.0
 """Minimum number of seconds between two counts of the open problems."""
 
 
-def report_liveness(database: Database, *, name: str, has_broker: bool, now: datetime) -> None:
-    """Record the heartbeat of this orchestrator, and that of the broker if it is reachable."""
+def set_clock(database: Database, clock: ServiceClock) -> None:
+    """Set the clock of the service by the database's: it was read halfway between question and answer."""
+    with database.begin() as connection:
+        connection.execute(select(1))  # The question that follows does not wait for a connection.
+        asked = clock.monotonic()
+        told_at: datetime = connection.execute(select(func.clock_timestamp())).scalar_one()
+        clock.set(told_at, heard=(asked + clock.monotonic()) / 2)
+
+
+def report_liveness(
+    database: Database, *, name: str, has_broker: bool, now: datetime, blocked: Unfit | None = None
+) -> None:
+    """Record the heartbeat of this orchestrator, and that of the broker if it answers, also if it is `blocked`."""
     seen = [SeenProcess(name, role="orchestrator", model=None, seen_at=now)]
     if has_broker:
-        seen.append(SeenProcess(BROKER, role=BROKER, model=None, seen_at=now))
+        seen.append(SeenProcess(BROKER, role=BROKER, model=None, seen_at=now, unfit=blocked))
     with database.begin() as connection:
         record_processes(connection, seen)
 
@@ -47,6 +63,9 @@ class OpenProblems:
             return
         with self._database.begin() as connection:
             counts = count_open(connection)
+            waiting = count_waiting(connection)
+        for role, gauge in metrics.PROBLEMS_WAITING.items():
+            gauge.set(waiting[role])
         for status, gauge in metrics.PROBLEMS.items():
             gauge.set(counts[Status(status)])
         took_s = time.monotonic() - began

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
+from uuid import UUID
 
 from shared.bus.consumer import Delivery
-from shared.bus.topology import DELIVERY_LIMIT, EVENTS, QUEUES, DeadLetter
+from shared.bus.topology import DELIVERY_LIMIT, EVENTS, DeadLetter, decode_from
 from shared.log import about_message, get_logger
-from shared.messages import Event, UndecodableMessage, decode
+from shared.messages import Event, UndecodableMessage, WorkerSeen
+from shared.store.port import SeenProcess
 
 _log = get_logger(__name__)
 
@@ -20,6 +23,11 @@ class Heard:
     delivery: Delivery
     event: Event
 
+    @property
+    def problem_id(self) -> UUID | None:
+        """Id of the problem whose event this is; `None` for a heartbeat."""
+        return None if isinstance(self.event, WorkerSeen) else self.event.problem_id
+
 
 def receive(deliveries: Iterable[Delivery]) -> tuple[list[Heard], list[DeadLetter]]:
     """Decode deliveries; return the events, and dead letters for the others."""
@@ -30,21 +38,30 @@ def receive(deliveries: Iterable[Delivery]) -> tuple[list[Heard], list[DeadLette
             buried.append(bury(delivery, f"it was delivered {delivery.deliveries} times and never settled"))
             continue
         try:
-            heard.append(Heard(delivery, _decode(delivery.body)))
+            heard.append(Heard(delivery, decode_from(EVENTS, delivery.body)))  # type: ignore[arg-type]
         except UndecodableMessage as error:
             with about_message(error.message):
                 buried.append(bury(delivery, error.reason))
     return heard, buried
 
 
+def seen_process(event: WorkerSeen, *, now: datetime) -> SeenProcess:
+    """Return the row that a heartbeat becomes.
+
+    A worker that does not know the time of the service yet was seen when its heartbeat arrived. None was seen later.
+    """
+    unfit = event.unfit and replace(event.unfit, since=min(event.unfit.since, now))
+    return SeenProcess(
+        event.worker,
+        role=event.role,
+        model=event.model,
+        seen_at=now if event.clock_ahead_s is None else min(event.seen_at, now),
+        unfit=unfit,
+        clock_ahead_s=event.clock_ahead_s,
+    )
+
+
 def bury(delivery: Delivery, reason: str) -> DeadLetter:
     """Make a dead letter of a delivery."""
     _log.error("message_buried", queue=EVENTS, reason=reason)
     return DeadLetter(EVENTS, delivery.body, reason)
-
-
-def _decode(raw: bytes) -> Event:
-    event = decode(raw)
-    if not isinstance(event, QUEUES[EVENTS]):
-        raise UndecodableMessage(raw, f"{event.kind} does not belong on this queue", event)
-    return event  # type: ignore[return-value]

@@ -1,24 +1,37 @@
-"""Between messages: admits queued problems, ends cancelled and expired ones, and requests overdue steps again."""
+"""Between messages: admits queued problems, ends or repeats what is due, and tells problems which roles are away."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from typing import Final
 from uuid import UUID
 
-from services.orchestrator.applying import Controls, Outgoing, Saved, apply_controls, conclude, fail_problem
+from services.orchestrator.applying import Controls, Now, Outgoing, Saved, apply_controls, conclude, fail_problem
 from services.orchestrator.counting import count_swept
 from services.orchestrator.policy_cache import PolicyCache
-from shared.errors import RetryableError
+from services.orchestrator.presence import RolesRead
+from shared.domain.roles import WorkerRole
+from shared.errors import RetryableError, explain
 from shared.log import about, get_logger
-from shared.machine.state import CancelRequested, DeadlinePassed, ProblemAdmitted, RequestOverdue
+from shared.machine.state import (
+    CancelRequested,
+    ControlEvent,
+    DeadlinePassed,
+    ProblemAdmitted,
+    RequestOverdue,
+    RolesAway,
+)
+from shared.observe import metrics
+from shared.store.database import DatabaseBusy
 from shared.store.port import Store, Transaction
 
 SWEEP_LIMIT: Final = 200
 """Maximum number of problems in one transaction of the sweeper."""
+
+MAX_REFUSED: Final = 3
+"""Maximum number of problems in one sweep whose transactions the database may refuse: each may wait for a lock."""
 
 _log = get_logger(__name__)
 
@@ -33,33 +46,74 @@ class Sweep:
     """Whether it found as many problems as one transaction takes, so that more may be waiting."""
 
 
-def admit(store: Store, *, window: int, policies: PolicyCache, now: datetime) -> Sweep:
-    """Start queued problems, up to the window."""
+def take_turns(*sweeps: Callable[[], Sweep]) -> Iterator[list[Outgoing]]:
+    """Run sweeps in turn, one transaction at a time, until none finds more; yield what each has to publish.
 
-    def find(transaction: Transaction) -> Controls:
-        return {
-            each.problem_id: [CancelRequested()] if each.is_cancelling else [DeadlinePassed(), ProblemAdmitted()]
-            for each in transaction.next_queued(window=window, limit=SWEEP_LIMIT)
-        }
-
-    return _apply_found(store, find, policies=policies, now=now)
-
-
-def attend(store: Store, *, policies: PolicyCache, now: datetime) -> Sweep:
-    """Attend to problems that are to be cancelled, past their deadline, or overdue."""
-
-    def find(transaction: Transaction) -> Controls:
-        return {
-            each.problem_id: [CancelRequested()] if each.is_cancelling else [DeadlinePassed(), RequestOverdue()]
-            for each in transaction.find_attention(now=now, limit=SWEEP_LIMIT)
-        }
-
-    return _apply_found(store, find, policies=policies, now=now)
+    Thousands of deadlines that pass together hold up no admission, and thousands of admissions no cancellation.
+    """
+    is_full = True
+    while is_full:
+        is_full = False
+        for sweep in sweeps:
+            with metrics.SWEEP_SECONDS.time():
+                swept = sweep()
+            is_full = is_full or swept.is_full
+            yield swept.outgoing
 
 
-def _apply_found(
-    store: Store, find: Callable[[Transaction], Controls], *, policies: PolicyCache, now: datetime
+def admit(
+    store: Store, *, window: int, policies: PolicyCache, now: Now, away: Callable[[], Collection[WorkerRole]] = tuple
 ) -> Sweep:
+    """Start queued problems, up to the window.
+
+    Args:
+        store: The store.
+        window: Maximum number of problems that go on at the same time.
+        policies: Builds what decides.
+        now: Reads the clock.
+        away: Returns the roles that are away; problems that would wait for them are passed over.
+    """
+
+    def find(transaction: Transaction) -> Controls:
+        return {
+            each: [DeadlinePassed(), ProblemAdmitted()]
+            for each in transaction.next_queued(now=now(), window=window, limit=SWEEP_LIMIT, away=away())
+        }
+
+    return _apply_found(store, find, policies=policies, now=now)
+
+
+def attend(store: Store, *, roles: RolesRead, policies: PolicyCache, now: Now) -> Sweep:
+    """Attend to problems that are to be cancelled, past their deadline, or overdue.
+
+    Overdue ones first learn which roles are away: no request is repeated that only waits for a worker.
+    """
+
+    def find(transaction: Transaction) -> Controls:
+        moment = now()
+        found = transaction.find_attention(now=moment, limit=SWEEP_LIMIT)
+        away = roles(transaction, moment) if found else None
+        told: list[ControlEvent] = [] if away is None else [RolesAway(away)]
+        overdue: list[ControlEvent] = [DeadlinePassed(), *told, RequestOverdue()]
+        return {each.problem_id: [CancelRequested()] if each.is_cancelling else overdue for each in found}
+
+    return _apply_found(store, find, policies=policies, now=now)
+
+
+def tell_roles(store: Store, *, roles: RolesRead, policies: PolicyCache, now: Now) -> Sweep:
+    """Tell problems that a role that they need is away, or that one that they know to be away is back."""
+
+    def find(transaction: Transaction) -> Controls:
+        away = roles(transaction, now())
+        if away is None:
+            return {}
+        untold = transaction.find_untold(away.keys(), limit=SWEEP_LIMIT)
+        return {each.problem_id: [DeadlinePassed(), RolesAway(away)] for each in untold}
+
+    return _apply_found(store, find, policies=policies, now=now)
+
+
+def _apply_found(store: Store, find: Callable[[Transaction], Controls], *, policies: PolicyCache, now: Now) -> Sweep:
     """Find problems and apply their control events, in one transaction."""
 
     def apply_all() -> Sweep:
@@ -70,15 +124,17 @@ def _apply_found(
 
     try:
         return policies.loading(apply_all)
+    except DatabaseBusy as error:
+        _log.warning("controls_isolated", detail=explain(error))
     except RetryableError:
         raise
     except Exception:  # noqa: BLE001 - one of the problems is to blame
         _log.exception("controls_isolated")
-        return _apply_one_by_one(store, find, policies=policies, now=now)
+    return _apply_one_by_one(store, find, policies=policies, now=now)
 
 
 def _apply_one_by_one(
-    store: Store, find: Callable[[Transaction], Controls], *, policies: PolicyCache, now: datetime
+    store: Store, find: Callable[[Transaction], Controls], *, policies: PolicyCache, now: Now
 ) -> Sweep:
     """Apply control events with one transaction for each problem, and fail a problem that raises.
 
@@ -87,12 +143,19 @@ def _apply_one_by_one(
     with store.begin() as transaction:
         wanted = list(find(transaction))
     outgoing: list[Outgoing] = []
-    applied = 0
+    applied = refused = 0
     for problem_id in wanted:
         try:
             with about(problem_id):
                 outgoing += policies.loading(partial(_apply_one, store, find, problem_id, policies=policies, now=now))
             applied += 1
+        except DatabaseBusy as error:
+            # Another session holds a lock on something of the problem. A later sweep finds it again.
+            with about(problem_id):
+                _log.warning("control_postponed", detail=explain(error))
+            refused += 1
+            if refused == MAX_REFUSED:
+                return Sweep(outgoing, is_full=False)
         except RetryableError:
             # What is committed must still be published; the next sweep meets the same error.
             return Sweep(outgoing, is_full=False)
@@ -109,7 +172,7 @@ def _apply_one(
     problem_id: UUID,
     *,
     policies: PolicyCache,
-    now: datetime,
+    now: Now,
 ) -> list[Outgoing]:
     """Apply the control events of one problem, if the search still finds it."""
     with store.begin() as transaction:
@@ -120,7 +183,7 @@ def _apply_one(
     return _conclude(saved)
 
 
-def _fail(store: Store, problem_id: UUID, error: Exception, *, now: datetime) -> list[Outgoing]:
+def _fail(store: Store, problem_id: UUID, error: Exception, *, now: Now) -> list[Outgoing]:
     """Fail a problem that raises; if even that raises, leave it, so that it stops no other problem."""
     try:
         with store.begin() as transaction:

@@ -8,7 +8,8 @@ from datetime import timedelta
 
 from shared.domain.drafts import Scoring, UnfinishedWork
 from shared.domain.roles import WorkerRole
-from shared.engines.port import BadScores, Meter, Scorer, Scores, ScoringRequest
+from shared.domain.thoughts import without_mark
+from shared.engines.port import Meter, Scorer, Scores, ScoringRequest, check_count
 from shared.messages import ScoreSteps, StepsScored, derive_id
 from shared.observe import metrics, spans
 from shared.observe.tracing import TRACING
@@ -52,17 +53,18 @@ class ScoringWork:
         started = clock.monotonic()
         scores = self._score()
         scoring = Scoring(
-            id=command.id,
+            id=self._context.work_id,
             model=self._engine.model_id,
             worker=self._context.worker,
             tokens=scores.tokens,
+            estimated_tokens=scores.estimated_tokens,
             waited_ms=waited_ms,
             worked_ms=(clock.monotonic() - started) * 1000,
         )
         values = [_usable(value) for value in scores.values]
         self._observe(values, scoring)
         scored = StepsScored(
-            id=derive_id(command.id, "scored"),
+            id=derive_id(self._context.work_id, "scored"),
             problem_id=command.problem_id,
             epoch=command.epoch,
             drafts=command.drafts,
@@ -86,15 +88,14 @@ class ScoringWork:
         request = ScoringRequest(
             problem_id=command.problem_id,
             question=command.question,
-            steps=command.prefix + tuple(draft.text for draft in command.drafts),
+            steps=tuple(map(without_mark, (*command.prefix, *(draft.text for draft in command.drafts)))),
             newest=newest,
             timeout_s=command.step_timeout_s,
         )
         scores = self._engine.score(request, self._context.cancellation, self._meter)
-        self._meter.tokens = scores.tokens
+        self._meter.tokens, self._meter.estimated_tokens = scores.tokens, scores.estimated_tokens
         self._context.cancellation.raise_if_cancelled()
-        if len(scores.values) != newest:
-            raise BadScores(f"The PRM gave {len(scores.values)} scores for {newest} steps; check that a PRM is served.")
+        check_count(scores, request)
         self._meter.clear()
         return scores
 

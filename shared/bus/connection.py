@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
 
-from amqp.exceptions import AccessRefused, NotAllowed
+from amqp.exceptions import AccessRefused, NotAllowed, PreconditionFailed
 from kombu.connection import Connection
 from kombu.exceptions import OperationalError as KombuOperationalError
 
@@ -33,6 +33,18 @@ class BrokerUnavailable(RetryableError):
     """The broker does not answer; check TRIM_BROKER_URL and that the server runs."""
 
     code = "broker_unavailable"
+
+
+class BrokerBlocked(BrokerUnavailable):
+    """The broker accepts no messages, because it is short of memory or disk; free some, and see its alarms."""
+
+    code = "broker_blocked"
+
+
+class MessageTooLarge(BrokerUnavailable):
+    """The broker refuses a message for its size; set its max_message_size to 16777216 (16 MiB) or more."""
+
+    code = "message_too_large"
 
 
 class BrokerForbids(BrokerUnavailable):
@@ -97,22 +109,33 @@ def broker_transport(settings: Settings) -> str | None:
     return "shared.bus.pgmq_transport:Transport" if is_pgmq(settings) else None
 
 
-def connect(settings: Settings, *, heartbeat_s: float = 0) -> Connection:
+def connect(
+    settings: Settings,
+    *,
+    heartbeat_s: float = 0,
+    on_blocked: Callable[[], object] | None = None,
+    on_unblocked: Callable[[], object] | None = None,
+) -> Connection:
     """Open a connection for one thread; the caller closes it.
 
     Args:
         settings: Where the broker is.
         heartbeat_s: If not 0, the caller promises to call `heartbeat_check` every second or so.
+        on_blocked: Is called if RabbitMQ reports, while the caller drains events, that it accepts no messages.
+        on_unblocked: Is called once it accepts them again.
 
     Raises:
         BrokerUnavailable: The broker does not answer.
         BrokerRefused: It refuses the user, the password or the virtual host.
     """
+    options = broker_options(settings)
+    if on_blocked is not None and not is_pgmq(settings):
+        options |= {"on_blocked": lambda _reason: on_blocked(), "on_unblocked": on_unblocked}
     connection = Connection(
         broker_url(settings),
         heartbeat=heartbeat_s,
         transport=broker_transport(settings),
-        transport_options=broker_options(settings),
+        transport_options=options,
     )
     try:
         if is_pgmq(settings):
@@ -134,6 +157,8 @@ def _is_refusal(error: Exception) -> bool:
 
 def unavailable(error: Exception) -> BrokerUnavailable:
     """Return the error to raise for one of `broker_errors` on an open connection."""
+    if isinstance(error, PreconditionFailed) and "message size" in str(error):
+        return MessageTooLarge()
     return BrokerForbids() if isinstance(error, AccessRefused) else BrokerUnavailable()
 
 

@@ -59,6 +59,7 @@ class BatchConsumer:
         self._received: list[KombuMessage] = []
         self._unsettled: list[KombuMessage] = []
         self._is_busy = False
+        self._subscribed_after = 0  # The last message that arrived before the present subscription.
         self._is_amqp = not is_pgmq(settings)
         self._connection: Connection = connect(settings, heartbeat_s=HEARTBEAT_S)
         try:
@@ -99,13 +100,14 @@ class BatchConsumer:
         self._unsettled += taken
         return [_delivery(message) for message in taken]
 
-    def settle(self, deliveries: Sequence[UnsettledDelivery]) -> None:
-        """Acknowledge messages whose effect is committed and whose commands are published.
+    def settle(self, deliveries: Sequence[Delivery]) -> None:
+        """Acknowledge messages that `take` returned, whose effect is committed and whose commands are published.
 
         Raises:
             BrokerUnavailable: The connection broke; they will be redelivered.
         """
-        messages = [delivery.message for delivery in deliveries]
+        messages = [each.message for each in deliveries if isinstance(each, UnsettledDelivery)]
+        settled = set(map(id, messages))
         try:
             if self._is_amqp and messages == self._unsettled[: len(messages)] and messages:
                 messages[-1].ack(multiple=True)  # the oldest ones: one frame acknowledges all up to the last
@@ -114,7 +116,26 @@ class BatchConsumer:
                     message.ack()
         except broker_errors(self._connection) as error:
             raise unavailable(error) from error
-        self._unsettled = [message for message in self._unsettled if message not in messages]
+        self._unsettled = [message for message in self._unsettled if id(message) not in settled]
+
+    def make_room(self) -> None:
+        """Have the broker deliver more, although the caller leaves messages unsettled for long.
+
+        RabbitMQ counts towards the prefetch count what a subscription has delivered, so a new one starts at 0. What the
+        old one delivered stays unsettled. Call it when every other message that was taken is settled.
+
+        Raises:
+            BrokerUnavailable: The connection broke; unacknowledged messages will be redelivered.
+        """
+        try:
+            if not self._is_amqp:
+                self._consumer.qos(prefetch_count=2 * self._batch + len(self._unsettled))
+            elif sum(each.delivery_tag > self._subscribed_after for each in self._unsettled) >= self._batch:
+                self._consumer.cancel()
+                self._subscribed_after = max(each.delivery_tag for each in self._unsettled + self._received)
+                self._consumer.consume()
+        except broker_errors(self._connection) as error:
+            raise unavailable(error) from error
 
     def keep_alive(self) -> None:
         """Exchange heartbeats with the broker; call it about once a second.

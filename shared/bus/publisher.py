@@ -12,9 +12,9 @@ from kombu.connection import Connection
 from kombu.messaging import Producer
 
 from shared.backoff import RECONNECT
-from shared.bus.connection import BrokerUnavailable, broker_errors, close, connect, unavailable
+from shared.bus.connection import BrokerBlocked, BrokerUnavailable, broker_errors, close, connect, unavailable
 from shared.bus.declaring import Declarer
-from shared.bus.topology import DeadLetter, Topology
+from shared.bus.topology import DeadLetter, ReturnedCommand, Topology
 from shared.errors import RetryableError, TrimError, explain
 from shared.log import get_logger
 from shared.messages import Message
@@ -23,6 +23,8 @@ from shared.settings import Settings
 
 CONFIRM_TIMEOUT_S = 10.0
 """Seconds after which a broker that has not confirmed counts as unavailable."""
+
+Publishable = Message | DeadLetter | ReturnedCommand
 
 _log = get_logger(__name__)
 
@@ -50,12 +52,14 @@ class Publisher:
         self._published = 0
         self._unconfirmed: set[int] = set()
         self._refusals: list[str] = []
+        self._is_blocked = False
 
-    def publish(self, messages: Sequence[Message | DeadLetter]) -> None:
+    def publish(self, messages: Sequence[Publishable]) -> None:
         """Publish messages in order and return once the broker has confirmed all of them.
 
         Raises:
             BrokerUnavailable: The broker is unreachable or the connection broke; any of the messages may have arrived.
+            BrokerBlocked: It accepts no messages at present.
             Unroutable: The broker has no queue for one of them; the others have arrived.
             QueuesMissing: The broker has lost queues that this process may not declare.
             BrokerRefused, QueueDiffers: Settings, permissions or queues were changed; a retry does not help.
@@ -68,7 +72,7 @@ class Publisher:
             if isinstance(message, DeadLetter):
                 metrics.DEAD_LETTERS[message.role].inc()
 
-    def _publish(self, messages: Sequence[Message | DeadLetter]) -> None:
+    def _publish(self, messages: Sequence[Publishable]) -> None:
         connection, producer = self._connected()
         try:
             for outgoing in map(self._topology.address, messages):
@@ -85,11 +89,14 @@ class Publisher:
                 if self._has_confirms:
                     self._published += 1
                     self._unconfirmed.add(self._published)
-            while self._unconfirmed:
+            while self._unconfirmed and not self._is_blocked:
                 connection.drain_events(timeout=CONFIRM_TIMEOUT_S)
         except broker_errors(connection) as error:
             self.close()
             raise unavailable(error) from error
+        if self._unconfirmed:
+            self.close()
+            raise BrokerBlocked
         if self._refusals:
             reason = self._refusals[0]
             self.close()
@@ -119,11 +126,11 @@ class Publisher:
     def _connected(self) -> tuple[Connection, Producer]:
         if self._connection is not None and self._producer is not None:
             return self._connection, self._producer
-        connection = connect(self._settings)
+        connection = connect(self._settings, on_blocked=self._on_blocked, on_unblocked=self._on_unblocked)
         try:
             self._declarer.declare(connection)
             channel = connection.channel()
-            self._published, self._unconfirmed, self._refusals = 0, set(), []
+            self._published, self._unconfirmed, self._refusals, self._is_blocked = 0, set(), [], False
             # pgmq needs none: a publication is a committed INSERT when the call returns.
             self._has_confirms = connection.transport.driver_type == "amqp"
             if self._has_confirms:
@@ -148,6 +155,12 @@ class Publisher:
         self._refusals.append("a queue is full")
         self._on_confirm(delivery_tag, multiple)
 
+    def _on_blocked(self) -> None:
+        self._is_blocked = True
+
+    def _on_unblocked(self) -> None:
+        self._is_blocked = False
+
     def _on_return(self, error: Exception, exchange: str, routing_key: str, _message: Any) -> None:
         self._refusals.append(f"no queue for {routing_key} at {exchange} ({type(error).__name__})")
 
@@ -162,14 +175,14 @@ class SharedPublisher:
         self._publisher = Publisher(settings, declarer)
         self.failure: TrimError | None = None
         """Why the last attempt failed; `None` if it succeeded."""
-        self._inbox: queue.SimpleQueue[tuple[Sequence[Message | DeadLetter], Future[None]] | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[tuple[Sequence[Publishable], Future[None]] | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._closing = threading.Lock()
         """Held to queue messages, and to close: nothing is queued behind the end."""
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         self._thread.start()
 
-    def publish(self, *messages: Message | DeadLetter) -> Future[None]:
+    def publish(self, *messages: Publishable) -> Future[None]:
         """Publish messages; the future is done when the broker has confirmed them, or when the publisher closes."""
         done: Future[None] = Future()
         with self._closing:
@@ -202,7 +215,7 @@ class SharedPublisher:
                     done.set_exception(error)
         self._publisher.close()
 
-    def _send(self, messages: Sequence[Message | DeadLetter]) -> TrimError | None:
+    def _send(self, messages: Sequence[Publishable]) -> TrimError | None:
         attempt = 0
         while True:
             try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Final, Literal, assert_never
 
 from kombu.connection import Connection
@@ -14,15 +13,17 @@ from kombu.message import Message as KombuMessage
 from shared.domain.roles import WorkerRole
 from shared.messages import (
     CancelWork,
-    Command,
+    ClockTold,
     GenerateSteps,
     Message,
     ScoreSteps,
     StepsGenerated,
     StepsScored,
+    UndecodableMessage,
     WorkCancelled,
     WorkerSeen,
     WorkFailed,
+    decode,
     encode,
 )
 
@@ -32,16 +33,8 @@ EVENTS: Final = "events"
 QueueRole = WorkerRole | Literal["events"]
 """Consumer of a queue: the workers of a role, or the orchestrator."""
 
-QUEUES: Mapping[QueueRole, tuple[type[Message], ...]] = MappingProxyType(
-    {
-        WorkerRole.SMALL: (GenerateSteps,),
-        WorkerRole.LARGE: (GenerateSteps,),
-        WorkerRole.PRM: (ScoreSteps,),
-        EVENTS: (StepsGenerated, StepsScored, WorkFailed, WorkCancelled, WorkerSeen),
-    }
-)
-"""Every queue, and the kinds of messages that it carries. `CancelWork` is broadcast: each worker process binds its own
-queue."""
+QUEUES: Final[tuple[QueueRole, ...]] = (*WorkerRole, EVENTS)
+"""Every queue. Broadcasts are on none of them: each worker process binds its own queue for them."""
 
 COMMAND = "trim.command"
 """Celery's name of the one task that workers have; each command carries it in its `task` header."""
@@ -49,24 +42,104 @@ COMMAND = "trim.command"
 REASON_HEADER = "x-trim-reason"
 """Header of a dead letter: the reason why it is there."""
 
+RUNS_HEADER = "x-trim-runs"
+LOSSES_HEADER = "x-trim-losses"
+ALONE_HEADER = "x-trim-alone"
+MARK_HEADER = "x-trim-mark"
+"""Headers of a command that a worker has published again: its `Past` until then."""
+
 DELIVERY_LIMIT = 20
-"""Deliveries after which a message becomes a dead letter: it may crash every process that takes it."""
+"""Deliveries after which a message becomes a dead letter: an event may crash every orchestrator that takes it."""
 
 
-def queue_of(command: Command) -> WorkerRole:
-    """Return the role whose workers carry out a command."""
-    return WorkerRole.PRM if isinstance(command, ScoreSteps) else WorkerRole(command.author)
+def queue_of(message: Message) -> QueueRole | None:
+    """Return the one queue that carries a message; `None` for a broadcast."""
+    match message:
+        case GenerateSteps():
+            return WorkerRole(message.author)
+        case ScoreSteps():
+            return WorkerRole.PRM
+        case StepsGenerated() | StepsScored() | WorkFailed() | WorkCancelled() | WorkerSeen():
+            return EVENTS
+        case CancelWork() | ClockTold():
+            return None
+        case _:
+            assert_never(message)
+
+
+def decode_from(role: QueueRole, raw: bytes) -> Message:
+    """Decode a message that was delivered from a queue.
+
+    Raises:
+        UndecodableMessage: It does not follow the contract, or another queue carries it. If a worker of another role
+            carried out a command, the record would name an author who did not write the step.
+    """
+    message = decode(raw)
+    queue = queue_of(message)
+    if queue != role:
+        carrier = "" if queue is None else f", but on that of {queue}"
+        raise UndecodableMessage(raw, f"{message.kind} does not belong on this queue{carrier}", message)
+    return message
 
 
 def count_deliveries(message: KombuMessage) -> int:
     """Count the deliveries of a message, this one included.
 
-    pgmq counts and leaves the limit to its readers. RabbitMQ enforces the limit itself and reports only whether the
-    message was redelivered: 2 then stands for any number above 1.
+    pgmq counts and leaves the limit to its readers. RabbitMQ enforces the limit itself, and its quorum queues report in
+    a header how many deliveries ended without an acknowledgement.
     """
     info = message.delivery_info
     counted: int | None = info.get("pgmq_message", {}).get("read_ct")
-    return counted or (2 if info.get("redelivered") else 1)
+    unsettled = _number(message, "x-delivery-count")
+    return counted or 1 + max(unsettled, int(bool(info.get("redelivered"))))
+
+
+def _number(message: KombuMessage, header: str) -> int:
+    value = (message.headers or {}).get(header)
+    return max(0, value) if isinstance(value, int) else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What happened to a command before a delivery, also before it was published again."""
+
+    runs: int = 0
+    """Number of times that a worker may have begun it."""
+    losses: int = 0
+    """Number of times that its worker died, or lost the broker, before it had settled it."""
+    alone: int = 0
+    """Number of times that this happened while it ran alone."""
+    is_marked: bool = False
+    """Whether the worker that gets it runs it alone, or else puts it back without this mark."""
+
+    @property
+    def headers(self) -> Mapping[str, int]:
+        """Headers that keep it when the command is published again; `past_of` reads them."""
+        return {
+            RUNS_HEADER: self.runs,
+            LOSSES_HEADER: self.losses,
+            ALONE_HEADER: self.alone,
+            MARK_HEADER: int(self.is_marked),
+        }
+
+
+def past_of(message: KombuMessage, *, explained: int = 0) -> Past:
+    """Return the past of a command that was delivered.
+
+    Args:
+        message: The command.
+        explained: Number of deliveries that need not count as losses, because the worker lost its own connection so
+            often. It explains only what the broker has counted since the command was published.
+    """
+    again = count_deliveries(message) - 1
+    lost = max(0, again - explained)
+    was_marked = bool(_number(message, MARK_HEADER))
+    return Past(
+        runs=_number(message, RUNS_HEADER) + again,
+        losses=_number(message, LOSSES_HEADER) + lost,
+        alone=_number(message, ALONE_HEADER) + int(was_marked and lost > 0),
+        is_marked=was_marked and not lost,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +149,15 @@ class DeadLetter:
     role: QueueRole
     body: bytes
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReturnedCommand:
+    """A command that a worker takes back to the queue of its role: its bytes as they arrived."""
+
+    role: WorkerRole
+    body: bytes
+    past: Past = Past()
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,23 +208,18 @@ class Topology:
         exchange = Exchange(self.cancels.name, type="fanout", durable=True, no_declare=is_exclusive)
         return Queue(name, exchange, durable=not is_exclusive, exclusive=is_exclusive, auto_delete=is_exclusive)
 
-    def address(self, message: Message | DeadLetter) -> Outgoing:
-        """Address a message of the contract, or a dead letter."""
-        match message:
-            case DeadLetter():
-                headers = {REASON_HEADER: message.reason[:500]}
-                return Outgoing(
-                    message.body, self._dead.name, self.dead_letters(message.role).name, headers, is_broadcast=False
-                )
-            case CancelWork():
-                return Outgoing(encode(message), self.cancels.name, "", {}, is_broadcast=True)
-            case GenerateSteps() | ScoreSteps():
-                headers = {"task": COMMAND}
-                return self._to_queue(queue_of(message), encode(message), headers)
-            case StepsGenerated() | StepsScored() | WorkFailed() | WorkCancelled() | WorkerSeen():
-                return self._to_queue(EVENTS, encode(message), {})
-            case _:
-                assert_never(message)
+    def address(self, message: Message | DeadLetter | ReturnedCommand) -> Outgoing:
+        """Address a message of the contract, a dead letter, or a command that returns to its queue."""
+        if isinstance(message, DeadLetter):
+            headers = {REASON_HEADER: message.reason[:500]}
+            dead = self.dead_letters(message.role).name
+            return Outgoing(message.body, self._dead.name, dead, headers, is_broadcast=False)
+        if isinstance(message, ReturnedCommand):
+            return self._to_queue(message.role, message.body, {"task": COMMAND, **message.past.headers})
+        role, body = queue_of(message), encode(message)
+        if role is None:
+            return Outgoing(body, self.cancels.name, "", {}, is_broadcast=True)
+        return self._to_queue(role, body, {} if role == EVENTS else {"task": COMMAND})
 
     def _to_queue(self, role: QueueRole, body: bytes, headers: Mapping[str, Any]) -> Outgoing:
         return Outgoing(body, self._work.name, f"{self._prefix}.{role}", headers, is_broadcast=False)

@@ -52,14 +52,21 @@ class Observation:
     """Mean log-probability of the draft's tokens (natural logarithm); `None` if it was not needed or not reported."""
     min_logprob: float | None = None
     """Log-probability of the draft's least likely token."""
+    thoughts: tuple[int, ...] = ()
+    """Indices of the steps that are thoughts, among the accepted ones, the draft and the drafts after it."""
     is_final: bool = False
-    """Whether the draft finishes the solution."""
+    """Whether the draft, if accepted, ends the solution."""
     large_out: int = 0
-    """Large-model tokens in the trajectory so far, as in the ledger."""
+    """Large-model tokens in the trajectory so far, counted or estimated."""
     seed: int = 0
     """The problem's seed, for policies that draw lots."""
     question_digest: str = ""
     """Digest of the question, so that policies draw other lots for other problems with the same seed."""
+
+    @property
+    def is_thought(self) -> bool:
+        """Whether the draft is a thought."""
+        return self.step in self.thoughts
 
     @property
     def min_previous(self) -> float:

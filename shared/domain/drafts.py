@@ -7,7 +7,7 @@ from enum import StrEnum
 from uuid import UUID
 
 from shared.domain.roles import Author, WorkerRole
-from shared.domain.text import boxed_answer, is_degenerate
+from shared.domain.text import is_degenerate
 
 
 class Finish(StrEnum):
@@ -18,7 +18,7 @@ class Finish(StrEnum):
     ENDED = "ended"
     """It ended by itself (end-of-sequence token)."""
     LENGTH = "length"
-    """It reached the token limit of one step."""
+    """It reached the token limit of one step, or the end of its context, in the middle of the step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class Draft:
     """A step as a model wrote it, not yet part of the trajectory, with the record of its making."""
 
     id: UUID
-    """Derived from the command's id and the step's index, so a draft that arrives twice is booked once."""
+    """Derived from the command, its run and the step's index, so a draft that arrives twice is booked once."""
     author: Author
     index: int
     """Place in the trajectory, from 0."""
@@ -35,7 +35,9 @@ class Draft:
     text: str
     finish: Finish
     tokens: int
-    """Tokens decoded for it."""
+    """Tokens decoded for it, as the engine counted them."""
+    estimated_tokens: int = 0
+    """Further tokens decoded for it, of requests for which a server reported no count."""
     opens_call: bool
     """Whether it is the first draft of its engine call: the ledger counts the call with it."""
     prompt_tokens: int = 0
@@ -55,14 +57,14 @@ class Draft:
     """Time that the engine spent on this step."""
 
     @property
-    def is_degenerate(self) -> bool:
-        """Whether it holds no words, although the model was asked twice."""
-        return is_degenerate(self.text)
+    def length(self) -> int:
+        """Its tokens, counted or estimated: what limits apply to."""
+        return self.tokens + self.estimated_tokens
 
     @property
-    def ends_solution(self) -> bool:
-        """Whether it completes the solution."""
-        return self.finish is Finish.ENDED or boxed_answer(self.text) is not None
+    def is_degenerate(self) -> bool:
+        """Whether it holds no words."""
+        return is_degenerate(self.text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +75,9 @@ class Scoring:
     model: str
     worker: str
     tokens: int
-    """Tokens that the PRM computed."""
+    """Tokens that the PRM computed, as the engine counted them."""
+    estimated_tokens: int = 0
+    """Further tokens that it computed, of requests for which a server reported no count."""
     waited_ms: float
     worked_ms: float
 
@@ -89,6 +93,8 @@ class ScoredDraft:
     draft: Draft
     score: float | None = None
     scoring: Scoring | None = None
+    goes_unscored: bool = False
+    """Whether it is decided without a score, because the PRM was away when it was requested."""
 
     @property
     def is_scored(self) -> bool:
@@ -104,7 +110,7 @@ class UnfinishedWork:
     tokens: int
     """Tokens decoded (generators) or computed (PRM), as the engine counted them."""
     estimated_tokens: int = 0
-    """Further tokens that a server had streamed and not counted."""
+    """Further tokens that a server did not count."""
     input_tokens: int = 0
     """Input tokens of a generator that were computed; cached ones are left out."""
     opens_call: bool

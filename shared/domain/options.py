@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from enum import StrEnum
+from typing import Any, assert_never
+
+from shared.domain.roles import WorkerRole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +55,59 @@ class Plan:
     """Large-model tokens that the problem may use; `None` is no limit."""
 
 
+class WhenPrmAway(StrEnum):
+    """What happens to drafts while no PRM worker is there to score them."""
+
+    WAIT = "wait"
+    ESCALATE = "escalate"
+    """The large model writes the steps."""
+    ACCEPT = "accept"
+    """The small model's drafts are accepted without a score."""
+
+
+class WhenLargeAway(StrEnum):
+    """What happens to escalations while no worker of the large model is there."""
+
+    WAIT = "wait"
+    ACCEPT = "accept"
+    """The small model's drafts are accepted in their place."""
+    FAIL = "fail"
+    """The problem fails."""
+
+
+class WhenSmallAway(StrEnum):
+    """What happens to steps while no worker of the small model is there to draft them."""
+
+    WAIT = "wait"
+    LARGE_ONLY = "large-only"
+    """The large model writes the steps."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bridging:
+    """How a problem goes on without a role that is away; by default it waits."""
+
+    when_prm_away: WhenPrmAway = WhenPrmAway.WAIT
+    when_large_away: WhenLargeAway = WhenLargeAway.WAIT
+    when_small_away: WhenSmallAway = WhenSmallAway.WAIT
+    away_patience_s: float = 60.0
+    """Seconds that a role is away before the problem goes on without it."""
+
+    def bridges(self, role: WorkerRole, plan: Plan) -> bool:
+        """Tell whether a problem with this plan goes on without a role, or fails; otherwise it waits."""
+        match role:
+            case WorkerRole.SMALL:
+                return self.when_small_away is WhenSmallAway.LARGE_ONLY and plan.escalates
+            case WorkerRole.LARGE:
+                is_accepting = self.when_large_away is WhenLargeAway.ACCEPT
+                return self.when_large_away is WhenLargeAway.FAIL or (is_accepting and plan.drafts)
+            case WorkerRole.PRM:
+                is_escalating = self.when_prm_away is WhenPrmAway.ESCALATE
+                return self.when_prm_away is WhenPrmAway.ACCEPT or (is_escalating and plan.escalates)
+            case _:
+                assert_never(role)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
     """What the submitter chose for one problem."""
@@ -62,9 +118,10 @@ class Options:
     limits: Limits = field(default_factory=Limits)
     sampling: Sampling = field(default_factory=Sampling)
     step_timeout_s: float = 60.0
-    """Seconds after which a step is requested again; doubles with each attempt."""
+    """Seconds after which a step is requested again; doubles with each attempt, up to an hour."""
     max_attempts: int = 5
     """Number of times that a step is requested before the problem fails."""
+    bridging: Bridging = field(default_factory=Bridging)
     deadline_at: datetime | None = None
     """When the problem expires if it is still unsolved."""
 

@@ -26,7 +26,7 @@ class StopReason(StrEnum):
     """Why the trajectory of a succeeded problem ends where it does."""
 
     FINAL_ANSWER = "final_answer"
-    """A model ended by itself, or wrote a boxed answer."""
+    """A model ended by itself, called a boxed answer the answer, or had no words to add to one."""
     MAX_STEPS = "max_steps"
     """The trajectory has as many steps as the submitter allows."""
     TOKEN_LIMIT = "token_limit"  # noqa: S105 - tokens of text
@@ -35,11 +35,19 @@ class StopReason(StrEnum):
     """Question and trajectory reached the number of bytes that a message may carry."""
     DEGENERATE = "degenerate"
     """The model wrote no words, twice in a row."""
+    STEP_CUT = "step_cut"
+    """The last step was cut at its token limit or at the end of the model's context, so no step can follow it."""
+    REPEATED = "repeated"
+    """The last step repeats the one before it, or completes the same cycle of two to four steps once more."""
 
 
 CONTEXT_FULL = "input_too_long"
 """Failure code for an input that exceeds a model's context. After at least one accepted step it ends the solution
 instead of failing the problem."""
+
+
+CRASHES_WORKERS = "crashes_workers"
+"""Failure code for a command that was lost with its worker again and again, also when it ran alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

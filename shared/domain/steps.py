@@ -18,6 +18,7 @@ class Step:
     text: str
     finish: Finish
     tokens: int
+    """Tokens decoded for it, as the engine counted them."""
     score: float | None = None
     """PRM score; a large step gets its score with the next draft, the last step of a solution may have none."""
     model: str
@@ -25,3 +26,10 @@ class Step:
     waited_ms: float
     worked_ms: float
     accepted_at: datetime
+    estimated_tokens: int = 0
+    """Further tokens decoded for it, of requests for which a server reported no count."""
+
+    @property
+    def length(self) -> int:
+        """Its tokens, counted or estimated: what limits apply to."""
+        return self.tokens + self.estimated_tokens

@@ -1,4 +1,4 @@
-"""Reading a solution's text: where a step ends, which steps hold no words, what the answer is.
+"""Reading a solution's text: where a step ends, and which steps hold no words.
 
 The step separator is a blank line. It is never part of a step's text: joining puts it back.
 """
@@ -10,8 +10,15 @@ import re
 from collections.abc import Sequence
 from decimal import Decimal
 
+from shared.domain.lead_ins import LEAD_IN_BLANK_LINES, is_lead_in
+from shared.domain.markup import BLANK_LINE, read_markup
+
 SEPARATOR = "\n\n"
 """Ends a step. Not part of the step's text; joining puts it back."""
+
+STOPS = (SEPARATOR, "\n \n", "\r\n\r\n", "\n\t\n")
+"""The separator as models commonly write it, for servers that stop there. OpenAI's API allows four at most; text that
+runs on past another blank line is cut."""
 
 STEP_TAG = "<extra_0>"
 """Closes a step in the input of PRMs like Qwen's: the token at which they output the step's score."""
@@ -19,9 +26,7 @@ STEP_TAG = "<extra_0>"
 _WORD_CHARACTER = re.compile(r"[^\W_]")
 """A letter or a digit of any script."""
 
-_FENCE = re.compile(r"^[^\S\n]*```", re.MULTILINE)
-_ENVIRONMENT = re.compile(r"\\(begin|end)\{[^{}]*\}")
-_BRACE = re.compile(r"\\boxed\{|[{}]")
+_BLANK_LINES = re.compile(r"(?:[^\S\n]*\n)+")
 
 
 def join_steps(steps: Sequence[str]) -> str:
@@ -38,43 +43,41 @@ def is_degenerate(text: str) -> bool:
 
 
 def is_open(text: str) -> bool:
-    """Tell whether text ends inside a code fence or a LaTeX environment, where a blank line ends no step."""
-    if len(_FENCE.findall(text)) % 2:
-        return True
-    depth = 0
-    for found in _ENVIRONMENT.finditer(text):
-        depth = depth + 1 if found[1] == "begin" else max(0, depth - 1)
-    return depth > 0
+    """Tell whether text ends inside code or a LaTeX construct, where a blank line ends no step.
+
+    One that is never closed holds a limited number of blank lines; see `markup`.
+    """
+    *_, (_, _, is_inside) = read_markup(text)
+    return is_inside
 
 
 def split_step(text: str) -> tuple[str, str] | None:
-    """Split generated text at its first step end.
+    """Split generated text at its first step end: a blank line, white space in it or not.
+
+    A blank line inside a construct ends no step, and neither does one after a lead-in, up to a limit (see `markup` and
+    `lead_ins`). Only the text before the blank line decides, so the step is the same when the text arrives in pieces.
 
     Args:
         text: All that was generated since the last step end. Blank lines before the first word are part of
             the (degenerate) step that they close.
 
     Returns:
-        The step's text, stripped, and what follows the separator; `None` while the step is still open.
+        The step's text, stripped, and what follows the separator and further blank lines; `None` while the step is
+        still open.
     """
-    start = 0
-    while (end := text.find(SEPARATOR, start)) >= 0:
-        if not is_open(text[:end]):
-            return text[:end].strip(), text[end:].lstrip("\n")
-        start = end + 1
+    if BLANK_LINE.search(text) is None:
+        return None  # Engines call this for each line, and few lines are blank.
+    held, is_held = 0, False
+    for end, paragraph, is_inside in read_markup(text):
+        if is_inside:
+            is_held = False
+        elif blank := _BLANK_LINES.match(text, end + 1):
+            # One of several blank lines in a row counts like the first.
+            is_held = held < LEAD_IN_BLANK_LINES and (is_lead_in(paragraph) or (is_held and not paragraph.strip()))
+            if not is_held:
+                return text[:end].strip(), text[blank.end() :]
+            held += 1
     return None
-
-
-def boxed_answer(text: str) -> str | None:
-    r"""Return the content of the last balanced `\boxed{...}`, stripped, or `None` if there is none."""
-    opened: list[int | None] = []
-    last, answer = 0, None
-    for found in _BRACE.finditer(text):
-        if found[0] != "}":
-            opened.append(found.end() if found[0] != "{" else None)
-        elif opened and (start := opened.pop()) is not None and start > last:
-            last, answer = start, text[start : found.start()].strip()
-    return answer
 
 
 def extend_digest(digest: str, text: str) -> str:

@@ -13,6 +13,7 @@ class Verdict(StrEnum):
     CORRECT = "correct"
     INCORRECT = "incorrect"
     NO_ANSWER = "no_answer"
+    """The solution has no answer, or the problem ended without a solution."""
     UNVERIFIED = "unverified"
     """There is no reference, or a plain comparison cannot decide."""
 

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, TypeVar, assert_never
 from shared.domain.roles import Author, WorkerRole
 from shared.engines.port import Generator, Scorer
 from shared.engines.prm_formats import FORMATS, NextToken, Tagged
-from shared.engines.role_settings import model_of, model_variable
+from shared.engines.role_settings import model_of, model_variable, thinking_of, thinking_variable
 from shared.log import get_logger
 from shared.observe import metrics
 from shared.settings import Settings, UnusableSetting
@@ -37,6 +37,7 @@ def make_generator(settings: Settings, author: Author) -> Generator:
         raise UnusableSetting(
             "The engine vllm does not support TRIM_PROMPT_STYLE=chat-next-step; set it to completions or chat."
         )
+    _check_thinking(settings, WorkerRole(author))
     with _loading(settings):
         return _engine(settings).make_generator(author)
 
@@ -45,6 +46,23 @@ def make_scorer(settings: Settings) -> Scorer:
     """Load the process reward model; raises what `make_generator` raises."""
     with _loading(settings):
         return _engine(settings).make_scorer()
+
+
+def _check_thinking(settings: Settings, role: WorkerRole) -> None:
+    """Raise `UnusableSetting` for a thinking mode without a chat template, or with messages that are one step each."""
+    thinking, style = thinking_of(settings, role), settings.prompt_style
+    if thinking is None:
+        return
+    if settings.engine not in ("vllm", "openai") or style == "completions":
+        raise UnusableSetting(
+            f"{thinking_variable(role)} needs a chat template; set TRIM_ENGINE to vllm or openai and TRIM_PROMPT_STYLE"
+            " to chat, or remove it."
+        )
+    if thinking == "steps" and style != "chat":
+        raise UnusableSetting(
+            f"{thinking_variable(role)}=steps needs TRIM_PROMPT_STYLE=chat, in which a model goes on with its thoughts;"
+            " set it to chat, or the other one to off."
+        )
 
 
 @contextmanager
@@ -112,7 +130,8 @@ def _vllm(settings: Settings) -> _Engine:
     def make_generator(author: Author) -> Generator:
         model = Model.of(settings, WorkerRole(author), runner="generate")
         style: Literal["chat", "completions"] = "chat" if settings.prompt_style == "chat" else "completions"
-        return VllmGenerator(model, style=style, template=settings.prompt)
+        thinking = thinking_of(settings, WorkerRole(author))
+        return VllmGenerator(model, style=style, template=settings.prompt, thinking=thinking)
 
     def make_scorer() -> Scorer:
         prm_format = FORMATS[settings.prm_format]
@@ -138,7 +157,10 @@ def _openai(settings: Settings) -> _Engine:
 
     return _Engine(
         make_generator=lambda author: OpenAIGenerator(
-            server(WorkerRole(author)), style=settings.prompt_style, template=settings.prompt
+            server(WorkerRole(author)),
+            style=settings.prompt_style,
+            template=settings.prompt,
+            thinking=thinking_of(settings, WorkerRole(author)),
         ),
         make_scorer=lambda: OpenAIScorer(server(WorkerRole.PRM), FORMATS[settings.prm_format]),
     )

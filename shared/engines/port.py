@@ -16,7 +16,7 @@ from shared.cancellation import Cancellation
 from shared.domain.drafts import Finish
 from shared.domain.options import Sampling
 from shared.domain.status import CONTEXT_FULL
-from shared.errors import PermanentError, RetryableError
+from shared.errors import Fault, PermanentError, RetryableError
 
 
 class InputTooLong(PermanentError):
@@ -25,7 +25,23 @@ class InputTooLong(PermanentError):
     code = CONTEXT_FULL
 
 
-class BadScores(PermanentError):
+class EngineUnfit(RetryableError):
+    """The engine cannot work at present; check the model's server and the worker's log.
+
+    It says something about the worker or its server rather than about the call: the worker finds out by a probe whether
+    other calls would fail as well (`shared/worker/fitness.py`).
+    """
+
+    may_be_the_calls = True
+    """Whether a call that fails so, although probes succeed, may be the cause: a server answers 500 to some inputs."""
+
+    @property
+    def fault(self) -> Fault:
+        """The worker's."""
+        return Fault.WORKER
+
+
+class BadScores(EngineUnfit):
     """The process reward model answered with a wrong number of scores; check that the served model is a PRM."""
 
     code = "bad_scores"
@@ -62,6 +78,18 @@ class RequestRefused(PermanentError):
     code = "request_refused"
 
 
+class ThinkingTookAll(PermanentError):
+    """The model thought until its tokens were used up, and wrote no step; submit with more max_step_tokens."""
+
+    code = "thinking_took_all"
+
+    def __init__(self, setting: str = "TRIM_SMALL_THINKING or TRIM_LARGE_THINKING") -> None:
+        super().__init__(
+            f"The model thought until its tokens were used up, or stopped, and wrote no step; set {setting} to off or"
+            " steps, or submit with more max_step_tokens."
+        )
+
+
 class EngineFailed(RetryableError):
     """The engine could not carry out this call; check the worker's log."""
 
@@ -78,15 +106,16 @@ class EngineDead(RetryableError):
 class Meter:
     """What a call has used past the last step that it yielded. Pass a new one to each call.
 
-    The engine keeps it current and takes off what each yielded step carries; a completed call leaves it at zero. After
-    a call that failed, was cancelled, timed out or was closed, it holds the rest of what the engine decoded: the step
-    that was being written, and steps that were finished ahead of the caller.
+    The engine keeps it current and takes off what each yielded step carries. After a completed call, it holds what the
+    model wrote past the ends of steps and what was cut off; normally that is nothing. After a call that failed, was
+    cancelled, timed out or was closed, it holds the rest of what the engine decoded: also the step that was being
+    written, and steps that were finished ahead of the caller.
     """
 
     tokens: int = 0
     """Tokens decoded (generators) or computed (PRM), as the engine counted them."""
     estimated_tokens: int = 0
-    """Further tokens that a server has streamed and not counted yet."""
+    """Further tokens that a server has not counted, or not yet."""
     prompt_tokens: int = 0
     """Input tokens of requests, from when the engine reports that it computed them."""
     cached_tokens: int = 0
@@ -130,13 +159,17 @@ class GeneratedStep:
     """
 
     text: str
-    """Stripped text. It has no letter or digit (it is degenerate) if the model wrote none at a second attempt, or had
-    no tokens left for one."""
+    """Stripped text. It has no letter or digit (it is degenerate) if the model wrote none at a second attempt, had no
+    tokens left for one, or followed an answer box."""
     finish: Finish
     tokens: int
-    """Tokens decoded for the step, including a dropped degenerate attempt and the separator."""
+    """Tokens decoded for the step, including a dropped degenerate attempt and the separator, as the engine counted
+    them."""
+    estimated_tokens: int = 0
+    """Further tokens decoded for it, of requests for which a server reported no count."""
     prompt_tokens: int
-    """Input tokens of all requests made for the step; 0 if the model continued within an earlier request."""
+    """Input tokens of all requests made for the step, as far as they were counted; 0 if the model continued within an
+    earlier request."""
     cached_tokens: int
     """Those of `prompt_tokens` that were not computed again."""
     mean_logprob: float | None = None
@@ -157,13 +190,13 @@ class Generator(Protocol):
     ) -> abc.Generator[GeneratedStep, None, None]:
         """Yield steps as they finish.
 
-        Ends after `max_steps` steps, after `max_tokens` tokens, after a step that finishes the solution (the model
-        ended by itself, or the step contains a balanced boxed answer), or after a degenerate step. Closing the iterator
-        frees what the call holds in the engine.
+        Ends after `max_steps` steps, after `max_tokens` tokens, or after a step that ends the solution (see
+        `shared/domain/endings.py`). Before that, it only ends with an error. Closing the iterator frees what the call
+        holds in the engine.
 
         Raises:
             Cancelled: The cancellation was set.
-            InputTooLong: Question and prefix do not fit the model's context.
+            InputTooLong: Question, prefix and the steps that were yielded leave no room in the model's context.
             StepTimeout: A step took longer than `step_timeout_s`.
             EngineStopped: The engine was closed meanwhile.
             EngineDead: The engine broke down.
@@ -201,7 +234,20 @@ class Scores:
     values: Sequence[float]
     """One number per requested step, oldest first, as the model gave it; the caller checks count and range."""
     tokens: int
-    """Tokens that were computed, without cached ones."""
+    """Tokens that were computed, without cached ones, as the engine counted them."""
+    estimated_tokens: int = 0
+    """Further tokens, of requests for which a server reported no count."""
+
+
+def check_count(scores: Scores, request: ScoringRequest) -> None:
+    """Check that a PRM gave one number for each step.
+
+    Raises:
+        BadScores: It gave more or fewer.
+    """
+    if len(scores.values) != request.newest:
+        given = len(scores.values)
+        raise BadScores(f"The PRM gave {given} scores for {request.newest} steps; check that a PRM is served.")
 
 
 class Scorer(Protocol):

@@ -22,6 +22,9 @@ from shared.domain.text import STEP_TAG
 from shared.engines.port import BadScores
 from shared.engines.special_tokens import as_plain_text
 
+_ROUNDING = 0.02
+"""Maximum error of a probability, and of a sum of two, in half precision."""
+
 _ROW = TypeAdapter(tuple[float | None, ...])
 
 
@@ -59,7 +62,7 @@ class Tagged:
         """Read the scores of all steps from the model's rows; a missing number gives NaN.
 
         Raises:
-            BadScores: The rows are not one for each tag, or have the wrong width.
+            BadScores: The rows are not one for each tag, have the wrong width, or hold no probabilities.
         """
         expected = self.tags_before + steps
         if len(rows) != expected:
@@ -73,7 +76,7 @@ class Tagged:
         """Read the score of one step from its row; a missing number gives NaN.
 
         Raises:
-            BadScores: The row has the wrong width.
+            BadScores: The row has the wrong width, or its numbers are no probabilities.
         """
         try:
             numbers = _ROW.validate_python(row)
@@ -85,7 +88,21 @@ class Tagged:
                 " TRIM_PRM_FORMAT is the format of TRIM_PRM_MODEL, and that it is served with step pooling."
             )
         right = numbers[-1]
-        return math.nan if right is None else right
+        if right is None or any(number is None or math.isnan(number) for number in numbers):
+            return math.nan
+        self._refuse_others([number for number in numbers if number is not None])
+        return min(1.0, max(0.0, right))
+
+    def _refuse_others(self, numbers: Sequence[float]) -> None:
+        """Raise `BadScores` for numbers that are no probabilities, such as a model's raw output."""
+        are_shares = all(-_ROUNDING <= number <= 1 + _ROUNDING for number in numbers)
+        if not are_shares or (self.width > 1 and abs(sum(numbers) - 1) > _ROUNDING):
+            raise BadScores(
+                f"The PRM's rows are not the probabilities of the format {self.name}; check that TRIM_PRM_FORMAT is the"
+                " format of TRIM_PRM_MODEL, and have its server apply softmax or sigmoid: vLLM does with use_activation"
+                " in its --pooler-config, or in TRIM_PRM_PARAMETERS as"
+                ' {"fix": {"use_activation": true}}.'
+            )
 
 
 LIKELIEST = 20

@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shared.cancellation import Cancellation, Cancelled
 from shared.domain.drafts import Finish
+from shared.domain.endings import find_ending
 from shared.domain.roles import Author
-from shared.domain.text import boxed_answer, is_degenerate
 from shared.engines.port import (
     EngineStopped,
     GeneratedStep,
@@ -89,7 +89,7 @@ class Script(BaseModel):
         if path is None:
             raise ModelUnusable("The scripted engine needs a script; set TRIM_SCRIPT to its path.")
         try:
-            return cls.model_validate(json.loads(Path(path).read_text()))
+            return cls.model_validate(json.loads(Path(path).read_text(encoding="utf-8")))
         except (OSError, ValueError, ValidationError) as error:
             raise ModelUnusable(
                 f"The script {path} cannot be used ({type(error).__name__}); correct it, or change TRIM_SCRIPT."
@@ -188,6 +188,7 @@ class ScriptedGenerator:
     ) -> abc.Generator[GeneratedStep, None, None]:
         """Yield the scripted steps after the prefix; past the script's end the model ends by itself."""
         length, first = self._script.length(request.question), len(request.prefix)
+        before = list(request.prefix)
         prompt_tokens, call_tokens = len(request.question.split()) + first, 0
         for index in range(first, first + request.max_steps):
             scripted = self._script.step(request.question, index)
@@ -215,8 +216,9 @@ class ScriptedGenerator:
                 min_logprob=scripted.min_logprob if request.reports_confidence else None,
             )
             call_tokens, prompt_tokens = call_tokens + tokens, 0
-            ended = finish is Finish.ENDED or boxed_answer(text) is not None or is_degenerate(text)
-            if ended or call_tokens >= request.max_tokens:
+            ending = find_ending(text, finish=finish, before=before, question=request.question)
+            before.append(text)
+            if ending is not None or call_tokens >= request.max_tokens:
                 return
 
     def check(self) -> None:

@@ -1,4 +1,5 @@
 """The state machine of a problem: `apply(state, event)` and `next_commands(state)`. No I/O, no clock, no randomness.
 
-state < booking < ending < requesting < deciding < hearing < transitions; commands reads the state alone.
+state < booking < ending < requesting < deciding < absences, hearing < transitions. The modules commands and admitting
+read the state alone.
 """

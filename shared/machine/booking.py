@@ -29,14 +29,17 @@ def waste(state: State, drafts: tuple[Draft, ...]) -> State:
     return state
 
 
-def drop_pending(state: State) -> State:
-    """Drop the drafts that are not decided, and book them as wasted."""
-    return waste(state.evolve(pending=()), tuple(each.draft for each in state.pending))
+def drop_pending(state: State, *authors: Author) -> State:
+    """Drop the drafts that are not decided, of all authors or of some, and book them as wasted."""
+    dropped = tuple(each.draft for each in state.pending if not authors or each.draft.author in authors)
+    return waste(state.evolve(pending=tuple(each for each in state.pending if each.draft not in dropped)), dropped)
 
 
 def book_scoring(state: State, scoring: Scoring) -> State:
     """Book one PRM call."""
-    return state.evolve(ledger=_add(state.ledger, prm_tokens=scoring.tokens, prm_calls=1))
+    return state.evolve(
+        ledger=_add(state.ledger, prm_tokens=scoring.tokens, prm_estimated=scoring.estimated_tokens, prm_calls=1)
+    )
 
 
 def book_unfinished(state: State, work: UnfinishedWork) -> State:
@@ -67,9 +70,10 @@ def book_unfinished(state: State, work: UnfinishedWork) -> State:
 
 
 def _book(state: State, draft: Draft, column: str) -> State:
-    """Book a draft's output under a column; its input and its call are paid whatever becomes of it."""
+    """Book a draft's output under a column; estimates, input and call are paid whatever becomes of it."""
     spent = {
         column: draft.tokens,
+        f"{draft.author}_estimated": draft.estimated_tokens,
         f"{draft.author}_in": draft.prompt_tokens - draft.cached_tokens,
         f"{draft.author}_calls": int(draft.opens_call),
     }

@@ -11,10 +11,12 @@ from shared.messages import CancelWork, Command, GenerateSteps, derive_id
 def next_commands(state: State) -> tuple[Command | CancelWork, ...]:
     """Derive the commands that should be out for a state; the same state always gives the same commands."""
     cancel = CancelWork(problem_id=state.problem_id, epoch=state.epoch)
+    if state.status is Status.SUCCEEDED:
+        return (cancel.model_copy(update={"epoch": state.epoch + 1}),) if _may_be_out(state) else ()
     if state.status.is_final:
-        return () if state.status is Status.SUCCEEDED else (cancel,)
+        return (cancel,)
     request = state.request
-    if request is None or request.failed_at_step is not None:
+    if request is None or request.failed_at_step is not None or request.is_lost:
         return ()
     generate = _generate(state, request)
     if state.is_escalating and (state.options.lookahead != 0 or state.options.plan.decides_whole):
@@ -22,13 +24,18 @@ def next_commands(state: State) -> tuple[Command | CancelWork, ...]:
     return (generate,)
 
 
+def _may_be_out(state: State) -> bool:
+    """Tell whether work may still be out although the solution is complete: of an abandoned request, or done twice."""
+    return state.oldest_request > 0 or state.ledger.large_wasted > 0
+
+
 def _generate(state: State, request: StepRequest) -> GenerateSteps:
     options = state.options
     # Only the steps before the request: what is known of later ones must not change a command that is out.
     before = state.steps[: request.from_step]
     ahead = state.chain[: max(0, request.from_step - len(state.steps))]
-    written = sum(step.tokens for step in before) + sum(each.draft.tokens for each in ahead)
-    is_scored = request.author is Author.SMALL and options.plan.scores
+    written = sum(step.length for step in before) + sum(each.draft.length for each in ahead)
+    is_scored = request.author is Author.SMALL and options.plan.scores and not request.skips_prm
     max_step_tokens = options.limits.max_step_tokens
     if request.large_left is not None:
         max_step_tokens = min(max_step_tokens, request.large_left)

@@ -8,14 +8,19 @@ from typing import TypeVar
 
 from shared.domain.decisions import Action, DecidedBy, Decider, Decision, DecisionRecord, Observation
 from shared.domain.drafts import Draft, Finish, ScoredDraft
-from shared.domain.roles import Author
+from shared.domain.options import WhenPrmAway
+from shared.domain.roles import Author, WorkerRole
 from shared.domain.status import Failure, Status, StopReason
 from shared.domain.steps import Step
 from shared.domain.text import extend_digest, prefix_digest
+from shared.domain.thoughts import is_thought
 from shared.machine.booking import book_discarded, book_kept, drop_pending, waste
-from shared.machine.ending import fail, succeed
-from shared.machine.requesting import is_complete, is_oversized, request_large
+from shared.machine.ending import ending_with, fail, succeed
+from shared.machine.requesting import is_complete, is_oversized, next_author, request_large, request_steps
 from shared.machine.state import State
+
+_MODEL_ENDED = Decision(action=Action.ACCEPT, reason="model_ended")
+"""For a model that ended, or had no words to add to an answer box."""
 
 Chosen = TypeVar("Chosen", bound=Decision | None)
 
@@ -35,9 +40,13 @@ def decide_ready(state: State, *, policy: Decider, now: datetime) -> State:
 
 
 def decide_before_draft(state: State, *, policy: Decider, now: datetime) -> State:
-    """Ask a policy that skips drafts about the next step, before it is requested."""
+    """Escalate the next step before it is requested, by rule or because a policy that skips drafts does."""
     is_waiting = state.request is not None and len(state.steps) < state.request.end
-    if not state.options.plan.skips_drafts or is_waiting or state.chain or not state.can_pay_large():
+    if is_waiting or state.chain or not state.can_use_large():
+        return state
+    if (bridged := escalate_undrafted(state, policy=policy, now=now)) is not state:
+        return bridged
+    if not state.options.plan.skips_drafts:
         return state
     observation = _observe(state, None)
     decision = _ask(policy, policy.before_draft, observation)
@@ -47,6 +56,26 @@ def decide_before_draft(state: State, *, policy: Decider, now: datetime) -> Stat
         return fail(state, decision, now=now)
     state = _record(state, None, observation, decision, decided_by=DecidedBy.POLICY, policy=policy, now=now)
     return _escalate(state, now=now)
+
+
+def escalate_undrafted(state: State, *, policy: Decider, now: datetime) -> State:
+    """Escalate the next step without a draft, by rule, if no worker is there to draft it or to score the draft."""
+    decision = _rule_without_draft(state)
+    if decision is None or next_author(state) is Author.LARGE or not state.can_use_large():
+        return state
+    observation = _observe(state, None)
+    state = _record(state, None, observation, decision, decided_by=DecidedBy.RULE, policy=policy, now=now)
+    return _escalate(state, now=now)
+
+
+def _rule_without_draft(state: State) -> Decision | None:
+    options = state.options
+    if state.bridges(WorkerRole.SMALL):
+        return Decision(action=Action.ESCALATE, reason="small_away")
+    if not options.plan.scores or not state.bridges(WorkerRole.PRM):
+        return None
+    is_escalating = options.bridging.when_prm_away is WhenPrmAway.ESCALATE
+    return Decision(action=Action.ESCALATE, reason="prm_away") if is_escalating else None
 
 
 def _is_decidable(state: State, ready: ScoredDraft) -> bool:
@@ -63,7 +92,7 @@ def _is_decidable(state: State, ready: ScoredDraft) -> bool:
 
 
 def _is_judged(ready: ScoredDraft) -> bool:
-    return ready.is_scored or ready.draft.is_degenerate
+    return ready.is_scored or ready.goes_unscored or ready.draft.is_degenerate
 
 
 def _take_small(state: State, ready: ScoredDraft, *, policy: Decider, now: datetime) -> State:
@@ -79,8 +108,8 @@ def _take_small(state: State, ready: ScoredDraft, *, policy: Decider, now: datet
         return fail(state, decision, now=now)
     state = _without(state, ready)
     might_escalate = decision.action is Action.ESCALATE or decision.propensity < 1
-    if might_escalate and not state.can_pay_large(needed):
-        decision, decided_by = _budget_spent(state), DecidedBy.RULE
+    if might_escalate and not state.can_use_large(needed):
+        decision, decided_by = _instead_of_escalation(state, needed), DecidedBy.RULE
     state = _record(state, ready, observation, decision, decided_by=decided_by, policy=policy, now=now)
     if decision.action is Action.ACCEPT:
         return _append(state, draft, score=ready.score, now=now)
@@ -126,8 +155,10 @@ def _without(state: State, decided: ScoredDraft) -> State:
     return state.evolve(pending=tuple(each for each in state.pending if each is not decided))
 
 
-def _budget_spent(state: State) -> Decision:
-    """Return the decision in place of an escalation, certain or drawn by lot, that the budget has no room for."""
+def _instead_of_escalation(state: State, needed: int) -> Decision:
+    """Return the decision in place of an escalation, certain or drawn by lot, that the large model cannot carry out."""
+    if state.can_pay_large(needed):
+        return Decision(action=Action.ACCEPT, reason="large_away")
     budget = state.options.plan.large_budget
     return Decision(action=Action.ACCEPT, reason="budget_spent", value=state.large_spent, compared_with=budget)
 
@@ -139,18 +170,20 @@ def _rewrite_tokens(state: State, draft: Draft) -> int:
     so that all of them are decided alike.
     """
     if state.options.plan.decides_whole:
-        return state.tokens + sum(each.draft.tokens for each in state.chain)
-    return max(1, draft.tokens)
+        return state.tokens + sum(each.draft.length for each in state.chain)
+    return max(1, draft.length)
 
 
 def _rule(state: State, ready: ScoredDraft) -> Decision | None:
     """Return the decision that leaves a policy nothing to judge, if one applies."""
     draft, plan = ready.draft, state.options.plan
     otherwise = Action.ESCALATE if plan.escalates else Action.ACCEPT
-    if draft.is_degenerate and draft.finish is Finish.ENDED and state.steps:
-        return Decision(action=Action.ACCEPT, reason="model_ended")
     if draft.is_degenerate:
-        return Decision(action=otherwise, reason="degenerate_draft")
+        has_finished = bool(state.steps) and ending_with(state, draft) is StopReason.FINAL_ANSWER
+        return _MODEL_ENDED if has_finished else Decision(action=otherwise, reason="degenerate_draft")
+    if ready.goes_unscored:
+        is_accepting = state.options.bridging.when_prm_away is WhenPrmAway.ACCEPT
+        return Decision(action=Action.ACCEPT if is_accepting else otherwise, reason="prm_away")
     if plan.scores and ready.score is None:
         return Decision(action=otherwise, reason="invalid_score")
     return None
@@ -169,7 +202,25 @@ def _take_large(state: State, ready: ScoredDraft, *, policy: Decider, now: datet
     elif state.has_taken_over and state.escalation_count <= sum(step.author is Author.LARGE for step in state.steps):
         decision = Decision(action=Action.ESCALATE, reason="taken_over")
         state = _record(state, None, observation, decision, decided_by=DecidedBy.RULE, policy=policy, now=now)
-    return _append(_without(state, ready), ready.draft, score=None, now=now)
+    if _is_cut_by_budget(state, ready.draft):
+        # It would end the solution. The draft of the small model is accepted instead: nothing is left to escalate it.
+        return request_steps(waste(_without(state, ready), (ready.draft,)), author=Author.SMALL, now=now)
+    return _append(_without_drafting(_without(state, ready)), ready.draft, score=None, now=now)
+
+
+def _without_drafting(state: State) -> State:
+    """Abandon a request for drafts in place of a large step that comes all the same: they would not follow it."""
+    if state.request is None or state.request.author is Author.LARGE:
+        return state
+    return drop_pending(state, Author.SMALL).evolve(request=None, oldest_request=state.request_count)
+
+
+def _is_cut_by_budget(state: State, draft: Draft) -> bool:
+    """Tell whether the rest of the budget cut a draft of the large model, before it gave an answer."""
+    left = state.large_left
+    if left is None or draft.finish is not Finish.LENGTH or draft.length < left:
+        return False
+    return ending_with(state, draft) is not StopReason.FINAL_ANSWER
 
 
 def _record(
@@ -203,27 +254,40 @@ def _record(
 
 def _observe(state: State, ready: ScoredDraft | None) -> Observation:
     draft = ready.draft if ready else None
+    is_last = draft is not None and draft.index + 1 == state.options.limits.max_steps
     return Observation(
         step=len(state.steps),
         score=ready.score if ready else None,
         previous_scores=tuple(step.score for step in state.steps),
         previous_authors=tuple(step.author for step in state.steps),
-        previous_tokens=tuple(step.tokens for step in state.steps),
+        previous_tokens=tuple(step.length for step in state.steps),
         following_scores=tuple(each.score for each in state.chain[1:]) if state.options.plan.decides_whole else (),
-        draft_tokens=draft.tokens if draft else None,
+        draft_tokens=draft.length if draft else None,
         mean_logprob=draft.mean_logprob if draft else None,
         min_logprob=draft.min_logprob if draft else None,
-        is_final=draft is not None and (draft.ends_solution or draft.index + 1 == state.options.limits.max_steps),
-        large_out=state.ledger.large_out,
+        thoughts=_thoughts(state, draft),
+        is_final=is_last or (draft is not None and ending_with(state, draft) is not None),
+        large_out=sum(step.length for step in state.steps if step.author is Author.LARGE),
         seed=state.options.sampling.seed,
         question_digest=prefix_digest(state.question, ()),
     )
 
 
+def _thoughts(state: State, draft: Draft | None) -> tuple[int, ...]:
+    """Return the indices of the steps that are thoughts, as far as a policy sees them."""
+    texts = [step.text for step in state.steps]
+    if state.options.plan.decides_whole:
+        texts += [each.draft.text for each in state.chain]
+    elif draft is not None:
+        texts.append(draft.text)
+    return tuple(index for index, text in enumerate(texts) if is_thought(text))
+
+
 def _append(state: State, draft: Draft, *, score: float | None, now: datetime) -> State:
     """Make a draft the next step of the trajectory, and end the problem if it is the last one."""
+    ending = ending_with(state, draft)
     if draft.is_degenerate:
-        return _end_without_words(waste(state, (draft,)), draft, now=now)
+        return _end_without_words(waste(state, (draft,)), draft, ending, now=now)
     step = Step(
         index=draft.index,
         author=draft.author,
@@ -236,18 +300,17 @@ def _append(state: State, draft: Draft, *, score: float | None, now: datetime) -
         waited_ms=draft.waited_ms,
         worked_ms=draft.worked_ms,
         accepted_at=now,
+        estimated_tokens=draft.estimated_tokens,
     )
     state = book_kept(state, draft)
     state = state.evolve(steps=(*state.steps, step), digest=extend_digest(state.digest, step.text))
-    reason = _stop_reason(state, draft)
+    reason = ending or _limit(state)
     return state if reason is None else succeed(state, reason, now=now)
 
 
-def _stop_reason(state: State, draft: Draft) -> StopReason | None:
-    """Return why the trajectory ends with the draft that was just appended, if it does."""
+def _limit(state: State) -> StopReason | None:
+    """Return the limit that the trajectory has reached, if any."""
     limits = state.options.limits
-    if draft.ends_solution:
-        return StopReason.FINAL_ANSWER
     if len(state.steps) >= limits.max_steps:
         return StopReason.MAX_STEPS
     if state.tokens >= limits.max_tokens:
@@ -255,10 +318,10 @@ def _stop_reason(state: State, draft: Draft) -> StopReason | None:
     return StopReason.SIZE_LIMIT if is_oversized(state) else None
 
 
-def _end_without_words(state: State, draft: Draft, *, now: datetime) -> State:
+def _end_without_words(state: State, draft: Draft, ending: StopReason | None, *, now: datetime) -> State:
     """End at a draft without words: it becomes no step."""
     if not state.steps:
         detail = f"The {draft.author} model wrote no words at the first step, although it was asked twice."
         return fail(state, Failure(code="no_output", detail=detail), now=now)
-    reason = StopReason.FINAL_ANSWER if draft.finish is Finish.ENDED else StopReason.DEGENERATE
-    return succeed(state, reason, now=now)
+    assert ending is not None, "a draft without words ends the solution"
+    return succeed(state, ending, now=now)

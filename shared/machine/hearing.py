@@ -8,16 +8,25 @@ from datetime import datetime, timedelta
 from shared.domain.decisions import Decider
 from shared.domain.drafts import Draft, ScoredDraft
 from shared.domain.roles import WorkerRole
-from shared.domain.status import CONTEXT_FULL, Failure, Status, StopReason
+from shared.domain.status import CONTEXT_FULL, CRASHES_WORKERS, Failure, Status, StopReason
+from shared.errors import Fault
 from shared.machine.booking import book_scoring, book_unfinished, waste
 from shared.machine.deciding import decide_before_draft, decide_ready
 from shared.machine.ending import exhaust, fail, is_last_attempt, succeed
-from shared.machine.requesting import backoff, due, request_ahead
+from shared.machine.requesting import backoff, due, request_ahead, request_steps
 from shared.machine.state import State
 from shared.messages import StepsGenerated, StepsScored, WorkCancelled, WorkFailed
 
 RETRY_DELAY_S = 1.0
 """Seconds before a step is requested again after a retryable failure; doubles with each attempt."""
+
+MAX_WORKER_FAULTS = 10
+"""Number of times in a row that a step may fail through a worker's own fault before it counts as a failed attempt.
+
+A worker that fails so becomes unfit and takes no further commands, so this many failures take as many workers."""
+
+MAX_FAULT_DOUBLINGS = 5
+"""Maximum number of times that the delay after a worker's own fault doubles: to 32 s, so ten take three minutes."""
 
 
 def hear_drafts(state: State, event: StepsGenerated | StepsScored, *, policy: Decider, now: datetime) -> State:
@@ -36,8 +45,10 @@ def hear_drafts(state: State, event: StepsGenerated | StepsScored, *, policy: De
         return waste(state, event.drafts)
     if isinstance(event, StepsScored):
         state = _fill_scores(state, event)
+    goes_unscored = scoring is None and state.request is not None and state.request.skips_prm
     for draft, score in zip(event.drafts, scores, strict=True):
-        state = _add_pending(state, ScoredDraft(draft=draft, score=score, scoring=scoring))
+        offered = ScoredDraft(draft=draft, score=score, scoring=scoring, goes_unscored=goes_unscored)
+        state = _add_pending(state, offered)
     return _decide(state, policy=policy, now=now)
 
 
@@ -98,17 +109,31 @@ def _mark_failed(state: State, step: int) -> State:
 
 
 def _judge_failure(state: State, event: WorkFailed, *, now: datetime) -> State:
-    """Fail on a permanent failure; after a retryable one wait a moment before the next attempt.
+    """Fail on a failure of the input; after another one wait a moment before the steps are requested again.
 
     A solution that has outgrown a model's context ends with the steps that it has, as at any other limit.
     """
     if event.code == CONTEXT_FULL and state.steps:
         return succeed(state, StopReason.TOKEN_LIMIT, now=now)
+    if event.fault is Fault.WORKER and (lost := _lose_request(state, now=now)) is not None:
+        return lost
     if not event.retryable:
         return fail(state, Failure(code=event.code, detail=event.detail), now=now)
     if is_last_attempt(state):
         return exhaust(state, f"the last time because: {event.detail}", now=now)
     return state.evolve(due_at=now + timedelta(seconds=RETRY_DELAY_S * backoff(state)))
+
+
+def _lose_request(state: State, *, now: datetime) -> State | None:
+    """Have the steps requested again without counting an attempt; `None` after `MAX_WORKER_FAULTS` times in a row."""
+    request = (state if state.request is not None else request_steps(state, now=now)).request
+    assert request is not None, "it was just issued"
+    if request.worker_faults >= MAX_WORKER_FAULTS:
+        return None
+    delay_s = RETRY_DELAY_S * 2 ** min(request.worker_faults, MAX_FAULT_DOUBLINGS)
+    lost = replace(request, is_lost=True, worker_faults=request.worker_faults + 1)
+    count = max(state.request_count, request.number + 1)
+    return state.evolve(request=lost, request_count=count, due_at=now + timedelta(seconds=delay_s))
 
 
 def _is_current(state: State, epoch: int) -> bool:
@@ -137,8 +162,8 @@ def _add_pending(state: State, offered: ScoredDraft) -> State:
     """Add a draft to the pending ones, unless it is a duplicate or too late.
 
     Of two drafts for one place the first stays, because steps after it may already be requested; a second one with the
-    same text only contributes its score. No model repeats itself exactly, so a draft with the same id, written by a
-    worker that did the work again, may have another text or prefix. It is ignored, and its id is booked once.
+    same text only contributes its score. No model repeats itself exactly, so a draft with the same id, of a command
+    that was published twice, may have another text or prefix. It is ignored, and its id is booked once.
     """
     draft = offered.draft
     if draft.id in state.booked:
@@ -162,6 +187,8 @@ def _place(draft: Draft) -> tuple[int, str]:
 
 def _concerns_request(state: State, event: WorkFailed) -> bool:
     """Tell whether a failure concerns work that the problem waits for, not a copy of finished or abandoned work."""
+    if event.code == CRASHES_WORKERS and event.step >= len(state.steps):
+        return True  # It would do so under any number.
     if event.role is WorkerRole.PRM:
         return event.request_number >= state.oldest_request and event.step >= len(state.steps)
     return state.request is not None and event.request_number == state.request.number

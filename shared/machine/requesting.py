@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 
-from shared.domain.roles import Author
+from shared.domain.roles import Author, WorkerRole
 from shared.domain.status import Status
 from shared.machine.booking import drop_pending
-from shared.machine.ending import exhaust, is_last_attempt
+from shared.machine.ending import ending_with, exhaust, is_last_attempt
 from shared.machine.state import State, StepRequest
 from shared.messages import MAX_PREFIX_BYTES
 
 MAX_DOUBLINGS = 10
 """Maximum number of times that a wait doubles, so that any number of attempts stays within the calendar."""
+
+MAX_STEP_WAIT_S = 3600.0
+"""Maximum number of seconds that a step may take, however often it was requested. Its worker holds the command."""
 
 
 def request_steps(
@@ -25,7 +29,8 @@ def request_steps(
 ) -> State:
     """Request steps; by default all that the plan and the lookahead allow, from the end of the trajectory on."""
     start = len(state.steps) if from_step is None else from_step
-    author = author or _next_author(state)
+    author = author or next_author(state)
+    skips_prm = author is Author.SMALL and state.options.plan.scores and state.bridges(WorkerRole.PRM)
     request = StepRequest(
         author=author,
         from_step=start,
@@ -35,6 +40,7 @@ def request_steps(
         expires_at=due(state, now),
         unscored_steps=_unscored(state) if author is Author.SMALL and start == len(state.steps) else 0,
         large_left=state.large_left if author is Author.LARGE else None,
+        skips_prm=skips_prm,
     )
     return state.evolve(request=request, request_count=state.request_count + 1, due_at=request.expires_at)
 
@@ -56,31 +62,43 @@ def request_ahead(state: State, *, now: datetime) -> State:
     known_end = len(state.steps) + len(chain)
     if state.request is not None and known_end < state.request.end:
         return state
-    room = _max_undecided(state, _next_author(state)) - len(chain)
+    room = _max_undecided(state, next_author(state)) - len(chain)
     if room <= 0 or (chain and is_complete(state)):
         return state.evolve(request=None)
     return request_steps(state, from_step=known_end, max_steps=room, now=now)
 
 
 def request_again(state: State, *, now: datetime) -> State:
-    """Request overdue steps once more, from the first undecided one on, or fail after the last attempt."""
-    if state.status is not Status.RUNNING or state.due_at is None or now < state.due_at:
+    """Request overdue steps once more, from the first undecided one on, or fail after the last attempt.
+
+    A problem that waits for a role is not overdue. A request that a worker lost through its own fault is no attempt.
+    """
+    if state.status is not Status.RUNNING or state.due_at is None or now < state.due_at or state.waits_for:
         return state
+    if state.request is not None and state.request.is_lost:
+        return renew_request(state, now=now)
     if is_last_attempt(state):
         is_large = state.request is not None and state.request.author is Author.LARGE
         small = "small model or the PRM" if state.options.plan.scores else "small model"
         who = "large model" if is_large else small
         return exhaust(state, f"the last time because the {who} did not answer", now=now)
-    was_escalating = state.is_escalating
-    state = drop_pending(state).evolve(attempts=state.attempts + 1, oldest_request=state.request_count)
-    if was_escalating and state.can_pay_large():
-        return request_large(state, now=now)
-    return request_steps(state, now=now)
+    return renew_request(state.evolve(attempts=state.attempts + 1), now=now)
+
+
+def renew_request(state: State, *, now: datetime) -> State:
+    """Abandon the present request, and request steps from the first undecided one on."""
+    was_escalating, lost = state.is_escalating, state.request
+    state = drop_pending(state).evolve(oldest_request=state.request_count)
+    renew = request_large if was_escalating and state.can_use_large() else request_steps
+    state = renew(state, now=now)
+    if lost is None or not lost.is_lost or state.request is None:
+        return state
+    return state.evolve(request=replace(state.request, worker_faults=lost.worker_faults))
 
 
 def due(state: State, now: datetime) -> datetime:
     """Return when a request that is issued now becomes overdue."""
-    return now + timedelta(seconds=state.options.step_timeout_s * backoff(state))
+    return now + timedelta(seconds=min(state.options.step_timeout_s * backoff(state), MAX_STEP_WAIT_S))
 
 
 def backoff(state: State) -> int:
@@ -96,12 +114,11 @@ def is_oversized(state: State, *more: str) -> bool:
 def is_complete(state: State) -> bool:
     """Tell whether the pending drafts, of which there is one at least, already take the solution to its end."""
     chain, limits = state.chain, state.options.limits
-    last = chain[-1].draft
+    *ahead, last = chain
     return (
-        last.ends_solution
-        or last.is_degenerate
-        or last.index + 1 >= limits.max_steps
-        or state.tokens + sum(each.draft.tokens for each in chain) >= limits.max_tokens
+        ending_with(state, last.draft, ahead=ahead) is not None
+        or last.draft.index + 1 >= limits.max_steps
+        or state.tokens + sum(each.draft.length for each in chain) >= limits.max_tokens
         or is_oversized(state, *(each.draft.text for each in chain))
     )
 
@@ -116,10 +133,10 @@ def _unscored(state: State) -> int:
     return count if state.options.plan.scores else 0
 
 
-def _next_author(state: State) -> Author:
+def next_author(state: State) -> Author:
     """Return who writes where nothing else decides it."""
     writes_large = not state.options.plan.drafts or state.has_taken_over
-    return Author.LARGE if writes_large and state.can_pay_large() else Author.SMALL
+    return Author.LARGE if writes_large and state.can_use_large() else Author.SMALL
 
 
 def _max_undecided(state: State, author: Author) -> int:
@@ -128,8 +145,8 @@ def _max_undecided(state: State, author: Author) -> int:
     if author is Author.LARGE:
         # With a budget one at a time: each command must be bounded by what the one before it has left.
         return options.limits.max_steps if plan.large_budget is None else 1
-    if plan.skips_drafts:
-        return 1
+    if plan.skips_drafts or (plan.scores and state.bridges(WorkerRole.PRM) and not plan.decides_whole):
+        return 1  # What is requested without scores is as little as possible, so that the PRM is back at the next step.
     if plan.decides_whole or options.lookahead is None:
         return options.limits.max_steps
     return options.lookahead + 1

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from shared.domain.absences import Absence
 from shared.domain.decisions import DecisionRecord
 from shared.domain.drafts import ScoredDraft
 from shared.domain.ledger import Ledger
-from shared.domain.options import Options
-from shared.domain.roles import Author
+from shared.domain.options import Options, Plan
+from shared.domain.roles import Author, WorkerRole
 from shared.domain.status import Failure, Status, StopReason
 from shared.domain.steps import Step
 from shared.domain.text import extend_digest, prefix_digest, text_bytes
@@ -37,11 +39,36 @@ class StepRequest:
     """Large-model tokens that the problem could still use when a large step was requested; `None` is no limit."""
     failed_at_step: int | None = None
     """Step at which a worker reported a failure; the steps before it are on their way."""
+    skips_prm: bool = False
+    """Whether the drafts return without scores, because the PRM is away."""
+    is_lost: bool = False
+    """Whether a worker failed it through its own fault, so that it is requested again without counting an attempt."""
+    worker_faults: int = 0
+    """Number of times in a row that the step was lost so."""
 
     @property
     def end(self) -> int:
         """Index of the first step that does not come from this request."""
         return self.from_step + self.max_steps if self.failed_at_step is None else self.failed_at_step
+
+
+def needed_roles(request: StepRequest | None, plan: Plan) -> frozenset[WorkerRole]:
+    """Return the roles that have to work before a running problem goes on; without a request only scores are due."""
+    author = set() if request is None else {WorkerRole(request.author)}
+    is_scored = request is None or (request.author is Author.SMALL and not request.skips_prm)
+    return frozenset(author | {WorkerRole.PRM}) if plan.scores and is_scored else frozenset(author)
+
+
+def first_roles(plan: Plan) -> frozenset[WorkerRole]:
+    """Return the roles that a problem with this plan needs as soon as it starts."""
+    if not plan.drafts:
+        return frozenset({WorkerRole.LARGE})
+    return frozenset({WorkerRole.SMALL, WorkerRole.PRM} if plan.scores else {WorkerRole.SMALL})
+
+
+def possible_roles(plan: Plan) -> frozenset[WorkerRole]:
+    """Return all roles that a problem with this plan may come to need."""
+    return first_roles(plan) | ({WorkerRole.LARGE} if plan.escalates else frozenset())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +101,9 @@ class State:
     attempts: int = 0
     """Number of times in a row that the same step had to be requested again."""
     due_at: datetime | None = None
-    """When the problem counts as stuck if no event arrives."""
+    """When the problem counts as stuck if no event arrives; `None` if it waits for a role without a limit."""
+    absences: tuple[Absence, ...] = ()
+    """The roles that it knows to be away, in the order of their names."""
     ledger: Ledger = field(default_factory=Ledger)
     booked: frozenset[UUID] = frozenset()
     """Ids of drafts and events that the ledger includes. A store may leave out ids that cannot occur in the event at
@@ -98,13 +127,25 @@ class State:
 
     @property
     def tokens(self) -> int:
-        """Tokens of the trajectory."""
-        return sum(step.tokens for step in self.steps)
+        """Tokens of the trajectory, counted or estimated."""
+        return sum(step.length for step in self.steps)
 
     @property
     def is_escalating(self) -> bool:
         """Whether the large model is to write in place of drafts."""
         return self.options.plan.drafts and self.request is not None and self.request.author is Author.LARGE
+
+    @property
+    def waits_for(self) -> tuple[Absence, ...]:
+        """The roles that it needs now and knows to be away."""
+        if self.status is not Status.RUNNING or not self.absences:
+            return ()
+        needed = needed_roles(self.request, self.options.plan)
+        return tuple(each for each in self.absences if each.role in needed)
+
+    def bridges(self, role: WorkerRole) -> bool:
+        """Tell whether it goes on without a role that is away."""
+        return any(each.role is role and each.is_bridged for each in self.absences)
 
     @property
     def has_taken_over(self) -> bool:
@@ -128,6 +169,10 @@ class State:
         if left is None:
             return True
         return left >= max(1, self.tokens // max(1, len(self.steps)) if tokens is None else tokens)
+
+    def can_use_large(self, tokens: int | None = None) -> bool:
+        """Tell whether the large model may write; it may not beyond the budget, nor while escalations are accepted."""
+        return self.can_pay_large(tokens) and not self.bridges(WorkerRole.LARGE)
 
     @property
     def chain(self) -> tuple[ScoredDraft, ...]:
@@ -171,5 +216,13 @@ class RequestOverdue:
     """The steps that the problem waits for may be overdue."""
 
 
-ControlEvent = ProblemAdmitted | CancelRequested | DeadlinePassed | RequestOverdue
+@dataclass(frozen=True, slots=True)
+class RolesAway:
+    """The roles that are away, of all."""
+
+    since: Mapping[WorkerRole, datetime]
+    """Since when, by role; the others are there."""
+
+
+ControlEvent = ProblemAdmitted | CancelRequested | DeadlinePassed | RequestOverdue | RolesAway
 """Events from inside the orchestrator; they are never on the bus."""

@@ -7,6 +7,7 @@ Pure, as `next_commands` is. Messages may arrive twice, late, out of order or ne
 - Out of order: a draft waits in `pending` for its turn. It names the prefix that it continues, so a draft of another
   prefix is never mistaken for one of this trajectory.
 - Never: the problem's request has a deadline; `RequestOverdue` requests the steps again, a limited number of times.
+  `RolesAway` has a problem wait while a role that it needs is away.
 
 `next_commands` reads nothing but the state, so commands that were lost between commit and publication are derived again
 from what was committed.
@@ -19,6 +20,7 @@ from typing import assert_never
 
 from shared.domain.decisions import Decider
 from shared.domain.status import Failure, Status
+from shared.machine.absences import hear_away, hold
 from shared.machine.deciding import decide_before_draft
 from shared.machine.ending import end_early, fail
 from shared.machine.hearing import hear_cancelled, hear_drafts, hear_failure
@@ -29,17 +31,17 @@ from shared.machine.state import (
     DeadlinePassed,
     ProblemAdmitted,
     RequestOverdue,
+    RolesAway,
     State,
 )
 from shared.messages import ProblemEvent, StepsGenerated, StepsScored, WorkCancelled, WorkFailed
 
 
-def apply(  # noqa: PLR0911 - one case, one return
-    state: State, event: ProblemEvent | ControlEvent, *, policy: Decider, now: datetime
-) -> State:
+def apply(state: State, event: ProblemEvent | ControlEvent, *, policy: Decider, now: datetime) -> State:
     """Apply one event; an event that changes nothing returns the very same state.
 
-    Total: no event that decodes raises.
+    Total: no event that decodes raises. A problem whose deadline has passed expires first, whatever the event: what
+    arrives at or after the deadline is booked and solves nothing.
 
     Args:
         state: The state before. `booked` holds at least those ids of the event that were booked before.
@@ -47,22 +49,27 @@ def apply(  # noqa: PLR0911 - one case, one return
         policy: The policy of the problem.
         now: The time at which the event is applied.
     """
+    return hold(_apply(state, event, policy=policy, now=now), now=now)
+
+
+def _apply(  # noqa: PLR0911 - one case, one return
+    state: State, event: ProblemEvent | ControlEvent, *, policy: Decider, now: datetime
+) -> State:
+    deadline_at = state.options.deadline_at
+    is_late = deadline_at is not None and now >= deadline_at and not state.status.is_final
+    if is_late and not isinstance(event, CancelRequested):
+        state = end_early(state, Status.EXPIRED, now=now)
     match event:
         case ProblemAdmitted():
-            if state.status is not Status.QUEUED:
-                return state
-            state = state.evolve(status=Status.RUNNING, started_at=now)
-            escalated = decide_before_draft(state, policy=policy, now=now)
-            return request_steps(state, now=now) if escalated is state else escalated
+            return _start(state, policy=policy, now=now)
         case CancelRequested():
             return state if state.status.is_final else end_early(state, Status.CANCELLED, now=now)
         case DeadlinePassed():
-            deadline = state.options.deadline_at
-            if state.status.is_final or deadline is None or now < deadline:
-                return state
-            return end_early(state, Status.EXPIRED, now=now)
+            return state
         case RequestOverdue():
             return request_again(state, now=now)
+        case RolesAway():
+            return hear_away(state, event, policy=policy, now=now)
         case WorkFailed():
             return hear_failure(state, event, policy=policy, now=now)
         case WorkCancelled():
@@ -71,6 +78,14 @@ def apply(  # noqa: PLR0911 - one case, one return
             return hear_drafts(state, event, policy=policy, now=now)
         case _:
             assert_never(event)
+
+
+def _start(state: State, *, policy: Decider, now: datetime) -> State:
+    if state.status is not Status.QUEUED:
+        return state
+    state = state.evolve(status=Status.RUNNING, started_at=now)
+    escalated = decide_before_draft(state, policy=policy, now=now)
+    return request_steps(state, now=now) if escalated is state else escalated
 
 
 def give_up(state: State, *, detail: str, now: datetime) -> State:

@@ -17,8 +17,10 @@ def used_bytes(folder: Path = FOLDER) -> float:
     File pages that were not used lately are left out: the kernel drops them before it kills a process.
     """
     try:
-        used = int((folder / "memory.current").read_text())
-        droppable = re.search(r"^inactive_file (\d+)$", (folder / "memory.stat").read_text(), re.MULTILINE)
+        used = int((folder / "memory.current").read_text(encoding="utf-8"))
+        droppable = re.search(
+            r"^inactive_file (\d+)$", (folder / "memory.stat").read_text(encoding="utf-8"), re.MULTILINE
+        )
     except OSError:
         return math.nan
     return used - int(droppable[1]) if droppable else used
@@ -27,7 +29,7 @@ def used_bytes(folder: Path = FOLDER) -> float:
 def limit_bytes(folder: Path = FOLDER) -> float:
     """Read the limit at which the kernel kills a process; infinite if there is none."""
     try:
-        limit = (folder / "memory.max").read_text().strip()
+        limit = (folder / "memory.max").read_text(encoding="utf-8").strip()
     except OSError:
         return math.inf
     return math.inf if limit == "max" else int(limit)

@@ -103,7 +103,13 @@ LOG_LINES = _children(
 # The api
 
 API: Final = Group()
-HTTP_REQUESTS = API.counter("http_requests_total", "HTTP requests that were answered.", "method", "route", "status")
+HTTP_REQUESTS = API.counter(
+    "http_requests_total",
+    "HTTP requests that were answered; with status 499, those whose client left before.",
+    "method",
+    "route",
+    "status",
+)
 HTTP_REQUEST_SECONDS = API.histogram(
     "http_request_seconds",
     "Seconds to answer an HTTP request, without requests that wait for a problem's end (`wait_s`).",
@@ -167,6 +173,12 @@ PROBLEMS = _children(
     ),
     (Status.QUEUED, Status.RUNNING),
 )
+PROBLEMS_WAITING = _children(
+    ORCHESTRATOR.gauge(
+        "problems_waiting", "Running problems that wait for a role that is away; every orchestrator shows all.", "role"
+    ),
+    WorkerRole,
+)
 ADMISSION_WINDOW = ORCHESTRATOR.gauge(
     "admission_window", "Maximum number of problems that run at the same time (`TRIM_WINDOW`)."
 )
@@ -194,7 +206,8 @@ WORKER: Final = Group()
 COMMANDS = WORKER.counter(
     "commands_total",
     "Commands that ended in this worker: `done`, `failed_retryable`, `failed_permanent`, `expired`, `cancelled`, "
-    "`requeued` (the process stops, or its engine broke down) or `crashed` (an unexpected error).",
+    "`requeued` (the engine broke down), `returned` (the worker is unfit or stops, and others carry it out) or "
+    "`crashed` (an unexpected error).",
     "role",
     "outcome",
 )
@@ -215,7 +228,13 @@ ENGINE_TOKENS = WORKER.counter(
     "role",
     "kind",
 )
-ENGINE_HEALTHY = WORKER.gauge("engine_healthy", "Whether the engine works (1) or not (0).", "role")
+PROBE_TOKENS = WORKER.counter(
+    "probe_tokens_total",
+    "Tokens that the first call and the probes of the engine decoded or scored, counted or estimated; no ledger and no "
+    "other metric has them.",
+    "role",
+)
+ENGINE_HEALTHY = WORKER.gauge("engine_healthy", "Whether the worker is fit and takes commands (1) or not (0).", "role")
 ENGINE_START_SECONDS = WORKER.gauge(
     "engine_start_seconds", "Seconds that the engine took to load and to answer for the first time.", "role"
 )
@@ -233,6 +252,7 @@ def begin_counting(role: WorkerRole, *, outcomes: Iterable[str]) -> None:
         COMMANDS.labels(role, outcome)
     for kind in ("scored",) if role is WorkerRole.PRM else ("prompt", "cached", "decoded"):
         ENGINE_TOKENS.labels(role, kind)
+    PROBE_TOKENS.labels(role)
     STAGE_WAIT_SECONDS.labels(role)
     STAGE_WORK_SECONDS.labels(role)
 

@@ -14,9 +14,9 @@ from opentelemetry.trace import Link, SpanContext, Status, StatusCode, TraceFlag
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from requests import Session
 
-from shared.loopback import is_loopback
 from shared.observe.spans import Attributes, Span
 from shared.settings import Settings
+from shared.this_machine import is_this_machine
 
 _SCOPE = InstrumentationScope("trim")
 _SPAN_ID_BITS = 64
@@ -72,7 +72,7 @@ class OtlpExporter:
 
 def _sender(url: str) -> SpanExporter:
     session = Session()
-    session.trust_env = not is_loopback(urlsplit(url).hostname or "")
+    session.trust_env = not is_this_machine(urlsplit(url).hostname or "")
     return OTLPSpanExporter(endpoint=url, timeout=EXPORT_TIMEOUT_S, session=session)
 
 

@@ -9,18 +9,19 @@ from pydantic import Field
 
 from shared.domain.decisions import Action, Decision, Observation
 from shared.domain.options import Plan
-from shared.policies.policy import Policy
+from shared.policies.thresholds import THOUGHT, ThresholdPolicy
 
 
-class Confidence(Policy):
+class Confidence(ThresholdPolicy):
     """Escalate a draft if the small model's confidence in it is below a threshold, strictly. Needs no PRM.
 
     The confidence is the probability that the small model gave to the draft's tokens: their geometric mean (`mean`), or
     that of the least likely one (`least`). Thresholds of the two are not comparable, nor are those of two models. A
-    draft whose engine reports no log-probabilities is escalated.
+    draft whose engine reports no log-probabilities is escalated. A thought is compared with `thought_threshold` only.
     """
 
     name: ClassVar[str] = "confidence"
+    revision: ClassVar[int] = 2
 
     of: Annotated[
         Literal["mean", "least"],
@@ -35,15 +36,18 @@ class Confidence(Policy):
 
     def decide(self, observation: Observation) -> Decision:
         """Compare the draft's probability with the threshold."""
+        threshold = self.threshold_for(is_thought=observation.is_thought)
+        if threshold is None:
+            return THOUGHT
         logprob = observation.mean_logprob if self.of == "mean" else observation.min_logprob
         if logprob is None:
-            return Decision(action=Action.ESCALATE, reason="no_confidence", compared_with=self.threshold)
+            return Decision(action=Action.ESCALATE, reason="no_confidence", compared_with=threshold)
         # An engine that rounds may report a little more than 0; far above, `exp` would overflow.
         probability = math.exp(min(logprob, 0.0))
-        below = probability < self.threshold
+        below = probability < threshold
         return Decision(
             action=Action.ESCALATE if below else Action.ACCEPT,
             reason="confidence_below_threshold" if below else "confidence_at_least_threshold",
             value=probability,
-            compared_with=self.threshold,
+            compared_with=threshold,
         )

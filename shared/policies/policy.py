@@ -50,7 +50,7 @@ class Policy(BaseModel, ABC):
         return None
 
     def _identity(self) -> str:
-        return self.model_dump_json()
+        return self.model_dump_json(exclude_none=True)
 
 
 class FittedPolicy(Policy):

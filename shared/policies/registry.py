@@ -21,6 +21,7 @@ from shared.policies.policy import FittedPolicy, Policy
 from shared.policies.pomdp.policy import Pomdp
 from shared.policies.threshold import Threshold
 from shared.policies.wrapping import Routing
+from shared.spelling import suggest
 
 KINDS: Sequence[type[Policy]] = (
     Threshold, AggregatePolicy, SequencePolicy, Pomdp, Confidence, Cascade, SmallOnly, LargeOnly, Random,
@@ -79,7 +80,10 @@ def build_policy(name: str, parameters: Mapping[str, Any]) -> Policy:
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"])[:80]
-        raise BadParameters(f"Policy {name!r}, parameter {field!r}: {first['msg']}.") from error
+        detail = f"{first['msg']}."
+        if first["type"] == "extra_forbidden":
+            detail = f"There is no such parameter; {suggest(field, kind.model_fields)}"
+        raise BadParameters(f"Policy {name!r}, parameter {field!r}: {detail}") from error
 
 
 def check_artefact(name: str, artefact: Artefact) -> None:

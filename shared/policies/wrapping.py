@@ -41,12 +41,12 @@ class Routing:
 
     @property
     def choice(self) -> PolicyChoice:
-        """The choice that it is built from, with all defaults."""
+        """The choice that it is built from, with all defaults but those of parameters without a value."""
         policy = self.policy
         return PolicyChoice(
             name=policy.name,
             revision=policy.revision,
-            parameters=policy.model_dump(mode="json"),
+            parameters=policy.model_dump(mode="json", exclude_none=True),
             version=self.number,
             wrappers=self.wrappers,
         )

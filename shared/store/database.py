@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, Literal
 
 import psycopg
 from psycopg.conninfo import make_conninfo
 from psycopg.errors import DeadlockDetected, LockNotAvailable, QueryCanceled, SerializationFailure
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -23,6 +24,10 @@ WakeUp = Literal["admit", "cancel"]
 
 CONNECT_TIMEOUT_S = 5
 STATEMENT_TIMEOUT_S = 30
+
+IDLE_TIMEOUT_S = 15
+"""Seconds that a transaction may wait for its process before the server ends it: the process hangs, and its locks would
+stop others for as long. It computes for milliseconds between two statements."""
 
 
 class DatabaseUnavailable(RetryableError):
@@ -38,7 +43,7 @@ class DatabaseRefused(DatabaseUnavailable, RefusedError):
 
 
 class DatabaseBusy(RetryableError):
-    """The database did not answer in time, or two transactions conflicted; try again."""
+    """The database did not answer in time, or another session holds a lock; try again."""
 
     code = "database_busy"
 
@@ -53,12 +58,22 @@ class Database:
     """A process's pool of connections to Postgres."""
 
     def __init__(
-        self, url: str, *, pool_size: int = 5, statement_timeout_s: int = STATEMENT_TIMEOUT_S, is_retried: bool = False
+        self,
+        url: str,
+        *,
+        name: str | None = None,
+        lock_timeout_s: float = 0,
+        pool_size: int = 5,
+        statement_timeout_s: int = STATEMENT_TIMEOUT_S,
+        is_retried: bool = False,
     ) -> None:
         """Prepare the pool; nothing connects yet.
 
         Args:
             url: URL of the database.
+            name: Name of the process among the sessions of the server, unless the URL has an `application_name`. `None`
+                for a command, whose transactions may pause for longer than `IDLE_TIMEOUT_S`.
+            lock_timeout_s: Seconds after which the server cancels a statement that waits for a lock; 0 is never.
             pool_size: Number of connections that stay open; as many more are opened while these are busy.
             statement_timeout_s: Seconds after which the server cancels a statement; 0 is never.
             is_retried: Whether the caller retries when the database is unavailable. Otherwise the pool tests a
@@ -67,9 +82,21 @@ class Database:
         Raises:
             BadDatabaseUrl: The URL is not one of Postgres.
         """
-        self.engine = _make_engine(
-            url, pool_size=pool_size, statement_timeout_s=statement_timeout_s, pre_ping=not is_retried
+        self._line = {**_LINE, "fallback_application_name": name or "trim"}
+        self.engine = create_engine(
+            _parse(url).set(drivername="postgresql+psycopg"),
+            pool_size=pool_size,
+            max_overflow=pool_size,
+            pool_pre_ping=not is_retried,
+            hide_parameters=True,  # errors are logged, and parameters hold questions and steps
+            connect_args=self._line,
         )
+        limits = {
+            "statement_timeout": f"{statement_timeout_s}s",
+            "lock_timeout": f"{lock_timeout_s}s",
+            "idle_in_transaction_session_timeout": f"{0 if name is None else IDLE_TIMEOUT_S}s",
+        }
+        event.listen(self.engine, "connect", partial(_set_up, settings={**_SESSION, **limits}))
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
@@ -79,7 +106,7 @@ class Database:
             DatabaseUnavailable: The server does not answer, or the connection broke.
             DatabaseBusy: A statement timed out, or the transaction lost a conflict.
         """
-        with _translated(), self.engine.begin() as connection:
+        with translated(), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
@@ -90,7 +117,7 @@ class Database:
             DatabaseUnavailable: The server does not answer, or the connection broke.
             DatabaseBusy: A statement or its wait for a lock timed out, or the transaction lost against another one.
         """
-        with _translated(), self.engine.connect() as connection:
+        with translated(), self.engine.connect() as connection:
             yield connection
 
     @contextmanager
@@ -101,7 +128,7 @@ class Database:
             DatabaseUnavailable: The server does not answer, or the connection broke.
             DatabaseBusy: A statement timed out, or the transaction lost a conflict.
         """
-        with _translated(), Session(self.engine, expire_on_commit=False) as session, session.begin():
+        with translated(), Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
 
     def listen(self) -> psycopg.Connection[tuple[object, ...]]:
@@ -110,29 +137,51 @@ class Database:
         Raises:
             DatabaseUnavailable: The server does not answer, or refuses this process.
         """
+        with translated():
+            connection = psycopg.connect(**self._arguments(), autocommit=True)
+            connection.execute(f"LISTEN {LISTEN_CHANNEL}")
+        return connection
+
+    async def connect_apart(self) -> psycopg.AsyncConnection[tuple[Any, ...]]:
+        """Open a separate connection for an event loop, on which each statement commits; the caller closes it.
+
+        Raises:
+            DatabaseUnavailable: The server does not answer, or refuses this process.
+        """
+        with translated():
+            return await psycopg.AsyncConnection.connect(**self._arguments(), autocommit=True)
+
+    def _arguments(self) -> dict[str, Any]:
         # Not the URL as text: SQLAlchemy leaves spaces of a password in it, which the driver refuses.
         _, parameters = self.engine.dialect.create_connect_args(self.engine.url)
-        try:
-            connection = psycopg.connect(**{**parameters, **_LINE}, autocommit=True)
-            connection.execute(f"LISTEN {LISTEN_CHANNEL}")
-        except psycopg.OperationalError as error:
-            raise _unavailable(error) from error
-        return connection
+        return {**parameters, **self._line}
 
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
 
 
+_KEEPALIVES: Final = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+_USER_TIMEOUT_MS: Final = 30_000
+
 _LINE: Final[dict[str, Any]] = {
     "connect_timeout": CONNECT_TIMEOUT_S,
     # A server that lost its power sends nothing; the system's default time-outs for that are hours.
-    "keepalives_idle": 30,
-    "keepalives_interval": 10,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 30_000,
+    **_KEEPALIVES,
+    "tcp_user_timeout": _USER_TIMEOUT_MS,
     # A server that was set up in the locale C stores bytes, and would not name their encoding.
     "client_encoding": "utf8",
+    # A standby, and a primary that still recovers, accept neither writes nor LISTEN.
+    "target_session_attrs": "read-write",
+}
+
+_SESSION: Final = {
+    "timezone": "UTC",
+    # Compiling costs more than any query here runs.
+    "jit": "off",
+    # The same for the server's end of the line: a process whose host lost its power would keep its locks for hours.
+    **{f"tcp_{name}": str(value) for name, value in _KEEPALIVES.items()},
+    "tcp_user_timeout": str(_USER_TIMEOUT_MS),
 }
 
 
@@ -163,25 +212,9 @@ def _parse(url: str) -> URL:
     return parsed
 
 
-def _make_engine(url: str, *, pool_size: int, statement_timeout_s: int, pre_ping: bool) -> Engine:
-    engine = create_engine(
-        _parse(url).set(drivername="postgresql+psycopg"),
-        pool_size=pool_size,
-        max_overflow=pool_size,
-        pool_pre_ping=pre_ping,
-        hide_parameters=True,  # errors are logged, and parameters hold questions and steps
-        connect_args=_LINE,
-    )
-
-    @event.listens_for(engine, "connect")
-    def _limit(connection: psycopg.Connection[tuple[object, ...]], _record: object) -> None:
-        connection.execute(f"SET statement_timeout = '{statement_timeout_s}s'")
-        connection.execute("SET timezone = 'UTC'")
-        # Compiling costs more than any query here runs.
-        connection.execute("SET jit = off")
-        connection.commit()
-
-    return engine
+def _set_up(connection: psycopg.Connection[Any], _record: object, *, settings: Mapping[str, str]) -> None:
+    connection.execute("; ".join(f"SET {name} = '{value}'" for name, value in settings.items()).encode())
+    connection.commit()
 
 
 def _unavailable(error: BaseException | None) -> DatabaseUnavailable:
@@ -192,7 +225,13 @@ _BUSY = (QueryCanceled, DeadlockDetected, SerializationFailure, LockNotAvailable
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def translated() -> Iterator[None]:
+    """Turn the errors of SQLAlchemy and of the driver within the block into typed ones.
+
+    Raises:
+        DatabaseUnavailable: The server does not answer, or the connection broke.
+        DatabaseBusy: A statement timed out, or the transaction lost a conflict.
+    """
     try:
         yield
     except (OperationalError, psycopg.OperationalError) as error:  # the latter where statements run on the driver

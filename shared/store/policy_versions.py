@@ -14,7 +14,7 @@ from shared.domain.artefacts import EncodedArtefact, ModelIds
 from shared.domain.roles import WorkerRole
 from shared.errors import PermanentError, RetryableError
 from shared.store.policy_tables import PolicyVersionRow
-from shared.store.tables import Process
+from shared.store.process_table import Process
 
 Running = Mapping[WorkerRole, Collection[str]]
 """The models that are running, by role: none of a role whose models are unknown."""

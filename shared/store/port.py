@@ -10,7 +10,9 @@ from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from shared.domain.artefacts import EncodedArtefact
+from shared.domain.fitness import Unfit
 from shared.domain.options import PolicyChoice
+from shared.domain.roles import WorkerRole
 from shared.domain.shadows import Shadow, ShadowRecord
 from shared.machine.state import State
 from shared.messages import ProblemEvent
@@ -26,6 +28,8 @@ class LockedProblem:
     shadows: tuple[Shadow, ...] = ()
     submitted_at: datetime | None = field(default=None, compare=False)
     """When it was submitted, by the store's clock; `None` in a simulation."""
+    cancel_requested_at: datetime | None = field(default=None, compare=False)
+    """When its submitter requested its cancellation, by the store's clock."""
     defect: str | None = None
     """Why the row cannot be read by this version. `state` then holds only what is needed to fail the problem."""
 
@@ -62,6 +66,10 @@ class SeenProcess:
     role: str
     model: str | None
     seen_at: datetime
+    unfit: Unfit | None = None
+    """Why a worker takes no commands for now; `None` if it takes them."""
+    clock_ahead_s: float | None = None
+    """Seconds by which its own clock is ahead of the database's; `None` if unknown."""
 
 
 class Transaction(Protocol):
@@ -71,9 +79,13 @@ class Transaction(Protocol):
         """Lock problems in the order of their ids, and read their states.
 
         Args:
-            problem_ids: Ids of the problems; unknown ones are missing from the result.
+            problem_ids: Ids of the problems. Unknown ones, and those that another session has locked, are missing from
+                the result; `find_existing` tells them apart.
             heard: Ids of the events and drafts about to be applied; those booked before are in `State.booked`.
         """
+
+    def find_existing(self, problem_ids: Collection[UUID]) -> Collection[UUID]:
+        """Find the problems that exist, locked or not."""
 
     def save(self, changes: Iterable[Change]) -> None:
         """Write what changed: steps, scores, decisions, those of shadows, inbox, and the problems' rows."""
@@ -82,13 +94,39 @@ class Transaction(Protocol):
         """Notify all orchestrators, at commit, that the window has room."""
 
     def record_processes(self, seen: Iterable[SeenProcess]) -> None:
-        """Record heartbeats; an older one never replaces a newer one."""
+        """Record heartbeats; an older one never replaces a newer one, and one whose row is locked is dropped."""
 
-    def next_queued(self, *, window: int, limit: int) -> Sequence[Due]:
-        """Find queued problems that fit into the window beside the running ones, fairly between tenants."""
+    def next_queued(
+        self, *, now: datetime, window: int, limit: int, away: Collection[WorkerRole] = ()
+    ) -> Sequence[UUID]:
+        """Find queued problems that fit into the window beside the running ones, fairly between tenants.
+
+        Those that are to be cancelled or are past their deadline need attention instead, and others pass them. While
+        roles are away, others also pass those that would wait for one, and running problems that wait do not count.
+
+        Args:
+            now: The time.
+            window: Maximum number of problems that go on at the same time.
+            limit: Maximum number of problems to find.
+            away: The roles that are away.
+        """
 
     def find_attention(self, *, now: datetime, limit: int) -> Sequence[Due]:
-        """Find problems that are overdue, past their deadline, or to be cancelled; each once, longest due first."""
+        """Find problems that are overdue, past their deadline, or to be cancelled, each once.
+
+        The three kinds take turns, each with its longest due first.
+        """
+
+    def workers(self) -> Sequence[SeenProcess]:
+        """Read the newest heartbeat of each worker process."""
+
+    def find_untold(self, away: Collection[WorkerRole], *, limit: int) -> Sequence[Due]:
+        """Find running problems that do not know that a role is away, or that one is back; longest running first.
+
+        Args:
+            away: The roles that are away, of all.
+            limit: Maximum number of problems.
+        """
 
 
 class Store(Protocol):

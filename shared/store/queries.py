@@ -14,14 +14,15 @@ from typing import Any, Final, Generic, TypeVar
 from uuid import UUID
 
 from sqlalchemy import Row, Select, exists, func, select, tuple_
-from sqlalchemy.orm import InstrumentedAttribute, Session, defer
+from sqlalchemy.orm import InstrumentedAttribute, Session, defer, with_expression
 
 from shared.domain.ledger import Ledger
 from shared.store.cursors import BadCursor, make_cursor, read_cursor
 from shared.store.policy_tables import PolicyVersionRow
+from shared.store.process_table import Process
 from shared.store.rows import LEDGER_COLUMNS
 from shared.store.shadow_tables import ShadowDecisionRow
-from shared.store.tables import AuditRow, Batch, DecisionRow, Problem, Process, StepRow
+from shared.store.tables import AuditRow, Batch, DecisionRow, Problem, StepRow
 
 T = TypeVar("T")
 
@@ -68,7 +69,6 @@ class BatchSummary:
 
 
 HIDDEN: Final = (
-    Problem.request,
     Problem.request_count,
     Problem.oldest_request,
     Problem.attempts,
@@ -81,7 +81,14 @@ HIDDEN: Final = (
 _NEWEST: Final = UUID(int=2**128 - 1)
 """Comes after all ids."""
 
-_SHOWN = select(Problem).options(*(defer(each, raiseload=True) for each in HIDDEN))
+_MODELS = (  # Not of all steps, which would be most of what a listing reads.
+    select(func.array_agg(StepRow.model))
+    .where(StepRow.problem_id == Problem.id, StepRow.step.in_((0, Problem.step_count - 1)))
+    .scalar_subquery()
+)
+_SHOWN = select(Problem).options(
+    *(defer(each, raiseload=True) for each in HIDDEN), with_expression(Problem.models, _MODELS)
+)
 _SUMMED: Final = ("step_count", "escalation_count", *LEDGER_COLUMNS)
 _SUMS = select(
     Problem.status,

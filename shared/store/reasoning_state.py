@@ -1,7 +1,7 @@
 """The store of the orchestrator: locks, reads and writes the reasoning state of many problems in one transaction.
 
 This is the orchestrator's hot path. Its statements are SQLAlchemy expressions that are compiled once. They run on the
-driver's cursors in pipeline mode: three reads make one round trip, and up to five writes make one (see
+driver's cursors in pipeline mode: three reads make one round trip, and up to six writes make one (see
 docs/decisions/0007-hot-path-on-the-driver.md).
 """
 
@@ -35,9 +35,12 @@ from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.postgresql.psycopg import dialect
 
 from shared.domain.artefacts import EncodedArtefact
+from shared.domain.roles import WorkerRole
 from shared.domain.steps import Step
-from shared.store import admission, policy_versions
+from shared.store import admission, policy_versions, presence
 from shared.store.database import Database, wake_orchestrators
+from shared.store.ends import NOTIFY_END
+from shared.store.pipelines import pipeline
 from shared.store.port import Change, Due, LockedProblem, SeenProcess, Transaction
 from shared.store.rows import (
     LEDGER_COLUMNS,
@@ -87,13 +90,13 @@ class PostgresTransaction:
         self._connection = connection
 
     def lock(self, problem_ids: Collection[UUID], *, heard: Collection[UUID] = ()) -> dict[UUID, LockedProblem]:
-        """Lock problems in the order of their ids, and read their states."""
+        """Lock problems in the order of their ids, and read their states; leave out those that are locked."""
         if not problem_ids:
             return {}
         driver = self._driver()
         parameters = {"ids": list(problem_ids), "heard": list(heard)}
         # Each statement of a pipeline sees what was committed before it began, so the steps are read under the lock.
-        with driver.pipeline():
+        with pipeline(driver):
             problems = driver.cursor(row_factory=dict_row).execute(_LOCK_PROBLEMS, parameters)
             known_steps = driver.execute(_READ_STEPS, parameters)
             known_ids = driver.execute(_READ_INBOX, parameters) if heard else ()
@@ -108,13 +111,22 @@ class PostgresTransaction:
             for row in problems
         }
 
+    def find_existing(self, problem_ids: Collection[UUID]) -> set[UUID]:
+        """Find the problems that exist, locked or not."""
+        found = self._connection.scalars(select(_PROBLEMS.c.id).where(_PROBLEMS.c.id.in_(problem_ids)))
+        return set(found)
+
     def save(self, changes: Iterable[Change]) -> None:
-        """Write what changed: steps, scores, decisions, those of shadows, inbox, and the problems' rows."""
+        """Write what changed: steps, scores, decisions, those of shadows, inbox, and the problems' rows.
+
+        At commit, those who wait for problems that ended are notified.
+        """
         problems: list[dict[str, Any]] = []
         steps: list[dict[str, Any]] = []
         decisions: list[dict[str, Any]] = []
         shadow_decisions: list[dict[str, Any]] = []
         inbox: list[dict[str, Any]] = []
+        ended: list[dict[str, Any]] = []
         for change in changes:
             before, after = change.locked.state, change.after
             if after is before:
@@ -125,16 +137,19 @@ class PostgresTransaction:
             decisions += [decision_values(problem_id, record) for record in after.decisions]
             shadow_decisions += [shadow_decision_values(problem_id, record) for record in change.shadow_decisions]
             inbox += [{"id": each, "problem_id": problem_id} for each in after.booked - before.booked]
+            if after.status.is_final and not before.status.is_final:
+                ended.append({"problem_id": problem_id})
         if not problems:
             return
         driver = self._driver()
-        with driver.pipeline(), driver.cursor() as cursor:
+        with pipeline(driver), driver.cursor() as cursor:
             for statement, rows in (
                 (_INSERT_INBOX, inbox),
                 (_UPSERT_STEPS, steps),
                 (_INSERT_DECISIONS, decisions),
                 (_INSERT_SHADOW_DECISIONS, shadow_decisions),
                 (_UPDATE_PROBLEMS, problems),
+                (NOTIFY_END, ended),
             ):
                 if rows:
                     cursor.executemany(statement, rows)
@@ -147,13 +162,23 @@ class PostgresTransaction:
         """Record heartbeats; an older one never replaces a newer one."""
         admission.record_processes(self._connection, seen)
 
-    def next_queued(self, *, window: int, limit: int) -> Sequence[Due]:
+    def next_queued(
+        self, *, now: datetime, window: int, limit: int, away: Collection[WorkerRole] = ()
+    ) -> Sequence[UUID]:
         """Find queued problems that fit into the window beside the running ones, fairly between tenants."""
-        return admission.next_queued(self._connection, window=window, limit=limit)
+        return admission.next_queued(self._connection, now=now, window=window, limit=limit, away=away)
 
     def find_attention(self, *, now: datetime, limit: int) -> Sequence[Due]:
         """Find problems that are overdue, past their deadline, or to be cancelled."""
         return admission.find_attention(self._connection, now=now, limit=limit)
+
+    def workers(self) -> Sequence[SeenProcess]:
+        """Read the newest heartbeat of each worker process."""
+        return presence.read_workers(self._connection)
+
+    def find_untold(self, away: Collection[WorkerRole], *, limit: int) -> Sequence[Due]:
+        """Find running problems that do not know that a role is away, or that one is back."""
+        return presence.find_untold(self._connection, away, limit=limit)
 
     def _driver(self) -> psycopg.Connection[Any]:
         """Return the driver's connection; SQLAlchemy keeps its transaction."""
@@ -176,7 +201,9 @@ def _sql(statement: Select[Any] | Insert | Update, columns: Sequence[str] | None
 # One array parameter rather than a list of parameters: the same statement, prepared once, for batches of every size.
 _IDS = any_(bindparam("ids", type_=ARRAY(Uuid())))
 _HEARD = func.unnest(bindparam("heard", type_=ARRAY(Uuid())))
-_LOCK_PROBLEMS = _sql(select(_PROBLEMS).where(_PROBLEMS.c.id == _IDS).order_by(_PROBLEMS.c.id).with_for_update())
+_LOCK_PROBLEMS = _sql(
+    select(_PROBLEMS).where(_PROBLEMS.c.id == _IDS).order_by(_PROBLEMS.c.id).with_for_update(skip_locked=True)
+)
 _READ_STEPS = _sql(
     select(_STEPS.c.problem_id, *(_STEPS.c[name] for name in STEP_COLUMNS))
     .where(_STEPS.c.problem_id == _IDS)
@@ -187,9 +214,9 @@ _READ_INBOX = _sql(
 )
 
 _WRITTEN = (
-    "status", "epoch", "request", "request_count", "oldest_request", "attempts", "pending", "due_at", "started_at",
-    "finished_at", "step_count", "escalation_count", "decision_count", "stop_reason", "failure_code", "failure_detail",
-    "answer", "verdict", *LEDGER_COLUMNS,
+    "status", "epoch", "request", "request_count", "oldest_request", "attempts", "pending", "due_at", "absences",
+    "started_at", "finished_at", "step_count", "escalation_count", "decision_count", "stop_reason", "failure_code",
+    "failure_detail", "answer", "verdict", *LEDGER_COLUMNS,
 )  # fmt: skip
 _UPDATE_PROBLEMS = _sql(
     update(_PROBLEMS)

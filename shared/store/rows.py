@@ -11,17 +11,18 @@ from uuid import UUID
 
 from pydantic import TypeAdapter
 
+from shared.domain.absences import Absence
 from shared.domain.decisions import Decision, DecisionRecord, Observation
 from shared.domain.drafts import Finish, ScoredDraft
 from shared.domain.ledger import Ledger
-from shared.domain.options import Options, PolicyChoice, Wrappers
+from shared.domain.options import Bridging, Options, PolicyChoice, Wrappers
 from shared.domain.roles import Author
 from shared.domain.shadows import Shadow, ShadowRecord, Skipped
 from shared.domain.status import Failure, Status, StopReason
 from shared.domain.steps import Step
 from shared.domain.text import prefix_digest
 from shared.domain.verdict import Verdict
-from shared.machine.state import State, StepRequest
+from shared.machine.state import State, StepRequest, needed_roles
 from shared.store.port import LockedProblem
 
 LEDGER_COLUMNS: Final = tuple(each.name for each in fields(Ledger))
@@ -34,13 +35,16 @@ _WRAPPERS = TypeAdapter(Wrappers)
 _CHOICE = TypeAdapter(PolicyChoice)
 _REQUEST = TypeAdapter(StepRequest | None)
 _PENDING = TypeAdapter(tuple[ScoredDraft, ...])
+_ABSENCES = TypeAdapter(tuple[Absence, ...])
 _OBSERVATION = TypeAdapter(Observation)
 
 
 def options_values(options: Options) -> dict[str, Any]:
-    """Turn options into JSON; the deadline is left out because it has a column."""
+    """Turn options into JSON, without the deadline, which has a column, and without the default of `bridging`."""
     values: dict[str, Any] = _OPTIONS.dump_python(options, mode="json")
     del values["deadline_at"]
+    if options.bridging == Bridging():
+        del values["bridging"]
     return values
 
 
@@ -82,18 +86,15 @@ def read_problem(row: Mapping[str, Any], steps: Sequence[Sequence[Any]], booked:
         parameters=row["policy_parameters"],
         version=row["policy_version"],
     )
+    times = {"submitted_at": row["created_at"], "cancel_requested_at": row["cancel_requested_at"]}
     try:
         state = _read_state(row, steps, booked)
         choice = replace(choice, wrappers=_WRAPPERS.validate_python(row["policy_wrappers"]))
     except (ValueError, TypeError, KeyError) as error:
-        return LockedProblem(
-            state=_salvage(row, steps, booked),
-            policy=choice,
-            submitted_at=row["created_at"],
-            defect=type(error).__name__,
-        )
+        state = _salvage(row, steps, booked)
+        return LockedProblem(state=state, policy=choice, defect=type(error).__name__, **times)
     shadows = tuple(read_shadow(each) for each in row["shadows"])
-    return LockedProblem(state=state, policy=choice, shadows=shadows, submitted_at=row["created_at"])
+    return LockedProblem(state=state, policy=choice, shadows=shadows, **times)
 
 
 def problem_values(state: State) -> dict[str, Any]:
@@ -103,12 +104,14 @@ def problem_values(state: State) -> dict[str, Any]:
         "problem_id": state.problem_id,
         "status": state.status,
         "epoch": state.epoch,
-        "request": None if state.request is None else _REQUEST.dump_json(state.request).decode(),
+        # Every step writes a version of the row, so what has its default is left out.
+        "request": None if state.request is None else _REQUEST.dump_json(state.request, exclude_defaults=True).decode(),
         "request_count": state.request_count,
         "oldest_request": state.oldest_request,
         "attempts": state.attempts,
         "pending": _PENDING.dump_json(state.pending).decode() if state.pending else "[]",
         "due_at": state.due_at,
+        "absences": json.dumps(_absence_values(state.absences)) if state.absences else "{}",
         "started_at": state.started_at,
         "finished_at": state.finished_at,
         "step_count": len(state.steps),
@@ -121,6 +124,26 @@ def problem_values(state: State) -> dict[str, Any]:
         "verdict": state.verdict,
         **{name: getattr(ledger, name) for name in LEDGER_COLUMNS},
     }
+
+
+def _absence_values(absences: tuple[Absence, ...]) -> dict[str, Any]:
+    """Turn absences into JSON by role, so that statements can compare roles."""
+    return {each.pop("role"): each for each in _ABSENCES.dump_python(absences, mode="json")}
+
+
+def read_absences(values: Mapping[str, Any]) -> tuple[Absence, ...]:
+    """Read the roles that a problem knows to be away."""
+    if not values:
+        return ()
+    return _ABSENCES.validate_python([{"role": role, **values[role]} for role in sorted(values)])
+
+
+def read_waits_for(row: Any) -> tuple[Absence, ...]:
+    """Read the roles that a problem waits for, from its row as an object."""
+    if not row.absences or row.status != Status.RUNNING:
+        return ()
+    needed = needed_roles(_REQUEST.validate_python(row.request), read_options(row.options, None).plan)
+    return tuple(each for each in read_absences(row.absences) if each.role in needed)
 
 
 def step_values(problem_id: UUID, step: Step) -> dict[str, Any]:
@@ -155,6 +178,7 @@ def decision_values(problem_id: UUID, record: DecisionRecord) -> dict[str, Any]:
         "draft_finish": draft and draft.finish,
         "draft_prefix_digest": draft and draft.prefix_digest,
         "draft_tokens": draft and draft.tokens,
+        "draft_estimated_tokens": draft and draft.estimated_tokens,
         "draft_prompt_tokens": draft and draft.prompt_tokens,
         "draft_cached_tokens": draft and draft.cached_tokens,
         "draft_model": draft and draft.model,
@@ -164,6 +188,7 @@ def decision_values(problem_id: UUID, record: DecisionRecord) -> dict[str, Any]:
         "prm_model": scoring and scoring.model,
         "prm_worker": scoring and scoring.worker,
         "prm_tokens": scoring and scoring.tokens,
+        "prm_estimated_tokens": scoring and scoring.estimated_tokens,
         "prm_waited_ms": scoring and scoring.waited_ms,
         "prm_worked_ms": scoring and scoring.worked_ms,
     }
@@ -208,6 +233,7 @@ def _read_state(row: Mapping[str, Any], rows_of_steps: Sequence[Sequence[Any]], 
         pending=_PENDING.validate_python(row["pending"]) if row["pending"] else (),
         request=_REQUEST.validate_python(row["request"]),
         due_at=row["due_at"],
+        absences=read_absences(row["absences"]),
         booked=booked,
         stop_reason=None if stop_reason is None else StopReason(stop_reason),
         verdict=None if verdict is None else Verdict(verdict),

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import func, insert, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
@@ -15,7 +15,7 @@ from uuid_utils.compat import uuid7
 from shared.domain.arms import draw_arm
 from shared.domain.options import Options, Plan, PolicyChoice
 from shared.domain.status import Status
-from shared.errors import PermanentError
+from shared.errors import PermanentError, RetryableError
 from shared.store import policy_versions
 from shared.store.database import wake_orchestrators
 from shared.store.rows import choice_values, options_values
@@ -26,6 +26,12 @@ class IdempotencyConflict(PermanentError):
     """This Idempotency-Key was used for another request; use a new key, or send the same request again."""
 
     code = "idempotency_conflict"
+
+
+class ProblemLocked(RetryableError):
+    """Another session has locked the problem; try again, and see /health/ready for who it is."""
+
+    code = "problem_locked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,19 +148,27 @@ def request_cancel(session: Session, tenant_id: UUID, problem_id: UUID) -> bool:
 
     Returns:
         Whether the problem was still open.
+
+    Raises:
+        ProblemLocked: Another transaction has locked it: an orchestrator's for milliseconds, or someone else's.
     """
+    is_open = (
+        Problem.tenant_id == tenant_id,
+        Problem.id == problem_id,
+        Problem.status.in_([Status.QUEUED, Status.RUNNING]),
+    )
+    free = select(Problem.id).where(*is_open).with_for_update(skip_locked=True, key_share=True).cte("free")
     found = session.execute(
         update(Problem)
-        .where(
-            Problem.tenant_id == tenant_id,
-            Problem.id == problem_id,
-            Problem.status.in_([Status.QUEUED, Status.RUNNING]),
-        )
-        .values(cancel_requested_at=func.coalesce(Problem.cancel_requested_at, func.now()))
+        .where(Problem.id == free.c.id)
+        # Not `now()`: that is when the transaction began.
+        .values(cancel_requested_at=func.coalesce(Problem.cancel_requested_at, func.clock_timestamp()))
         .returning(Problem.id)
     ).first()
     if found is not None:
         wake_orchestrators(session, to="cancel")
+    elif session.scalar(select(Problem.id).where(*is_open)) is not None:
+        raise ProblemLocked
     return found is not None
 
 

@@ -23,7 +23,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, query_expression
 
 from shared.domain.decisions import Action, DecidedBy
 from shared.domain.drafts import Finish
@@ -44,6 +44,13 @@ _TYPES: Final[dict[Any, Any]] = {
 
 _IS_OPEN = "status IN ('queued', 'running')"
 _HAS_ARM = text("arm IS NOT NULL")
+_IS_QUEUED = text("status = 'queued'")
+
+QUEUED_PLAN: Final = (
+    *(f"(options #>> '{{plan,{each}}}')" for each in ("drafts", "scores", "escalates")),
+    "(options ? 'bridging')",
+)
+"""What admission reads of queued problems while a role is away: those that cannot start, it never reads."""
 
 
 class Base(DeclarativeBase):
@@ -132,7 +139,8 @@ class Problem(Base):
             "policy",
             postgresql_where=_HAS_ARM,
         ),
-        Index("ix_problems_queued", "tenant_id", "id", postgresql_where=text("status = 'queued'")),
+        Index("ix_problems_queued", "tenant_id", "id", postgresql_where=_IS_QUEUED),
+        Index("ix_problems_queued_plan", "tenant_id", *map(text, QUEUED_PLAN), "id", postgresql_where=_IS_QUEUED),
         Index("ix_problems_running", "tenant_id", postgresql_where=text("status = 'running'")),
         Index("ix_problems_deadline", "deadline_at", postgresql_where=text(f"deadline_at IS NOT NULL AND {_IS_OPEN}")),
         Index(
@@ -181,6 +189,8 @@ class Problem(Base):
     attempts: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     pending: Mapped[list[Any]] = mapped_column(server_default="[]")
     due_at: Mapped[datetime | None]
+    absences: Mapped[dict[str, Any]] = mapped_column(server_default="{}")
+    """The roles that it knows to be away, by name; `shared.machine.state.Absence` describes each."""
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     step_count: Mapped[int] = mapped_column(server_default="0")
@@ -215,6 +225,9 @@ class Problem(Base):
     erased_at: Mapped[datetime | None]
     """When `erase_problem` removed the problem's texts."""
 
+    models: Mapped[list[Any] | None] = query_expression()
+    """Models that wrote its first and its last step; not stored, but read by the queries that show a problem."""
+
 
 class StepRow(Base):
     """One accepted step of a trajectory."""
@@ -234,6 +247,7 @@ class StepRow(Base):
     waited_ms: Mapped[float]
     worked_ms: Mapped[float]
     accepted_at: Mapped[datetime]
+    estimated_tokens: Mapped[int] = mapped_column(server_default="0")
 
 
 class _Decision:
@@ -274,6 +288,10 @@ class _Decision:
     prm_tokens: Mapped[int | None]
     prm_waited_ms: Mapped[float | None]
     prm_worked_ms: Mapped[float | None]
+
+    draft_estimated_tokens: Mapped[int | None]
+    """Null without a draft, and in rows of versions before the column; the same for the PRM's."""
+    prm_estimated_tokens: Mapped[int | None]
 
 
 class DecisionRow(_Decision, Base):
@@ -320,6 +338,7 @@ class AuditRow(_Decision, _View):
     step_waited_ms: Mapped[float | None]
     step_worked_ms: Mapped[float | None]
     step_accepted_at: Mapped[datetime | None]
+    step_estimated_tokens: Mapped[int | None]
 
 
 class InboxRow(Base):
@@ -329,14 +348,3 @@ class InboxRow(Base):
 
     problem_id: Mapped[UUID] = mapped_column(ForeignKey("problems.id"), primary_key=True)
     id: Mapped[UUID] = mapped_column(primary_key=True)
-
-
-class Process(Base):
-    """A process of the service, as of its last heartbeat."""
-
-    __tablename__ = "processes"
-
-    name: Mapped[str] = mapped_column(primary_key=True)
-    role: Mapped[str]
-    model: Mapped[str | None]
-    seen_at: Mapped[datetime]

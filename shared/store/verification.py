@@ -1,7 +1,8 @@
 """Checks of the stored record: what must hold of every problem, whatever crashed, was redelivered or was restored.
 
-Each check is one statement over whole tables that selects the ids of the problems that break it. All of them read one
-snapshot, so they hold for a running service too: a transaction writes a problem with its steps and decisions.
+Each check reads whole tables and finds the ids of the problems that break it, most of them by one statement. All of
+them read one snapshot, so they hold for a running service too: a transaction writes a problem with its steps and
+decisions.
 
 Operators detach months of `steps` and `decisions` (docs/operations/retention.md). A month counts as detached if the
 table is partitioned and has no row of that month. Its rows are left out, not missing.
@@ -18,7 +19,8 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from shared.domain.status import Status
-from shared.store.rows import LEDGER_COLUMNS
+from shared.store.course_checks import DEADLINES, PREFIXES, TIMES, Check, find_broken_prefixes
+from shared.store.ledger_checks import DISCARDED, ESTIMATED, NOT_NEGATIVE
 
 EXAMPLES: Final = 5
 """Maximum number of ids that a finding names."""
@@ -47,18 +49,9 @@ class Detached:
     months: tuple[datetime, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Check:
-    sentence: str
-    unit: str
-    """Table whose rows are checked."""
-    offenders: str
-    """Statement that selects the ids of the offenders, possibly more than once."""
-
-
 def count_open(connection: Connection) -> Finding:
     """Check that every problem has ended."""
-    check = _Check("Every problem has ended.", "problems", "SELECT id FROM problems WHERE finished_at IS NULL")
+    check = Check("Every problem has ended.", "problems", "SELECT id FROM problems WHERE finished_at IS NULL")
     return _run(connection, check, {})
 
 
@@ -82,9 +75,12 @@ def verify(connection: Connection, detached: Sequence[Detached]) -> Iterator[Fin
     months |= {each.table: list(each.months) for each in detached}
     for check in _CHECKS:
         yield _run(connection, check, months)
+    broken = sorted(find_broken_prefixes(connection, _HAS_STEPS, {"steps": months["steps"]}))
+    counted = connection.scalar(text("SELECT count(*) FROM decisions")) or 0
+    yield Finding(PREFIXES, counted, "decisions", len(broken), tuple(broken[:EXAMPLES]))
 
 
-def _run(connection: Connection, check: _Check, months: dict[str, Any]) -> Finding:
+def _run(connection: Connection, check: Check, months: dict[str, Any]) -> Finding:
     counted = connection.scalar(text(f"SELECT count(*) FROM {check.unit}")) or 0
     summary = f"""
     SELECT count(*), (array_agg(id ORDER BY id))[1:{EXAMPLES}]
@@ -127,22 +123,25 @@ _HAS_STEPS = f"NOT {_month_of('p.id')} = ANY(CAST(:steps AS timestamptz[]))"
 
 _ENDED = ", ".join(f"'{each}'" for each in Status if each.is_final)
 
-_STATUS = _Check(
+_STATUS = Check(
     "Status, result and times of a problem agree.",
     "problems",
     f"""
     SELECT id FROM problems
     WHERE (status IN ({_ENDED})) <> (finished_at IS NOT NULL)
        OR (status = 'succeeded') <> (stop_reason IS NOT NULL)
-       OR (status = 'succeeded') <> (verdict IS NOT NULL)
+       OR (status = 'succeeded' AND verdict IS NULL)
+       OR (status IN ('queued', 'running') AND verdict IS NOT NULL)
+       OR (status IN ('failed', 'cancelled', 'expired') AND verdict NOT IN ('no_answer', 'unverified'))
        OR (status = 'failed') <> (failure_code IS NOT NULL)
-       OR (status = 'running') <> (due_at IS NOT NULL)
+       OR (status = 'running' AND due_at IS NULL AND absences = '{{}}')
+       OR (status <> 'running' AND (due_at IS NOT NULL OR absences <> '{{}}'))
        OR (status = 'queued' AND (started_at IS NOT NULL OR request_count > 0))
        OR (status IN ({_ENDED}) AND (request IS NOT NULL OR pending <> '[]'))
     """,
 )
 
-_BATCHES = _Check(
+_BATCHES = Check(
     "Every batch has its problems.",
     "batches",
     """
@@ -151,7 +150,7 @@ _BATCHES = _Check(
     """,
 )
 
-_STEPS = _Check(
+_STEPS = Check(
     "The steps of a problem have no gap, and the problem counts them.",
     "steps",
     f"""
@@ -166,7 +165,7 @@ _STEPS = _Check(
 
 # A row before the first decision and one after the last stand for the problem's start and end, so that decisions that
 # are missing there leave a gap as well. A gap is explained if its decisions may have been taken in a detached month.
-_DECISIONS = _Check(
+_DECISIONS = Check(
     "The decisions of a problem have no gap and no number twice, and the problem counts them.",
     "decisions",
     """
@@ -195,7 +194,7 @@ _DECISIONS = _Check(
     """,
 )
 
-_ORDER = _Check(
+_ORDER = Check(
     "The decisions of a problem are in the order of its steps and epochs, and judge no draft twice.",
     "decisions",
     """
@@ -213,7 +212,7 @@ _ORDER = _Check(
 )
 
 # A draft without words ends the solution and becomes no step. An erasure empties both texts.
-_ACCEPTED = _Check(
+_ACCEPTED = Check(
     "An accepted draft is the step at its place.",
     "decisions",
     f"""
@@ -224,14 +223,17 @@ _ACCEPTED = _Check(
         WHEN s.problem_id IS NULL THEN
             p.finished_at IS NULL OR d.step <> p.step_count OR coalesce(d.draft_text, '') ~ '\\w'
         ELSE
-            s.author <> 'small' OR s.tokens <> d.draft_tokens OR s.text <> coalesce(d.draft_text, '')
+            s.author <> 'small' OR s.tokens <> d.draft_tokens
+            OR s.estimated_tokens <> coalesce(d.draft_estimated_tokens, s.estimated_tokens)
+            OR s.text <> coalesce(d.draft_text, '')
             OR s.score IS DISTINCT FROM (d.observation ->> 'score')::double precision
     END
     """,
 )
 
-# If the budget had no room for the rewrite after all, a later decision on the same step accepts another draft.
-_ESCALATED = _Check(
+# If the budget had no room for the rewrite after all, or the large model was away, a later decision on the same step
+# accepts another draft.
+_ESCALATED = Check(
     "The large model wrote each escalated step.",
     "decisions",
     f"""
@@ -247,7 +249,7 @@ _ESCALATED = _Check(
 
 _HAS_DECISIONS = "(SELECT count(*) FROM decisions WHERE problem_id = p.id) = p.decision_count"
 
-_DECIDED = _Check(
+_DECIDED = Check(
     "Every step has the decision that it follows from.",
     "steps",
     f"""
@@ -261,7 +263,7 @@ _DECIDED = _Check(
     """,
 )
 
-_KEPT = _Check(
+_KEPT = Check(
     "The kept tokens of a problem are those of its steps.",
     "problems",
     f"""
@@ -276,30 +278,8 @@ _KEPT = _Check(
     """,
 )
 
-_DISCARDED = _Check(
-    "The escalations and discarded tokens of a problem are those of its decisions.",
-    "problems",
-    """
-    SELECT p.id
-    FROM problems p
-    LEFT JOIN (
-        SELECT problem_id, count(*) AS rows, count(*) FILTER (WHERE action = 'escalate') AS escalations,
-               sum(draft_tokens) FILTER (WHERE action = 'escalate') AS tokens
-        FROM decisions GROUP BY problem_id
-    ) AS d ON d.problem_id = p.id
-    WHERE coalesce(d.rows, 0) = p.decision_count
-    AND (p.escalation_count, p.small_discarded) <> (coalesce(d.escalations, 0), coalesce(d.tokens, 0))
-    """,
-)
-
-_LEDGER = _Check(
-    "No count of a ledger is negative.",
-    "problems",
-    f"SELECT id FROM problems WHERE least({', '.join(LEDGER_COLUMNS)}) < 0",
-)
-
 # An orchestrator of a version before shadows writes no rows for them, so none at all is no fault.
-_SHADOWS = _Check(
+_SHADOWS = Check(
     "Every decision of a shadow has the policy's decision beside it, and no shadow of that decision is missing.",
     "shadow_decisions",
     """
@@ -318,7 +298,7 @@ _SHADOWS = _Check(
     """,
 )
 
-_ERASED = _Check(
+_ERASED = Check(
     "An erased problem has no text.",
     "problems",
     """
@@ -334,6 +314,6 @@ _ERASED = _Check(
 )
 
 _CHECKS: Final = (
-    _STATUS, _BATCHES, _STEPS, _DECISIONS, _ORDER, _ACCEPTED, _ESCALATED, _DECIDED, _KEPT, _DISCARDED, _LEDGER,
-    _SHADOWS, _ERASED,
+    _STATUS, _BATCHES, _STEPS, _DECISIONS, _ORDER, _ACCEPTED, _ESCALATED, _DECIDED, _KEPT, DISCARDED, ESTIMATED,
+    NOT_NEGATIVE, _SHADOWS, _ERASED, TIMES, DEADLINES,
 )  # fmt: skip

@@ -78,7 +78,8 @@ SELECT
     s.score AS step_score, s.model AS step_model, s.worker AS step_worker, s.waited_ms AS step_waited_ms,
     s.worked_ms AS step_worked_ms,
     s.accepted_at AS step_accepted_at,
-    d.numbers, d.propensity, p.policy_wrappers, d.policy_version
+    d.numbers, d.propensity, p.policy_wrappers, d.policy_version,
+    s.estimated_tokens AS step_estimated_tokens, d.draft_estimated_tokens, d.prm_estimated_tokens
 FROM decisions d
 JOIN problems p ON p.id = d.problem_id
 LEFT JOIN steps s ON s.problem_id = d.problem_id AND s.step = d.step

@@ -27,7 +27,9 @@ from shared.settings import Settings
 from shared.worker.broker_watch import BEAT_S, BrokerWatch
 
 
-def make_app(settings: Settings, role: WorkerRole, strategy: Callable[..., Any]) -> Celery:
+def make_app(  # long: all that differs from Celery's defaults
+    settings: Settings, role: WorkerRole, strategy: Callable[..., Any]
+) -> Celery:
     """Make the app of a role; `strategy` makes the function that receives each message."""
     app = Celery(f"trim.{role}", set_as_current=False)
     queue = _undeclared(Topology(settings.queue_prefix).queue(role))
@@ -37,6 +39,8 @@ def make_app(settings: Settings, role: WorkerRole, strategy: Callable[..., Any])
         broker_transport_options=broker_options(settings),
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # RabbitMQ closes the channel of a consumer that has not acknowledged a message for its `consumer_timeout`.
+        broker_channel_error_retry=True,
         task_queues=[queue],
         task_default_queue=queue.name,
         task_create_missing_queues=False,
@@ -81,6 +85,7 @@ def make_consumer_class(  # long: Celery takes a class, with all that it calls
     *,
     declare: Callable[[Connection], None],
     fail: Callable[[Exception], None],
+    wants: Callable[[], bool],
 ) -> type[Consumer]:
     """Make Celery's consumer without the parts that are not needed, and with dead letters instead of log lines.
 
@@ -89,11 +94,17 @@ def make_consumer_class(  # long: Celery takes a class, with all that it calls
         watch: Gets the beats of the loop, and whether it is connected.
         declare: Declares the queues whenever the worker has connected.
         fail: Ends the worker with an error after which a new connection does not help.
+        wants: Tells whether the worker takes commands.
     """
 
     class _Commands(Tasks):  # type: ignore[misc]
         def start(self, consumer: Consumer) -> None:
             declare(consumer.connection)
+            queues, queue = consumer.app.amqp.queues, consumer.app.conf.task_default_queue
+            if wants():
+                queues.select_add(queues[queue])
+            else:
+                queues.deselect(queue)
             super().start(consumer)
 
     class _CommandConsumer(_WatchedConsumer):
@@ -123,17 +134,21 @@ def make_consumer_class(  # long: Celery takes a class, with all that it calls
         def on_decode_error(self, message: KombuMessage, error: Exception) -> None:
             bury(self, message, f"it could not be decoded ({type(error).__name__})")
 
-    _CommandConsumer.watch = watch
+    _CommandConsumer.watch, _CommandConsumer.wants = watch, staticmethod(wants)
     return _CommandConsumer
 
 
 class _WatchedConsumer(Consumer):  # type: ignore[misc]
-    """Celery's consumer, which reports to the health of the worker."""
+    """Celery's consumer, which reports to the health of the worker, and subscribes to its queue as the worker wants.
+
+    Every beat compares the subscription with what the worker wants, so a change is not lost with a connection.
+    """
 
     watch: ClassVar[BrokerWatch]
+    wants: ClassVar[Callable[[], bool]]
 
     def on_ready(self) -> None:
-        """Report that the loop begins to consume, at the start and after each lost connection."""
+        """Report that the loop runs, at the start and after each lost connection."""
         self.watch.on_connected()
         super().on_ready()
 
@@ -142,15 +157,28 @@ class _WatchedConsumer(Consumer):  # type: ignore[misc]
         super().on_connection_error_before_connected(error)
 
     def on_connection_error_after_connected(self, error: Exception) -> None:
+        if isinstance(error, AccessRefused):  # A new connection does not help.
+            raise error
         self.watch.on_lost(error)
         super().on_connection_error_after_connected(error)
 
     def register_with_event_loop(self, hub: Hub) -> None:
         """Have the loop of RabbitMQ's transport beat."""
         super().register_with_event_loop(hub)
-        hub.call_repeatedly(BEAT_S, self.watch.beat)
+        hub.call_repeatedly(BEAT_S, self._beat)
 
     def perform_pending_operations(self) -> None:
         """Beat in every round of pgmq's loop, which calls this."""
         self.watch.beat()
+        self.follow()
         super().perform_pending_operations()
+
+    def follow(self) -> None:
+        """Subscribe to the queue, or cancel the subscription, as the worker wants; for Celery's loop only."""
+        queue, wants = self.app.conf.task_default_queue, type(self).wants()
+        if self.task_consumer is not None and self.task_consumer.consuming_from(queue) is not wants:
+            (self.add_task_queue if wants else self.cancel_task_queue)(queue)
+
+    def _beat(self) -> None:
+        self.watch.beat()
+        self.call_soon(self.follow)  # An error of a timer would only be logged.

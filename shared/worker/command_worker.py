@@ -6,37 +6,37 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import get_args
+from typing import Final, assert_never, get_args
 
 import celery.worker.state
 from amqp.exceptions import AccessRefused
-from celery import Celery, Task
 from celery.exceptions import WorkerShutdown
 from celery.worker import WorkController
-from celery.worker.consumer import Consumer
+from kombu.asynchronous.hub import Hub
 from kombu.connection import Connection
-from kombu.message import Message as KombuMessage
 
-from shared.backoff import RECONNECT
-from shared.bus.cancellations import CancelListener
-from shared.bus.connection import broker_errors, connect, unavailable
+from shared.bus.broadcasts import BroadcastListener
+from shared.bus.connection import unavailable
 from shared.bus.declaring import Declarer, QueuesMissing
 from shared.bus.publisher import SharedPublisher
-from shared.bus.topology import DELIVERY_LIMIT, QUEUES, DeadLetter, Topology, count_deliveries
-from shared.clock import SYSTEM_CLOCK
+from shared.bus.topology import Topology
+from shared.cancellation import Cancellation
+from shared.clock import ServiceClock
 from shared.domain.roles import WorkerRole
 from shared.engines.port import EngineDead, Generator, Scorer
-from shared.errors import RefusedError, RetryableError, explain
-from shared.log import about_message, get_logger
-from shared.messages import CancelWork, Command, Message, UndecodableMessage, WorkerSeen, decode
+from shared.errors import RetryableError, TrimError
+from shared.log import get_logger
+from shared.messages import Broadcast, CancelWork, ClockTold
 from shared.observe import metrics
 from shared.observe.health import Health
 from shared.settings import Settings
-from shared.worker.broker_watch import BrokerWatch
+from shared.worker.broker_watch import BrokerWatch, log_wait, wait_for_broker
 from shared.worker.celery_app import make_app, make_consumer_class
-from shared.worker.execution import Begin, Executor, Outcome
-from shared.worker.results import Settle
+from shared.worker.execution import Begin, Outcome
+from shared.worker.executor import Executor
+from shared.worker.fitness import PROBE_TIMEOUT_S, Fitness
+from shared.worker.heartbeats import Heartbeats
+from shared.worker.reception import Reception
 from shared.worker.running_work import RunningWork
 
 _log = get_logger(__name__)
@@ -45,8 +45,18 @@ _log = get_logger(__name__)
 CONDITIONS = ("engine", "broker")
 """What a worker needs to be ready."""
 
-HEARTBEAT_LIMIT_S = 60.0
-"""Seconds without a round, besides its pauses, after which the thread that sends heartbeats counts as stalled."""
+ATTEND_EVERY_S: Final = 1.0
+"""Seconds between two looks at the engine's progress, or at whether it is time for the next probe."""
+
+ENGINE_LIMIT_S: Final = PROBE_TIMEOUT_S + 60.0
+"""Seconds without a round after which the thread that attends to the engine counts as stalled."""
+
+
+RETURN_TIMEOUT_S: Final = 2.0
+"""Seconds that commands have to end after their cancellation, so that they return to their queue."""
+
+SETTLE_TIMEOUT_S: Final = 1.0
+"""Seconds that a stopping worker waits until Celery's loop has settled what ended; without a connection it has none."""
 
 
 class ConsumerEnded(RetryableError):
@@ -58,34 +68,74 @@ class ConsumerEnded(RetryableError):
 class CommandWorker:
     """Runs the worker of one role until it is stopped."""
 
-    def __init__(
-        self, settings: Settings, role: WorkerRole, health: Health, *, engine: Generator | Scorer, begin: Begin
+    def __init__(  # long: it makes all parts of the process
+        self,
+        settings: Settings,
+        role: WorkerRole,
+        health: Health,
+        *,
+        engine: Generator | Scorer,
+        begin: Begin,
+        probe: Callable[[Cancellation], object],
+        failed: TrimError | None = None,
     ) -> None:
+        """Prepare to work.
+
+        Args:
+            settings: The settings.
+            role: The worker's role.
+            health: Gets the conditions `engine` and `broker`.
+            engine: The engine; the caller closes it.
+            begin: Begins the work of a command.
+            probe: Makes a short call of the engine; see `Fitness`.
+            failed: Why the engine failed its first call; the worker begins unfit then.
+        """
         self._settings = settings
         self._role = role
         self._health = health
         self._engine = engine
-        self._running = RunningWork()
+        self._clock = ServiceClock()
+        self._running = RunningWork(now=self._clock.now)
         self._must_stop = threading.Event()
         self._stopped_by: signal.Signals | None = None
         self._is_draining = threading.Event()
-        self._must_requeue = threading.Event()
-        self._executor = Executor(
-            role=role,
-            worker=settings.node_name,
-            clock=SYSTEM_CLOCK,
-            begin=begin,
-            running=self._running,
-            must_requeue=self._must_requeue.is_set,
-        )
+        self._must_return = threading.Event()
         self._is_dead = threading.Event()
-        metrics.begin_counting(role, outcomes=get_args(Outcome))
-        metrics.CONCURRENCY.labels(role).set(settings.concurrency)
-        metrics.COMMANDS_RUNNING.labels(role).set_function(lambda: self._running.count)
-        metrics.ENGINE_HEALTHY.labels(role).set(1)
         self._declarer = Declarer(Topology(settings.queue_prefix))
         self._failure: Exception | None = None
         self._controller: WorkController | None = None
+        metrics.begin_counting(role, outcomes=get_args(Outcome))
+        metrics.CONCURRENCY.labels(role).set(settings.concurrency)
+        metrics.COMMANDS_RUNNING.labels(role).set_function(lambda: self._running.count)
+        self._fitness = Fitness(
+            probe,
+            self._clock,
+            self._running,
+            stall_s=settings.stall_s,
+            is_in_process=settings.engine != "openai",
+            on_change=self._on_fitness,
+            failed=failed,
+        )
+        self._heartbeats = Heartbeats(
+            settings,
+            role,
+            health,
+            clock=self._clock,
+            model=lambda: engine.model_id,
+            unfit=lambda: self._fitness.unfit,
+        )
+        self._executor = Executor(
+            role=role,
+            worker=settings.node_name,
+            clock=self._clock.clock,
+            begin=begin,
+            running=self._running,
+            must_requeue=self._is_dead.is_set,
+            must_return=self._must_return.is_set,
+            judge=self._fitness,
+            unfit_spans=lambda: self._fitness.unfit_spans if self._clock.is_set else None,
+        )
+        self._on_fitness()
 
     def run(self) -> None:
         """Work until SIGTERM or SIGINT, then finish what runs, or requeue it when the grace period is over.
@@ -98,25 +148,21 @@ class CommandWorker:
         wait_for_broker(self._settings, self._declarer, self._health)
         self._watch = BrokerWatch(self._health)
         self._publisher = SharedPublisher(self._settings, self._declarer)
-        listener = CancelListener(self._settings, self._on_cancel)
+        self._reception = self._make_reception()
+        listener = BroadcastListener(self._settings, self._hear)
         threading.Thread(target=self._drain, name="drain", daemon=True).start()
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
-        threading.Thread(target=self._send_heartbeats, name="heartbeat", daemon=True).start()
-        self._controller = WorkController(
-            app=make_app(self._settings, self._role, self._strategy),
-            hostname=f"{self._role}@{self._settings.node_name}",
-            pool="threads",
-            concurrency=self._settings.concurrency,
-            consumer_cls=make_consumer_class(self._bury, self._watch, declare=self._declare, fail=self._fail),
-            without_mingle=True,
-        )
+        for work, name in ((self._send_heartbeats, "heartbeat"), (self._attend_to_engine, "engine")):
+            threading.Thread(target=work, name=name, daemon=True).start()
+        self._controller = self._make_controller()
         _log.info("worker_started", model=self._engine.model_id, concurrency=self._settings.concurrency)
         try:
             self._controller.start()
         finally:
             was_stopped = self._is_draining.is_set()
             self._is_draining.set()
+            self._heartbeats.end()
             listener.close()
             self._publisher.close()
             _log.info("worker_stopped")
@@ -127,6 +173,35 @@ class CommandWorker:
         if not was_stopped:
             raise ConsumerEnded
 
+    def _make_reception(self) -> Reception:
+        return Reception(
+            self._role,
+            self._executor,
+            self._publisher,
+            self._watch,
+            self._clock,
+            concurrency=self._settings.concurrency,
+            is_draining=self._is_draining.is_set,
+            follow=self._follow,
+            on_dead=self._die,
+        )
+
+    def _make_controller(self) -> WorkController:
+        return WorkController(
+            app=make_app(self._settings, self._role, self._reception.strategy),
+            hostname=f"{self._role}@{self._settings.node_name}",
+            pool="threads",
+            concurrency=self._settings.concurrency,
+            consumer_cls=make_consumer_class(
+                self._reception.bury_unusable,
+                self._watch,
+                declare=self._declare,
+                fail=self._fail,
+                wants=self._wants_commands,
+            ),
+            without_mingle=True,
+        )
+
     def _declare(self, connection: Connection) -> None:
         """Declare the queues on a connection of Celery; wait while they are missing and this user may not."""
         attempt = 0
@@ -136,7 +211,7 @@ class CommandWorker:
                 return
             except QueuesMissing as error:
                 self._watch.on_waiting(error)
-                self._is_draining.wait(_log_wait(error, attempt))
+                self._is_draining.wait(log_wait(error, attempt))
                 attempt += 1
         raise WorkerShutdown(0)
 
@@ -147,81 +222,64 @@ class CommandWorker:
             self._failure.__cause__ = error
         raise WorkerShutdown(1)
 
-    def _strategy(self, _task: Task, _app: Celery, consumer: Consumer) -> Callable[..., None]:
-        """Make the function with which Celery's loop hands over a message."""
+    def _hear(self, heard: Broadcast) -> None:
+        match heard:
+            case CancelWork():
+                self._running.cancel(heard.problem_id, before_epoch=heard.epoch)
+            case ClockTold():
+                self._clock.set(heard.told_at)
+            case _:
+                assert_never(heard)
 
-        def receive(message: KombuMessage, *_unused: object) -> None:
-            if self._is_draining.is_set():
-                self._unsubscribe(consumer)
-                message.requeue()
-                return
-            try:
-                command = self._decode(message)
-            except UndecodableMessage as error:
-                self._bury(consumer, message, error.reason, error.message)
-                return
-            consumer.pool.apply_async(self._execute, (command, _settle_in_loop(consumer, message, command)))
+    def _wants_commands(self) -> bool:
+        is_free = self._fitness.is_fit and self._reception.quarantine.takes_commands
+        return is_free and not self._is_draining.is_set() and self._failure is None
 
-        return receive
+    def _on_fitness(self) -> None:
+        """Show that the worker has become fit or unfit, and have Celery's loop follow."""
+        unfit = self._fitness.unfit
+        metrics.ENGINE_HEALTHY.labels(self._role).set(unfit is None)
+        if unfit is None:
+            self._health.meet("engine", f"The model {self._engine.model_id} answers.")
+        else:
+            self._health.miss("engine", unfit.detail)
+        self._heartbeats.send_now()
+        self._follow()
 
-    def _decode(self, message: KombuMessage) -> Command:
-        raw = _raw(message)
-        if (deliveries := count_deliveries(message)) > DELIVERY_LIMIT:
-            raise UndecodableMessage(raw, f"it was delivered {deliveries} times and never settled")
-        command = decode(raw)
-        if not isinstance(command, QUEUES[self._role]):
-            raise UndecodableMessage(raw, f"{command.kind} does not belong on this queue", command)
-        return command  # type: ignore[return-value]
+    def _follow(self) -> None:
+        """Have Celery's loop subscribe to the queue or cancel the subscription now, and not at its next beat.
 
-    def _bury(self, consumer: Consumer, message: KombuMessage, reason: str, decoded: Message | None = None) -> None:
-        """Move an unusable message to the dead letters; it stays unacknowledged until the broker has it there."""
-        with about_message(decoded):
-            _log.error("message_buried", queue=self._role, reason=reason)
-        settle = _settle_in_loop(consumer, message, decoded)
-        buried = self._publisher.publish(DeadLetter(self._role, _raw(message), reason))
-        buried.add_done_callback(lambda future: settle(requeue=future.exception() is not None))
+        While the worker takes no commands, requeued ones would be delivered here again and again.
+        """
+        consumer = self._controller.consumer if self._controller is not None else None
+        if consumer is not None:
+            consumer.call_soon(consumer.follow)
 
-    def _execute(self, command: Command, settle: Settle) -> None:
-        """Carry out a command in a thread of the pool; acknowledge it last."""
-        with about_message(command):
-            self._carry_out(command, settle)
+    def _send_heartbeats(self) -> None:
+        def is_alive() -> bool:
+            self._watch.on_publishing(self._publisher.failure)
+            return self._guards_engine(self._engine.check)
 
-    def _carry_out(self, command: Command, settle: Settle) -> None:
+        self._heartbeats.run(self._publisher, is_alive)
+
+    def _attend_to_engine(self) -> None:
+        loop = self._health.loop("engine", limit_s=ENGINE_LIMIT_S)
+        while not self._is_draining.wait(ATTEND_EVERY_S):
+            loop.beat()
+            self._reception.look()
+            if not self._guards_engine(self._fitness.attend):
+                break
+        loop.pause()
+
+    def _guards_engine(self, look: Callable[[], None]) -> bool:
+        """Look after the engine; end the process and return `False` if it broke down."""
         try:
-            for _ in self._executor.carry_out(command, publisher=self._publisher, settle=settle):
-                pass
+            look()
         except EngineDead:
             _log.error("engine_died")
             self._die()
-        except Exception:  # noqa: BLE001 - the pool would drop it without a word
-            _log.exception("command_unreported")
-
-    def _on_cancel(self, cancel: CancelWork) -> None:
-        self._running.cancel(cancel.problem_id, before_epoch=cancel.epoch, now=SYSTEM_CLOCK.now())
-
-    def _send_heartbeats(self) -> None:
-        """Send heartbeats; at most one is queued while the broker is unreachable."""
-        beat: Future[None] | None = None
-        loop = self._health.loop("heartbeat", limit_s=self._settings.heartbeat_s + HEARTBEAT_LIMIT_S)
-        while not self._is_draining.is_set():
-            loop.beat()
-            self._watch.on_publishing(self._publisher.failure)
-            try:
-                self._engine.check()
-            except EngineDead:
-                _log.error("engine_died")
-                self._die()
-                return
-            if beat is None or beat.done():
-                seen = WorkerSeen(
-                    role=self._role,
-                    worker=self._settings.node_name,
-                    model=self._engine.model_id,
-                    seen_at=SYSTEM_CLOCK.now(),
-                )
-                beat = self._publisher.publish(seen)
-            self._is_draining.wait(self._settings.heartbeat_s)
-        loop.pause()
+            return False
+        return True
 
     def _on_signal(self, number: int, _frame: object) -> None:
         # No log line and no new thread: the signal may have interrupted one in the main thread.
@@ -236,92 +294,45 @@ class CommandWorker:
         self._health.miss("engine", str(EngineDead()))
         self._must_stop.set()
 
-    def _unsubscribe(self, consumer: Consumer) -> None:
-        """Have Celery's loop cancel the subscription, or requeued commands would be delivered here again and again."""
-
-        def cancel() -> None:
-            if consumer.task_consumer is not None:
-                consumer.task_consumer.cancel()
-
-        consumer.call_soon(cancel)
-
     def _drain(self) -> None:
-        """Wait for the stop; then take nothing new, let the grace period or the work end, requeue the rest, and end."""
+        """Wait for the stop; then end the work, and Celery's loop whatever happens to the work."""
         self._must_stop.wait()
+        try:
+            self._end_work()
+        except Exception:  # noqa: BLE001 - a worker that does not end takes nothing, and is killed with what it runs
+            _log.exception("stop_failed")
+            self._running.cancel_all()
+        celery.worker.state.should_stop = 0
+        if (hub := self._hub) is not None:
+            hub.call_soon(lambda: None)
+
+    @property
+    def _hub(self) -> Hub | None:
+        return self._controller.hub if self._controller else None
+
+    def _end_work(self) -> None:
+        """Take nothing new, let the grace period or the work end, return the rest, and have it settled."""
         self._is_draining.set()
+        self._heartbeats.end()
         if self._stopped_by is not None:
             _log.info("worker_stopping", signal=self._stopped_by.name, running=self._running.count)
-        if self._controller is not None and self._controller.consumer is not None:
-            self._unsubscribe(self._controller.consumer)
-        grace_until = time.monotonic() + self._settings.stop_grace_s
-        while self._running.count and time.monotonic() < grace_until:
-            time.sleep(0.02)
-        self._must_requeue.set()
+        self._follow()
+        self._reception.close()
+        self._wait_for_work(self._settings.stop_grace_s)
+        self._must_return.set()
+        self._fitness.close()
         self._running.cancel_all()
+        self._wait_for_work(RETURN_TIMEOUT_S)
         # Results that wait for an unreachable broker are abandoned; the next worker does their commands again.
         self._publisher.close()
-        celery.worker.state.should_stop = 0
-        hub = self._controller.hub if self._controller else None
-        if hub is not None:
-            hub.call_soon(lambda: None)  # Wakes the loop, which otherwise sleeps until a message arrives.
+        if (hub := self._hub) is not None:
+            # Wakes the loop, which otherwise sleeps until a message arrives, and has it send what was settled. The
+            # calls of one round have no order, but come before those of the next.
+            has_settled = threading.Event()
+            hub.call_soon(lambda: hub.call_soon(has_settled.set))
+            has_settled.wait(SETTLE_TIMEOUT_S)
 
-
-def wait_for_broker(settings: Settings, declarer: Declarer, health: Health) -> None:
-    """Wait with back-off until the broker answers and has the queues.
-
-    Raises:
-        BrokerRefused, QueueDiffers: Waiting does not help.
-    """
-    attempt = 0
-    while True:
-        try:
-            connection = connect(settings)
-            try:
-                declarer.declare(connection)
-            except broker_errors(connection) as error:
-                raise unavailable(error) from error
-            finally:
-                connection.release()
-            return
-        except RefusedError:
-            raise
-        except RetryableError as error:
-            health.miss("broker", explain(error))
-            time.sleep(_log_wait(error, attempt))
-            attempt += 1
-
-
-def _log_wait(error: RetryableError, attempt: int) -> float:
-    """Log what the worker waits for; return the seconds until its next attempt."""
-    delay_s = RECONNECT.delay_s(attempt)
-    _log.warning("broker_awaited", code=error.code, detail=explain(error), retry_in_s=round(delay_s, 2))
-    return delay_s
-
-
-def _settle_in_loop(consumer: Consumer, message: KombuMessage, decoded: Message | None) -> Settle:
-    """Return how any thread settles a message: Celery's loop does it, as an AMQP connection is not thread-safe."""
-
-    def settle_here(*, requeue: bool) -> None:
-        with about_message(decoded):
-            _settle(message, requeue=requeue)
-
-    def settle(*, requeue: bool) -> None:
-        consumer.call_soon_ack(settle_here, requeue=requeue)
-
-    return settle
-
-
-def _settle(message: KombuMessage, *, requeue: bool) -> None:
-    """Acknowledge or requeue a message, if the connection that delivered it still exists."""
-    try:
-        if requeue:
-            message.requeue()
-        else:
-            message.ack()
-    except Exception as error:  # noqa: BLE001 - whatever a broken connection raises: the broker redelivers the message
-        _log.warning("message_not_settled", reason=type(error).__name__)
-
-
-def _raw(message: KombuMessage) -> bytes:
-    body = message.body
-    return body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body)
+    def _wait_for_work(self, timeout_s: float) -> None:
+        until = time.monotonic() + timeout_s
+        while self._running.count and time.monotonic() < until:
+            time.sleep(0.02)

@@ -1,24 +1,31 @@
-"""Carrying out one command: drop it if it is late, do its work, and report how that ended."""
+"""Carrying out one command: drop it if it is late, do its work, and report how that ended.
+
+A command that fails through the worker's fault is tried again if a probe shows that the worker is fit. If it is unfit,
+or stops, the command returns to its queue, unless some of its steps are published already.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
+from uuid import UUID
 
 from shared.cancellation import Cancellation, Cancelled
 from shared.clock import Clock
 from shared.domain.drafts import UnfinishedWork
 from shared.domain.roles import WorkerRole
-from shared.engines.port import EngineDead
-from shared.errors import RetryableError, TrimError, explain
+from shared.domain.status import CRASHES_WORKERS
+from shared.engines.port import EngineDead, EngineUnfit, StepTimeout
+from shared.errors import Fault, PermanentError, RetryableError, TrimError, explain
 from shared.log import get_logger
 from shared.messages import Command, GenerateSteps, ScoreSteps, WorkCancelled, WorkFailed, derive_id
-from shared.observe import metrics, spans
-from shared.observe.tracing import TRACING
-from shared.worker.results import Publisher, Results, Settle
-from shared.worker.running_work import RunningWork
+from shared.observe import metrics
+from shared.worker.fitness import MAX_DETAIL, AlwaysFit, Judge
+from shared.worker.results import Results
+
+TRIES: Final = 3
+"""Calls of the engine for one command that fails through the worker's fault although the worker is fit."""
 
 _log = get_logger(__name__)
 
@@ -29,10 +36,27 @@ class ScoresTooLate(RetryableError):
     code = "scores_too_late"
 
 
+class CrashesWorkers(PermanentError):
+    """Workers died whenever they carried out this step; find the reason in their logs, or change the question."""
+
+    code = CRASHES_WORKERS
+
+
 class WorkerFailed(RetryableError):
     """A worker failed unexpectedly; its log has the stack trace."""
 
     code = "internal"
+
+
+class WorkerStopped(RetryableError):
+    """The worker stopped in the middle of the steps; the rest of them is requested again."""
+
+    code = "worker_stopped"
+
+    @property
+    def fault(self) -> Fault:
+        """The worker's."""
+        return Fault.WORKER
 
 
 class Work(Protocol):
@@ -59,13 +83,17 @@ class Context:
     clock: Clock
     cancellation: Cancellation
     results: Results
+    work_id: UUID
+    """Id from which those of the results derive (see `derive_work_id`)."""
 
 
 Begin = Callable[[Any, Context], Work]
 """Begins the work of a command of the worker's role."""
 
 
-Outcome = Literal["done", "failed_retryable", "failed_permanent", "expired", "cancelled", "requeued", "crashed"]
+Outcome = Literal[
+    "done", "failed_retryable", "failed_permanent", "expired", "cancelled", "requeued", "returned", "crashed"
+]
 """How a command ended; `crashed` is an unexpected error of the worker."""
 
 
@@ -80,49 +108,119 @@ class Execution:
         role: WorkerRole,
         begin: Begin,
         must_requeue: Callable[[], bool] = lambda: False,
+        must_return: Callable[[], bool] = lambda: False,
+        judge: Judge | None = None,
+        has_expired: Callable[[Command], bool] | None = None,
     ) -> None:
-        """Prepare.
+        """Prepare to carry out a command.
 
         Args:
             command: The command.
             context: Its surroundings.
             role: The worker's role.
             begin: Begins the work.
-            must_requeue: Tells whether a cancelled command goes back to its queue, because the process stops.
+            must_requeue: Tells whether a cancelled command is requeued, because the engine broke down.
+            must_return: Tells whether a command returns to its queue, because the process stops.
+            judge: Judges whether the worker is fit; by default it always is.
+            has_expired: Tells whether the command is too late; by default by its `expires_at` alone.
         """
         self._command = command
         self._context = context
         self._role = role
         self._begin = begin
         self._must_requeue = must_requeue
+        self._must_return = must_return
+        self._judge = judge or AlwaysFit()
+        self._has_expired = has_expired or (lambda command: context.clock.now() > command.expires_at)
 
     def run(self) -> Generator[None, None, Outcome]:
         """Carry out the command; yields after each finished step, and returns how it ended.
 
         Raises:
-            Cancelled: The process stops; another worker must carry out the command.
-            EngineDead: The engine broke down; so must another worker.
+            Cancelled, EngineDead: The engine broke down; another worker must carry out the command.
         """
-        if self._context.clock.now() > self._command.expires_at:
+        if not self._judge.is_fit or self._must_return():
+            return "returned"
+        if self._has_expired(self._command):
+            _log.info("command_expired", expires_at=self._command.expires_at.isoformat())
             self._report_dropped(None)
             return "expired"
-        work = self._begin(self._command, self._context)
-        try:
-            yield from work.run()
-        except Cancelled:
-            if self._must_requeue():
-                raise
-            self._report_dropped(work)
+        if self._context.cancellation.is_obsolete and not self._must_requeue():
+            self._report_dropped(None)
             return "cancelled"
-        except EngineDead:
-            raise
-        except Exception as error:  # noqa: BLE001 - the orchestrator must learn of any failure
-            return self._report_failure(error, work)
-        finally:
-            self._count_unfinished(work)
-        # A stretch that ends at a limit may leave steps that the engine had begun ahead.
-        self._report_unfinished(work)
-        return "done"
+        for tries in range(1, TRIES + 1):
+            work = self._begin(self._command, self._context)
+            try:
+                yield from work.run()
+            except Exception as error:  # noqa: BLE001 - the orchestrator must learn of any failure
+                outcome = self._conclude(error, work, tries=tries)
+                if outcome is not None:
+                    return outcome
+            else:
+                # A stretch that ends at a limit may leave steps that the engine had begun ahead.
+                self._report_unfinished(work, "cancelled")
+                self._judge.note_success()
+                return "done"
+            finally:
+                self._count_unfinished(work)
+        raise AssertionError("the last try is concluded")
+
+    def convict(self) -> None:
+        """Report that the command ends every worker that carries it out; it is not carried out any more."""
+        self._publish_failure(CrashesWorkers(), None)
+
+    def _conclude(self, error: Exception, work: Work, *, tries: int) -> Outcome | None:
+        """Decide what follows from a failure, and report it; return `None` to try the command again.
+
+        Raises:
+            Cancelled, EngineDead: The engine broke down; another worker must carry out the command.
+        """
+        if isinstance(error, Cancelled):
+            reason = self._context.cancellation.reason
+            if self._must_requeue():
+                raise error
+            if self._must_return():
+                if not work.finished_steps:
+                    self._report_unfinished(work, "returned")
+                    return "returned"
+                reason = WorkerStopped()
+            if not isinstance(reason, TrimError):
+                self._report_dropped(work)
+                return "cancelled"
+            error = reason
+        if isinstance(error, EngineDead):
+            raise error
+        if not isinstance(error, TrimError):
+            _log.error("command_crashed", exc_info=error)
+            self._publish_failure(WorkerFailed(f"The {self._role} worker failed ({type(error).__name__})."), work)
+            return "crashed"
+        return self._conclude_failure(error, work, tries=tries)
+
+    def _conclude_failure(self, error: TrimError, work: Work, *, tries: int) -> Outcome | None:
+        """Tell failures of the call from failures of the worker."""
+        fault, is_fit = error.fault, True
+        if isinstance(error, EngineUnfit):
+            is_fit = self._judge.judge(error)
+        elif isinstance(error, StepTimeout):
+            is_fit = self._judge.judge_silence(error, self._command.step_timeout_s) is not False
+            fault = fault if is_fit else Fault.WORKER
+        if fault is Fault.WORKER and not work.finished_steps:
+            if not is_fit:
+                self._report_unfinished(work, "returned")
+                return "returned"
+            if tries < TRIES:
+                _log.info("command_tried_again", code=error.code, detail=explain(error))
+                self._report_unfinished(work, "tried", tries)
+                return None
+            self._judge.note_failure(error)
+            if isinstance(error, EngineUnfit) and not error.may_be_the_calls:
+                self._report_unfinished(work, "returned")
+                return "returned"
+            # The worker is fit: it is this call that fails, so the failure counts as an attempt.
+            fault = Fault.PASSING
+        _log.warning("command_failed", code=error.code, detail=explain(error), fault=fault)
+        self._publish_failure(error, work, fault=fault)
+        return "failed_permanent" if fault is Fault.INPUT else "failed_retryable"
 
     def _report_dropped(self, work: Work | None) -> None:
         """Report a command that expired or was cancelled, where others depend on it or it has used tokens."""
@@ -131,30 +229,20 @@ class Execution:
             # Nobody else reports what its drafts cost.
             self._publish_failure(ScoresTooLate(), work)
         elif work is not None:
-            self._report_unfinished(work)
+            self._report_unfinished(work, "cancelled")
 
-    def _report_unfinished(self, work: Work) -> None:
+    def _report_unfinished(self, work: Work, *what: object) -> None:
         """Report what the engine used past the last finished step, if anything."""
         command, unfinished = self._command, work.unfinished
         if unfinished is not None:
             cancelled = WorkCancelled(
-                id=derive_id(command.id, "cancelled"),
+                id=derive_id(self._context.work_id, *what),
                 problem_id=command.problem_id,
                 epoch=command.epoch,
                 worker=self._context.worker,
                 unfinished=unfinished,
             )
             self._context.results.publish(cancelled)
-
-    def _report_failure(self, error: Exception, work: Work) -> Outcome:
-        """Report a failed command; an unexpected failure counts as retryable."""
-        if not isinstance(error, TrimError):
-            _log.error("command_crashed", exc_info=error)
-            self._publish_failure(WorkerFailed(f"The {self._role} worker failed ({type(error).__name__})."), work)
-            return "crashed"
-        _log.warning("command_failed", code=error.code, detail=explain(error), retryable=error.retryable)
-        self._publish_failure(error, work)
-        return "failed_retryable" if error.retryable else "failed_permanent"
 
     def _count_unfinished(self, work: Work) -> None:
         """Count what the engine used past the last finished step, also if another worker does the command again."""
@@ -163,74 +251,21 @@ class Execution:
             metrics.ENGINE_TOKENS.labels(self._role, output).inc(unfinished.tokens)
             metrics.ENGINE_TOKENS.labels(self._role, "prompt").inc(unfinished.input_tokens)
 
-    def _publish_failure(self, error: TrimError, work: Work | None) -> None:
+    def _publish_failure(self, error: TrimError, work: Work | None, *, fault: Fault | None = None) -> None:
         command = self._command
         failed = WorkFailed(
-            id=derive_id(command.id, "failed"),
+            id=derive_id(self._context.work_id, "failed"),
             problem_id=command.problem_id,
             epoch=command.epoch,
             role=self._role,
             step=command.first_step + (work.finished_steps if work and isinstance(command, GenerateSteps) else 0),
             request_number=command.request_number,
             code=error.code,
-            detail=str(error),
+            detail=str(error)[:MAX_DETAIL],
             retryable=error.retryable,
+            fault=fault or error.fault,
             worker=self._context.worker,
             drafts=command.drafts if isinstance(command, ScoreSteps) else (),
             unfinished=work.unfinished if work else None,
         )
         self._context.results.publish(failed)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Executor:
-    """Carries out the commands of one worker process."""
-
-    role: WorkerRole
-    worker: str
-    """Name of the process, for the record."""
-    clock: Clock
-    begin: Begin
-    running: RunningWork
-    """Where a broadcast cancel finds the work."""
-    must_requeue: Callable[[], bool] = lambda: False
-    """Tells whether a cancelled command goes back to its queue, because the process stops."""
-
-    def carry_out(self, command: Command, *, publisher: Publisher, settle: Settle) -> Iterator[None]:
-        """Carry out a command and settle it once its results are confirmed; yields after each finished step.
-
-        Raises:
-            EngineDead: The engine broke down; the command was requeued.
-        """
-        results = Results(publisher)
-        with self.running.track(command) as cancellation:
-            context = Context(worker=self.worker, clock=self.clock, cancellation=cancellation, results=results)
-            execution = Execution(command, context, role=self.role, begin=self.begin, must_requeue=self.must_requeue)
-            outcome: Outcome = "requeued"
-            taken_at = self.clock.now()
-            try:
-                outcome = yield from execution.run()
-            except Cancelled:
-                settle(requeue=True)
-                return
-            except EngineDead:
-                settle(requeue=True)
-                raise
-            except Exception:
-                settle(requeue=True)  # Even the report failed; the broker's delivery limit bounds the attempts.
-                raise
-            finally:
-                metrics.COMMANDS.labels(self.role, outcome).inc()
-                self._trace(command, outcome, taken_at=taken_at)
-        results.when_confirmed(settle)
-
-    def _trace(self, command: Command, outcome: Outcome, *, taken_at: datetime) -> None:
-        """Export the command's wait and the work on it to the problem's trace."""
-        if TRACING.covers(command.problem_id):
-            ended_at = self.clock.now()
-            TRACING.export(
-                spans.wait(command, self.role, taken_at=taken_at),
-                spans.work(
-                    command, self.role, worker=self.worker, outcome=outcome, taken_at=taken_at, ended_at=ended_at
-                ),
-            )

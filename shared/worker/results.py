@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import Protocol
 
+from shared.bus.topology import ReturnedCommand
 from shared.messages import Message
 
 
@@ -18,7 +19,7 @@ class Settle(Protocol):
 class Publisher(Protocol):
     """Publishes messages for many threads."""
 
-    def publish(self, *messages: Message) -> Future[None]:
+    def publish(self, *messages: Message | ReturnedCommand) -> Future[None]:
         """Publish messages; the future is done when the broker has confirmed them."""
 
 
@@ -29,7 +30,7 @@ class Results:
         self._publisher = publisher
         self._published: list[Future[None]] = []
 
-    def publish(self, message: Message) -> None:
+    def publish(self, message: Message | ReturnedCommand) -> None:
         """Publish a message without waiting for the broker's confirmation."""
         self._published.append(self._publisher.publish(message))
 

@@ -13,7 +13,6 @@ from typing import Any
 import grimp
 import pytest
 
-from services.api.server import KEEP_ALIVE_S
 from shared.settings import Settings
 from shared.version import VERSION
 from stack.credentials import FOLDERS, create
@@ -81,6 +80,29 @@ def test_settings_exist(combination: str) -> None:
         assert named <= known, name
 
 
+@COMBINATIONS
+def test_variables_choose_what_happens_while_a_role_is_away_with_the_defaults_of_the_code(combination: str) -> None:
+    given = {
+        "api": ("when_prm_away", "when_large_away", "when_small_away", "away_patience_s"),
+        **dict.fromkeys(("small", "prm", "large"), ("stall_s", "stretch_s")),
+    }
+    for name, fields in given.items():
+        variables = services(combination)[name]["environment"]
+        for field in fields:
+            default = Settings.model_fields[field].default
+            assert type(default)(variables[f"TRIM_{field.upper()}"]) == default
+
+
+@COMBINATIONS
+def test_a_role_starts_with_what_the_files_set_by_default(combination: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for service in services(combination).values():
+        with monkeypatch.context() as patch:
+            for variable, value in service.get("environment", {}).items():
+                if variable.startswith("TRIM_") and not variable.endswith("_FILE"):
+                    patch.setenv(variable, value)
+            Settings()
+
+
 def test_settings_of_the_images_exist() -> None:
     known = {f"TRIM_{name.upper()}" for name in Settings.model_fields}
     named = {each for name, rest in instructions() if name == "ENV" for each in re.findall(r"\bTRIM_\w+", rest)}
@@ -143,7 +165,7 @@ def test_nginx_agrees_with_the_api() -> None:
         return found[1]
 
     assert int(value("client_max_body_size")) == Settings.model_fields["max_body_bytes"].default
-    assert float(value("keepalive_timeout").removesuffix("s")) < KEEP_ALIVE_S
+    assert float(value("keepalive_timeout").removesuffix("s")) < Settings.model_fields["api_keep_alive_s"].default
     assert value("server") == f"api:{Settings.model_fields['api_port'].default} resolve"
     assert value("listen").startswith(f"{services('cpu')['nginx']['ports'][0]['target']} ")
 

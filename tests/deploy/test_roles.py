@@ -103,6 +103,14 @@ def test_a_pod_starts_with_settings_that_the_code_accepts(
 
 
 @ROLE
+def test_the_settings_name_what_happens_while_a_role_is_away_and_have_the_defaults(target: str, role: str) -> None:
+    variables = environment(target, find(target, "Deployment", f"trim-{role}"))
+    for field in ("when_prm_away", "when_large_away", "when_small_away", "away_patience_s", "stall_s", "stretch_s"):
+        default = Settings.model_fields[field].default
+        assert type(default)(variables[f"TRIM_{field.upper()}"]) == default
+
+
+@ROLE
 def test_what_a_role_serves_is_what_its_probes_and_monitors_ask(target: str, role: str) -> None:
     runs = container(find(target, "Deployment", f"trim-{role}"))
     variables = environment(target, find(target, "Deployment", f"trim-{role}"))

@@ -171,28 +171,34 @@ def _servers(folder: Path, blank: Path) -> Iterator[Mapping[str, str]]:
             ("large", MODELS / "large", ()),
             ("prm", MODELS / "prm", ("--runner", "pooling", "--pooler-config", json.dumps(pooler))),
         ):
-            started.append((role, *_start_server(role, model, folder / f"{role}.log", options)))
+            started.append((role, *start_server(role, model, folder / f"{role}.log", options)))
         for role, process, url, log in started:
-            _wait_until_up(role, process, url, log)
+            wait_until_up(role, process, url, log)
         yield {
             key: value
             for role, _, url, _ in started
             for key, value in ((f"{role}_model", role), (f"{role}_url", f"{url}/v1"))
         }
     finally:
-        for _, process, _, _ in started:
-            process.terminate()
-        for _, process, _, _ in started:
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        stop_servers([process for _, process, _, _ in started])
 
 
-def _start_server(
+def stop_servers(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Stop servers, all at the same time."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def start_server(
     role: str, model: Path, log: Path, options: Sequence[str]
 ) -> tuple[subprocess.Popen[bytes], str, Path]:
+    """Start vLLM's server of a model under the name of a role; return its process, its URL and its log."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -209,7 +215,8 @@ def _start_server(
     return process, f"http://127.0.0.1:{port}", log
 
 
-def _wait_until_up(role: str, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def wait_until_up(role: str, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    """Wait until a server answers."""
     until = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < until:
         if process.poll() is not None:

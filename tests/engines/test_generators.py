@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from shared.cancellation import Cancellation, Cancelled
+from shared.domain.answers import boxed_answer
 from shared.domain.drafts import Finish
 from shared.domain.options import Sampling
-from shared.domain.text import boxed_answer
 from shared.engines.embedded.generator import EmbeddedGenerator
 from shared.engines.port import GeneratedStep, InputTooLong, Meter, StepTimeout
 from tests.engines.deployed import BLANK_QUESTION, SLOW_STORY, STORIES, Engine, until
@@ -65,11 +65,10 @@ def test_a_call_begins_no_step_once_it_has_its_tokens(engine: Engine) -> None:
     assert len(write(engine.large, make_request(QUESTION, max_tokens=1))) == 1
 
 
-def test_a_step_is_closed_at_its_token_limit(engine: Engine) -> None:
-    first, second = write(engine.large, make_request(QUESTION, max_step_tokens=5, max_steps=2))
-    assert (first.finish, second.finish) == (Finish.LENGTH, Finish.LENGTH)
-    assert first.tokens <= 6
-    assert first.text != second.text
+def test_a_step_is_closed_at_its_token_limit_and_ends_the_call(engine: Engine) -> None:
+    (cut,) = write(engine.large, make_request(QUESTION, max_step_tokens=5, max_steps=2))
+    assert cut.finish is Finish.LENGTH
+    assert cut.tokens <= 6
 
 
 def test_a_model_that_writes_nothing_ends_the_call(engine: Engine) -> None:
@@ -151,6 +150,21 @@ def test_a_solution_that_fills_the_context_ends_there(engine: Engine) -> None:
     steps = write(engine.large, make_request(question))
     assert steps[-1].finish is Finish.LENGTH
     assert steps[0].prompt_tokens + sum(step.tokens for step in steps) == 1024
+
+
+def test_a_stream_whose_next_step_does_not_fit_the_context_ends_with_an_error(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if engine.name not in ("embedded", "vllm"):
+        pytest.skip("a script has no context, and a server counts its context itself")
+    first, second, *_ = write(engine.large, make_request(QUESTION))
+    full = first.prompt_tokens + first.tokens + second.tokens
+    monkeypatch.setattr(engine.large._model, "max_tokens", full)  # type: ignore[attr-defined]
+    written: list[GeneratedStep] = []
+    with pytest.raises(InputTooLong, match=f"are {full} tokens long"):
+        written.extend(engine.large.stream(make_request(QUESTION), Cancellation(), Meter()))
+    assert texts(written) == texts([first, second])
+    assert len(write(engine.large, make_request(QUESTION, max_steps=2))) == 2, "nothing is missing then"
 
 
 def test_a_completed_call_leaves_the_meter_at_zero(engine: Engine) -> None:

@@ -22,7 +22,7 @@ import pytest
 from bench.vllm_on_cpu import ARGUMENTS
 from recipe.reference import load_weights, logits
 from shared.cancellation import Cancellation, Cancelled
-from shared.domain.text import join_steps
+from shared.domain.text import STOPS, join_steps
 from shared.engines.factory import make_generator, make_scorer
 from shared.engines.port import (
     BadScores,
@@ -135,7 +135,7 @@ def test_finished_steps_are_computed_again_for_the_last_block_at_most(engine: En
 @on_vllm
 @pytest.mark.parametrize("max_steps", [1, 2])
 def test_a_model_that_writes_no_words_up_to_the_end_of_its_context_ends_there(engine: Engine, max_steps: int) -> None:
-    (step,) = write(engine.blank, make_request("7" * 1000, max_steps=max_steps))  # type: ignore[arg-type]
+    (step,) = write(engine.blank, make_request("7" * 1000, max_steps=2))  # type: ignore[arg-type]  # in one request
     question = "7" * (1000 + engine.blank._model.max_tokens - 1 - step.prompt_tokens)  # type: ignore[attr-defined]
     (step,) = write(engine.blank, make_request(question, max_steps=max_steps))  # type: ignore[arg-type]
     assert (step.text, step.finish, step.tokens) == ("", Finish.LENGTH, 1)
@@ -185,7 +185,7 @@ class Playing:
         self.prompts.append(self._model.tokenizer.decode(prompt["prompt_token_ids"]))
         text = self._texts.pop(0)
         ids = self._model.encode(text)[: sampling.max_tokens]
-        stop = "\n\n" if text.endswith("\n\n") else None
+        stop = next((each for each in STOPS if text.endswith(each)), None)
         finish = "length" if len(ids) == sampling.max_tokens else "stop"
         if stop is None and finish == "stop":
             ids.append(self._model._engine.model_config.hf_config.eos_token_id)
@@ -213,6 +213,15 @@ def test_a_blank_line_in_a_fence_ends_no_step(engine: Engine, monkeypatch: pytes
     assert (step.text, step.finish) == ("```\na = 1\n\nb = 2\n```", Finish.SEPARATOR)
     assert playing.prompts[1].endswith("a = 1\n\n")
     assert step.tokens == sum(len(engine.large._model.encode(text)) for text in ("```\na = 1\n\n", "b = 2\n```\n\n"))  # type: ignore[attr-defined]
+
+
+@on_vllm
+@pytest.mark.parametrize("blank", STOPS)
+def test_a_blank_line_with_white_space_in_it_ends_a_step(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, blank: str
+) -> None:
+    step, _ = play(engine, monkeypatch, f"1+1=2.{blank}")
+    assert (step.text, step.finish) == ("1+1=2.", Finish.SEPARATOR)
 
 
 @on_vllm
@@ -448,6 +457,11 @@ def test_a_chat_template_that_takes_no_system_message_cannot_be_used(tmp_path: P
     (folder / "chat_template.jinja").write_text("{{ raise_exception('System role not supported') }}")
     with pytest.raises(ModelUnusable, match=r"no chat template.*; set TRIM_PROMPT_STYLE to completions"):
         make_generator(settings(prompt_style="chat", small_model=str(folder)), Author.SMALL)
+
+
+def test_a_chat_template_that_knows_nothing_of_thinking_is_refused_with_the_setting() -> None:
+    with pytest.raises(ModelUnusable, match="knows nothing of thinking; remove TRIM_SMALL_THINKING"):
+        make_generator(settings(prompt_style="chat", small_thinking="steps"), Author.SMALL)
 
 
 def test_a_chat_template_puts_the_question_where_it_belongs() -> None:

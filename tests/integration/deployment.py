@@ -10,8 +10,8 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -20,14 +20,23 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from shared.bus.connection import connect
+from shared.bus.connection import connect, is_pgmq
 from shared.bus.topology import QUEUES, Topology
 from shared.settings import Settings
 from stack.client import Api
 from stack.roles import ROLES, Roles
 from stack.scratch import scratch_prefix, scratch_queues
 
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
+
+PGMQ_CONNECTIONS = 65
+"""Connections to Postgres that a deployment with pgmq opens at most, with those of its test."""
+
+PGMQ_ROLE_CONNECTIONS = 11
+"""Connections that a further process of it opens."""
+
+ROOM_PATIENCE_S = 120.0
+"""Seconds that a deployment waits until another one has closed its connections."""
 
 
 @dataclass(frozen=True)
@@ -60,14 +69,15 @@ class Deployment:
         found = {str(row["id"]): row for row in self.rows("SELECT * FROM problems WHERE id = ANY(%s::uuid[])", ids)}
         return [found[each] for each in ids]
 
-    def finish(self, ids: list[str]) -> list[dict[str, Any]]:
+    def finish(self, ids: list[str], *, patience_s: float = PATIENCE_S) -> list[dict[str, Any]]:
         """Wait until problems have ended; return their rows."""
         self.until(
             lambda: (
                 not self.rows(
                     "SELECT 1 FROM problems WHERE id = ANY(%s::uuid[]) AND status IN ('queued', 'running')", ids
                 )
-            )
+            ),
+            patience_s=patience_s,
         )
         return self.problems(ids)
 
@@ -96,14 +106,14 @@ class Deployment:
         finally:
             connection.release()
 
-    def until(self, holds: Callable[[], object]) -> None:
+    def until(self, holds: Callable[[], object], *, patience_s: float = PATIENCE_S) -> None:
         """Wait until something holds; fail with what is in the database if it never does."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + patience_s
         while not holds():
             if time.monotonic() > deadline:
                 query = "SELECT id, status, epoch, request, attempts, due_at FROM problems WHERE finished_at IS NULL"
                 stuck = self.rows(query)
-                raise AssertionError(f"It did not come to pass in {PATIENCE_S:.0f} s. Open problems: {stuck[:3]}")
+                raise AssertionError(f"It did not come to pass in {patience_s:.0f} s. Open problems: {stuck[:3]}")
             time.sleep(0.05)
 
 
@@ -114,10 +124,16 @@ def deployed(
     database_url: str,
     broker_url: str,
     script: Mapping[str, Any],
-    broker_urls: Mapping[str, str] = MappingProxyType({}),
+    own: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    more_roles: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    problems_may_wait: bool = False,
     **settings: str,
 ) -> Iterator[Deployment]:
-    """Run the service for as long as the block does; roles in `broker_urls` connect to the broker as another user."""
+    """Run the service for as long as the block does.
+
+    `own` has the settings of roles that differ from the others'. `more_roles` are further processes, by name.
+    With `problems_may_wait` the block begins once submissions are accepted, whether all roles are fit or not.
+    """
     path = folder / "script.json"
     path.write_text(json.dumps(script))
     with socket.socket() as probe:
@@ -134,32 +150,58 @@ def deployed(
         "TRIM_SWEEP_INTERVAL_S": "0.2",
         "TRIM_VISIBILITY_TIMEOUT_S": "5",
         "TRIM_STOP_GRACE_S": "2",
-        **{f"TRIM_{name.upper()}": value for name, value in settings.items()},
+        **_variables(settings),
     }
     configured = Settings.model_validate(
         {name.removeprefix("TRIM_").lower(): value for name, value in environment.items()}
     )
     api = Api(f"http://127.0.0.1:{port}")
     commands = {
-        role: [f"TRIM_BROKER_URL={broker_urls[role]}", sys.executable, *arguments] if role in broker_urls else arguments
-        for role, arguments in ROLES.items()
+        role: [*map("=".join, _variables(own[role]).items()), sys.executable, *arguments] if role in own else arguments
+        for role, arguments in {**ROLES, **more_roles}.items()
     }
     started = Roles(
         {**os.environ, **environment},
         folder / "logs",
         roles=commands,
-        interpreters=dict.fromkeys(broker_urls, "/usr/bin/env"),
+        interpreters=dict.fromkeys(own, "/usr/bin/env"),
     )
     with scratch_queues(configured), api, ExitStack() as running:
-        with _alone():
+        with _with_room(configured, PGMQ_CONNECTIONS + PGMQ_ROLE_CONNECTIONS * len(more_roles.keys() - ROLES.keys())):
             roles = running.enter_context(started)
-            api.wait_until_ready(roles.check)
+            api.wait_until_ready(roles.check, problems_may_wait=problems_may_wait)
         yield Deployment(api, roles, configured, database_url)
 
 
+def _variables(settings: Mapping[str, str]) -> dict[str, str]:
+    return {f"TRIM_{name.upper()}": value for name, value in settings.items()}
+
+
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Let one deployment start at a time: with pgmq each opens 50 connections then, and Postgres allows 100."""
+def _with_room(settings: Settings, connections: int) -> Iterator[None]:
+    """Let one deployment with pgmq start at a time, once the server has room for its connections.
+
+    Where another one keeps that room for long, this one starts all the same: its test may still find enough.
+    """
+    if not is_pgmq(settings):
+        yield
+        return
     with Path(tempfile.gettempdir(), f"trim-tests-{os.getuid()}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        until = time.monotonic() + ROOM_PATIENCE_S
+        while _free_connections(settings.require_database_url()) < connections and time.monotonic() < until:
+            time.sleep(0.5)
         yield
+
+
+def _free_connections(database_url: str) -> int:
+    query = """
+        SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int
+               - count(*)
+        FROM pg_stat_activity WHERE backend_type = 'client backend'
+    """
+    with suppress(psycopg.OperationalError), psycopg.connect(database_url, autocommit=True) as connection:
+        row = connection.execute(query).fetchone()
+        assert row is not None
+        return int(row[0])
+    return 0

@@ -19,7 +19,7 @@ from stack.client import Api, ApiRefused, Unreachable
 from stack.roles import ROLES, Roles
 from stack.running import free_port
 
-PATIENCE_S = 90.0
+PATIENCE_S = 240.0
 
 OPEN = 4
 """Number of problems that are unsolved at any time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,8 +10,10 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from services.orchestrator.applying import Outgoing, apply_deliveries
+from services.orchestrator.applying import Outgoing
+from services.orchestrator.batches import Applied, apply_deliveries
 from services.orchestrator.policy_cache import PolicyCache
+from services.orchestrator.setting_aside import SetAside
 from services.orchestrator.sweeping import admit
 from shared.bus.consumer import Delivery
 from shared.domain.drafts import Draft, Finish, Scoring
@@ -22,7 +25,8 @@ from shared.store.reasoning_state import PostgresStore
 from shared.store.submissions import Arm, Chosen, Submission, submit_problem
 from shared.store.tables import DEFAULT_TENANT
 
-NOW = datetime.now(UTC)
+NOW = datetime.now(UTC) + timedelta(hours=1)
+"""Time at which problems are solved; the database's clock gives that of their submission."""
 WINDOW = 1000
 
 
@@ -51,7 +55,7 @@ def submit(
 def start(database: Database, *, now: datetime = NOW) -> dict[UUID, GenerateSteps]:
     """Admit what is queued; return the commands by problem."""
     store = PostgresStore(database)
-    commands = admit(store, window=WINDOW, policies=PolicyCache(store), now=now).outgoing
+    commands = admit(store, window=WINDOW, policies=PolicyCache(store), now=lambda: now).outgoing
     return {each.problem_id: each for each in commands if isinstance(each, GenerateSteps)}
 
 
@@ -99,9 +103,14 @@ def deliver(body: bytes, *, deliveries: int = 1) -> Delivery:
 
 def hear(database: Database, *events: ProblemEvent, now: datetime = NOW) -> list[Outgoing]:
     """Apply events as an orchestrator does."""
+    return take(database, *(deliver(encode(each)) for each in events), now=now).outgoing
+
+
+def take(database: Database, *deliveries: Delivery, aside: SetAside | None = None, now: datetime = NOW) -> Applied:
+    """Apply messages as an orchestrator does."""
     store = PostgresStore(database)
-    deliveries = [deliver(encode(each)) for each in events]
-    return apply_deliveries(store, deliveries, policies=PolicyCache(store), now=now)
+    aside = SetAside(monotonic=time.monotonic) if aside is None else aside
+    return apply_deliveries(store, deliveries, aside=aside, policies=PolicyCache(store), now=lambda: now)
 
 
 def follow(outgoing: Sequence[Outgoing]) -> GenerateSteps:

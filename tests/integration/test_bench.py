@@ -55,7 +55,7 @@ def result(postgres_server: str, rabbitmq_server: str) -> dict[str, Any]:
     """Return the last line that one run printed."""
     done = subprocess.run(
         COMMAND,
-        cwd=ROOT, env=environment(postgres_server, rabbitmq_server), capture_output=True, text=True, timeout=120,
+        cwd=ROOT, env=environment(postgres_server, rabbitmq_server), capture_output=True, text=True, timeout=800,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -134,7 +134,7 @@ def test_ctrl_c_leaves_nothing_behind(running: Running, postgres_server: str, ra
     assert len(running.queues) == 2
     running.process.send_signal(signal.SIGINT)
     running.process.send_signal(signal.SIGINT)  # A second Ctrl-C changes nothing.
-    _, errors = running.process.communicate(timeout=60)
+    _, errors = running.process.communicate(timeout=800)
     assert running.process.returncode == 130
     assert errors.count("\n") == 1, errors
     assert not any(child.is_running() for child in running.children)
@@ -150,9 +150,20 @@ def test_an_unreachable_server_is_reported_in_one_sentence(
     broker_url = f"amqp://guest:guest@{NOBODY}//" if gone == "broker" else rabbitmq_server
     done = subprocess.run(
         COMMAND,
-        cwd=ROOT, env=environment(database_url, broker_url), capture_output=True, text=True, timeout=60, check=False,
+        cwd=ROOT, env=environment(database_url, broker_url), capture_output=True, text=True, timeout=800, check=False,
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1, done.stderr
     assert f"The {gone} does not answer" in done.stderr
+
+
+def test_the_benchmark_of_waiting_clients_answers_all_of_them(postgres_server: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.waiting", "--clients", "3", "--seconds", "1"],
+        cwd=ROOT, env=environment(postgres_server, NOBODY), capture_output=True, text=True, timeout=800, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout.splitlines()[-1])
+    assert printed["clients"] == 3
+    assert printed["with_others"].keys() == printed["alone"].keys()

@@ -16,15 +16,25 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from amqp.exceptions import PreconditionFailed
 from kombu.entity import Exchange, Queue
 from pydantic import SecretStr
 
-from shared.bus.cancellations import forget_listeners
-from shared.bus.connection import BadBrokerUrl, BrokerRefused, BrokerUnavailable, connect, is_pgmq
+from shared.bus.broadcasts import forget_listeners
+from shared.bus.connection import (
+    BadBrokerUrl,
+    BrokerBlocked,
+    BrokerRefused,
+    BrokerUnavailable,
+    MessageTooLarge,
+    connect,
+    is_pgmq,
+)
 from shared.bus.consumer import BatchConsumer
 from shared.bus.declaring import QueueDiffers
 from shared.bus.publisher import Publisher, SharedPublisher
-from shared.bus.topology import DeadLetter, Topology
+from shared.bus.topology import COMMAND, DeadLetter, Past, ReturnedCommand, Topology, past_of
+from shared.domain.roles import WorkerRole
 from shared.errors import RetryableError
 from shared.messages import MAX_PREFIX_BYTES, CancelWork, WorkerSeen, WorkFailed, derive_id, encode
 from shared.settings import Settings
@@ -126,6 +136,26 @@ def test_an_unsettled_message_is_redelivered_and_marked_as_such(settings: Settin
         second.settle(again)
 
 
+def test_messages_that_stay_unsettled_for_long_keep_no_others_out(broker_url: str) -> None:
+    patient = Settings(broker_url=broker_url, queue_prefix=scratch_prefix(), visibility_timeout_s=600)
+    messages = [seen(f"w{index}") for index in range(25)]
+    with scratch_queues(patient), closing(Publisher(patient)) as publisher:
+        publisher.publish(messages)
+        with closing(consumer(patient, batch=2)) as source:
+            held = [*source.take(0.5)]
+            while len(held) < 24:
+                source.make_room()
+                taken = source.take(5.0)
+                assert taken, f"the broker delivered only {len(held)}"
+                held += taken
+            assert not any(each.is_redelivered for each in held)
+            source.settle(held[5:10])
+            source.settle([*held[:5], *held[10:]])
+            assert {each.body for each in held} | {*take(source, 1)} == {encode(each) for each in messages}
+        with closing(consumer(patient)) as after:
+            assert after.take(0.2) == []
+
+
 def test_a_consumer_that_closes_requeues_its_unsettled_messages(broker_url: str) -> None:
     patient = Settings(broker_url=broker_url, queue_prefix=scratch_prefix(), visibility_timeout_s=600)
     with scratch_queues(patient):
@@ -137,6 +167,17 @@ def test_a_consumer_that_closes_requeues_its_unsettled_messages(broker_url: str)
             assert take(second, 1) == [encode(seen("w"))], "long before it would be visible again by itself"
 
 
+def test_a_command_that_is_published_again_keeps_its_past_on_both_brokers(settings: Settings) -> None:
+    past = Past(runs=3, losses=1)
+    with closing(Publisher(settings)) as publisher:
+        publisher.publish([ReturnedCommand(WorkerRole.SMALL, b"{}", past)])
+    for lost in range(2):
+        with closing(BatchConsumer(settings, "small", batch=1, linger_s=0)) as source:
+            [delivery] = next(filter(None, (source.take(0.2) for _ in range(50))))
+            assert past_of(delivery.message) == Past(runs=3 + lost, losses=1 + lost)
+            assert (delivery.body, delivery.message.headers["task"]) == (b"{}", COMMAND)
+
+
 def test_requeueing_counts_as_one_delivery(rabbitmq_server: str) -> None:
     patient = Settings(broker_url=rabbitmq_server, queue_prefix=scratch_prefix())
     with scratch_queues(patient):
@@ -145,19 +186,19 @@ def test_requeueing_counts_as_one_delivery(rabbitmq_server: str) -> None:
         for times in range(3):
             with closing(consumer(patient)) as source:
                 [delivery] = next(filter(None, (source.take(0.2) for _ in range(50))))
-                assert delivery.message.headers.get("x-delivery-count", 0) == times
+                assert delivery.deliveries == times + 1
 
 
 def test_a_message_that_is_held_for_long_is_not_redelivered(
     rabbitmq_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.bus.consumer.HEARTBEAT_S", 1)
+    monkeypatch.setattr("shared.bus.consumer.HEARTBEAT_S", 3)
     patient = Settings(broker_url=rabbitmq_server, queue_prefix=scratch_prefix())
     with scratch_queues(patient), closing(Publisher(patient)) as publisher:
         publisher.publish([seen("w")])
         with closing(consumer(patient)) as source:
             deliveries = next(filter(None, (source.take(0.2) for _ in range(50))))
-            until = time.monotonic() + 5  # past the two heartbeats after which either side gives the other up
+            until = time.monotonic() + 7  # past the two heartbeats after which either side gives the other up
             while time.monotonic() < until:
                 source.keep_alive()
                 time.sleep(0.1)
@@ -274,5 +315,38 @@ def test_a_role_waits_for_unreachable_servers_and_stops_on_sigterm(role: list[st
     waited = next(line for line in process.stderr if "awaited" in line)
     assert "unavailable" in waited
     process.send_signal(signal.SIGTERM)
-    _, rest = process.communicate(timeout=60)
+    _, rest = process.communicate(timeout=800)
     assert "Traceback" not in rest
+
+
+def test_a_broker_that_accepts_no_messages_is_named_as_blocked(
+    rabbitmq_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An alarm would block all tests on the server, so the test plays its notification."""
+    alarmed = Settings(broker_url=rabbitmq_server, queue_prefix=scratch_prefix())
+    with scratch_queues(alarmed), closing(Publisher(alarmed)) as publisher:
+        publisher.publish([seen("before")])
+        connection = publisher._connection
+        assert connection is not None
+        monkeypatch.setattr(connection, "drain_events", lambda **_: connection._connection._on_blocked(), raising=False)
+        with pytest.raises(BrokerBlocked, match="accepts no messages"):
+            publisher.publish([seen("blocked")])
+        publisher.publish([seen("after")])
+
+
+def test_a_message_that_the_broker_refuses_for_its_size_is_named(
+    rabbitmq_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit is one of the whole server, so the test plays its refusal."""
+    limited = Settings(broker_url=rabbitmq_server, queue_prefix=scratch_prefix())
+    refusal = PreconditionFailed("PRECONDITION_FAILED - message size 5000 larger than configured max size 1000")
+
+    def refuse(**_: object) -> None:
+        raise refusal
+
+    with scratch_queues(limited), closing(Publisher(limited)) as publisher:
+        publisher.publish([seen("before")])
+        monkeypatch.setattr(publisher._connection, "drain_events", refuse, raising=False)
+        with pytest.raises(MessageTooLarge, match="max_message_size"):
+            publisher.publish([seen("large")])
+        publisher.publish([seen("after")])

@@ -8,11 +8,12 @@ from contextlib import closing
 
 import psycopg
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
 
 import migrations
 from migrations.session import NotInUnicode
-from shared.store.database import Database
+from shared.store.database import Database, DatabaseUnavailable
+from stack.scratch import scratch_database
 from tests.integration.solving import rows
 
 pytestmark = pytest.mark.servers
@@ -41,3 +42,20 @@ def test_a_database_in_another_encoding_is_refused_with_a_sentence(bytes_url: st
     with pytest.raises(NotInUnicode, match="encoding is SQL_ASCII; create it with ENCODING 'UTF8'"):
         migrations.upgrade(bytes_url)
     assert migrations.read_revision(bytes_url) is None
+
+
+def test_a_database_that_takes_no_writes_is_unavailable_until_it_does(postgres_server: str) -> None:
+    """A standby, or a primary that still recovers, is like that."""
+    with scratch_database(postgres_server) as url, closing(Database(url)) as database:
+        name = make_url(url).database
+        for is_read_only in (True, False):
+            with psycopg.connect(postgres_server, autocommit=True) as admin:
+                admin.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = {is_read_only}'.encode())
+            if is_read_only:
+                for connect in (database.listen, database.begin().__enter__):
+                    with pytest.raises(DatabaseUnavailable):
+                        connect()
+            else:
+                database.listen().close()
+                with database.begin() as connection:
+                    connection.execute(text("CREATE TABLE made ()"))

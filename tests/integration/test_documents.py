@@ -17,6 +17,7 @@ import pytest
 
 from shared.store import policy_versions
 from shared.store.database import Database
+from stack.postgres import BIN
 from stack.scratch import scratch_database
 from tests.integration.deployment import Deployment, deployed
 from tests.unit.policies.pomdp_models import artefact_of, released_model
@@ -73,11 +74,26 @@ def recipes(deployment: Deployment) -> list[str]:
     """List the recipes for auditors, with the ids of a problem that was solved for them."""
     [problem_id] = deployment.submit(1, shadows=[{"name": "small-only"}])
     [row] = deployment.finish([problem_id])
-    ids = {":problem": f"'{problem_id}'", ":batch": f"'{row['batch_id']}'"}
+    ids = {":'problem'": f"'{problem_id}'", ":'batch'": f"'{row['batch_id']}'"}
     found = re.findall(r"```sql\n(.*?)```", AUDIT, re.DOTALL)
     # Step 0 exists in this short solution.
     found = [recipe.replace("step = 7", "step = 0").replace("%", "%%") for recipe in found]
-    return [re.sub("(?<!:):(problem|batch)", lambda name: ids[name[0]], recipe) for recipe in found]
+    return [re.sub(":'(problem|batch)'", lambda name: ids[name[0]], recipe) for recipe in found]
+
+
+def test_every_recipe_for_auditors_can_be_pasted_into_psql(deployment: Deployment) -> None:
+    [row] = deployment.finish(deployment.submit(1))
+    ids = [f"--set=problem={row['id']}", f"--set=batch={row['batch_id']}", "--set=ON_ERROR_STOP=1"]
+    pasted = "".join(re.findall(r"```sql\n(.*?)```", AUDIT, re.DOTALL))
+    done = subprocess.run(
+        [BIN / "psql", "--no-psqlrc", *ids, deployment.database_url],
+        input=pasted,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count(" row") == pasted.count(";\n"), done.stdout
 
 
 def test_every_recipe_for_auditors_runs_and_those_for_defects_find_none(deployment: Deployment) -> None:

@@ -112,7 +112,7 @@ def test_every_command_of_the_page_works_as_printed(deployment: Deployment, tmp_
     assert summary["models"] == {role: [name] for role, name in MODELS.items()}
     assert "<svg" in (tmp_path / "run" / "report" / "report.html").read_text()
     compared = next(text for command, text in printed.items() if "--in run" in command)
-    assert "They part at step 1:" in compared
+    assert "They part at step 1 (counted from 0):" in compared
     assert "escalate (score_below_threshold: value 0.4, compared with 0.5)" in compared
     replayed = json.loads(next(text for command, text in printed.items() if "--problem" in command))
     [record] = replayed["records"]

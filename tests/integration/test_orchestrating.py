@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -13,9 +14,11 @@ import pytest
 from sqlalchemy import text
 
 from services.orchestrator import applying
-from services.orchestrator.applying import Outgoing, apply_deliveries
+from services.orchestrator.applying import Outgoing
+from services.orchestrator.batches import apply_deliveries
 from services.orchestrator.housekeeping import prune
 from services.orchestrator.policy_cache import PolicyCache
+from services.orchestrator.setting_aside import SetAside
 from services.orchestrator.sweeping import admit, attend
 from shared.bus.consumer import Delivery
 from shared.bus.topology import DELIVERY_LIMIT, DeadLetter
@@ -39,6 +42,7 @@ from tests.integration.solving import (
     rows,
     start,
     submit,
+    take,
     write,
 )
 
@@ -59,17 +63,16 @@ def database(shared_database: Database) -> Database:
 
 def admit_all(database: Database) -> list[Outgoing]:
     store = PostgresStore(database)
-    return admit(store, window=WINDOW, policies=PolicyCache(store), now=NOW).outgoing
+    return admit(store, window=WINDOW, policies=PolicyCache(store), now=lambda: NOW).outgoing
 
 
 def attend_all(database: Database, *, now: datetime = NOW) -> list[Outgoing]:
     store = PostgresStore(database)
-    return attend(store, policies=PolicyCache(store), now=now).outgoing
+    return attend(store, roles=lambda *_: None, policies=PolicyCache(store), now=lambda: now).outgoing
 
 
 def apply_all(database: Database, *deliveries: Delivery) -> list[Outgoing]:
-    store = PostgresStore(database)
-    return apply_deliveries(store, deliveries, policies=PolicyCache(store), now=NOW)
+    return take(database, *deliveries).outgoing
 
 
 def read(database: Database, problem_id: UUID) -> dict[str, Any]:
@@ -199,6 +202,26 @@ def test_an_event_that_arrives_twice_is_booked_once(database: Database) -> None:
     assert read(database, problem_id) == before
 
 
+def test_the_time_is_taken_once_the_problem_is_locked(database: Database) -> None:
+    """While a transaction waits for a lock, another one records later times, and deadlines pass."""
+    problem_id = submit(database)
+    command = start(database)[problem_id]
+    free: list[int] = []
+
+    def now() -> datetime:
+        free.append(len(rows(database, "SELECT 1 FROM problems FOR UPDATE SKIP LOCKED")))
+        return NOW
+
+    store = PostgresStore(database)
+    policies = PolicyCache(store)
+    aside, event = SetAside(monotonic=time.monotonic), deliver(encode(write(command, "A step.")))
+    apply_deliveries(store, [event], aside=aside, policies=policies, now=now)
+    assert free == [0]
+    execute(database, "UPDATE problems SET due_at = :now", now=NOW)
+    attend(store, roles=lambda *_: None, policies=policies, now=now)
+    assert free == [0, 1, 0], "once to find what is due, and once to change it"
+
+
 def test_the_sweeper_skips_a_problem_that_another_transaction_has_locked(database: Database) -> None:
     locked, free = submit(database), submit(database)
     with PostgresStore(database).begin() as transaction:
@@ -212,9 +235,9 @@ def test_the_sweeper_skips_a_problem_that_another_transaction_has_locked(databas
 def test_one_replica_admits_at_a_time(database: Database) -> None:
     submit(database)
     with PostgresStore(database).begin() as transaction:
-        assert transaction.next_queued(window=1, limit=1)
+        assert transaction.next_queued(now=NOW, window=1, limit=1)
         with PostgresStore(database).begin() as other:
-            assert other.next_queued(window=1, limit=1) == []
+            assert other.next_queued(now=NOW, window=1, limit=1) == []
 
 
 def test_old_rows_are_deleted(database: Database) -> None:
@@ -271,7 +294,7 @@ def test_steps_update_a_problem_within_its_page(database_url: str) -> None:
         before = count_updates(database)
         for number in range(steps):
             now = NOW + timedelta(seconds=number)
-            command = follow(hear(database, write(command, "A step of some length."), now=now))
+            command = follow(hear(database, write(command, f"Step {number} of some length."), now=now))
         assert read(database, problem_id)["step_count"] == steps
         updates, hot = (after - earlier for after, earlier in zip(count_updates(database), before, strict=True))
         assert updates == steps

@@ -15,10 +15,12 @@ import pytest
 from sqlalchemy import Connection, text
 
 from shared.domain.options import PolicyChoice
+from shared.domain.roles import WorkerRole
 from shared.store import queries
 from shared.store.admission import find_attention, next_queued, record_processes
 from shared.store.database import Database
 from shared.store.port import SeenProcess
+from shared.store.presence import count_waiting, find_untold
 from shared.store.pruning import prune_idempotency_keys, prune_inbox
 from shared.store.queries import ProblemFilter
 from shared.store.reasoning_state import PostgresStore
@@ -37,6 +39,8 @@ QUEUED = 20_000
 FINISHED = 10_000
 PRUNED = 5_000
 STEPS = 5
+SHOWN_STEPS = 2
+"""Steps of a problem that are read where it is shown."""
 
 FILL = f"""
 SET session_replication_role = replica; -- Skips the checks of foreign keys.
@@ -149,13 +153,31 @@ def test_a_long_queue_is_not_read_to_admit_a_few(database: Database, executed: l
     with database.begin() as connection:
         running = count_running(connection)
         executed.clear()
-        found = next_queued(connection, window=running + room, limit=200)
+        found = next_queued(connection, now=NOW, window=running + room, limit=200)
         connection.rollback()
     assert len(found) == room
-    assert alone in {each.problem_id for each in found}, "it waits behind no queue of another tenant"
+    assert alone in found, "it waits behind no queue of another tenant"
     plan = find(executed, "WITH RECURSIVE")
     assert {"ix_problems_queued", "ix_problems_running"} <= plan.indexes, plan
     check(executed, rows=running + 4 * room + 30)
+
+
+def test_a_queue_whose_role_is_away_is_not_read_to_admit_others(database: Database, executed: list[Plan]) -> None:
+    """The plans of the long queue are of a kind that may not start."""
+    plan = 'jsonb_build_object(\'plan\', \'{"drafts": false, "scores": false, "escalates": true}\'::jsonb)'
+    with database.begin() as connection:
+        connection.execute(text(f"UPDATE problems SET options = {plan} WHERE status = 'queued' AND options = '{{}}'"))
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE problems"))
+    alone = submit(database, tenant_id=CROWDED)
+    with database.begin() as connection:
+        running = count_running(connection)
+        executed.clear()
+        found = next_queued(connection, now=NOW, window=running + 20, limit=200, away={WorkerRole.LARGE})
+        connection.rollback()
+    assert alone in found
+    assert "ix_problems_queued_plan" in find(executed, "WITH RECURSIVE").indexes
+    check(executed, rows=3 * running + 200)
 
 
 def test_attention_is_found_along_indexes(database: Database, executed: list[Plan]) -> None:
@@ -169,6 +191,20 @@ def test_attention_is_found_along_indexes(database: Database, executed: list[Pla
     plan = find(executed, "WITH chosen")
     assert {"ix_problems_cancelling", "ix_problems_deadline", "ix_problems_running"} <= plan.indexes, plan
     check(executed, rows=running + 50)
+
+
+def test_problems_that_have_to_learn_what_is_away_are_found_among_the_running_ones(
+    database: Database, executed: list[Plan]
+) -> None:
+    with database.begin() as connection:
+        running = count_running(connection)
+        executed.clear()
+        find_untold(connection, list(WorkerRole), limit=50)
+        assert count_waiting(connection) == {"small": 0, "large": 0, "prm": 0}
+    for beginning in ("SELECT problems.id, problems.cancel_requested_at", "SELECT count(*)"):
+        plan = find(executed, beginning)
+        assert "ix_problems_running" in plan.indexes, plan
+    check(executed, rows=2 * running + 50)
 
 
 def test_inboxes_are_pruned_along_an_index_and_once(database: Database, executed: list[Plan]) -> None:
@@ -236,9 +272,9 @@ def test_every_page_of_a_listing_is_read_in_the_order_of_an_index(
             assert len(page.items) == 4
             cursor = page.next_cursor
     for plan in executed:
-        assert plan.indexes <= indexes, plan
+        assert plan.indexes <= indexes | {"pk_steps"}, plan
         assert not plan.is_sorted, plan
-    check(executed, rows=5)
+    check(executed, rows=5 * (1 + SHOWN_STEPS))
 
 
 def test_a_listing_without_problems_reads_none(database: Database, executed: list[Plan]) -> None:
@@ -270,7 +306,8 @@ def test_a_batch_is_read_along_its_index(database: Database, executed: list[Plan
         assert summary is not None
         assert sum(summary.sums.statuses.values()) == 10
         assert queries.has_batch(session, CROWDED, BATCH)
-    assert not any({"steps", "decisions"} & {each.get("Relation Name") for each in plan.nodes} for plan in executed)
+    summed = find(executed, "SELECT problems.status")
+    assert not {"steps", "decisions"} & {each.get("Relation Name") for each in summed.nodes}
     check(executed, rows=10)
 
 

@@ -107,7 +107,7 @@ def test_a_decision_records_what_was_seen_what_was_chosen_and_what_chose(databas
         (1, 1, "escalate", "score_below_threshold", 0.25, 0.5),
         (2, 2, "accept", "score_at_least_threshold", 0.75, 0.5),
     ]
-    assert {(each.decided_by, each.policy, each.policy_revision) for each in found} == {("policy", "threshold", 1)}
+    assert {(each.decided_by, each.policy, each.policy_revision) for each in found} == {("policy", "threshold", 2)}
     assert len({each.policy_digest for each in found}) == 1
     assert [each.epoch for each in found] == [0, 0, 1]
     [_, _, last] = found
@@ -121,6 +121,7 @@ def test_a_decision_records_what_was_seen_what_was_chosen_and_what_chose(databas
         "draft_tokens": 5,
         "mean_logprob": None,
         "min_logprob": None,
+        "thoughts": [],
         "is_final": True,
         "large_out": 5,
         "seed": 0,
@@ -129,6 +130,7 @@ def test_a_decision_records_what_was_seen_what_was_chosen_and_what_chose(databas
     assert (last.draft_text, last.draft_finish, last.draft_tokens) == ("Hence \\boxed{42}", "separator", 5)
     assert (last.draft_prompt_tokens, last.draft_cached_tokens, last.draft_model) == (10, 4, "small-model")
     assert (last.prm_model, last.prm_worker, last.prm_tokens) == ("prm-model", "worker-2", 9)
+    assert (last.draft_estimated_tokens, last.prm_estimated_tokens) == (0, 0)
 
 
 def test_missing_scores_leave_the_others_at_their_steps(database: Database) -> None:

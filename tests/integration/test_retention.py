@@ -23,7 +23,7 @@ from shared.store import queries, submissions
 from shared.store.database import Database
 from shared.store.reasoning_state import PostgresStore
 from shared.store.tables import DEFAULT_TENANT
-from tests.integration.solving import NOW, follow, hear, report, rows, solve, start, submit, write
+from tests.integration.solving import NOW, execute, follow, hear, report, rows, solve, start, submit, write
 
 pytestmark = pytest.mark.servers
 
@@ -50,7 +50,7 @@ def run(database: Database, block: str) -> None:
 
 
 def erase(database: Database, problem_id: UUID) -> None:
-    run(database, ERASE.replace(":problem", f"'{problem_id}'"))
+    run(database, ERASE.replace(":'problem'", f"'{problem_id}'"))
 
 
 def read_audit(database: Database, problem_id: UUID) -> list[Any]:
@@ -108,7 +108,7 @@ def test_an_event_that_arrives_after_the_erasure_brings_no_text_back(database: D
     with database.session() as session:
         assert submissions.request_cancel(session, DEFAULT_TENANT, problem_id)
     store = PostgresStore(database)
-    attend(store, policies=PolicyCache(store), now=NOW)
+    attend(store, roles=lambda *_: None, policies=PolicyCache(store), now=lambda: NOW)
     erase(database, problem_id)
     hear(database, write(command, "Secret one.", "Secret two.", "Secret three."))
     assert "Secret" not in everything(database, problem_id)
@@ -176,11 +176,13 @@ def test_only_an_erased_problem_that_has_ended_loses_the_texts_of_its_decisions(
 
 
 def submit_in(database: Database, monkeypatch: pytest.MonkeyPatch, month: datetime) -> UUID:
-    """Submit a problem whose id is of a given time."""
+    """Submit a problem at a given time, which its id begins with."""
     milliseconds = int(month.timestamp() * 1000)
     problem_id = UUID(int=(milliseconds << 80) | 0x7000_8000_0000_0000_0000)
     monkeypatch.setattr(submissions, "uuid7", lambda: problem_id)
-    return submit(database)
+    submit(database)
+    execute(database, "UPDATE problems SET created_at = :month WHERE id = :id", id=problem_id, month=month)
+    return problem_id
 
 
 def take_step(database: Database, command: GenerateSteps, *, now: datetime) -> GenerateSteps:

@@ -79,7 +79,7 @@ def broker(rabbitmq_server: str) -> Iterator[Broker]:
 def shell(script: str, **environment: str) -> str:
     done = subprocess.run(
         ["sh", "-euc", script], env={"PATH": "/usr/sbin:/usr/bin:/bin", "HOME": "/root"} | environment,
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=800, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

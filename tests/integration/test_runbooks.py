@@ -34,7 +34,8 @@ def database(postgres_server: str) -> Iterator[Database]:
         execute(made, "UPDATE problems SET failure_code = 'attempts_exhausted' WHERE status = 'failed'")
         submit(made)
         start(made)
-        execute(made, "UPDATE problems SET attempts = 2 WHERE status = 'running'")
+        absences = "jsonb_build_object('prm', jsonb_build_object('since', now()))"
+        execute(made, f"UPDATE problems SET attempts = 2, absences = {absences} WHERE status = 'running'")
         submit(made)
         execute(made, "INSERT INTO processes (name, role, model, seen_at) VALUES ('w', 'small', 'm', now())")
         yield made

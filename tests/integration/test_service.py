@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -18,7 +17,6 @@ from shared.bus.topology import COMMAND, REASON_HEADER, QueueRole, Topology
 from shared.domain.options import Sampling
 from shared.domain.roles import Author
 from shared.messages import GenerateSteps, WorkFailed, derive_id, encode
-from stack.scratch import scratch_database
 from tests.integration.deployment import Deployment, deployed
 
 STEPS = 6
@@ -44,17 +42,10 @@ SCRIPT = {
 }
 
 
-@pytest.fixture(scope="module", params=["rabbitmq", "pgmq"])
-def deployment(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, postgres_server: str
-) -> Iterator[Deployment]:
-    with scratch_database(postgres_server) as database_url:
-        broker_url = database_url.replace("postgresql", "pgmq", 1)
-        if request.param == "rabbitmq":
-            broker_url = request.getfixturevalue("rabbitmq_server")
-        folder = tmp_path_factory.mktemp("service")
-        with deployed(folder, database_url=database_url, broker_url=broker_url, script=SCRIPT) as running:
-            yield running
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory, module_servers: dict[str, str]) -> Iterator[Deployment]:
+    with deployed(tmp_path_factory.mktemp("service"), **module_servers, script=SCRIPT) as running:
+        yield running
 
 
 pytestmark = pytest.mark.servers
@@ -285,17 +276,28 @@ def test_an_undecodable_message_is_kept_with_its_reason_and_stops_nothing(
     assert solve(deployment, "Still there?")["status"] == "succeeded"
 
 
-def test_a_command_on_the_wrong_queue_is_a_dead_letter(deployment: Deployment) -> None:
+@pytest.mark.parametrize(
+    ("role", "headers"),
+    [
+        ("prm", {"task": COMMAND, "id": "1"}),
+        ("large", {"task": COMMAND, "id": "1"}),
+        ("large", {}),
+        ("events", {"task": COMMAND, "id": "1"}),
+    ],
+)
+def test_a_command_on_the_wrong_queue_is_a_dead_letter(
+    deployment: Deployment, role: QueueRole, headers: dict[str, str]
+) -> None:
     now = datetime.now(UTC)
     command = GenerateSteps(
         id=uuid4(), problem_id=uuid4(), epoch=0, issued_at=now, expires_at=now + timedelta(minutes=1),
         request_number=0, step_timeout_s=1, question="What?", prefix=(), author=Author.SMALL, max_steps=1,
         max_step_tokens=9, max_tokens=9, results_to="events", sampling=Sampling(),
     )  # fmt: skip
-    send_raw(deployment, "prm", encode(command), task=COMMAND, id="1")
-    kept, reason = take_dead_letter(deployment, "prm")
+    send_raw(deployment, role, encode(command), **headers)
+    kept, reason = take_dead_letter(deployment, role)
     assert json.loads(kept)["kind"] == "generate_steps"
-    assert "does not belong" in reason
+    assert reason == "generate_steps does not belong on this queue, but on that of small"
 
 
 def test_an_event_of_an_unknown_problem_is_a_dead_letter(deployment: Deployment) -> None:
@@ -314,12 +316,3 @@ def test_an_event_of_an_unknown_problem_is_a_dead_letter(deployment: Deployment)
     kept, reason = take_dead_letter(deployment, "events")
     assert json.loads(kept)["problem_id"] == str(event.problem_id)
     assert reason.startswith("there is no such problem")
-
-
-def test_a_prm_that_returns_too_few_scores_fails_the_problem_with_a_reason(
-    tmp_path: Path, database_url: str, broker_url: str
-) -> None:
-    script = {**SCRIPT, "missing_scores": 1}
-    with deployed(tmp_path, database_url=database_url, broker_url=broker_url, script=script) as deployment:
-        row = solve(deployment, "What?")
-    assert (row["status"], row["failure_code"]) == ("failed", "bad_scores")

@@ -12,12 +12,14 @@ from sqlalchemy import select
 
 from shared.store.database import Database
 from shared.store.port import SeenProcess, Store
+from shared.store.process_table import Process
 from shared.store.queries import list_shadow_decisions
 from shared.store.reasoning_state import PostgresStore
 from shared.store.submissions import Arm, Chosen, Submission, request_cancel, submit_problem
-from shared.store.tables import Problem, Process
+from shared.store.tables import Problem
 from stack.scratch import scratch_database
 from tests.integration.solving import empty
+from tests.presence_suite import *  # noqa: F403
 from tests.store_suite import *  # noqa: F403
 from tests.store_suite import NOW, SECOND, TENANTS, NewProblem, TestedStore, find_attention, next_queued, run
 
@@ -59,7 +61,15 @@ class TestedPostgres:
         with self.database.session() as session:
             found = session.scalars(select(Process)).all()
         return {
-            each.name: SeenProcess(each.name, role=each.role, model=each.model, seen_at=each.seen_at) for each in found
+            each.name: SeenProcess(
+                each.name,
+                role=each.role,
+                model=each.model,
+                seen_at=each.seen_at,
+                unfit=each.unfit,
+                clock_ahead_s=each.clock_ahead_s,
+            )
+            for each in found
         }
 
 

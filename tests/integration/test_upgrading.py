@@ -23,7 +23,7 @@ from shared.store.compatibility import REVISION
 
 pytestmark = pytest.mark.servers
 
-PATIENCE_S = 30.0
+PATIENCE_S = 240.0
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = Path(__file__).parent / "sample_migrations"
 

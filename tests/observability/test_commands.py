@@ -43,7 +43,7 @@ def test_a_command_names_objects_of_the_manifests(command: str) -> None:
 
 def test_every_other_command_is_known() -> None:
     tools = {command.split()[0] for command in COMMANDS}
-    assert tools == {"docker", "kubectl", "curl", "trim", "promtool"}
+    assert tools == {"docker", "kubectl", "curl", "trim", "promtool", "make"}
 
 
 def test_every_role_of_the_stack_sends_traces_where_the_page_says_to() -> None:

@@ -52,8 +52,8 @@ def test_a_solution_ends_where_the_model_ends_it_or_at_its_limit(last: Step, ste
 
 
 def test_the_scripted_engine_is_driven_to_the_end_of_its_script(monkeypatch: pytest.MonkeyPatch) -> None:
-    step = {"small": "word", "score": 0.9}
-    script = {"default": [step] * (STEPS - 1) + [{**step, "small": "So \\boxed{7}"}]}
+    texts = [*(f"Step {index}" for index in range(STEPS - 1)), "So \\boxed{7}"]
+    script = {"default": [{"small": text, "score": 0.9} for text in texts]}
     monkeypatch.setattr("bench.scripted.SCRIPT", script)
     solved = solve_bare([{"question": "What?"}, {"question": "Who?"}])
     assert solved.steps == 2 * STEPS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from contextlib import closing
+from hashlib import sha256
 from pathlib import Path
 from statistics import fmean
 
@@ -13,6 +14,7 @@ import pytest
 from recipe.export import BUNDLED
 from recipe.problems.drawing import Split, draw
 from recipe.reference import load_weights
+from shared.domain.demonstration import DIGESTS, has_demonstration
 from shared.engines.factory import make_scorer
 from shared.settings import Settings
 from tests.unit.engines.bundled import MODELS, score
@@ -42,6 +44,14 @@ def test_the_card_states_the_size_of_each_model(folder: Path) -> None:
 
 def test_all_bundled_folders_are_known() -> None:
     assert {folder.name for folder in BUNDLED} == {path.parent.name for path in MODELS.glob("*/config.json")}
+
+
+def test_the_bundled_weights_are_known_as_a_demonstration_in_whichever_folder() -> None:
+    digests = {sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:8] for folder in BUNDLED}
+    assert digests == DIGESTS
+    for digest in digests:
+        assert has_demonstration(["vllm/small", f"embedded/copy@{digest}"])
+    assert not has_demonstration(["embedded/small@00000000", "embedded/small", f"openai/x@{min(digests)}"])
 
 
 def test_the_prms_differ_in_size_alone() -> None:

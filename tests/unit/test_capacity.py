@@ -93,7 +93,7 @@ def test_a_plan_is_what_one_computes_by_hand() -> None:
     )
     joined = 1 + steps * 4.4 / 8 * 0.002  # each of the 8 workers handles an eighth of the messages
     assert one.worker_cores == pytest.approx(steps * 4.4 * (0.1 + 0.5 / joined) / 1000 + 8 * 0.001)
-    assert one.database.connections == 11 + 20
+    assert one.database.connections == 11 + 21
     assert one.database.kept_gb_per_day == pytest.approx(steps * (300 + 1000 + (3000 + 2 * 600) / 11) * 86_400 / 1e9)
     assert one.database.inbox_gb == pytest.approx(steps * 1.2 * 2 * 100 * 86_400 / 1e9)
     assert one.database.wal_mb_per_s == pytest.approx(steps * (1.2 * (2000 + 1000 / batch) + 2 * 200) / 1e6)

@@ -9,6 +9,7 @@ from threading import Thread
 
 import pytest
 
+from shared.proxies import UnusableProxy
 from stack.client import Api, ApiRefused, NotTheService
 
 
@@ -48,6 +49,23 @@ def test_requests_to_the_local_api_ignore_a_proxy_of_the_environment(
     monkeypatch.setenv(variable, "http://127.0.0.1:9")
     with Api(address) as api:
         assert api.batch("1") == {"id": "/v1/batches/1"}
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "socks9://127.0.0.1:9", "http://x:port"])
+def test_a_proxy_that_cannot_be_used_is_one_sentence_and_does_not_matter_on_this_machine(
+    address: str, proxy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(UnusableProxy, match=r"^A proxy of the environment cannot be used; change http_proxy"):
+        Api("http://trim.example.com")
+    with Api(address) as api:
+        assert api.get("/v1/policies") == {"id": "/v1/policies"}
+
+
+def test_the_path_of_the_address_precedes_every_path_of_the_api(address: str) -> None:
+    for given in (f"{address}/trim", f"{address}/trim/"):
+        with Api(given) as api:
+            assert api.batch("1") == {"id": "/trim/v1/batches/1"}
 
 
 @pytest.mark.parametrize("status", [200, 302, 304])

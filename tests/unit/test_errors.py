@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
@@ -27,3 +30,24 @@ def test_the_first_line_of_another_cause_is_part_of_the_explanation() -> None:
 def test_only_an_error_of_the_settings_is_reported_as_a_wrong_setting() -> None:
     with pytest.raises(ValidationError), reporting_errors("trim"):
         TypeAdapter(int).validate_python("many")
+
+
+def test_an_error_keeps_its_sentence_if_the_interpreter_strips_docstrings() -> None:
+    program = """
+from services.api.errors import NotFound
+from services.api.native.policies import policies
+from shared.errors import PermanentError
+
+print(NotFound())
+print(next(each.description for each in policies() if each.name == "threshold"))
+print(type("WithoutSource", (PermanentError,), {"__doc__": None})())
+"""
+    ended = subprocess.run(
+        [sys.executable, "-OO", "-c", program],
+        env={"PYTHONPATH": ":".join(sys.path)}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ended.stdout.splitlines() == [
+        "No problem or batch has this id.",
+        "Escalate a draft whose PRM score is below a threshold, strictly (TRIM-Thr, section 4 of the TRIM paper).",
+        "WithoutSource.",
+    ], ended.stderr

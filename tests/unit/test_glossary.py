@@ -8,15 +8,22 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
+import pytest
+
 from services.api.app import create_app
+from services.api.schemas.values import ERROR_CODES, FAILURE_CODES, REASONS
 from shared import domain, messages
+from shared.domain.drafts import Finish
 from shared.domain.ledger import Ledger
+from shared.domain.shadows import Skip
+from shared.domain.status import Status, StopReason
+from shared.domain.verdict import Verdict
 from shared.policies.registry import POLICIES
 from shared.settings import Settings
 from shared.store.database import Database
@@ -78,7 +85,7 @@ def codes() -> set[str]:
             match node:
                 case ast.ClassDef():
                     found.update(code for each in node.body if _names_code(each) for code in constants(_value(each)))
-                case ast.Assign(targets=[ast.Name(id="CONTEXT_FULL")], value=value):
+                case ast.Assign(targets=[ast.Name(id="CONTEXT_FULL" | "CRASHES_WORKERS")], value=value):
                     found.update(constants(value))
                 case ast.keyword(arg="code", value=ast.Constant(value=str(code))):
                     found.add(code)
@@ -118,6 +125,38 @@ def test_every_value_of_the_domain_is_explained() -> None:
     values = {str(value) for each in domain_members() if issubclass(each, StrEnum) for value in each}
     assert {"large", "escalate", "size_limit", "unverified", "expired", "rule"} <= values
     assert missing(values) == []
+
+
+def explained(title: str) -> set[str]:
+    """Return the values of which a section has a row."""
+    [section] = re.findall(rf"^#+ {title}\n(.*?)(?=^#|\Z)", PAGE, re.MULTILINE | re.DOTALL)
+    rows = re.findall(r"^\| (`[^|]+`) \|", section, re.MULTILINE)
+    heads = {"code", "reason", "status", "stop_reason", "finish", "verdict", "skipped"}
+    return {value for row in rows for value in re.findall(r"`(\w+)`", row)} - heads
+
+
+@pytest.mark.parametrize(
+    ("title", "values"),
+    [
+        ("Status", Status),
+        ("Stop reason", StopReason),
+        ("Finish", Finish),
+        ("Verdict", Verdict),
+        ("Skipped", Skip),
+        ("Reasons", REASONS),
+        ("Failures of problems", FAILURE_CODES),
+        ("Errors of the API", ERROR_CODES),
+    ],
+)
+def test_a_section_explains_the_values_that_the_api_describes_and_no_other(title: str, values: Iterable[str]) -> None:
+    assert explained(title) == {str(value) for value in values}
+
+
+def test_the_api_lists_the_values_that_later_versions_may_add_to() -> None:
+    properties = {name: schema.get("properties", {}) for name, schema in schemas().items()}
+    assert properties["Decision"]["reason"]["examples"] == [*REASONS]
+    assert properties["Failure"]["code"]["examples"] == [*FAILURE_CODES]
+    assert properties["ProblemDetails"]["code"]["examples"] == [*ERROR_CODES]
 
 
 def test_every_column_of_the_ledger_is_explained() -> None:

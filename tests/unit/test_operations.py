@@ -34,9 +34,7 @@ def test_every_option_whose_cost_is_stated_has_the_stated_default() -> None:
     }
 
 
-def test_a_problem_without_a_role_fails_after_the_stated_time() -> None:
-    [minutes] = re.findall(r"fails after (\d+) minutes", (PAGES / "draining.md").read_text())
+def test_a_problem_whose_steps_time_out_fails_after_the_stated_time() -> None:
     waits = [Options().step_timeout_s * 2**attempt for attempt in range(Options().max_attempts)]
-    assert sum(waits) == 60 * int(minutes)
     [multiple] = re.findall(r"5 attempts take (\d+) times `step_timeout_s`", COSTS)
     assert sum(waits) == Options().step_timeout_s * int(multiple)

@@ -113,7 +113,7 @@ def test_the_stack_replaces_the_files_of_the_settings_that_it_gives_to_roles(
         ),
         (
             {"TRIM_DATABSE_URL_FILE": "/secret"},
-            "TRIM_DATABSE_URL_FILE is set, but there is no setting TRIM_DATABSE_URL; remove it.",
+            "TRIM_DATABSE_URL_FILE is not a setting; did you mean TRIM_DATABASE_URL_FILE?",
         ),
     ],
 )

@@ -13,6 +13,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from shared.messages import MAX_PREFIX_BYTES
+from shared.setting_names import UnknownSetting, check_setting_names
 from shared.settings import MAX_QUESTION_CHARS, OTHER_FIELDS_BYTES, MissingSetting, Settings
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
@@ -20,7 +21,7 @@ ROWS = {row[0]: row[1:] for row in re.findall(r"^\| `(TRIM_\w+)` \| (.+?) \| (.+
 """Default and description of each variable on the page."""
 
 NUMBERS = [name for name, field in Settings.model_fields.items() if field.annotation in (int, float)]
-MAY_BE_ZERO = ("api_port", "stop_grace_s")
+MAY_BE_ZERO = ("api_port", "stop_grace_s", "away_patience_s")
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +44,7 @@ def test_the_page_shows_the_default_of_each_setting(name: str) -> None:
     shown, default = ROWS[f"TRIM_{name.upper()}"][0], Settings.model_fields[name].default
     in_words = {
         "node_name": "host name and process id",
+        "api_root_path": "empty",
         "prompt": "`Problem: {question}` and a blank line",
         **dict.fromkeys(("small_model", "large_model", "prm_model"), "the bundled model"),
     }
@@ -90,6 +92,9 @@ def test_a_name_is_not_empty(name: str, monkeypatch: pytest.MonkeyPatch) -> None
         ("engine", "torch"),
         ("log_level", "loud"),
         ("prompt", "Solve this."),
+        ("api_root_path", "trim"),
+        ("api_root_path", "/trim/"),
+        ("api_root_path", "/a b"),
         ("small_url", "localhost:8000"),
         ("small_url", "http://key@localhost:8000/v1"),
         ("small_url", "http://localhost:8000/v1?key=1"),
@@ -136,9 +141,12 @@ def test_a_missing_url_is_reported_with_an_example(value: SecretStr | None) -> N
         ("TRIM_WINDOW", "0", "setting TRIM_WINDOW: Input should be greater than or equal to 1."),
         ("TRIM_MAX_BODY_BYTES", "1", "setting TRIM_MAX_BODY_BYTES: a request with a question of 20000 characters"),
         ("TRIM_VLLM_ARGS", "{max_model_len: 4096}", "setting TRIM_VLLM_ARGS: not a JSON object."),
+        ("TRIM_PRM_PARAMETERS", '{"renam": {}}', "setting TRIM_PRM_PARAMETERS: its parts are rename, drop, fix, and"),
+        ("TRIM_PRM_PARAMETERS", '{"drop": 1}', "setting TRIM_PRM_PARAMETERS, in drop: Input should be a valid"),
         ("TRIM_VLLM_ARGS", "[4096]", "setting TRIM_VLLM_ARGS: Input should be a valid dictionary."),
         ("TRIM_DATABASE_URL", "", "TRIM_DATABASE_URL is not set"),
         ("TRIM_DATABASE_URL", "mysql://x", "TRIM_DATABASE_URL names no Postgres database"),
+        ("TRIM_DATABSE_URL", "x", "TRIM_DATABSE_URL is not a setting; did you mean TRIM_DATABASE_URL?"),
     ],
 )
 def test_a_process_with_wrong_settings_exits_with_one_sentence(variable: str, value: str, sentence: str) -> None:
@@ -160,3 +168,40 @@ def test_an_error_does_not_repeat_a_secret() -> None:
     )  # fmt: skip
     assert "TRIM_SMALL_URL: credentials do not belong in the URL" in ended.stderr
     assert "hunter2" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "advice"),
+    [
+        ("TRIM_WINDOWS", "did you mean TRIM_WINDOW?"),
+        ("trim_windows", "did you mean TRIM_WINDOW?"),
+        ("TRIM_SERVR", "did you mean TRIM_SERVER?"),
+        ("TRIM_API_PORT_8080_TCP_ADDR", "did you mean TRIM_API_PORT?"),
+        ("TRIM_ZZZ", "remove it; docs/settings.md lists the settings."),
+    ],
+)
+def test_a_variable_that_names_no_setting_is_refused_with_the_nearest_name(
+    variable: str, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "")
+    with pytest.raises(UnknownSetting, match=f"^{re.escape(f'{variable} is not a setting; {advice}')}$"):
+        Settings()
+
+
+@pytest.mark.parametrize("variable", ["trim_window", "TRIM_SERVER", "TRIM_TEST_BROKER_URL", "TRIMMED"])
+def test_a_setting_in_lower_case_and_the_variables_of_the_client_and_the_tests_are_known(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "7")
+    assert Settings().window in (7, Settings.model_fields["window"].default)
+
+
+def test_every_variable_in_pages_and_manifests_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = PAGE.parent.parent
+    places = ("Makefile", "*.md", "compose*.yaml", "docs/**/*.md", "deploy/**/*.*", "docker/**/*")
+    files = [path for place in places for path in root.glob(place) if path.is_file()]
+    named = {name for path in files for name in re.findall(r"\bTRIM_[A-Z0-9_]*[A-Z0-9]\b", path.read_text("utf-8"))}
+    for name in named - {"TRIM_X", "TRIM_X_FILE"}:
+        monkeypatch.setenv(name, "")
+    check_setting_names(Settings)
+    assert {"TRIM_DATABASE_URL", "TRIM_DATABASE_URL_FILE", "TRIM_SERVER", "TRIM_TEST_BROKER_URL"} <= named

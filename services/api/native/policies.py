@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,34 +11,35 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response, status
 
-from services.api.dependencies import Cursor, Limit, WithDatabase, WithSettings
-from services.api.errors import RESPONSES, NotFound
-from services.api.json_route import JsonRoute
+from services.api.dependencies import Cursor, Limit, RootPath, WithDatabase, WithSettings
+from services.api.errors import BODY_REFUSALS, NotFound, refusals
 from services.api.presenting import show_policy_artefact, show_policy_version
-from services.api.readiness import silence_s
+from services.api.route import CheckedRoute
 from services.api.schemas.policies import PolicyArtefact, PolicyDescription, PolicyVersion, PolicyVersionPage
 from services.api.schemas.submissions import MAX_VERSION
+from shared.docstrings import docstring_of
 from shared.domain.artefacts import EncodedArtefact
+from shared.heartbeats import silence_s
 from shared.policies.artefact import Artefact
 from shared.policies.policy import FittedPolicy
 from shared.policies.registry import POLICIES, check_artefact
 from shared.store import policy_versions, queries
 from shared.store.policy_versions import NoDefault, UnknownVersion
 
-router = APIRouter(prefix="/v1/policies", tags=["policies"], route_class=JsonRoute, responses=RESPONSES)
+router = APIRouter(prefix="/v1/policies", tags=["policies"], route_class=CheckedRoute)
 
 PolicyName = Annotated[str, Path(max_length=80, pattern="^[a-z0-9-]+$", description="Name of the policy.")]
 Version = Annotated[int, Path(ge=1, le=MAX_VERSION, description="Number of the version.")]
 
 
-@router.get("")
+@router.get("", responses=refusals())
 def policies() -> list[PolicyDescription]:
     """List the policies that a submission can name."""
     return [
         PolicyDescription(
             name=name,
             revision=kind.revision,
-            description=(inspect.getdoc(kind) or "").split("\n\n")[0].replace("\n", " "),
+            description=docstring_of(kind).split("\n\n")[0].replace("\n", " "),
             parameters=kind.model_json_schema(),
             has_versions=issubclass(kind, FittedPolicy),
         )
@@ -47,7 +47,7 @@ def policies() -> list[PolicyDescription]:
     ]
 
 
-@router.get("/{name}/default")
+@router.get("/{name}/default", responses=refusals(404, 503))
 def default(name: PolicyName, database: WithDatabase, settings: WithSettings) -> PolicyVersion:
     """Get the version that a submission without a version gets: the default for the running models."""
     _check_name(name)
@@ -57,7 +57,7 @@ def default(name: PolicyName, database: WithDatabase, settings: WithSettings) ->
         return show_policy_version(policy_versions.read_version(session, name, number))
 
 
-@router.get("/{name}/versions")
+@router.get("/{name}/versions", responses=refusals(404, 503))
 def versions(
     name: PolicyName,
     database: WithDatabase,
@@ -74,28 +74,37 @@ def versions(
         return PolicyVersionPage(items=[show_policy_version(each) for each in page.items], next_cursor=page.next_cursor)
 
 
-@router.post("/{name}/versions", status_code=status.HTTP_201_CREATED)
-def register(name: PolicyName, body: PolicyArtefact, response: Response, database: WithDatabase) -> PolicyVersion:
+@router.post(
+    "/{name}/versions",
+    status_code=status.HTTP_201_CREATED,
+    responses={
+        200: {"model": PolicyVersion, "description": "Version that has this artefact already."},
+        **refusals(*BODY_REFUSALS, 404, 503),
+    },
+)
+def register(
+    name: PolicyName, body: PolicyArtefact, response: Response, database: WithDatabase, root_path: RootPath
+) -> PolicyVersion:
     """Register an artefact under the policy's next number; one that is known keeps its number and returns 200."""
     _check_name(name)
     artefact = _checked(name, body)
     with database.session() as session:
         registered = policy_versions.register(session, artefact)
         shown = show_policy_version(policy_versions.read_version(session, name, registered.version))
-    response.headers["Location"] = f"/v1/policies/{name}/versions/{registered.version}"
+    response.headers["Location"] = f"{root_path}/v1/policies/{name}/versions/{registered.version}"
     if not registered.is_new:
         response.status_code = status.HTTP_200_OK
     return shown
 
 
-@router.get("/{name}/versions/{version}")
+@router.get("/{name}/versions/{version}", responses=refusals(404, 503))
 def version(name: PolicyName, version: Version, database: WithDatabase) -> PolicyVersion:
     """Get a version of a fitted policy."""
     with database.session() as session, _not_found():
         return show_policy_version(policy_versions.read_version(session, name, version))
 
 
-@router.get("/{name}/versions/{version}/artefact")
+@router.get("/{name}/versions/{version}/artefact", responses=refusals(404, 503))
 def artefact(name: PolicyName, version: Version, database: WithDatabase) -> PolicyArtefact:
     """Get the artefact of a version, as another service can register it."""
     with database.session() as session:
@@ -105,14 +114,14 @@ def artefact(name: PolicyName, version: Version, database: WithDatabase) -> Poli
     return show_policy_artefact(stored)
 
 
-@router.post("/{name}/versions/{version}/default")
+@router.post("/{name}/versions/{version}/default", responses=refusals(404, 503))
 def make_default(name: PolicyName, version: Version, database: WithDatabase) -> PolicyVersion:
     """Make a version the default for its models, in place of the present one."""
     with database.session() as session, _not_found():
         return show_policy_version(policy_versions.make_default(session, name, version))
 
 
-@router.post("/{name}/versions/{version}/retire")
+@router.post("/{name}/versions/{version}/retire", responses=refusals(404, 503))
 def retire(name: PolicyName, version: Version, database: WithDatabase) -> PolicyVersion:
     """Withdraw a version from new submissions. Problems that have it keep it; it cannot return."""
     with database.session() as session, _not_found():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import asyncio
+from functools import partial
+from typing import Annotated, Final
 from uuid import UUID
 
+from anyio import to_thread
 from fastapi import APIRouter, Query, Request, Response, status
-from starlette.concurrency import run_in_threadpool
 
 from services.api.counting import count_submitted
 from services.api.dependencies import (
@@ -14,30 +16,44 @@ from services.api.dependencies import (
     IdempotencyKey,
     Limit,
     ProblemId,
-    Stopping,
+    RootPath,
     WithDatabase,
     WithSettings,
     WithTenant,
+    WithWaiting,
 )
-from services.api.errors import RESPONSES, found
-from services.api.json_route import JsonRoute
-from services.api.presenting import show_audit, show_decision, show_problem, show_step
-from services.api.readiness import silence_s
+from services.api.errors import BODY_REFUSALS, found, refusals
+from services.api.lanes import READS
+from services.api.presenting import show_audit, show_decision, show_problem, show_problems, show_step
+from services.api.route import CheckedRoute
 from services.api.schemas.problems import Problem, ProblemPage
 from services.api.schemas.record import AuditPage, DecisionPage, StepPage
 from services.api.schemas.submissions import ProblemRequest
 from services.api.submitting import check_problem, idempotency
 from services.api.tracing import export_submission
-from services.api.waiting import wait_until_final
+from services.api.waiting import LONGEST_WAIT_S, wait_for
 from shared.domain.status import Status
+from shared.heartbeats import silence_s
 from shared.store import queries
 from shared.store.database import Database
-from shared.store.submissions import request_cancel, submit_problem
+from shared.store.submissions import ProblemLocked, request_cancel, submit_problem
 
-router = APIRouter(prefix="/v1/problems", tags=["problems"], route_class=JsonRoute, responses=RESPONSES)
+LOCK_DELAY_S: Final = 0.02
+LOCK_ATTEMPTS: Final = 7
+"""A cancellation waits for a locked problem for 20 ms and twice as long each time, so for 2.5 s in all. An orchestrator
+holds it for milliseconds."""
+
+router = APIRouter(prefix="/v1/problems", tags=["problems"], route_class=CheckedRoute)
 
 
-@router.post("", status_code=status.HTTP_201_CREATED)
+@router.post(
+    "",
+    status_code=status.HTTP_201_CREATED,
+    responses={
+        200: {"model": Problem, "description": "Problem that an earlier request with the same idempotency key made."},
+        **refusals(*BODY_REFUSALS, 409, 503),
+    },
+)
 def submit(  # noqa: PLR0917 - FastAPI passes arguments by name
     body: ProblemRequest,
     request: Request,
@@ -45,15 +61,17 @@ def submit(  # noqa: PLR0917 - FastAPI passes arguments by name
     database: WithDatabase,
     settings: WithSettings,
     tenant_id: WithTenant,
+    root_path: RootPath,
     idempotency_key: IdempotencyKey = None,
 ) -> Problem:
     """Submit a problem. It waits in the queue until an orchestrator starts it."""
-    submission = check_problem(body, settings)
+    checked = check_problem(body, settings)
     with database.session() as session:
         stored = submit_problem(
-            session, tenant_id, submission, idempotency(idempotency_key, body), silence_s=silence_s(settings)
+            session, tenant_id, checked.submission, idempotency(idempotency_key, checked), silence_s=silence_s(settings)
         )
-        problem = show_problem(found(queries.read_problem(session, tenant_id, stored.id)))
+        row = found(queries.read_problem(session, tenant_id, stored.id))
+        problem = show_problem(session, row, root_path, silence_s=silence_s(settings))
     count_submitted(stored)
     response.headers["Location"] = problem.links["self"]
     if not stored.is_new:
@@ -63,10 +81,12 @@ def submit(  # noqa: PLR0917 - FastAPI passes arguments by name
     return problem
 
 
-@router.get("")
+@router.get("", responses=refusals(503))
 def list_(  # noqa: PLR0917 - FastAPI passes arguments by name
     database: WithDatabase,
+    settings: WithSettings,
     tenant_id: WithTenant,
+    root_path: RootPath,
     status: Annotated[Status | None, Query(description="Status of the problems to list.")] = None,
     policy: Annotated[
         str | None, Query(max_length=80, pattern="^[a-z0-9-]+$", description="Policy of the problems to list.")
@@ -82,35 +102,82 @@ def list_(  # noqa: PLR0917 - FastAPI passes arguments by name
     wanted = queries.ProblemFilter(status=status, policy=policy, arm=arm, batch_id=batch_id)
     with database.session() as session:
         page = queries.list_problems(session, tenant_id, wanted, limit=limit, cursor=cursor)
-    return ProblemPage(items=[show_problem(each) for each in page.items], next_cursor=page.next_cursor)
+        items = show_problems(session, page.items, root_path, silence_s=silence_s(settings))
+    return ProblemPage(items=items, next_cursor=page.next_cursor)
 
 
-@router.get("/{problem_id}")
+@router.get("/{problem_id}", responses=refusals(404, 503))
 async def get(  # noqa: PLR0917 - FastAPI passes arguments by name
     problem_id: ProblemId,
     request: Request,
     database: WithDatabase,
-    stopping: Stopping,
+    settings: WithSettings,
+    waiting: WithWaiting,
     tenant_id: WithTenant,
-    wait_s: Annotated[float, Query(ge=0, le=60, description="Maximum number of seconds to wait for the end.")] = 0,
+    root_path: RootPath,
+    wait_s: Annotated[
+        float,
+        Query(
+            ge=0,
+            le=60,
+            description="Maximum number of seconds to wait for the end. The response comes after "
+            f"{LONGEST_WAIT_S:.0f} at the latest, before a proxy cuts the connection.",
+        ),
+    ] = 0,
 ) -> Problem:
     """Get a problem, at once or when it ends."""
-    await wait_until_final(
-        problem_id, tenant_id=tenant_id, wait_s=wait_s, request=request, database=database, stopping=stopping
-    )
-    return await run_in_threadpool(_read, database, tenant_id, problem_id)
+    read = partial(_read, database, tenant_id, problem_id, root_path, silence_s=silence_s(settings))
+    # Registered before the first look, so that no end is missed between the two.
+    with waiting.for_end(problem_id) as wake:
+        problem = await READS.run(read)
+        if wait_s == 0 or problem.status.is_final:
+            return problem
+        await wait_for(wake, longest_s=min(wait_s, LONGEST_WAIT_S), receive=request.receive)
+    # Thousands of looks would take longer than the process has to stop.
+    return problem if waiting.is_stopping else await READS.run(read)
 
 
-@router.post("/{problem_id}/cancel", status_code=status.HTTP_202_ACCEPTED)
-def cancel(problem_id: ProblemId, response: Response, database: WithDatabase, tenant_id: WithTenant) -> Problem:
+@router.post(
+    "/{problem_id}/cancel",
+    status_code=status.HTTP_202_ACCEPTED,
+    responses={200: {"model": Problem, "description": "Problem that had ended already."}, **refusals(404, 503)},
+)
+async def cancel(  # noqa: PLR0917 - FastAPI passes arguments by name
+    problem_id: ProblemId,
+    response: Response,
+    database: WithDatabase,
+    settings: WithSettings,
+    tenant_id: WithTenant,
+    root_path: RootPath,
+) -> Problem:
     """Cancel a problem: status 202 while it is open, 200 if it has ended already."""
+    work = partial(_cancel, database, tenant_id, problem_id, root_path, silence_s=silence_s(settings))
+    attempt = 0
+    while True:
+        try:
+            is_open, problem = await to_thread.run_sync(work)
+        except ProblemLocked:
+            if attempt == LOCK_ATTEMPTS:
+                raise
+            await asyncio.sleep(LOCK_DELAY_S * 2**attempt)  # Holds no thread, which other clients may need.
+            attempt += 1
+        else:
+            if not is_open:
+                response.status_code = status.HTTP_200_OK
+            return problem
+
+
+def _cancel(
+    database: Database, tenant_id: UUID, problem_id: UUID, root_path: str, *, silence_s: float
+) -> tuple[bool, Problem]:
+    """Request a cancellation; return whether the problem was still open, and the problem."""
     with database.session() as session:
-        if not request_cancel(session, tenant_id, problem_id):
-            response.status_code = status.HTTP_200_OK
-        return show_problem(found(queries.read_problem(session, tenant_id, problem_id)))
+        is_open = request_cancel(session, tenant_id, problem_id)
+        row = found(queries.read_problem(session, tenant_id, problem_id))
+        return is_open, show_problem(session, row, root_path, silence_s=silence_s)
 
 
-@router.get("/{problem_id}/steps")
+@router.get("/{problem_id}/steps", responses=refusals(404, 503))
 def steps(
     problem_id: ProblemId, database: WithDatabase, tenant_id: WithTenant, cursor: Cursor = None, limit: Limit = 200
 ) -> StepPage:
@@ -121,7 +188,7 @@ def steps(
     return StepPage(items=[show_step(each) for each in page.items], next_cursor=page.next_cursor)
 
 
-@router.get("/{problem_id}/decisions")
+@router.get("/{problem_id}/decisions", responses=refusals(404, 503))
 def decisions(
     problem_id: ProblemId, database: WithDatabase, tenant_id: WithTenant, cursor: Cursor = None, limit: Limit = 200
 ) -> DecisionPage:
@@ -133,7 +200,7 @@ def decisions(
     return DecisionPage(items=[show_decision(each, shadows) for each in page.items], next_cursor=page.next_cursor)
 
 
-@router.get("/{problem_id}/audit")
+@router.get("/{problem_id}/audit", responses=refusals(404, 503))
 def audit(
     problem_id: ProblemId, database: WithDatabase, tenant_id: WithTenant, cursor: Cursor = None, limit: Limit = 200
 ) -> AuditPage:
@@ -145,6 +212,7 @@ def audit(
     return AuditPage(items=[show_audit(each, shadows) for each in page.items], next_cursor=page.next_cursor)
 
 
-def _read(database: Database, tenant_id: UUID, problem_id: UUID) -> Problem:
+def _read(database: Database, tenant_id: UUID, problem_id: UUID, root_path: str, *, silence_s: float) -> Problem:
     with database.session() as session:
-        return show_problem(found(queries.read_problem(session, tenant_id, problem_id)))
+        row = found(queries.read_problem(session, tenant_id, problem_id))
+        return show_problem(session, row, root_path, silence_s=silence_s)

@@ -9,6 +9,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from services.api.schemas.pages import Page
 from services.api.schemas.submissions import LimitsChoice, SamplingChoice, WrappersChoice
+from services.api.schemas.values import FailureCode
+from shared.domain.options import WhenLargeAway, WhenPrmAway, WhenSmallAway
+from shared.domain.roles import WorkerRole
 from shared.domain.status import Status, StopReason
 from shared.domain.verdict import Verdict
 
@@ -26,8 +29,19 @@ class Policy(BaseModel):
 class Failure(BaseModel):
     """Why a problem failed."""
 
-    code: str = Field(description="Short, stable name of the failure, such as `attempts_exhausted`.")
+    code: FailureCode = Field(description="Short, stable name of the failure, such as `attempts_exhausted`.")
     detail: str = Field(description="Explanation of the failure in one sentence; empty after an erasure.")
+
+
+class Awaited(BaseModel):
+    """A role that a problem waits for."""
+
+    role: WorkerRole = Field(description="The role: `small`, `large` or `prm`.")
+    since: AwareDatetime = Field(description="Time since when it is away.")
+    code: str | None = Field(
+        description="Why: the code of the error that made its worker unfit, or `no_heartbeat`; null if it is back."
+    )
+    detail: str = Field(description="Explanation in one sentence.")
 
 
 class Ledger(BaseModel):
@@ -42,25 +56,26 @@ class Ledger(BaseModel):
     small_kept: int = Field(description="Tokens that the small model decoded, in steps of the solution.")
     small_discarded: int = Field(description="Tokens that the small model decoded, in drafts that were escalated.")
     small_wasted: int = Field(
-        description="Tokens that the small model decoded in vain: drafted ahead of an escalation, written again after "
-        "a time-out, cancelled or failed."
+        description="Tokens that the small model decoded in no step and in no escalated draft: drafts ahead of an "
+        "escalation, of the end or of a repeated request; drafts that arrived too late or twice; drafts whose scoring "
+        "failed; what cancelled and failed calls had decoded; and output without words that ended the solution."
     )
     small_estimated: int = Field(
-        description="Tokens that the small model decoded in cancelled or failed work, as far as a server showed."
+        description="Estimate of the tokens that the small model decoded where its server counted none."
     )
     small_in: int = Field(description="Input tokens that the small model computed, without cached ones.")
     large_out: int = Field(description="Tokens that the large model decoded, in steps of the solution.")
     large_wasted: int = Field(
-        description="Tokens that the large model decoded in vain: written again after a time-out, cancelled, failed, "
-        "or without words."
+        description="Tokens that the large model decoded in no step: steps ahead of the end or of a repeated request; "
+        "steps that arrived too late or twice; what cancelled and failed calls had decoded; and output without words."
     )
     large_estimated: int = Field(
-        description="Tokens that the large model decoded in cancelled or failed work, as far as a server showed."
+        description="Estimate of the tokens that the large model decoded where its server counted none."
     )
     large_in: int = Field(description="Input tokens that the large model computed, without cached ones.")
     prm_tokens: int = Field(description="Tokens that the process reward model (PRM) computed.")
     prm_estimated: int = Field(
-        description="Tokens that the PRM computed in cancelled or failed work, as far as a server showed."
+        description="Estimate of the tokens that the PRM computed, where its server counted none."
     )
     small_calls: int = Field(description="Number of calls of the small model.")
     large_calls: int = Field(description="Number of calls of the large model.")
@@ -83,25 +98,40 @@ class Problem(BaseModel):
     limits: LimitsChoice = Field(description="Bounds of the work on the problem.")
     sampling: SamplingChoice = Field(description="How the models sample tokens.")
     step_timeout_s: float = Field(
-        description="Seconds after which a step is requested again; doubles with each attempt."
+        description="Seconds after which a step is requested again; doubles with each attempt, up to an hour."
     )
     max_attempts: int = Field(description="Maximum number of times that a step is requested before the problem fails.")
+    when_prm_away: WhenPrmAway = Field(description="What happens while the PRM is away.")
+    when_large_away: WhenLargeAway = Field(description="What happens while the large model is away and needed.")
+    when_small_away: WhenSmallAway = Field(description="What happens while the small model is away.")
+    away_patience_s: float = Field(description="Seconds that a role is away before the problem goes on without it.")
+    waits_for: list[Awaited] = Field(
+        description="Roles that the problem waits for, because none of their workers is fit; empty while work goes on."
+    )
     deadline_at: AwareDatetime | None = Field(
         description="Time at which the problem expires unsolved; null if there is no deadline."
     )
     batch_id: UUID | None = Field(description="Id of the batch that the problem belongs to; null if there is none.")
     batch_index: int | None = Field(description="Index of the problem in its batch, from 0; null if there is no batch.")
-    steps: int = Field(description="Number of accepted steps so far.")
+    steps: int = Field(description="Number of accepted steps so far; their indexes count from 0.")
     escalations: int = Field(description="Number of decisions to escalate so far.")
     epoch: int = Field(description="Counter that rises with each escalation; results of an older epoch are discarded.")
-    answer: str | None = Field(description="Content of the solution's last boxed expression; null if there is none.")
+    answer: str | None = Field(
+        description="Content of the solution's last answer box, or the answer that its last step states in words;"
+        " null if there is none."
+    )
     verdict: Verdict | None = Field(
-        description="Comparison of the answer with the reference; null unless the problem has succeeded."
+        description="Comparison of the answer with the reference; null while the problem is queued or running. A "
+        "problem with a reference that ends without a solution has the verdict `no_answer`."
     )
     stop_reason: StopReason | None = Field(
         description="Why the solution ends where it does; null unless the problem has succeeded."
     )
     failure: Failure | None = Field(description="Why the problem failed; null unless it has failed.")
+    note: str | None = Field(
+        description="What to know about the answer: that a bundled demonstration model wrote the first or last step of "
+        "the solution; null if none did."
+    )
     ledger: Ledger = Field(description="Tokens and calls used so far.")
     created_at: AwareDatetime = Field(description="Time of the submission.")
     started_at: AwareDatetime | None = Field(description="Time at which work began; null before that.")

@@ -8,6 +8,7 @@ from uuid import UUID
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from services.api.schemas.pages import Page
+from services.api.schemas.values import Reason
 from shared.domain.decisions import Action, DecidedBy
 from shared.domain.drafts import Finish
 from shared.domain.roles import Author
@@ -31,7 +32,10 @@ class Step(BaseModel):
     author: Author = Field(description="Model that wrote the step.")
     text: str = Field(description="Text of the step; empty after an erasure.")
     finish: Finish = Field(description="Why the model stopped writing the step.")
-    tokens: int = Field(description="Number of tokens of the step.")
+    tokens: int = Field(description="Number of tokens of the step, as the engine counted them.")
+    estimated_tokens: int = Field(
+        0, description="Number of further tokens of the step, estimated because the model's server did not count them."
+    )
     score: float | None = Field(description="PRM score of the step, from 0 to 1; null if there is none.")
     model: Model
     worker: Worker
@@ -47,7 +51,10 @@ class Draft(BaseModel):
     prefix_digest: str = Field(description="Digest of the question and the steps that the draft continues.")
     text: str | None = Field(description="Text of the draft; null after an erasure.")
     finish: Finish = Field(description="Why the model stopped writing the draft.")
-    tokens: int = Field(description="Number of tokens of the draft.")
+    tokens: int = Field(description="Number of tokens of the draft, as the engine counted them.")
+    estimated_tokens: int = Field(
+        0, description="Number of further tokens of the draft, estimated because the model's server did not count them."
+    )
     prompt_tokens: int = Field(description="Number of input tokens of all requests for the draft.")
     cached_tokens: int = Field(description="Number of those input tokens that came from a cache.")
     model: Model
@@ -59,7 +66,11 @@ class Draft(BaseModel):
 class Scoring(BaseModel):
     """A call of the PRM."""
 
-    tokens: int = Field(description="Number of tokens that the PRM computed.")
+    tokens: int = Field(description="Number of tokens that the PRM computed, as the engine counted them.")
+    estimated_tokens: int = Field(
+        0,
+        description="Number of further tokens that the PRM computed, estimated because its server did not count them.",
+    )
     model: Model
     worker: Worker
     waited_ms: WaitedMs
@@ -87,20 +98,27 @@ class Observation(BaseModel):
         description="Authors of the accepted steps, one for each step; empty in records of older versions."
     )
     previous_tokens: list[int] = Field(
-        description="Numbers of tokens of the accepted steps, one for each step; empty in records of older versions."
+        description="Numbers of tokens of the accepted steps, counted or estimated; empty in records of older versions."
     )
     following_scores: list[float | None] = Field(
         description="PRM scores of the drafts after this one, if the policy decides whole solutions; otherwise empty."
     )
-    draft_tokens: int | None = Field(description="Number of tokens of the draft; null if there was no draft.")
+    draft_tokens: int | None = Field(
+        description="Number of tokens of the draft, counted or estimated; null if there was no draft."
+    )
     mean_logprob: float | None = Field(
         description="Mean log-probability of the draft's tokens; null unless needed and reported."
     )
     min_logprob: float | None = Field(
         description="Log-probability of the draft's least likely token; null unless needed and reported."
     )
-    is_final: bool = Field(description="Whether the draft completes the solution.")
-    large_out: int = Field(description="Number of tokens of the solution that the large model had written so far.")
+    thoughts: list[int] = Field(
+        description="Indices of the steps that are thoughts, among the accepted ones, the draft and those after it."
+    )
+    is_final: bool = Field(description="Whether the draft, if accepted, ends the solution.")
+    large_out: int = Field(
+        description="Number of tokens of the solution that the large model had written, counted or estimated."
+    )
     seed: int = Field(description="Seed of the problem.")
     question_digest: str = Field(description="Digest of the question.")
 
@@ -111,7 +129,7 @@ class ShadowDecision(BaseModel):
     shadow: int = Field(description="Index of the shadow among the shadows of the problem, from 0.")
     policy: DecidingPolicy = Field(description="Version of the shadow's policy.")
     action: Action | None = Field(description="What the shadow would have done; null if it was skipped.")
-    reason: str | None = Field(description="Short, stable name of the reason; null if the shadow was skipped.")
+    reason: Reason | None = Field(description="Short, stable name of the reason; null if the shadow was skipped.")
     value: float | None = Field(description="Number that the decision rests on; null if there is none.")
     compared_with: float | None = Field(description="Number that `value` was compared with; null if there is none.")
     numbers: dict[str, float] = Field(description="Further numbers that the decision rests on, by name.")
@@ -136,7 +154,7 @@ class Decision(BaseModel):
     policy: DecidingPolicy = Field(description="Version of the policy in force.")
     observation: Observation = Field(description="Everything that the policy saw.")
     action: Action = Field(description="What happened to the draft.")
-    reason: str = Field(description="Short, stable name of the reason, such as `score_below_threshold`.")
+    reason: Reason = Field(description="Short, stable name of the reason, such as `score_below_threshold`.")
     value: float | None = Field(description="Number that the decision rests on; null if there is none.")
     compared_with: float | None = Field(description="Number that `value` was compared with; null if there is none.")
     numbers: dict[str, float] = Field(description="Further numbers that the decision rests on, by name.")

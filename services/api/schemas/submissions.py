@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -26,6 +28,9 @@ MAX_VERSION = 2**31 - 1
 MAX_LOOKAHEAD = 64
 """Largest lookahead that is a number."""
 
+_NO_NUMBERS = frozenset({"nan", "inf", "-inf"})
+"""Texts of `NaN` and `Infinity`, which Python's parser reads although they are not JSON."""
+
 _LIMITS, _SAMPLING, _OPTIONS = Limits(), Sampling(), Options()
 
 
@@ -43,6 +48,31 @@ def _not_blank(text: str) -> str:
     return text
 
 
+def _whole(value: object) -> object:
+    """Read `1e2` and `100.0` as 100: JSON has one kind of number, and JSON Schema calls these integers."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _number_as_text(value: object) -> object:
+    """Read a number as its text, so that equal numbers become the same text and no digit is lost."""
+    if isinstance(value, str):
+        return value
+    written = getattr(value, "text", str(value))
+    if isinstance(value, bool) or not isinstance(value, int | float) or written in _NO_NUMBERS:
+        raise PydanticCustomError("reference", "Input should be a text or a number")
+    if not _is_exactly(value, written):
+        return written
+    return str(_whole(value) if abs(value) <= MAX_SEED else value)
+
+
+def _is_exactly(value: float, written: str) -> bool:
+    """Tell whether a number has all digits of its text."""
+    try:
+        return Decimal(str(value)) == Decimal(written)
+    except InvalidOperation:  # Its exponent is beyond that of any `Decimal`.
+        return False
+
+
 def _number_or_unlimited(value: object, validate: ValidatorFunctionWrapHandler) -> object:
     """Report one error where a union would report one for each of its members."""
     try:
@@ -52,10 +82,13 @@ def _number_or_unlimited(value: object, validate: ValidatorFunctionWrapHandler) 
         raise PydanticCustomError("lookahead", message) from error
 
 
+Whole = Annotated[int, BeforeValidator(_whole)]
+"""An integer."""
+
 Text = Annotated[str, AfterValidator(_plain_text)]
 
 Lookahead = Annotated[
-    Annotated[int, Field(ge=0, le=MAX_LOOKAHEAD)] | Literal["unlimited"], WrapValidator(_number_or_unlimited)
+    Annotated[Whole, Field(ge=0, le=MAX_LOOKAHEAD)] | Literal["unlimited"], WrapValidator(_number_or_unlimited)
 ]
 
 
@@ -66,7 +99,7 @@ class _Request(BaseModel):
 class WrappersChoice(_Request):
     """How the policy is applied, whichever it is."""
 
-    budget: int | None = Field(
+    budget: Whole | None = Field(
         None,
         ge=0,
         le=MAX_SEED,
@@ -92,7 +125,7 @@ class PolicyChoice(_Request):
     parameters: dict[str, Any] = Field(
         default_factory=dict, description="Parameters of the policy; those that are omitted get their defaults."
     )
-    version: int | None = Field(
+    version: Whole | None = Field(
         None,
         ge=1,
         le=MAX_VERSION,
@@ -107,14 +140,14 @@ class PolicyChoice(_Request):
 class LimitsChoice(_Request):
     """Bounds of the work on a problem."""
 
-    max_steps: int = Field(_LIMITS.max_steps, ge=1, le=200, description="Maximum number of steps of the solution.")
-    max_step_tokens: int = Field(
+    max_steps: Whole = Field(_LIMITS.max_steps, ge=1, le=200, description="Maximum number of steps of the solution.")
+    max_step_tokens: Whole = Field(
         _LIMITS.max_step_tokens,
         ge=1,
         le=8192,
         description="Maximum number of tokens of a step; a longer one ends there.",
     )
-    max_tokens: int = Field(
+    max_tokens: Whole = Field(
         _LIMITS.max_tokens, ge=1, le=131_072, description="Number of tokens at which the solution ends."
     )
 
@@ -126,10 +159,10 @@ class SamplingChoice(_Request):
     top_p: float = Field(
         _SAMPLING.top_p, gt=0, le=1, description="Probability mass of the most likely tokens to sample from."
     )
-    top_k: int = Field(
+    top_k: Whole = Field(
         _SAMPLING.top_k, ge=0, le=1000, description="Number of most likely tokens to sample from; 0 is no limit."
     )
-    seed: int | None = Field(
+    seed: Whole | None = Field(
         None, ge=0, le=MAX_SEED, description="Seed of the sampling; drawn at random and recorded if omitted."
     )
 
@@ -177,13 +210,35 @@ class Choices(_Request):
         _OPTIONS.step_timeout_s,
         ge=0.1,
         le=3600,
-        description="Seconds after which a step is requested again; doubles with each attempt.",
+        description="Seconds after which a step is requested again; doubles with each attempt, up to an hour.",
     )
-    max_attempts: int = Field(
+    max_attempts: Whole = Field(
         _OPTIONS.max_attempts,
         ge=1,
         le=20,
         description="Maximum number of times that a step is requested before the problem fails.",
+    )
+    when_prm_away: Literal["wait", "escalate", "accept"] | None = Field(
+        None,
+        description="What happens while the PRM is away: the problem waits, steps are escalated without a draft, or "
+        "drafts are accepted without a score. Null is the deployment's choice.",
+    )
+    when_large_away: Literal["wait", "accept", "fail"] | None = Field(
+        None,
+        description="What happens while the large model is away and needed: the problem waits, drafts are accepted in "
+        "place of escalations, or the problem fails. Null is the deployment's choice.",
+    )
+    when_small_away: Literal["wait", "large-only"] | None = Field(
+        None,
+        description="What happens while the small model is away: the problem waits, or the large model writes the "
+        "steps. Null is the deployment's choice.",
+    )
+    away_patience_s: float | None = Field(
+        None,
+        ge=0,
+        le=30 * 86_400,
+        description="Seconds that a role is away before the problem goes on without it, or fails. Null is the "
+        "deployment's choice.",
     )
     deadline_s: float | None = Field(
         None,
@@ -197,8 +252,15 @@ class ProblemRequest(Choices):
     """Problem to solve."""
 
     question: Annotated[Text, AfterValidator(_not_blank)] = Field(description="Problem statement.")
-    reference: Annotated[Text, Field(max_length=1000)] | None = Field(
-        None, description="Correct answer, if known; the verdict compares the solution's answer with it."
+    reference: (
+        Annotated[
+            Text, Field(max_length=1000), BeforeValidator(_number_as_text, json_schema_input_type=str | int | float)
+        ]
+        | None
+    ) = Field(
+        None,
+        description="Correct answer, if known; the verdict compares the solution's answer with it. A number is read as "
+        "its text.",
     )
 
 

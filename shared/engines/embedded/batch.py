@@ -37,8 +37,11 @@ class Row:
         """Number of ids that are not yet computed."""
         return len(self.ids) - self.computed
 
-    def on_join(self) -> None:
-        """React to joining a batch: `cached` is set, and the pending ids are computed next."""
+    def on_first_run(self) -> None:
+        """React to the first run: `cached` is set, and the pending ids are computed now.
+
+        A worker sees by what is counted here that the engine computes, also while a large batch takes several runs.
+        """
 
 
 SomeRow = TypeVar("SomeRow", bound=Row)
@@ -64,7 +67,6 @@ class Batch(Generic[SomeRow]):
             needed = min(place % len(row.ids) for place in row.outputs_at)
             kv = found[row] = self._cache.longest_prefix(row.problem_id, row.ids[:needed])
             row.computed = row.cached = 0 if kv is None else kv.shape[-2]
-            row.on_join()
         self.rows += sorted(rows, key=lambda row: row.pending, reverse=True)
         self._reserve(keep=first)
         for index, row in enumerate(self.rows[first:], first):
@@ -73,6 +75,8 @@ class Batch(Generic[SomeRow]):
         joined = []
         while first < len(self.rows):
             end = self._group_end(first)
+            for row in self.rows[first:end]:
+                row.on_first_run()
             outputs = self._advance(first, end)
             for row in self.rows[first:end]:
                 count = len(row.outputs_at)

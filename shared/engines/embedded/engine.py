@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
+from shared.domain.text import SEPARATOR
 from shared.engines.embedded.batch import Batch, Row
 from shared.engines.embedded.batch_loop import Call, Loop
 from shared.engines.embedded.runtime import Model
+from shared.engines.solution_ids import Prompt, SolutionEncoder
 
 Answer = TypeVar("Answer")
 SomeMember = TypeVar("SomeMember", bound="Member[Any]")
@@ -54,6 +56,7 @@ class EmbeddedEngine(ABC, Generic[SomeMember]):
             ModelUnusable: The folder's files are missing or damaged, or belong to another kind of model.
         """
         self._model = Model(folder, setting=setting, architecture=self.architecture, threads=threads)
+        self._encoder = SolutionEncoder(self._model.encode, self._model.decode)
         self._prepare(folder, setting)
         self._max_batch = max_batch
         self._on_run = on_run
@@ -68,7 +71,11 @@ class EmbeddedEngine(ABC, Generic[SomeMember]):
 
     def question_ids(self, question: str) -> list[int]:
         """Encode a question; every solution of it begins with these ids."""
-        return self._model.encode_question(question)
+        return self.prompt(question).ids
+
+    def prompt(self, question: str) -> Prompt:
+        """Encode a question with the text around it."""
+        return self._encoder.prompt(f"Problem: {question}{SEPARATOR}")
 
     @abstractmethod
     def step_ids(self, text: str) -> list[int]:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from shared.cancellation import Cancellation
 from shared.domain.drafts import Finish
-from shared.domain.text import SEPARATOR
 from shared.engines.embedded.engine import EmbeddedEngine, Member
 from shared.engines.embedded.runtime import Floats
 from shared.engines.embedded.sampling import draw, log_probabilities
 from shared.engines.port import GeneratedStep, GenerationRequest, Meter
+from shared.engines.solution_ids import SolutionIds
 from shared.engines.step_assembly import StepAssembler
 
 
@@ -24,16 +24,13 @@ class _Writing(Member[GeneratedStep | None]):
 
     request: GenerationRequest
     assembler: StepAssembler
-    settled: list[int]
-    """Ids of the question and all finished steps, as a later call will encode them."""
-    has_joined: bool = False
+    solution: SolutionIds
+    """Ids of the question and the steps; `ids` is the list in it."""
     decoder: codecs.IncrementalDecoder = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
 
-    def on_join(self) -> None:
-        """Count the input at the first time; a call that joins again continues its own text."""
-        if not self.has_joined:
-            self.has_joined = True
-            self.assembler.count_input(len(self.ids), self.cached)
+    def on_first_run(self) -> None:
+        """Count the input."""
+        self.assembler.count_input(len(self.ids), self.cached)
 
 
 class EmbeddedGenerator(EmbeddedEngine[_Writing]):
@@ -48,14 +45,12 @@ class EmbeddedGenerator(EmbeddedEngine[_Writing]):
 
         A run of the model that is under way when the caller leaves gives the call no token.
         """
-        ids = self.question_ids(request.question)
-        for text in request.prefix:
-            ids += self.step_ids(text)
-        self._model.refuse_past(self._model.max_tokens - 1, ids)
+        solution = SolutionIds(self._encoder, request.question, self.prompt(request.question), request.prefix)
+        self._refuse_full(solution.ids)
         call = _Writing(
             problem_id=request.problem_id,
-            ids=list(ids),
-            settled=ids,
+            ids=solution.ids,
+            solution=solution,
             request=request,
             cancellation=cancellation,
             assembler=StepAssembler(request, meter),
@@ -64,12 +59,18 @@ class EmbeddedGenerator(EmbeddedEngine[_Writing]):
 
     def step_ids(self, text: str) -> list[int]:
         """Encode a finished step, as the model reads it before the next one."""
-        return self._model.encode(text + SEPARATOR)
+        return self._encoder.step_ids(text)
 
     def _steps(self, call: _Writing) -> Generator[GeneratedStep, None, None]:
         with self._loop.submitted(call):
             while (step := call.wait(call.request.step_timeout_s)) is not None:
                 yield step
+        if not call.assembler.is_done:
+            self._refuse_full(call.ids)
+
+    def _refuse_full(self, ids: Sequence[int]) -> None:
+        """Raise `InputTooLong` if the context has no room for a token after some ids."""
+        self._model.refuse_past(self._model.max_tokens - 1, ids)
 
     def _turn(self, arrived: list[_Writing]) -> bool:
         """Let waiting calls join, or decode one token for each call that has joined."""
@@ -106,25 +107,15 @@ class EmbeddedGenerator(EmbeddedEngine[_Writing]):
         call.ids.append(token)
         step = call.assembler.feed(call.decoder.decode(self._model.token_bytes[token]), logprobs=logprobs)
         if step is None and len(call.ids) >= self._model.max_tokens:
-            return replace(call.assembler.end(tokens=0), finish=Finish.LENGTH)
+            return call.assembler.cut()
         return step
 
     def _hand_over(self, call: _Writing, step: GeneratedStep) -> None:
-        """Hand a step to the caller, and continue from the ids with which a later call would begin.
-
-        These normally are the ids that the model wrote. They differ if the step was cut, began with blank text, or was
-        written with other tokens than the tokenizer chooses. Then the call joins again, so that one call of many steps
-        writes the same as many calls of one step.
-        """
+        """Hand a step to the caller, and continue unless it was the last one."""
+        if step.finish is Finish.SEPARATOR:
+            call.solution.finish_step(step.text, rest=call.assembler.rest)
         call.answer(step)
-        call.decoder.reset()
-        call.settled += self.step_ids(step.text)
-        if call.assembler.is_done or len(call.settled) >= self._model.max_tokens:
+        if call.assembler.is_done or len(call.ids) >= self._model.max_tokens:
             self._batch.leave(call)
             call.is_over = True
             call.answer(None)
-        elif call.ids != call.settled:
-            self._batch.leave(call)
-            call.assembler.restart_step()
-            call.ids = list(call.settled)
-            self._waiting.insert(0, call)

@@ -13,7 +13,6 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from shared.domain.text import SEPARATOR
 from shared.engines.embedded.token_bytes import token_bytes
 from shared.engines.port import InputTooLong, ModelUnusable
 
@@ -47,7 +46,7 @@ class Model:
                 else f"The folder {folder} does not exist; change {setting}, or set TRIM_ENGINE to another engine."
             )
         try:
-            config = json.loads((folder / "config.json").read_text())
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             is_right = config["architectures"] == [architecture]
             if is_right:
                 self._load(folder, config, threads)
@@ -95,9 +94,10 @@ class Model:
         """Encode text; text that spells a special token gives the ids of its letters."""
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def encode_question(self, question: str) -> list[int]:
-        """Encode a question; every solution of it begins with these ids."""
-        return self.encode(f"Problem: {question}{SEPARATOR}")
+    def decode(self, ids: Sequence[int]) -> str:
+        """Decode ids."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=False)
+        return text
 
     def refuse_past(self, limit: int, ids: Sequence[int]) -> None:
         """Raise `InputTooLong` if there are more ids than the limit."""
@@ -129,6 +129,6 @@ class Model:
 
 def _end_ids(config: Mapping[str, Any], generation: Path) -> frozenset[int]:
     """Read the ids with which the model ends by itself; the generation settings override the model's."""
-    settings = json.loads(generation.read_text()) if generation.is_file() else {}
+    settings = json.loads(generation.read_text(encoding="utf-8")) if generation.is_file() else {}
     ids = settings.get("eos_token_id", config.get("eos_token_id"))
     return frozenset(ids if isinstance(ids, list) else [ids])

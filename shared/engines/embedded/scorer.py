@@ -20,8 +20,8 @@ class _Scoring(Member[Scores]):
 
     meter: Meter
 
-    def on_join(self) -> None:
-        """Count the tokens that are computed next."""
+    def on_first_run(self) -> None:
+        """Count the tokens that are computed now."""
         self.meter.tokens = self.pending
 
 

@@ -6,7 +6,17 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from shared.domain.roles import WorkerRole
-from shared.engines.role_settings import has_own_model, model_of, model_variable, url_of, url_variable
+from shared.engines.role_settings import (
+    has_own_model,
+    model_of,
+    model_variable,
+    parameters_of,
+    parameters_variable,
+    thinking_variable,
+    url_of,
+    url_variable,
+)
+from shared.parameters import Parameters
 from shared.settings import MissingSetting, Settings
 
 
@@ -22,6 +32,10 @@ class Endpoint:
     style_setting: str
     """The setting that chooses how the model is prompted."""
     api_key: str | None = field(default=None, repr=False)
+    parameters: Parameters = field(default_factory=Parameters)
+    """How the requests differ from those that a worker makes by itself."""
+    parameters_setting: str = "TRIM_SMALL_PARAMETERS"
+    thinking_setting: str = "TRIM_SMALL_THINKING"
 
     @classmethod
     def of(cls, settings: Settings, role: WorkerRole) -> Self:
@@ -43,4 +57,7 @@ class Endpoint:
             model_setting=model_variable(role),
             style_setting="TRIM_PRM_FORMAT" if role is WorkerRole.PRM else "TRIM_PROMPT_STYLE",
             api_key=key.get_secret_value() if key is not None else None,
+            parameters=parameters_of(settings, role),
+            parameters_setting=parameters_variable(role),
+            thinking_setting=thinking_variable(role),
         )

@@ -1,24 +1,24 @@
-"""Errors of servers. No message contains the API key, the question, steps, or text that the server sent."""
+"""Errors of servers. No message contains the API key, the question or steps; see `reasons` for what a server says."""
 
 from __future__ import annotations
 
-from shared.errors import PermanentError, RetryableError
+from shared.engines.port import EngineUnfit
+from shared.errors import PermanentError
 
 
-class ServerUnavailable(RetryableError):
+class ServerUnavailable(EngineUnfit):
     """The model's server cannot be reached or fails; check that it runs where the settings point."""
 
     code = "engine_unavailable"
 
+    def __init__(self, message: str | None = None, *, wait_s: float | None = None) -> None:
+        super().__init__(message)
+        self.wait_s = wait_s
+        """Seconds that the server asked us to wait, if it did."""
 
-class IncompleteAnswer(RetryableError):
+
+class IncompleteAnswer(EngineUnfit):
     """The model's server accepted the request but did not finish its answer; check that it runs, and its log."""
-
-    code = "engine_unavailable"
-
-
-class CircuitOpen(RetryableError):
-    """The model's server failed many times in a row and gets no requests for some seconds; check that it runs."""
 
     code = "engine_unavailable"
 
@@ -27,14 +27,10 @@ class ServerBusy(ServerUnavailable):
     """The model's server is overloaded; lower TRIM_CONCURRENCY, or add replicas."""
 
     code = "engine_busy"
-
-    def __init__(self, message: str, *, wait_s: float | None) -> None:
-        super().__init__(message)
-        self.wait_s = wait_s
-        """Seconds that the server asked us to wait, if it did."""
+    may_be_the_calls = False
 
 
-class UnreadableAnswer(RetryableError):
+class UnreadableAnswer(EngineUnfit):
     """The answer is not that of an OpenAI-compatible server, or is cut off; check the URL in the settings."""
 
     code = "unreadable_answer"
@@ -52,13 +48,24 @@ class NoRoomForStep(PermanentError):
     code = "no_room_for_step"
 
 
-class AccessDenied(PermanentError):
+class BodyRefused(EngineUnfit):
+    """The model's server refuses the request; check its URL, and that it supports what the settings choose."""
+
+    code = "request_refused"
+
+    teaches: bool = False
+    """Whether it names parameters that later requests do without, so that this one is worth sending again."""
+
+
+class AccessDenied(EngineUnfit):
     """The model's server rejects the API key; set TRIM_OPENAI_API_KEY to a valid one."""
 
     code = "access_denied"
+    may_be_the_calls = False
 
 
-class ModelNotServed(PermanentError):
+class ModelNotServed(EngineUnfit):
     """The server does not serve the model; check its name and the URL in the settings."""
 
     code = "model_not_served"
+    may_be_the_calls = False

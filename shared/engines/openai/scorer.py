@@ -10,16 +10,21 @@ import httpx2
 from pydantic import BaseModel, BeforeValidator, Field
 
 from shared.cancellation import Cancellation
-from shared.engines.openai.completions import Usage
+from shared.engines.openai.events import read_value
 from shared.engines.openai.server import Server
+from shared.engines.openai.usage import Usage, estimate_tokens
 from shared.engines.port import Meter, Scores, ScoringRequest
 from shared.engines.prm_formats import LIKELIEST, NextToken, PrmFormat, Tagged, prm_id
 
 Answer = TypeVar("Answer", bound="_Answer")
 
 
+def _usage(value: object) -> object:
+    return value if isinstance(value, Usage) else Usage.read(value)
+
+
 class _Answer(BaseModel):
-    usage: Usage
+    usage: Annotated[Usage, BeforeValidator(_usage)] = Usage()
 
 
 class _Output(BaseModel):
@@ -46,6 +51,9 @@ class _Choice(BaseModel):
 
 class _Expected(_Answer):
     choices: Annotated[list[_Choice], Field(min_length=1)]
+
+
+_INPUTS = ("input", "prompt")
 
 
 class OpenAIScorer:
@@ -84,7 +92,7 @@ class OpenAIScorer:
                 values = call.score_next_tokens(self._format)
             case _:
                 assert_never(self._format)
-        scores = Scores(values=values, tokens=meter.tokens)
+        scores = Scores(values=values, tokens=meter.tokens, estimated_tokens=meter.estimated_tokens)
         meter.clear()
         return scores
 
@@ -134,13 +142,17 @@ class _Call:
 
     def _send(self, url: str, body: Mapping[str, Any], read: Callable[[httpx2.Response], Awaitable[Answer]]) -> Answer:
         answer = self._server.request(url, body, read, cancellation=self._cancellation, deadline=self._deadline)
-        self._meter.tokens += answer.usage.prompt_tokens - answer.usage.cached_tokens
+        computed = answer.usage.computed_tokens
+        if computed is None:
+            self._meter.estimated_tokens += sum(estimate_tokens(body[name]) for name in _INPUTS if name in body)
+        else:
+            self._meter.tokens += computed
         return answer
 
 
 async def _read_pooled(response: httpx2.Response) -> _Pooled:
-    return _Pooled.model_validate_json(await response.aread())
+    return _Pooled.model_validate(await read_value(response))
 
 
 async def _read_expected(response: httpx2.Response) -> _Expected:
-    return _Expected.model_validate_json(await response.aread())
+    return _Expected.model_validate(await read_value(response))

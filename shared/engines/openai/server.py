@@ -6,51 +6,44 @@ Only an event loop can abandon a request at any moment, even while the server is
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, Generic, TypeVar
 
 import httpx2
 
-from shared.backoff import Backoff
 from shared.cancellation import Cancellation
 from shared.engines.event_loop import EventLoop
-from shared.engines.openai.breaker import Breaker
 from shared.engines.openai.endpoint import Endpoint
 from shared.engines.openai.errors import (
-    AccessDenied,
-    CircuitOpen,
+    BodyRefused,
     IncompleteAnswer,
-    ModelNotServed,
-    NoRoomForStep,
     ServerBusy,
     ServerUnavailable,
     UnreadableAnswer,
 )
-from shared.engines.port import InputTooLong, RequestRefused, StepTimeout
+from shared.engines.openai.pacing import RETRY, Pacing
+from shared.engines.openai.reasons import ReportedFailure, read_failure
+from shared.engines.openai.refusals import read_retry_after, refusal, reported
+from shared.engines.openai.support import Support
+from shared.engines.port import StepTimeout
 from shared.errors import TrimError
-from shared.loopback import is_loopback
+from shared.proxies import explaining_proxies
+from shared.this_machine import is_this_machine
 
 Answer = TypeVar("Answer")
 
 CONNECT_TIMEOUT_S = 5.0
 MAX_ATTEMPTS = 5
-RETRY = Backoff(first_s=0.3, limit_s=2.4)
 
-_TOO_LONG = re.compile(r"context.{0,40}(length|size|window)|(length|size|window).{0,40}context|max\w* model len", re.I)
-"""Matches the refusal of an input that is too long for the model; servers share no code for it."""
+KEEP_ALIVE_S = 3.0
+"""Seconds that an idle connection is kept: less than the 5 s after which many servers close it."""
 
-_WITH_STEP = re.compile(
-    r"(for|in) (the|your) completion|fewer output tokens|max (completion |new )?tokens\b.{0,40}too large", re.I
-)
-"""Matches the refusal of an input that leaves too little room for `max_tokens`, from servers that do not write less."""
+MAX_LESSONS = 8
+"""Maximum number of times that one request is sent again without parameters that the server has just refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,26 +53,53 @@ class _Request(Generic[Answer]):
     read: Callable[[httpx2.Response], Awaitable[Answer]]
 
 
-class Server:
-    """Sends requests to one server: limits how many run, retries where that can help, and pauses while it is down."""
+@dataclass(slots=True)
+class _Connection:
+    """The connection of one request, as the library tells of it."""
 
-    def __init__(self, endpoint: Endpoint, *, max_requests: int, breaker: Breaker | None = None) -> None:
+    is_new: bool = False
+    has_answered: bool = False
+
+    async def trace(self, event: str, _: Mapping[str, Any]) -> None:
+        """Take an event of the library."""
+        if event.startswith("connection.connect"):
+            self.is_new = True
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the server may have closed it while it was idle, before it saw the request."""
+        return not (self.is_new or self.has_answered)
+
+
+class Server:
+    """Sends requests to one server: limits how many run, and retries where that can help.
+
+    Whether the server can work at all is judged by its worker (`shared/worker/fitness.py`).
+    """
+
+    def __init__(self, endpoint: Endpoint, *, max_requests: int) -> None:
         """Start the thread; the server is not contacted yet.
 
         Args:
             endpoint: The server.
             max_requests: Maximum number of concurrent requests; further ones wait.
-            breaker: Decides when the server gets no requests.
+
+        Raises:
+            UnusableProxy: A proxy of the environment cannot be used.
         """
         self.endpoint = endpoint
-        self._breaker = breaker or Breaker()
+        self._pacing = Pacing()
+        self._support = Support(endpoint.parameters, endpoint.model)
         self._slots = asyncio.Semaphore(max_requests)
-        self._http = httpx2.AsyncClient(
-            headers={"authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {},
-            timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S),  # The deadline of the call bounds the rest.
-            limits=httpx2.Limits(max_connections=max_requests, max_keepalive_connections=max_requests),
-            trust_env=not is_loopback(httpx2.URL(endpoint.url).host),
-        )
+        with explaining_proxies():
+            self._http = httpx2.AsyncClient(
+                headers={"authorization": f"Bearer {endpoint.api_key}"} if endpoint.api_key else {},
+                timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S),  # The deadline of the call bounds the rest.
+                limits=httpx2.Limits(
+                    max_connections=max_requests, max_keepalive_connections=max_requests, keepalive_expiry=KEEP_ALIVE_S
+                ),
+                trust_env=not is_this_machine(httpx2.URL(endpoint.url).host),
+            )
         self._loop = EventLoop(endpoint.model)
 
     def request(
@@ -107,13 +127,13 @@ class Server:
             InputTooLong: The input does not fit the model's context.
             NoRoomForStep: Input and step together do not fit it.
             AnswerWithheld: The server's content filter ended the answer.
-            ServerUnavailable: The server could not be reached, failed or was busy at every attempt.
+            ServerUnavailable: The server could not be reached, failed or was busy at every attempt, or asks for a rest
+                that is longer than the deadline.
             IncompleteAnswer: The server hung up, or failed, in the middle of its answer.
-            CircuitOpen: The server failed many times in a row, some seconds ago at most.
             UnreadableAnswer: The answer is not what was asked for.
             AccessDenied: The server rejects the API key.
             ModelNotServed: The server does not know the model.
-            RequestRefused: The server refuses the request for another reason.
+            BodyRefused: The server refuses the request for another reason.
         """
         cancellation.raise_if_cancelled()
         # An abandoned request closes its connection, from which the server learns that nobody waits.
@@ -128,50 +148,75 @@ class Server:
             async with asyncio.timeout(deadline - time.monotonic()), self._slots:
                 return await self._retrying(deadline, request)
         except TimeoutError:
+            if self._pacing.is_busy:
+                raise self._busy() from None
             raise StepTimeout(
                 f"The server of {self.endpoint.url_setting} did not answer in time; check the server, or submit with a"
                 " longer step_timeout_s."
             ) from None
 
     async def _retrying(self, deadline: float, request: _Request[Answer]) -> Answer:
-        """Retry while the server does not accept the request: 429, 5xx, or no connection.
+        """Retry while the server does not accept the request: 429, 408, 5xx, or no connection.
 
         A request that it accepted may have been computed, and is paid for; the orchestrator decides on its retries.
         """
         for attempt in range(MAX_ATTEMPTS):
+            if self._pacing.rests_past(deadline):
+                raise self._busy()
             try:
-                return await self._attempt(deadline, request)
+                return await self._learning(request)
             except ServerUnavailable as error:
-                asked_for_s = error.wait_s if isinstance(error, ServerBusy) else None
-                delay_s = RETRY.delay_s(attempt) if asked_for_s is None else asked_for_s
+                is_paced = self._pacing.is_busy  # Then the next attempt waits for its turn.
+                delay_s = 0.0 if is_paced else RETRY.delay_s(attempt)
                 if attempt + 1 == MAX_ATTEMPTS or time.monotonic() + delay_s >= deadline:
+                    raise
+                if isinstance(error, ServerBusy) and self._pacing.rests_past(deadline):
                     raise
             await asyncio.sleep(delay_s)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _attempt(self, deadline: float, request: _Request[Answer]) -> Answer:
-        if (passed := self._breaker.admit()) is None:
-            raise CircuitOpen(
-                f"The server of {self.endpoint.url_setting} failed many times in a row and gets no requests for some"
-                " seconds; check that it runs."
-            )
-        is_alive: bool | None = None
-        try:
-            with self._named_errors():
-                async with self._http.stream("POST", request.url, json=request.body) as response:
-                    if response.status_code != HTTPStatus.OK:
-                        raise await self._refusal(response)
-                    answer = await request.read(response)
-            is_alive = True
-            return answer
-        except asyncio.CancelledError:
-            is_alive = False if time.monotonic() >= deadline else None
-            raise
-        except TrimError as error:
-            is_alive = isinstance(error, ServerBusy) or not error.retryable
-            raise
-        finally:
-            self._breaker.settle(passed, is_alive=is_alive)
+    async def _learning(self, request: _Request[Answer]) -> Answer:
+        """Send a request again without the parameters that the server says it does not support."""
+        for _ in range(MAX_LESSONS):
+            try:
+                return await self._attempt(request)
+            except BodyRefused as error:
+                if not error.teaches:
+                    raise
+        return await self._attempt(request)
+
+    async def _attempt(self, request: _Request[Answer]) -> Answer:
+        with self._named_errors():
+            return await self._exchange(request)
+
+    async def _exchange(self, request: _Request[Answer]) -> Answer:
+        """Send a request; send it again if the server has closed the idle connection on which it was sent."""
+        while True:
+            connection = _Connection()
+            try:
+                return await self._converse(request, connection)
+            except httpx2.TransportError:
+                if not connection.is_stale:
+                    raise
+
+    async def _converse(self, request: _Request[Answer], connection: _Connection) -> Answer:
+        sent = self._support.applied_to(request.body)
+        async with AsyncExitStack() as stack:
+            async with self._pacing.turn():
+                response = await stack.enter_async_context(
+                    self._http.stream("POST", request.url, json=sent, extensions={"trace": connection.trace})
+                )
+                connection.has_answered = True
+                if response.status_code != HTTPStatus.OK:
+                    raise await self._refusal(response, sent)
+                self._pacing.accept()
+            try:
+                return await request.read(response)
+            except ReportedFailure as failure:
+                error = reported(self.endpoint, failure, sent)
+                if isinstance(error, ServerBusy):
+                    self._pacing.rest(None)
+                raise error from None
 
     @contextmanager
     def _named_errors(self) -> Iterator[None]:
@@ -191,67 +236,19 @@ class Server:
                 f"The answer from {setting} is not that of an OpenAI-compatible server; check {setting}."
             ) from None
 
-    async def _refusal(self, response: httpx2.Response) -> TrimError:
-        """Return the error for a refused request; not with the server's message, which may quote the text."""
-        endpoint, status = self.endpoint, response.status_code
-        if status == HTTPStatus.TOO_MANY_REQUESTS:
-            return ServerBusy(
-                f"The server of {endpoint.url_setting} is overloaded; lower TRIM_CONCURRENCY, or add replicas.",
-                wait_s=_retry_after(response.headers.get("retry-after")),
-            )
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            return ServerUnavailable(
-                f"The server of {endpoint.url_setting} failed with status {status}; check its log."
-            )
-        if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-            return AccessDenied(
-                f"The server of {endpoint.url_setting} rejects the API key; set TRIM_OPENAI_API_KEY to a valid one."
-            )
-        if status == HTTPStatus.NOT_FOUND:
-            return ModelNotServed(
-                f"The server of {endpoint.url_setting} does not serve the model {endpoint.model}, or not at this path;"
-                f" check {endpoint.model_setting}, {endpoint.url_setting} and {endpoint.style_setting}."
-            )
-        return self._refused_body(status, (await response.aread()).decode(errors="replace"))
+    async def _refusal(self, response: httpx2.Response, sent: Mapping[str, Any]) -> TrimError:
+        """Return the error for a request that was refused, and remember what it teaches."""
+        failed = read_failure((await response.aread()).decode(errors="replace"))
+        wait_s = read_retry_after(response.headers.get("retry-after"))
+        error = refusal(self.endpoint, response.status_code, failed, sent, wait_s=wait_s)
+        if isinstance(error, BodyRefused):
+            error.teaches = self._support.learn(sent, failed)
+        if isinstance(error, ServerBusy) or (isinstance(error, ServerUnavailable) and wait_s is not None):
+            self._pacing.rest(wait_s)
+        return error
 
-    def _refused_body(self, status: int, message: str) -> TrimError:
-        """Return the error for a refused body."""
-        endpoint = self.endpoint
-        reason = _reason(message) if status in (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE) else ""
-        if _WITH_STEP.search(reason):
-            return NoRoomForStep(
-                f"Question, steps and a step of max_step_tokens do not fit the context of {endpoint.model} together;"
-                " submit with a lower max_step_tokens or max_steps, or a shorter question."
-            )
-        if _TOO_LONG.search(reason):
-            return InputTooLong(
-                f"Question and steps do not fit the context of {endpoint.model}; submit a shorter question or lower"
-                " max_steps."
-            )
-        return RequestRefused(
-            f"The server of {endpoint.url_setting} refused the request with status {status}; check"
-            f" {endpoint.url_setting}, and that the server supports {endpoint.style_setting}."
+    def _busy(self) -> ServerBusy:
+        return ServerBusy(
+            f"The server of {self.endpoint.url_setting} is overloaded and asks for a rest; lower TRIM_CONCURRENCY, or"
+            " add replicas."
         )
-
-
-def _reason(content: str) -> str:
-    """Return code, type and message of a refusal, without other fields, which may quote the text."""
-    with suppress(ValueError):
-        body = json.loads(content)
-        error = body.get("error", body) if isinstance(body, dict) else body
-        if isinstance(error, dict):
-            content = f"{error.get('code')} {error.get('type')} {error.get('message')}"
-    return content.replace("_", " ")
-
-
-def _retry_after(header: str | None) -> float | None:
-    """Read a `Retry-After` header as seconds; return `None` if it is missing or makes no sense."""
-    if header is None:
-        return None
-    if header.strip().isdecimal():
-        return float(header)
-    try:
-        at = parsedate_to_datetime(header)
-    except ValueError:
-        return None
-    return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds())

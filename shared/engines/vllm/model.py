@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import os
 import re
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Self, TypeVar, assert_never
 
-import safetensors
 from tokenizers import Tokenizer
 
 from shared.cancellation import Cancellation
 from shared.domain.roles import WorkerRole
+from shared.domain.thoughts import CLOSES, OPENS
 from shared.engines.event_loop import EventLoop
 from shared.engines.port import EngineDead, EngineFailed, InputTooLong, ModelUnusable, RequestRefused
 from shared.engines.role_settings import model_of, model_variable
+from shared.engines.special_tokens import is_special
+from shared.engines.vllm.folders import check_folder
 from shared.settings import Settings, UnusableSetting
 
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # Read when vLLM is imported.
@@ -57,7 +59,7 @@ class Model:
                 the arguments.
         """
         self.name, self.setting = name, setting
-        _check_folder(Path(name), setting)
+        check_folder(Path(name), setting)
         self._loop = EventLoop(f"vllm-{Path(name).name}")
         try:
             self._engine = self._loop.run(_start(name, setting, runner, arguments), Cancellation())
@@ -65,7 +67,13 @@ class Model:
             self.vocabulary: int = self._engine.model_config.get_vocab_size()
             self.tokenizer = self._copy_tokenizer()
             added = self.tokenizer.get_added_tokens_decoder().values()
-            self._special = re.compile("|".join(re.escape(token.content) for token in added if token.special) or "(?!)")
+            # Qwen's <think> is not called special, and neither is Gemma's blank line, which stays.
+            special = [token.content for token in added if token.special or is_special(token.content)]
+            self.tags = {
+                token: tag for tag in (OPENS, CLOSES) if (token := self.tokenizer.token_to_id(tag)) is not None
+            }
+            """Tags of thinking that are one token, which the decoder may leave out as special."""
+            self._special = re.compile("|".join(map(re.escape, special)) or "(?!)")
             self._names = itertools.count()
             self._loop.run(self._warm_up(runner), Cancellation())
         except BaseException:
@@ -111,22 +119,43 @@ class Model:
         """
         return list(self.tokenizer.encode(text, add_special_tokens=is_beginning).ids)
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Encode messages and the beginning of the model's reply, with its chat template.
+    def decode(self, ids: Sequence[int]) -> str:
+        """Decode ids."""
+        text: str = self.tokenizer.decode([*ids], skip_special_tokens=False)
+        return text
+
+    def refuse_unthinking(self) -> None:
+        """Raise `ModelUnusable` if the chat template knows nothing of thinking."""
+        template = getattr(self._engine.get_tokenizer(), "chat_template", None)
+        if "think" not in str(template):
+            role = self.setting.removesuffix("_MODEL")
+            raise ModelUnusable(
+                f"The chat template of {self.name} knows nothing of thinking; remove {role}_THINKING, or set"
+                f" {self.setting} to a model that thinks."
+            )
+
+    def chat_prompt(
+        self, messages: Sequence[Mapping[str, str]], arguments: Mapping[str, Any] = MappingProxyType({})
+    ) -> str:
+        """Fill the model's chat template with messages and the beginning of the model's reply.
+
+        Args:
+            messages: The messages.
+            arguments: Further arguments of the template.
 
         Raises:
             ModelUnusable: The model has no chat template, or none for such messages.
         """
         try:
-            text: str = self._engine.get_tokenizer().apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=False
+            prompt: str = self._engine.get_tokenizer().apply_chat_template(
+                messages, add_generation_prompt=True, tokenize=False, **arguments
             )
         except Exception as error:  # A template that rejects a system message may raise anything.
             raise ModelUnusable(
                 f"The model {self.name} has no chat template for a system message and a question; set"
                 " TRIM_PROMPT_STYLE to completions and TRIM_PROMPT to the prompt that it was trained on."
             ) from error
-        return self.encode(text)
+        return prompt
 
     def refuse_past(self, limit: int, ids: Sequence[int]) -> None:
         """Raise `InputTooLong` if there are more ids than the limit."""
@@ -273,35 +302,6 @@ async def _last(outputs: AsyncGenerator[RequestOutput, None]) -> RequestOutput:
     if last is None:
         raise EngineFailed
     return last
-
-
-def _check_folder(folder: Path, setting: str) -> None:
-    """Raise `ModelUnusable` for missing or truncated files; vLLM's process would die without naming them."""
-    if not folder.is_dir():
-        return  # It may be a name on the model hub; vLLM raises an error if it is not.
-    weights = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
-    needed = ["config.json", "tokenizer.json", *_shards(folder / "model.safetensors.index.json", setting)]
-    missing = [name for name in needed if not (folder / name).is_file()]
-    if missing or not weights:
-        raise ModelUnusable(
-            f"The model folder {folder} lacks {', '.join(missing) or 'weights'}; restore it, or change {setting}."
-        )
-    for file in folder.glob("*.safetensors"):
-        try:
-            with safetensors.safe_open(file, "np"):
-                pass
-        except (safetensors.SafetensorError, OSError) as error:
-            raise ModelUnusable(f"{file} is damaged; restore it, or change {setting}.") from error
-
-
-def _shards(index: Path, setting: str) -> list[str]:
-    """List the weight files that an index names; none if there is no index."""
-    if not index.is_file():
-        return []
-    try:
-        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ModelUnusable(f"{index} is damaged; restore it, or change {setting}.") from error
 
 
 async def _start(name: str, setting: str, runner: Runner, arguments: Mapping[str, Any]) -> AsyncLLM:

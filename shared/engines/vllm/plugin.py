@@ -45,4 +45,4 @@ def _lower_priority() -> None:
     # The inherited niceness is not added to: vLLM may start one process of an engine from another.
     os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
     with suppress(OSError):  # Not every kernel groups sessions.
-        Path("/proc/self/autogroup").write_text(str(NICENESS))
+        Path("/proc/self/autogroup").write_text(str(NICENESS), encoding="utf-8")

@@ -13,7 +13,7 @@ from shared.cancellation import Cancellation
 from shared.engines.port import BadScores, Meter, ModelUnusable, Scores, ScoringRequest, StepTimeout
 from shared.engines.prm_formats import LIKELIEST, NextToken, Tagged, prm_id
 from shared.engines.vllm.model import Model, OnModel
-from shared.errors import PermanentError
+from shared.errors import TrimError
 
 Answer = TypeVar("Answer")
 
@@ -43,7 +43,7 @@ class TaggedScorer(OnModel):
                 )
             ids = [*model.encode("1", is_beginning=True), *self._tag]
             model.run(self._score(ids, [len(ids) - 1], Meter()), Cancellation())
-        except PermanentError:
+        except TrimError:
             model.close()
             raise
 
@@ -118,7 +118,7 @@ class NextTokenScorer(OnModel):
         self._sampling = SamplingParams(max_tokens=1, temperature=0, detokenize=False, logprobs=LIKELIEST)
         try:
             model.run(self._score([self._encode("1+1", ["1+1=2"])], Meter()), Cancellation())
-        except PermanentError:
+        except TrimError:
             model.close()
             raise
 

@@ -19,7 +19,7 @@ from shared.store.tables import DecisionRow, Problem, StepRow
 SETTINGS = Settings(max_body_bytes=100_000, max_question_chars=500, max_batch_size=5, heartbeat_s=5)
 QUESTION = {"question": "What is 6 times 7?"}
 JSON = {"Content-Type": "application/json"}
-PATIENCE_S = 30.0
+PATIENCE_S = 240.0
 
 
 def submit(api: TestClient, **fields_: Any) -> dict[str, Any]:
@@ -43,13 +43,15 @@ def change(database: Database, problem_id: str, **values: Any) -> None:
         session.execute(update(Problem).where(Problem.id == UUID(problem_id)).values(**values))
 
 
-def add_step(database: Database, problem_id: str, step: int, *, author: str = "small") -> None:
+def add_step(
+    database: Database, problem_id: str, step: int, *, author: str = "small", model: str = "small-model"
+) -> None:
     """Add a step and the decision that led to it, every column filled."""
     with database.session() as session:
         session.execute(
             insert(StepRow).values(
                 problem_id=UUID(problem_id), step=step, author=author, text=f"Step {step}.", finish="separator",
-                tokens=4, score=0.75, model=f"{author}-model", worker=f"{author}-0", waited_ms=1.5, worked_ms=20.25,
+                tokens=4, score=0.75, model=model, worker=f"{author}-0", waited_ms=1.5, worked_ms=20.25,
                 accepted_at=datetime.now(UTC),
             )
         )  # fmt: skip
@@ -74,6 +76,7 @@ def add_decision(database: Database, problem_id: str, **values: Any) -> None:
         "draft_prefix_digest": "00112233445566ff", "draft_prompt_tokens": 11, "draft_cached_tokens": 6,
         "draft_model": "small-model", "draft_worker": "small-0", "draft_waited_ms": 0.5, "draft_worked_ms": 12.5,
         "prm_model": "prm-model", "prm_worker": "prm-0", "prm_tokens": 17, "prm_waited_ms": 0.25, "prm_worked_ms": 2.5,
+        "draft_estimated_tokens": 2, "prm_estimated_tokens": 3,
     }  # fmt: skip
     with database.session() as session:
         session.execute(insert(DecisionRow).values(row | values))

@@ -14,6 +14,7 @@ from services.api.app import create_app
 from shared.store.database import Database
 from stack.scratch import scratch_database
 from tests.integration.api.calls import SETTINGS
+from tests.integration.api.described import check
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,14 @@ def app(database: Database) -> FastAPI:
 
 @pytest.fixture
 def api(app: FastAPI) -> TestClient:
-    return TestClient(app, raise_server_exceptions=False)
+    return checked_client(app)
+
+
+def checked_client(app: FastAPI) -> TestClient:
+    """Return a client that checks every response against the description."""
+    made = TestClient(app, raise_server_exceptions=False)
+    made.event_hooks["response"].append(check)
+    return made
 
 
 @pytest.fixture
@@ -40,4 +48,4 @@ def dead_api() -> Iterator[TestClient]:
         taken.bind(("127.0.0.1", 0))
         url = f"postgresql://postgres@127.0.0.1:{taken.getsockname()[1]}/trim"
         with closing(Database(url)) as made:
-            yield TestClient(create_app(SETTINGS, made), raise_server_exceptions=False)
+            yield checked_client(create_app(SETTINGS, made))

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 from starlette.testclient import TestClient
 
 from services.api.app import create_app
@@ -17,16 +18,13 @@ from shared.domain.roles import Author, WorkerRole
 from shared.domain.status import Status, StopReason
 from shared.domain.verdict import Verdict
 from shared.store.database import Database
+from tests.integration.api import described
 from tests.integration.api.calls import SETTINGS
+from tests.integration.api.described import DESCRIPTION
 
-DESCRIPTION: dict[str, Any] = create_app(SETTINGS, Database("postgresql://127.0.0.1:1/x")).openapi()
 SCHEMAS: dict[str, Any] = DESCRIPTION["components"]["schemas"]
 FIELDS = [(schema, field) for schema, described in SCHEMAS.items() for field in described.get("properties", ())]
-OPERATIONS: list[tuple[str, dict[str, Any]]] = [
-    (f"{method.upper()} {path}", operation)
-    for path, methods in DESCRIPTION["paths"].items()
-    for method, operation in methods.items()
-]
+OPERATIONS = list(described.OPERATIONS.items())
 
 
 def is_sentence(text: str) -> bool:
@@ -81,8 +79,8 @@ def test_the_counts_of_a_batch_list_their_keys(field: str, kind: type[StrEnum]) 
 @pytest.mark.parametrize(("name", "operation"), OPERATIONS)
 def test_every_listing_is_paged_by_cursor(name: str, operation: dict[str, Any]) -> None:
     parameters = {each["name"] for each in operation.get("parameters", ())}
-    (success,) = (response for code, response in operation["responses"].items() if code.startswith("2"))
-    schema = success["content"]["application/json"]["schema"].get("$ref", "").rpartition("/")[2]
+    successes = [response for code, response in operation["responses"].items() if code.startswith("2")]
+    (schema,) = {each["content"]["application/json"]["schema"].get("$ref", "").rpartition("/")[2] for each in successes}
     assert ("limit" in parameters) == ("cursor" in parameters) == schema.endswith("Page")
     if schema.endswith("Page"):
         assert list(SCHEMAS[schema]["properties"]) == ["items", "next_cursor"]
@@ -92,7 +90,7 @@ def test_every_listing_is_paged_by_cursor(name: str, operation: dict[str, Any]) 
 @pytest.mark.parametrize(("name", "operation"), [each for each in OPERATIONS if " /v1" in each[0]])
 def test_every_error_is_problem_json(name: str, operation: dict[str, Any]) -> None:
     refused = [response for code, response in operation["responses"].items() if code[0] in "45"]
-    assert refused
+    assert {"422", "500"} <= set(operation["responses"]), "every endpoint has these"
     assert all(set(response["content"]) == {"application/problem+json"} for response in refused)
 
 
@@ -109,3 +107,24 @@ def test_the_api_serves_its_description_and_no_page_with_foreign_scripts() -> No
     api = TestClient(create_app(SETTINGS, Database("postgresql://127.0.0.1:1/x")))
     assert api.get("/openapi.json").json() == DESCRIPTION
     assert (api.get("/docs").status_code, api.get("/redoc").status_code) == (404, 404)
+
+
+def test_the_description_is_valid() -> None:
+    """Its schemas are valid, its references lead somewhere, and no two operations have the same id."""
+    for schema in SCHEMAS.values():
+        Draft202012Validator.check_schema(schema)
+    referred = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(DESCRIPTION)))
+    assert referred <= set(SCHEMAS)
+    ids = [operation["operationId"] for _, operation in OPERATIONS]
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("path", ["/v1/problems", "/v1/batches", "/v1/policies/{name}/versions"])
+def test_what_is_created_once_is_described_for_a_repeated_request(path: str) -> None:
+    responses = described.OPERATIONS[f"POST {path}"]["responses"]
+    assert responses["200"]["content"] == responses["201"]["content"]
+
+
+def test_the_unavailable_service_has_its_readiness_as_body() -> None:
+    responses = described.OPERATIONS["GET /health/ready"]["responses"]
+    assert responses["503"]["content"] == responses["200"]["content"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator
@@ -10,9 +11,10 @@ from uuid import UUID
 import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
+from starlette.types import Message
 
 from services.api.app import create_app
-from services.api.errors import MAX_FIELD_CHARS, MAX_LISTED
+from services.api.errors import CLIENT_GONE, MAX_FIELD_CHARS, MAX_LISTED
 from shared.store.database import Database
 from tests.integration.api.calls import JSON, QUESTION, SETTINGS, is_refusal, submit
 
@@ -162,6 +164,21 @@ def test_a_crash_is_reported_without_its_message_or_trace(app: FastAPI, database
     body = is_refusal(response, 500, "internal")
     assert body["request_id"] == "mine-1"
     assert "secret words" not in response.text
+
+
+def test_a_client_that_hangs_up_within_its_body_is_no_crash(app: FastAPI) -> None:
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"50")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/problems", "query_string": b"", "headers": headers}
+    asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == CLIENT_GONE
 
 
 @pytest.mark.parametrize("given", ["mine-1.a_B", "x" * 64])

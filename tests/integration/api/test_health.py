@@ -8,15 +8,17 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import text, update
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.testclient import TestClient
 
 from services.api.app import create_app
+from shared.domain.demonstration import DIGESTS, RUNNING
 from shared.policies.registry import POLICIES
 from shared.store.admission import record_processes
 from shared.store.compatibility import REVISION
 from shared.store.database import Database
 from shared.store.port import SeenProcess
-from shared.store.tables import Process
+from shared.store.process_table import Process
 from stack.scratch import scratch_database
 from tests.integration.api.calls import QUESTION, SETTINGS, is_refusal, submit
 
@@ -27,7 +29,7 @@ def test_policies_come_with_the_schema_of_their_parameters(api: TestClient) -> N
     listed = {each["name"]: each for each in api.get("/v1/policies").json()}
     assert set(listed) == set(POLICIES)
     threshold = listed["threshold"]
-    assert threshold["revision"] == 1
+    assert threshold["revision"] == 2
     assert threshold["description"].startswith("Escalate a draft whose PRM score is below a threshold")
     assert "neither calls the PRM" not in threshold["description"], "the first paragraph only"
     assert threshold["parameters"]["properties"]["threshold"]["maximum"] == 1
@@ -74,6 +76,21 @@ def test_readiness_names_every_part_and_its_heartbeats(postgres_server: str) -> 
         assert "database" not in other.json()["down"]
 
 
+def test_readiness_has_a_note_while_a_bundled_model_runs(api: TestClient, database: Database) -> None:
+    def note() -> object:
+        return api.get("/health/ready").json()["note"]
+
+    def beat(model: str) -> None:
+        with database.begin() as connection:
+            record_processes(connection, [SeenProcess("small-0", role="small", model=model, seen_at=datetime.now(UTC))])
+
+    assert note() is None
+    beat(f"embedded/small@{min(DIGESTS)}")
+    assert note() == RUNNING
+    beat("embedded/small@00000000")
+    assert note() is None
+
+
 def test_without_a_schema_the_service_is_unavailable_and_refuses_submissions(postgres_server: str) -> None:
     with scratch_database(postgres_server) as url, closing(Database(url)) as database:
         with database.session() as session:
@@ -85,6 +102,11 @@ def test_without_a_schema_the_service_is_unavailable_and_refuses_submissions(pos
         is_refusal(api.post("/v1/problems", json=QUESTION), 503, "schema_outdated")
 
 
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
+def test_health_ignores_parameters_that_a_load_balancer_adds(api: TestClient, path: str) -> None:
+    assert api.get(f"{path}?probe=1&probe=2").status_code == 200
+
+
 def test_without_a_database_the_process_lives_and_reports_every_part_down(dead_api: TestClient) -> None:
     assert dead_api.get("/health/live").status_code == 200
     response = dead_api.get("/health/ready")
@@ -94,3 +116,15 @@ def test_without_a_database_the_process_lives_and_reports_every_part_down(dead_a
     assert [part["name"] for part in response.json()["parts"]] == names
     assert response.json()["down"] == names
     assert dead_api.get("/v1/policies").status_code == 200
+
+
+def test_while_all_connections_are_in_use_readiness_has_its_own_body(
+    dead_api: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def session(_database: Database) -> None:
+        raise PoolTimeout
+
+    monkeypatch.setattr(Database, "session", session)
+    response = dead_api.get("/health/ready")
+    assert (response.status_code, response.json()["status"]) == (503, "unavailable")
+    assert response.json()["parts"][0]["detail"] == "All connections to the database are in use."

@@ -17,7 +17,7 @@ from shared.domain.artefacts import EncodedArtefact, ModelIds
 from shared.policies.artefact import Artefact
 from shared.store import policy_versions
 from shared.store.database import Database
-from shared.store.tables import Process
+from shared.store.process_table import Process
 from stack import policies
 from stack.policies import COMMAND
 from tests.integration.api.calls import QUESTION, is_refusal, submit

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import httpx2
 import pytest
@@ -29,6 +31,56 @@ def run_api(**environment: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+@contextmanager
+def served(database: Database, **environment: str) -> Iterator[str]:
+    """Run the API at a free port for the duration of the block, and yield its address."""
+    url = database.engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
+    settings = {"TRIM_DATABASE_URL": url, "TRIM_API_PORT": "0", "TRIM_LOG_FORMAT": "json"}
+    with run_api(**settings, **environment) as process:
+        try:
+            assert process.stderr is not None
+            yield next(found["address"] for line in process.stderr if "address" in (found := json.loads(line)))
+        finally:
+            process.kill()
+
+
+class StrippingProxy(httpx2.BaseTransport):
+    """A proxy that serves a server under a path, which it strips."""
+
+    def __init__(self, address: str, path: str) -> None:
+        self._address = httpx2.URL(address)
+        self._path = path.encode()
+        self._server = httpx2.HTTPTransport()
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        assert request.url.raw_path.startswith(self._path + b"/"), request.url
+        raw_path = request.url.raw_path.removeprefix(self._path)
+        request.url = self._address.copy_with(raw_path=raw_path)
+        return self._server.handle_request(request)
+
+    def close(self) -> None:
+        self._server.close()
+
+
+def test_links_lead_through_a_proxy_that_serves_the_api_under_a_path(database: Database) -> None:
+    with (
+        served(database, TRIM_API_ROOT_PATH="/trim") as address,
+        httpx2.Client(transport=StrippingProxy(address, "/trim"), timeout=PATIENCE_S) as http,
+    ):
+        outside = httpx2.URL("https://host.example/trim/v1/problems")
+        made = http.post(outside, json=QUESTION)
+        assert made.headers["location"] == made.json()["links"]["self"]
+        batch = http.post(outside.join("batches"), json={"problems": [QUESTION, QUESTION]})
+        for link in (*made.json()["links"].values(), *batch.json()["links"].values(), batch.headers["location"]):
+            response = http.request("POST" if link.endswith("/cancel") else "GET", outside.join(link))
+            assert response.is_success, (link, response.text)
+        pages = [http.get(outside, params={"limit": "1"}).json()]
+        pages.append(http.get(outside, params={"limit": "1", "cursor": pages[0]["next_cursor"]}).json())
+        assert all(http.get(outside.join(page["items"][0]["links"]["self"])).is_success for page in pages)
+        assert http.get(outside.join("/trim/openapi.json")).json()["servers"] == [{"url": "/trim"}]
+        assert httpx2.get(f"{address}/health/live").is_success, "without the proxy"
 
 
 def test_without_the_databases_address_the_process_ends_with_one_sentence() -> None:

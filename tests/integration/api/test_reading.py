@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -11,17 +10,26 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
-from fastapi import FastAPI
 from sqlalchemy import text
 from starlette.testclient import TestClient
 
 from services.api.app import create_app
 from shared.domain.decisions import Observation
+from shared.domain.demonstration import DIGESTS, WRITTEN
 from shared.domain.ledger import Ledger
 from shared.domain.status import Status
 from shared.store.database import Database
 from shared.store.tables import DecisionRow, StepRow
-from tests.integration.api.calls import PATIENCE_S, SETTINGS, add_decision, add_step, change, submit, wrong_fields
+from tests.integration.api.calls import (
+    PATIENCE_S,
+    SETTINGS,
+    add_decision,
+    add_step,
+    change,
+    submit,
+    submit_batch,
+    wrong_fields,
+)
 
 pytestmark = pytest.mark.servers
 
@@ -42,6 +50,21 @@ def test_a_problem_shows_how_it_ended_and_what_it_cost(api: TestClient, database
     for name, link in found["links"].items():
         response = api.post(link) if name == "cancel" else api.get(link)
         assert response.status_code == 200, name
+
+
+def test_a_problem_with_a_step_of_a_bundled_model_has_a_note_wherever_it_is_shown(
+    api: TestClient, database: Database
+) -> None:
+    batch = submit_batch(api, 2)
+    own, bundled = batch["problem_ids"]
+    add_step(database, own, 0)
+    add_step(database, bundled, 0)
+    change(database, bundled, step_count=2)
+    add_step(database, bundled, 1, model=f"embedded/small@{min(DIGESTS)}")
+    for path in ("/v1/problems", batch["links"]["problems"]):
+        notes = {each["id"]: each["note"] for each in api.get(path).json()["items"]}
+        assert (notes[own], notes[bundled]) == (None, WRITTEN)
+    assert api.get(f"/v1/problems/{bundled}").json()["note"] == WRITTEN
 
 
 def test_a_failed_problem_shows_why(api: TestClient, database: Database) -> None:
@@ -65,18 +88,7 @@ def test_an_unknown_problem_is_not_found_and_a_malformed_id_is_refused(api: Test
     assert "problem_id" in wrong_fields(send(f"/v1/problems/seven{rest}"))
 
 
-def test_waiting_ends_as_soon_as_the_problem_is_final(app: FastAPI, api: TestClient, database: Database) -> None:
-    made = submit(api)
-    looked = threading.Event()
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(lambda: (looked.set(), TestClient(app).get(f"/v1/problems/{made['id']}?wait_s=60"))[1])
-        looked.wait(PATIENCE_S)
-        assert not waiting.done()
-        change(database, made["id"], status="cancelled", finished_at=datetime.now(UTC))
-        assert waiting.result(PATIENCE_S).json()["status"] == "cancelled"
-
-
-def test_waiting_is_bounded_and_holds_no_connection(app: FastAPI, database: Database, api: TestClient) -> None:
+def test_waiting_is_bounded_and_holds_no_connection(database: Database, api: TestClient) -> None:
     made = submit(api)
     small = Database(database.engine.url.render_as_string(hide_password=False), pool_size=1)
     waiters = 8
@@ -132,6 +144,7 @@ def test_a_decision_shows_what_was_seen_chosen_and_by_which_policy(api: TestClie
             "draft_tokens": 5,
             "mean_logprob": None,
             "min_logprob": None,
+            "thoughts": [],
             "is_final": False,
             "large_out": 3,
             "seed": 2**53,
@@ -149,6 +162,7 @@ def test_a_decision_shows_what_was_seen_chosen_and_by_which_policy(api: TestClie
             "text": "Draft 3.",
             "finish": "separator",
             "tokens": 5,
+            "estimated_tokens": 2,
             "prompt_tokens": 11,
             "cached_tokens": 6,
             "model": "small-model",
@@ -157,7 +171,8 @@ def test_a_decision_shows_what_was_seen_chosen_and_by_which_policy(api: TestClie
             "worked_ms": 12.5,
         },
         "scoring": {
-            "tokens": 17, "model": "prm-model", "worker": "prm-0", "waited_ms": 0.25, "worked_ms": 2.5,
+            "tokens": 17, "estimated_tokens": 3, "model": "prm-model", "worker": "prm-0",
+            "waited_ms": 0.25, "worked_ms": 2.5,
         },
         "shadows": [],
     }  # fmt: skip

@@ -29,7 +29,7 @@ def test_a_problem_without_options_gets_the_defaults_of_the_domain(api: TestClie
     assert (made["status"], made["epoch"], made["steps"], made["escalations"]) == ("queued", 0, 0, 0)
     assert made["policy"] == {
         "name": "threshold",
-        "revision": 1,
+        "revision": 2,
         "parameters": {"threshold": 0.5},
         "version": None,
         "wrappers": asdict(Wrappers()),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +18,10 @@ from stack.client import Api
 TRIM = Path(sys.executable).parent / "trim"
 
 
-def trim(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([TRIM, *arguments], capture_output=True, text=True, check=False)
+def trim(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [TRIM, *arguments], env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
 
 
 def test_a_service_that_cannot_be_reached_is_one_sentence_and_exit_code_3() -> None:
@@ -34,6 +38,37 @@ def test_an_address_that_is_none_is_wrong_usage(address: str) -> None:
     ended = trim("policies", "list", "--server", address)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert address in ended.stderr.replace("\n│ ", "")
+
+
+def test_a_misspelt_variable_for_the_server_is_wrong_usage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIM_SERVR", "http://127.0.0.1:1")
+    ended = trim("policies", "list")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "trim: TRIM_SERVR is not a setting; did you mean TRIM_SERVER?\n"
+
+
+def test_characters_that_the_terminal_lacks_are_escaped() -> None:
+    ended = trim("evaluate", "--help", PYTHONIOENCODING="ascii", LC_ALL="C")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "Usage: trim evaluate" in ended.stdout
+
+
+def test_json_is_valid_in_every_encoding() -> None:
+    program = "from cli.output import print_json; print_json(['é \N{ABACUS}'])"
+    for encoding in ("ascii", "latin-1", "utf-8"):
+        printed = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True, check=True,
+        ).stdout  # fmt: skip
+        assert json.loads(printed.decode(encoding)) == ["é \N{ABACUS}"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_one_sentence() -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run([TRIM, "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    sentence = "Standard output could not be written to its end; free space, or send it elsewhere."
+    assert (ended.returncode, ended.stderr) == (1, f"trim: {sentence} ([Errno 28] No space left on device)\n")
 
 
 def test_the_entry_point_loads_no_command() -> None:

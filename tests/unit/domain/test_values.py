@@ -5,12 +5,8 @@ from __future__ import annotations
 import pytest
 
 from shared.domain.decisions import Observation
-from shared.domain.drafts import Finish
-from shared.domain.roles import Author
 from shared.domain.status import Status
 from shared.domain.verdict import Verdict, verdict_of
-from shared.messages import derive_id
-from tests.unit.machine.histories import make_draft
 
 
 @pytest.mark.parametrize(
@@ -41,17 +37,3 @@ def test_an_observation_sums_up_the_earlier_scores() -> None:
 
 def test_only_a_queued_or_running_problem_goes_on() -> None:
     assert {status for status in Status if not status.is_final} == {Status.QUEUED, Status.RUNNING}
-
-
-@pytest.mark.parametrize(
-    ("text", "finish", "expected"),
-    [
-        ("on", Finish.SEPARATOR, False),
-        ("on", Finish.LENGTH, False),
-        ("on", Finish.ENDED, True),
-        ("\\boxed{1}", Finish.LENGTH, True),
-    ],
-)
-def test_a_draft_ends_the_solution_by_its_finish_or_by_its_box(text: str, finish: Finish, expected: bool) -> None:
-    draft = make_draft(command_id=derive_id(), author=Author.SMALL, index=0, prefix_digest="", text=text, finish=finish)
-    assert draft.ends_solution is expected

@@ -1,4 +1,4 @@
-"""Engines on the bundled models."""
+"""Engines on the bundled models, and the server of the openai engine's tests."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from shared.engines.embedded.generator import EmbeddedGenerator
 from shared.engines.embedded.scorer import EmbeddedScorer
 from tests.unit.engines.bundled import MODELS
+from tests.unit.engines.fake_server import FakeServer, serving
 
 
 @pytest.fixture(scope="module")
@@ -38,3 +39,9 @@ def lone() -> Iterator[EmbeddedGenerator]:
     engine = EmbeddedGenerator(MODELS / "small", max_batch=1)
     yield engine
     engine.close()
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeServer]:
+    with serving() as server:
+        yield server

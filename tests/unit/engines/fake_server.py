@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from uuid import uuid4
 
+from shared.cancellation import Cancellation
 from shared.domain.options import Sampling
-from shared.engines.openai.breaker import Breaker
+from shared.engines.openai.blank_line import QUESTION as PROBE
 from shared.engines.openai.endpoint import Endpoint
+from shared.engines.openai.generator import OpenAIGenerator
+from shared.engines.openai.prompts import Style
 from shared.engines.openai.server import Server
-from shared.engines.port import GenerationRequest
+from shared.engines.port import GeneratedStep, GenerationRequest, Meter
 
 QUESTION = "What is one and one?"
 KEY = "sk-very-secret"
@@ -37,13 +41,20 @@ Reply = Callable[["FakeServer", BaseHTTPRequestHandler], None]
 
 
 class FakeServer:
-    """Responds to each request with the next reply; the last reply is repeated."""
+    """Responds to each request with the next reply; the last reply is repeated.
+
+    It answers the probe of a generator by itself, and does not list it among the requests.
+    """
 
     def __init__(self) -> None:
         self.requests: list[ReceivedRequest] = []
         self.arrived = threading.Semaphore(0)
         self.left = threading.Semaphore(0)
         """Released when a client hangs up on a silent reply."""
+        self.count: Callable[[str], int] = lambda text: len(re.findall(r"\w+|\n+|[^\w\s]", text))
+        """Counts the tokens of a probe's solution so far."""
+        self.refuses_probes = False
+        self.probes: list[dict[str, Any]] = []
         self._replies: list[Reply] = []
         self._lock = threading.Lock()
         fake = self
@@ -56,7 +67,11 @@ class FakeServer:
                     super().handle()
 
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                self.body = body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                if PROBE in json.dumps(body):
+                    fake.probes.append(body)
+                    answer_probe(fake, self, body)
+                    return
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 with fake._lock:
                     fake.requests.append(ReceivedRequest(self.path, headers, body, time.monotonic()))
@@ -92,12 +107,12 @@ def serving() -> Iterator[FakeServer]:
         fake.close()
 
 
-def server_at(url: str, *, role: str = "SMALL", max_requests: int = 8, breaker: Breaker | None = None) -> Server:
+def server_at(url: str, *, role: str = "SMALL", max_requests: int = 8) -> Server:
     endpoint = Endpoint(
         url=url, url_setting=f"TRIM_{role}_URL", model="tiny", model_setting=f"TRIM_{role}_MODEL",
         style_setting="TRIM_PRM_FORMAT" if role == "PRM" else "TRIM_PROMPT_STYLE", api_key=KEY,
     )  # fmt: skip
-    return Server(endpoint, max_requests=max_requests, breaker=breaker)
+    return Server(endpoint, max_requests=max_requests)
 
 
 def make_request(prefix: Sequence[str] = (), *, question: str = QUESTION, **changes: Any) -> GenerationRequest:
@@ -164,6 +179,17 @@ def step(text: str, **how: Any) -> Reply:
     return writes(text, stop_reason="\n\n", **how)
 
 
+def answer_probe(fake: FakeServer, handler: BaseHTTPRequestHandler, body: Mapping[str, Any]) -> None:
+    """Write one token, and report how many the solution so far has."""
+    if fake.refuses_probes:
+        answer(400, {})(fake, handler)
+        return
+    so_far = body["prompt"].split("\n\n", 1)[1] if "prompt" in body else body["messages"][-1]["content"]
+    usage = {"prompt_tokens": fake.count(so_far), "completion_tokens": 1}
+    *chunks, _ = chunks_of("x", chat="messages" in body, finish="length")
+    answer(200, events(*chunks, {"choices": [], "usage": usage}), content_type="text/event-stream")(fake, handler)
+
+
 def hangs_up(fake: FakeServer, handler: BaseHTTPRequestHandler) -> None:
     """Close the connection without an answer."""
     handler.close_connection = True
@@ -204,3 +230,10 @@ def begins(*chunks: Any, content: bytes | None = None) -> Reply:
 
 falls_silent = begins(content=events(chunks_of("half")[0])[:-20])
 """Begins an answer and stops in the middle of a chunk."""
+
+
+def write(fake: FakeServer, request: GenerationRequest, style: Style = "completions") -> list[GeneratedStep]:
+    """Have the generator write all steps of a call."""
+    engine = OpenAIGenerator(server_at(fake.url), style=style, template="Problem: {question}\n\n")
+    with closing(engine):
+        return list(engine.stream(request, Cancellation(), Meter()))

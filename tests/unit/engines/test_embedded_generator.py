@@ -15,10 +15,11 @@ from tokenizers import Tokenizer
 
 from recipe.reference import load_weights, logits
 from shared.cancellation import Cancellation, Cancelled
+from shared.domain.answers import boxed_answer
 from shared.domain.drafts import Finish
 from shared.domain.options import Sampling
 from shared.domain.roles import Author
-from shared.domain.text import SEPARATOR, boxed_answer
+from shared.domain.text import SEPARATOR
 from shared.engines.embedded.cache import PrefixCache
 from shared.engines.embedded.generator import EmbeddedGenerator
 from shared.engines.embedded.sampling import draw, log_probabilities, uniform
@@ -130,7 +131,7 @@ def test_confidence_is_read_from_the_models_own_distribution(small: EmbeddedGene
     question = PROBLEMS[1]["question"]
     steps = write(small, make_request(question, sampling=sampling, reports_confidence=True))
     model = small._model
-    ids, ends = model.encode_question(question), list[int]()
+    ids, ends = small.question_ids(question), list[int]()
     for step in steps:
         is_last = step.finish is Finish.ENDED
         ids += [*model.encode(step.text), *model.end_ids] if is_last else model.encode(step.text + SEPARATOR)
@@ -304,7 +305,7 @@ def test_a_step_written_by_another_model_is_all_that_is_computed(small: Embedded
     first, second = texts(write(small, make_request(problem_id=problem_id, max_steps=2)))
     other = "2) 9+9: 9+9=18, 0+0+1=1, so 18."
     (step,) = write(small, make_request(prefix=[first, other], max_steps=1, problem_id=problem_id))
-    shared = len(small._model.encode_question(QUESTION) + small._model.encode(first + "\n\n"))
+    shared = len(small.question_ids(QUESTION) + small._model.encode(first + "\n\n"))
     assert second != other
     assert shared <= step.cached_tokens < shared + len(small._model.encode(other))
 
@@ -343,7 +344,7 @@ def test_a_question_longer_than_the_context_is_refused_with_numbers(small: Embed
 
 
 def test_a_sequence_that_fills_the_context_ends_with_a_step_of_finish_length(small: EmbeddedGenerator) -> None:
-    question = "7" * (1024 - 10 - len(small._model.encode_question("")))
+    question = "7" * (1024 - 10 - len(small.question_ids("")))
     steps = write(small, make_request(question))
     assert steps[-1].finish is Finish.LENGTH
     assert steps[0].prompt_tokens + sum(step.tokens for step in steps) == 1024
@@ -360,7 +361,7 @@ def test_text_that_spells_a_special_token_stays_text(
 ) -> None:
     for engine in (small, prm):
         reserved = engine._model.tokenizer.token_to_id(special)
-        assert reserved not in engine._model.encode_question(f"What is {special}?")
+        assert reserved not in engine.question_ids(f"What is {special}?")
         assert small._model.tokenizer.decode(engine._model.encode(special)) == special
     assert write(small, make_request(f"{special} has 3 pens. {special}", prefix=[f"1) {special}"], max_steps=1))
     assert len(score(prm, [f"1) {special}", "2) x"], newest=2).values) == 2

@@ -122,6 +122,34 @@ def test_a_scoring_that_takes_too_long_meters_what_is_computed_for_it(monkeypatc
         assert meter == Meter(tokens=tokens)
 
 
+def test_each_run_of_a_batch_shows_that_the_engine_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker whose engine shows nothing for too long judges it dead, however slow the processor is."""
+    texts_of_groups = ["1) 1+1=2. " * 60, "1) 1+1=2. " * 20, "1) 1+1=2."]
+    with closing(EmbeddedScorer(MODELS / "prm")) as engine, ThreadPoolExecutor(4) as pool:
+        gate = Gate(engine, monkeypatch)
+        first = pool.submit(score, engine, ["1) 1+1=2."])
+        gate.wait_until_reached()
+        meters = [Meter() for _ in texts_of_groups]
+        calls = [
+            pool.submit(
+                engine.score,
+                ScoringRequest(problem_id=uuid4(), question=QUESTION, steps=(text,), newest=1, timeout_s=60),
+                Cancellation(),
+                meter,
+            )
+            for text, meter in zip(texts_of_groups, meters, strict=True)
+        ]
+        wait_for_calls(engine, 4)
+        shown = []
+        for _ in meters:
+            gate.let_pass(1)
+            shown.append([meter.tokens > 0 for meter in meters])
+        gate.open()
+        assert first.result()
+        assert all(call.result() for call in calls)
+    assert shown == [[True, False, False], [True, True, False], [True, True, True]]
+
+
 def test_a_tokenizer_without_the_step_tag_is_reported_with_the_setting(tmp_path: Path) -> None:
     folder = folder_copy(MODELS / "prm", tmp_path)
     tokenizer = (folder / "tokenizer.json").read_text()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from itertools import islice
 
 import pytest
 
@@ -140,3 +142,26 @@ def test_a_closed_loop_takes_no_calls(loop: EventLoop, work: Work, call: Call) -
     with pytest.raises(EngineStopped):
         call(loop, work, Cancellation())
     assert not work.begun.is_set()
+
+
+def test_it_outlives_calls_that_leave_at_any_moment(loop: EventLoop) -> None:
+    async def some(delays_s: list[float]) -> AsyncGenerator[int, None]:
+        for index, delay_s in enumerate(delays_s):
+            await asyncio.sleep(delay_s)
+            yield index
+
+    def leave(seed: int) -> object:
+        rng, cancellation = random.Random(seed), Cancellation()
+        delays_s = [rng.choice([0.0, 0.001, 0.004]) for _ in range(5)]
+        threading.Timer(rng.uniform(0, 0.02), cancellation.cancel).start()
+        items = loop.iterate(some(delays_s), cancellation, timeout_s=rng.choice([0.0, 0.003, PATIENCE_S]))
+        try:
+            with closing(items):
+                return len(list(islice(items, rng.randint(1, 5))))
+        except (Cancelled, StepTimeout) as error:
+            return type(error)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert {Cancelled, StepTimeout} & set(pool.map(leave, range(400)))
+    assert list(loop.iterate(some([0.0] * 3), Cancellation(), timeout_s=PATIENCE_S)) == [0, 1, 2]
+    assert not loop._tasks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 from uuid import uuid4
@@ -17,13 +17,7 @@ from shared.engines.openai.server import Server
 from shared.engines.port import BadScores, Meter, Scores, ScoringRequest, StepTimeout
 from shared.engines.prm_formats import FORMATS
 from shared.errors import TrimError
-from tests.unit.engines.fake_server import QUESTION, FakeServer, Reply, answer, server_at, serving, stays_silent
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeServer]:
-    with serving() as server:
-        yield server
+from tests.unit.engines.fake_server import QUESTION, FakeServer, Reply, answer, server_at, stays_silent
 
 
 def pools(*rows: Any, cached: int = 0) -> Reply:
@@ -94,6 +88,25 @@ def test_a_number_that_is_none_is_left_to_the_caller(fake: FakeServer) -> None:
     assert math.isnan(score(fake, ["One"]).values[0])
 
 
+def test_raw_outputs_are_refused_at_the_first_call(fake: FakeServer) -> None:
+    fake.replies(pools([2.3, -1.7]))
+    with pytest.raises(BadScores, match="TRIM_PRM_PARAMETERS"):
+        score(fake, ["One"])
+    assert len(fake.requests) == 1
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": 0}])
+def test_tokens_that_the_server_does_not_count_are_estimated_apart(fake: FakeServer, usage: Any) -> None:
+    fake.replies(answer(200, {"data": [{"data": [[0.1, 0.9]]}], "usage": usage}))
+    scores = score(fake, ["One"])
+    assert (scores.tokens, scores.estimated_tokens) == (0, len(fake.requests[0].body["input"]) // 4 + 1)
+
+
+def test_no_fewer_than_zero_tokens_are_computed(fake: FakeServer) -> None:
+    fake.replies(pools([0.1, 0.9], cached=31))
+    assert (score(fake, ["One"]).tokens, score(fake, ["One"]).estimated_tokens) == (0, 0)
+
+
 @pytest.mark.parametrize("rows", [[], [[0.1, 0.9]], [[0.1, 0.9]] * 3, [0.5, 0.5], [[0.1], [0.2]], [["a", "b"]] * 2])
 def test_a_response_without_one_row_per_step_is_refused(fake: FakeServer, rows: list[Any]) -> None:
     fake.replies(pools(*rows))
@@ -104,7 +117,7 @@ def test_a_response_without_one_row_per_step_is_refused(fake: FakeServer, rows: 
 @pytest.mark.parametrize(
     "body",
     [
-        {"data": [], "usage": {"prompt_tokens": 1}}, {"data": [{"data": []}]}, {"data": [{"data": 1}], "usage": {}}, [],
+        {"data": [], "usage": {"prompt_tokens": 1}}, {"data": [{"data": 1}], "usage": {}}, [],
         b'{"data": [{"da', b"<html>",
     ],
 )  # fmt: skip
@@ -170,7 +183,6 @@ def test_a_model_that_expects_another_next_token_is_refused(fake: FakeServer) ->
         {"choices": [{"text": "+", "logprobs": None}], "usage": {"prompt_tokens": 1}},
         {"choices": [{"text": "+", "logprobs": {"top_logprobs": []}}], "usage": {"prompt_tokens": 1}},
         {"choices": [{"text": "+", "logprobs": {"top_logprobs": [{"+": -0.1}]}}], "usage": {"prompt_tokens": 1}},
-        {"choices": [{"text": "+", "logprobs": {"top_logprobs": [SURE]}}]},
         [],
         b"<html>",
     ],

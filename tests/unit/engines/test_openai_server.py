@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from shared.cancellation import Cancellation, Cancelled
-from shared.domain.roles import Author
-from shared.engines.factory import make_generator, make_scorer
-from shared.engines.openai.breaker import Breaker
 from shared.engines.openai.errors import (
     AccessDenied,
-    CircuitOpen,
+    BodyRefused,
     IncompleteAnswer,
     ModelNotServed,
     NoRoomForStep,
@@ -34,11 +27,10 @@ from shared.engines.port import (
     GenerationRequest,
     InputTooLong,
     Meter,
-    RequestRefused,
     StepTimeout,
 )
-from shared.errors import TrimError
-from shared.settings import MissingSetting, Settings
+from shared.errors import Fault, TrimError
+from shared.proxies import UnusableProxy
 from tests.unit.engines.fake_server import (
     KEY,
     QUESTION,
@@ -46,25 +38,16 @@ from tests.unit.engines.fake_server import (
     Reply,
     answer,
     breaks_off,
-    chunks_of,
     events,
     falls_silent,
-    hangs_up,
     make_request,
     server_at,
-    serving,
     stays_silent,
     step,
     unused_url,
 )
 
 PATIENCE_S = 30
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeServer]:
-    with serving() as server:
-        yield server
 
 
 @contextmanager
@@ -88,6 +71,15 @@ def test_a_server_on_this_machine_is_reached_without_the_proxy_of_the_environmen
     fake.replies(step("One"))
     with engine_at(fake.url) as engine:
         assert write(engine)[0].text == "One"
+
+
+def test_a_proxy_that_needs_a_missing_library_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
+    with (
+        pytest.raises(UnusableProxy, match=r"^A proxy of the environment cannot be used"),
+        engine_at("http://192.0.2.1"),
+    ):
+        pass
 
 
 # --- retries --------------------------------------------------------------------------------------------------------
@@ -138,7 +130,7 @@ def test_an_unreachable_server_is_abandoned() -> None:
 # --- no retries -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("trouble", [hangs_up, breaks_off, answer(200, events({"error": 1}))])
+@pytest.mark.parametrize("trouble", [breaks_off, answer(200, events({"error": 1}))])
 def test_a_request_that_a_server_accepted_is_not_retried(fake: FakeServer, trouble: Reply) -> None:
     fake.replies(trouble, step("One"))
     with engine_at(fake.url) as engine, pytest.raises(IncompleteAnswer):
@@ -152,9 +144,9 @@ def test_a_request_that_a_server_accepted_is_not_retried(fake: FakeServer, troub
         (401, "no", AccessDenied, "TRIM_OPENAI_API_KEY"),
         (403, "no", AccessDenied, "TRIM_OPENAI_API_KEY"),
         (404, "no", ModelNotServed, "tiny.*check TRIM_SMALL_MODEL, TRIM_SMALL_URL and TRIM_PROMPT_STYLE"),
-        (400, "no", RequestRefused, "status 400.*TRIM_PROMPT_STYLE"),
-        (422, "no", RequestRefused, "status 422"),
-        (307, "no", RequestRefused, "check TRIM_SMALL_URL"),
+        (400, "no", BodyRefused, "status 400.*TRIM_PROMPT_STYLE"),
+        (422, "no", BodyRefused, "status 422"),
+        (307, "no", BodyRefused, "check TRIM_SMALL_URL"),
         (400, "This model's maximum context length is 8 tokens.", InputTooLong, "max_steps"),
         (400, "The decoder prompt (length 9) is longer than the maximum model length of 8.", InputTooLong, "tiny"),
         (400, "The input (9 tokens) is longer than the model's context length (8).", InputTooLong, "tiny"),
@@ -171,7 +163,8 @@ def test_a_refusal_names_what_to_change(
     fake.replies(answer(status, {"error": {"message": f"{message} {KEY} {QUESTION}"}}))
     with engine_at(fake.url) as engine, pytest.raises(error, match=sentence) as caught:
         write(engine)
-    assert not caught.value.retryable
+    is_of_the_server = error in (AccessDenied, ModelNotServed, BodyRefused)
+    assert caught.value.fault is (Fault.WORKER if is_of_the_server else Fault.INPUT)
     assert len(fake.requests) == 1
     assert KEY not in repr(caught.value)
     assert QUESTION not in repr(caught.value)
@@ -190,9 +183,6 @@ def test_a_code_for_a_short_context_is_enough(fake: FakeServer) -> None:
         b"<html>hello</html>",
         b'data: {"choices": [{"te\n\n',
         b"data: []\n\n",
-        events(*chunks_of("One")[:1]),
-        events(*chunks_of("One")[:2]),
-        events(*chunks_of("One", finish="tool_calls")),
     ],
 )
 def test_an_unreadable_response_is_not_retried(fake: FakeServer, body: bytes) -> None:
@@ -289,121 +279,3 @@ def test_many_calls_share_an_engine(fake: FakeServer) -> None:
     fake.replies(step("One"))
     with engine_at(fake.url, max_requests=4) as engine, ThreadPoolExecutor(16) as pool:
         assert len(list(pool.map(lambda _: write(engine), range(64)))) == 64
-
-
-# --- the breaker ----------------------------------------------------------------------------------------------------
-
-
-def test_a_server_that_fails_is_left_alone(fake: FakeServer) -> None:
-    fake.replies(answer(500))
-    with engine_at(fake.url, breaker=Breaker(failures=3, rest_s=1000)) as engine:
-        for _ in range(2):
-            with pytest.raises(CircuitOpen, match="TRIM_SMALL_URL") as caught:
-                write(engine)
-            assert caught.value.retryable
-    assert len(fake.requests) == 3
-
-
-def test_a_probe_finds_that_the_server_is_back(fake: FakeServer) -> None:
-    fake.replies(answer(500), answer(500), step("One"))
-    with engine_at(fake.url, breaker=Breaker(failures=2, rest_s=0)) as engine:
-        assert write(engine)[0].text == "One"
-
-
-@pytest.mark.parametrize("reply", [answer(429, retry_after="0"), answer(400, {})])
-def test_a_server_that_refuses_is_not_down(fake: FakeServer, reply: Reply) -> None:
-    fake.replies(reply)
-    with engine_at(fake.url, breaker=Breaker(failures=1, rest_s=1000)) as engine:
-        for _ in range(2):
-            with pytest.raises((ServerBusy, RequestRefused)):
-                write(engine)
-
-
-def test_a_silent_server_is_down(fake: FakeServer) -> None:
-    fake.replies(stays_silent)
-    with engine_at(fake.url, breaker=Breaker(failures=1, rest_s=1000)) as engine:
-        with pytest.raises(StepTimeout):
-            write(engine, make_request(step_timeout_s=1))
-        assert fake.left.acquire(timeout=PATIENCE_S)
-        with pytest.raises(CircuitOpen):
-            write(engine)
-
-
-def test_one_request_at_a_time_probes() -> None:
-    breaker = Breaker(failures=1, rest_s=0)
-    assert [breaker.admit(), breaker.admit()] == ["request", "request"]
-    breaker.settle("request", is_alive=False)
-    assert [breaker.admit(), breaker.admit()] == ["probe", None]
-    breaker.settle("request", is_alive=False)  # one that was under way when the breaker opened
-    assert breaker.admit() is None
-    breaker.settle("probe", is_alive=None)
-    assert [breaker.admit(), breaker.admit()] == ["probe", None]
-    breaker.settle("probe", is_alive=True)
-    assert [breaker.admit(), breaker.admit()] == ["request", "request"]
-
-
-# --- settings -------------------------------------------------------------------------------------------------------
-
-
-def test_the_settings_make_engines_of_each_role(fake: FakeServer) -> None:
-    fake.replies(step("One"))
-    settings = Settings(
-        engine="openai", small_url=fake.url + "/", large_url=fake.url, prm_url=fake.url,
-        small_model="s", large_model="l", prm_model="p", prompt="Q: {question}\nA: ",
-    )  # fmt: skip
-    with (
-        closing(make_generator(settings, Author.SMALL)) as small,
-        closing(make_generator(settings, Author.LARGE)) as large,
-        closing(make_scorer(settings)) as prm,
-    ):
-        assert [small.model_id, large.model_id, prm.model_id] == ["openai/s", "openai/l", "openai/p#bundled"]
-        assert len(list(small.stream(make_request(), Cancellation(), Meter()))) == 1
-    assert fake.requests[0].path == "/v1/completions"
-    assert fake.requests[0].body["prompt"] == f"Q: {QUESTION}\nA: "
-    assert "authorization" not in fake.requests[0].headers
-    assert not {"s", "l", "p"} & {thread.name for thread in threading.enumerate()}
-
-
-@pytest.mark.parametrize(
-    ("given", "sentence"),
-    [
-        ({"large_model": "l"}, "TRIM_LARGE_URL is not set"),
-        ({"large_url": "http://x/v1"}, "TRIM_LARGE_MODEL is not set"),
-    ],
-)
-def test_a_missing_setting_is_named(given: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(MissingSetting, match=sentence):
-        make_generator(Settings(engine="openai", **given), Author.LARGE)
-
-
-@pytest.mark.parametrize(
-    ("variable", "value", "sentence"),
-    [
-        ("TRIM_SMALL_URL", "ftp://host/v1", "not a URL like http://127.0.0.1:8000/v1"),
-        ("TRIM_SMALL_URL", "http:///v1", "not a URL like http://127.0.0.1:8000/v1"),
-        ("TRIM_SMALL_URL", "http://host:secret/v1", "not a URL"),
-        ("TRIM_LARGE_URL", "http://me:secret@host/v1", "credentials do not belong in the URL; set TRIM_OPENAI_API_KEY"),
-        ("TRIM_OTLP_URL", "http://me:secret@host", "TRIM_OPENAI_API_KEY or OTEL_EXPORTER_OTLP_HEADERS"),
-        ("TRIM_OTLP_URL", "http://host:4318/v1/traces/", "/v1/traces does not belong in the URL, because it is added"),
-        ("TRIM_PRM_URL", "http://host/v1?key=secret", "query, fragment and white space do not belong in the URL"),
-        ("TRIM_OPENAI_API_KEY", "sk-secret\nsecret", "an API key holds only visible ASCII characters"),
-        ("TRIM_PROMPT", "Problem:", "the placeholder {question} is missing"),
-        ("TRIM_PROMPT_STYLE", "responses", "Input should be 'completions', 'chat' or 'chat-next-step'"),
-        ("TRIM_PRM_FORMAT", "llama", "Input should be 'bundled', 'qwen', 'skywork', 'math-shepherd' or 'rlhflow'"),
-    ],
-)
-def test_a_wrong_setting_is_refused_by_its_name(
-    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, sentence: str
-) -> None:
-    monkeypatch.setenv(variable, value)
-    with pytest.raises(ValidationError) as caught:
-        Settings()
-    [error] = caught.value.errors(include_input=False)
-    assert f"TRIM_{error['loc'][0]}".upper() == variable
-    assert sentence in error["msg"]
-    assert "secret" not in error["msg"]
-
-
-def test_other_engines_need_no_http_client() -> None:
-    probe = "import sys, shared.engines.factory, shared.settings; sys.exit('httpx2' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", probe], check=False, timeout=PATIENCE_S).returncode == 0

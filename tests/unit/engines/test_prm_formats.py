@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from shared.engines.port import BadScores
 from shared.engines.prm_formats import FORMATS, NextToken, PrmFormat, Tagged
+from shared.errors import Fault
 from shared.settings import Settings
 
 TAGGED = [each for each in FORMATS.values() if isinstance(each, Tagged)]
@@ -242,3 +243,26 @@ def test_a_probability_that_is_missing_is_left_to_the_caller(each: NextToken, mi
 def test_a_model_that_expects_no_verdict_is_no_prm(each: NextToken, logprobs: dict[int, float]) -> None:
     with pytest.raises(BadScores, match=f"{each.name} .* TRIM_PRM_FORMAT is the format of TRIM_PRM_MODEL"):
         each.score(logprobs)
+
+
+@pytest.mark.parametrize(
+    ("prm_format", "row"),
+    [
+        ("qwen", [2.3, -1.7]), ("qwen", [0.4, 0.9]), ("qwen", [0.2, 0.1]), ("bundled", [1.2, -0.2]), ("qwen", [0, 9.0]),
+        ("skywork", [1.7]), ("skywork", [-0.3]),
+    ],
+)  # fmt: skip
+def test_numbers_that_are_no_probabilities_are_never_taken_as_scores(prm_format: str, row: list[float]) -> None:
+    with pytest.raises(BadScores, match=r"TRIM_PRM_FORMAT .* use_activation .* TRIM_PRM_PARAMETERS") as caught:
+        tagged(prm_format).score(row)
+    assert caught.value.fault is Fault.WORKER
+
+
+@pytest.mark.parametrize(("row", "score"), [([0.0, 1.003], 1.0), ([1.0, -0.001], 0.0), ([0.25, 0.742], 0.742)])
+def test_probabilities_may_be_rounded(row: list[float], score: float) -> None:
+    assert tagged("qwen").score(row) == score
+
+
+@pytest.mark.parametrize("row", [[None, None], [0.5, None], [None, 0.5], [math.nan, 0.5]])
+def test_a_row_with_a_missing_number_has_no_score(row: list[float | None]) -> None:
+    assert math.isnan(tagged("bundled").score(row))

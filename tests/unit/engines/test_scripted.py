@@ -18,7 +18,7 @@ from tests.unit.engines.bundled import QUESTION, make_request
 TEN_WORDS = "one two three four five six seven eight nine ten"
 """Eleven tokens with the separator."""
 
-STEPS = [{"small": TEN_WORDS, "small_ms": 100, "prm_ms": 100}] * 30
+STEPS = [{"small": f"{TEN_WORDS}{index}", "small_ms": 100, "prm_ms": 100} for index in range(30)]
 
 
 def script(*steps: object) -> Script:

@@ -8,15 +8,13 @@ import pytest
 
 from shared.domain.drafts import Finish
 from shared.domain.options import Sampling
-from shared.engines.port import GeneratedStep, GenerationRequest, Meter
+from shared.engines.port import EngineFailed, GeneratedStep, GenerationRequest, Meter
 from shared.engines.step_assembly import StepAssembler
 
 
 def assembler(**changes: Any) -> StepAssembler:
-    values: dict[str, Any] = {"max_steps": 30, "max_step_tokens": 512, "max_tokens": 4096, **changes}
-    request = GenerationRequest(
-        problem_id=uuid4(), question="?", prefix=(), step_timeout_s=1, sampling=Sampling(), **values
-    )
+    values: dict[str, Any] = {"prefix": (), "max_steps": 30, "max_step_tokens": 512, "max_tokens": 4096, **changes}
+    request = GenerationRequest(problem_id=uuid4(), question="?", step_timeout_s=1, sampling=Sampling(), **values)
     writing = StepAssembler(request, Meter())
     writing.count_input(7, 3)
     return writing
@@ -37,6 +35,11 @@ def test_a_blank_line_that_comes_in_two_pieces_ends_a_step() -> None:
     assert [step.text for step in feed(assembler(), "one.\n", "\n", "two.\n", "\n")] == ["one.", "two."]
 
 
+def test_a_blank_line_with_white_space_in_it_ends_a_step() -> None:
+    pieces = "one.\n", " ", "\n", "two.\r\n", "\r", "\nthree", ".\n\t\n \n"
+    assert [step.text for step in feed(assembler(), *pieces)] == ["one.", "two.", "three."]
+
+
 def test_what_follows_the_separator_in_the_same_piece_begins_the_next_step() -> None:
     assert [step.text for step in feed(assembler(), "one.\n\ntw", "o.\n\n")] == ["one.", "two."]
 
@@ -52,11 +55,24 @@ def test_the_input_is_counted_with_the_first_step_alone() -> None:
     [
         ("```\n", "a = 1\n\n", "b = 2\n", "```\n\n"),
         ("\\begin{align}\n\n", "x\n\n", "\\end{align}", "\n\n"),
+        ("~~~\n", "a\n", " \n", "b\n", "~~~\n\n"),
+        ("\\", "[", "\nx\r\n", "\r\n\\]", "\r\n", "\r\n"),
     ],
 )
 def test_a_blank_line_inside_a_fence_or_an_environment_ends_no_step(pieces: tuple[str, ...]) -> None:
     (step,) = feed(assembler(), *pieces)
     assert step.text == "".join(pieces).strip()
+
+
+def test_a_lead_in_ends_no_step() -> None:
+    pieces = "**Step 1: ", "Add**", "\n", "\n", "so 1+1", "=2:\n\n", "\\[2\\]\n", "\n", "Two.\n\n"
+    assert [step.text for step in feed(assembler(), *pieces)] == ["**Step 1: Add**\n\nso 1+1=2:\n\n\\[2\\]", "Two."]
+
+
+def test_a_lead_in_that_nothing_follows_is_a_step_if_the_model_ends() -> None:
+    writing = assembler()
+    assert feed(writing, "So:", "\n\n") == []
+    assert writing.end().text == "So:"
 
 
 def test_a_degenerate_step_is_dropped_once_and_billed_to_the_next_one() -> None:
@@ -95,16 +111,53 @@ def test_an_end_right_after_a_separator_is_an_empty_step() -> None:
     assert writing.is_done
 
 
-def test_a_step_is_closed_at_its_token_limit() -> None:
+def test_a_step_is_closed_at_its_token_limit_and_ends_the_call() -> None:
     writing = assembler(max_step_tokens=2)
     (step,) = feed(writing, "one", " two")
     assert (step.text, step.finish) == ("one two", Finish.LENGTH)
+    assert writing.is_done, "nothing is joined to half a number"
+
+
+@pytest.mark.parametrize("pieces", [("one", " two"), ("one.\n\n",), ()])
+def test_the_end_of_the_context_cuts_the_step_and_ends_the_call(pieces: tuple[str, ...]) -> None:
+    writing = assembler()
+    feed(writing, *pieces)
+    step = writing.cut()
+    assert (step.text, step.finish) == ("one two" if len(pieces) == 2 else "", Finish.LENGTH)
+    assert writing.is_done
+
+
+def test_a_box_that_is_called_the_answer_ends_the_call() -> None:
+    writing = assembler()
+    feed(writing, "The answer is \\boxed{\\frac{1}{2}}.\n\n")
+    assert writing.is_done
+
+
+def test_after_another_box_the_model_is_asked_once_and_words_go_on() -> None:
+    writing = assembler()
+    feed(writing, "\\boxed{3} is the first root.\n\n")
+    assert not writing.is_done
+    feed(writing, "The other one is 7.\n\n")
     assert not writing.is_done
 
 
-def test_a_balanced_boxed_answer_ends_the_call() -> None:
-    writing = assembler()
-    feed(writing, "So \\boxed{\\frac{1}{2}}.\n\n")
+@pytest.mark.parametrize("prefix", [(), ("\\boxed{3} is the first root.",)])
+def test_the_first_step_without_words_after_a_box_is_returned_and_ends_the_call(prefix: tuple[str, ...]) -> None:
+    writing = assembler(prefix=prefix)
+    if not prefix:
+        feed(writing, "\\boxed{3} is the first root.\n\n")
+    (step,) = feed(writing, "---\n\n")
+    assert (step.text, step.finish, step.tokens) == ("---", Finish.SEPARATOR, 1)
+    assert writing.is_done
+
+
+@pytest.mark.parametrize(
+    ("prefix", "pieces"),
+    [((), "a.\n\n A.\n\n"), (("a.",), "a.\n\n"), (("b.", "a."), "b.\n\n a.\n\n"), (("b.", "a.", "b."), "a.\n\n")],
+)
+def test_a_step_or_cycle_of_steps_that_is_written_again_ends_the_call(prefix: tuple[str, ...], pieces: str) -> None:
+    writing = assembler(prefix=prefix)
+    feed(writing, *pieces.split(" "))
     assert writing.is_done
 
 
@@ -154,10 +207,10 @@ def test_the_models_own_end_is_one_of_the_tokens() -> None:
     assert (step.mean_logprob, step.min_logprob) == (-2.0, -3.0)
 
 
-def test_an_end_without_a_token_does_not_change_them() -> None:
+def test_a_cut_needs_no_token() -> None:
     writing = assembler()
     writing.feed("One", tokens=2, logprobs=(-1.0, -3.0))
-    step = writing.end(tokens=0)
+    step = writing.cut()
     assert (step.mean_logprob, step.min_logprob) == (-2.0, -3.0)
 
 
@@ -182,7 +235,9 @@ def test_a_delivered_step_is_taken_off_the_meter() -> None:
     steps = writing.deliver(pieces("One.\n\n", "Two", ".\n\n", "Three", to=writing))
     assert next(steps).tokens == 1
     assert writing.meter == Meter()
-    assert [step.tokens for step in steps] == [2]
+    assert next(steps).tokens == 2
+    with pytest.raises(EngineFailed, match="before its last step"):
+        next(steps)  # The call is not over, so these cannot be all.
     assert writing.meter == Meter(tokens=1)
 
 

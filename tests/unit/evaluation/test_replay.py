@@ -20,10 +20,30 @@ from evaluation.replay import (
 from evaluation.replay_figures import Label, figures, summary
 from evaluation.replay_simulation import recorded_state
 from shared.domain.decisions import Action, DecidedBy, Decision, Observation
-from shared.domain.options import Plan, Wrappers
+from shared.domain.options import (
+    Bridging,
+    Options,
+    Plan,
+    WhenLargeAway,
+    WhenPrmAway,
+    WhenSmallAway,
+    Wrappers,
+)
+from shared.domain.roles import WorkerRole
 from shared.policies.registry import POLICIES, build_routing
 from shared.policies.wrapping import Routing
-from tests.unit.evaluation.replaying import MODELS, PROBLEMS, SETTINGS, routing, simulate, solve, threshold
+from simulation.simulated_service import SimulatedService
+from tests.unit.evaluation.replaying import (
+    LIMITS,
+    MODELS,
+    PROBLEMS,
+    SETTINGS,
+    loaded,
+    routing,
+    simulate,
+    solve,
+    threshold,
+)
 
 EVERY = [
     pytest.param(name, parameters, wrappers, id=f"{name} {parameters} {wrappers}")
@@ -51,6 +71,33 @@ def test_every_policy_decides_again_what_was_stored(
                 assert decide_again(policy, each, has_escalated=has_escalated) == each.decision
             has_escalated = has_escalated or each.decision.action is Action.ESCALATE
         assert replay(policy, problem).agrees or replay(policy, problem).left_out is LeftOut.NO_WHOLE_SOLUTIONS
+
+
+@pytest.mark.parametrize(
+    ("role", "bridging", "reason", "other"),
+    [
+        (WorkerRole.PRM, Bridging(when_prm_away=WhenPrmAway.ACCEPT, away_patience_s=0), "prm_away", "confidence"),
+        (WorkerRole.PRM, Bridging(when_prm_away=WhenPrmAway.ESCALATE, away_patience_s=0), "prm_away", "confidence"),
+        (WorkerRole.LARGE, Bridging(when_large_away=WhenLargeAway.ACCEPT, away_patience_s=0), "large_away", None),
+        (WorkerRole.SMALL, Bridging(when_small_away=WhenSmallAway.LARGE_ONLY, away_patience_s=0), "small_away", None),
+    ],
+)
+def test_a_rule_that_bridged_an_absence_overrules_every_policy_that_needs_the_role(
+    role: WorkerRole, bridging: Bridging, reason: str, other: str | None
+) -> None:
+    service = SimulatedService(loaded().workers)
+    policy = threshold(0.5)
+    problem_id = service.submit("What is 6 times 7?", policy.policy, Options(limits=LIMITS, bridging=bridging))
+    service.take_away(role, for_s=1e6)
+    service.sweep()
+    while service.turn() and not service.state(problem_id).status.is_final:
+        pass
+    problem = recorded_state(service.state(problem_id))
+    assert reason in {each.decision.reason for each in problem.decisions}
+    assert replay(policy, problem).agrees
+    if other is not None:
+        bridged = next(each for each in problem.decisions if each.decision.reason == reason)
+        assert decide_again(routing(other, {"threshold": 0.5}), bridged, has_escalated=False) != bridged.decision
 
 
 BUDGETED = [
@@ -89,7 +136,7 @@ def test_a_policy_that_follows_a_record_with_any_budget_gets_the_same_solution_i
 
 @pytest.mark.parametrize(
     ("budget", "recorded_budget", "is_cut"),
-    [(9, None, True), (10, None, False), (None, 10, True), (None, 11, False), (11, 10, True), (10, 10, False)],
+    [(10, None, True), (11, None, False), (None, 10, True), (None, 11, False), (11, 10, True), (10, 10, False)],
 )
 def test_a_large_step_that_one_of_two_budgets_may_have_cut_is_a_divergence_without_weight(
     budget: int | None, recorded_budget: int | None, *, is_cut: bool

@@ -104,3 +104,8 @@ def test_all_accepted_steps_of_a_solution_have_its_label_and_unknown_ones_are_le
 def test_labels_need_a_known_answer() -> None:
     with pytest.raises(TooFewLabels, match="submit problems with a reference"):
         Collected(scored=[scored("a", is_right=None), scored("a", accepted=[])], left_out={}).labelled()
+
+
+def test_a_problem_that_ended_early_tells_nothing_about_its_steps(stored: Stored) -> None:
+    stored.add(drafts=[(0.5, "a")], verdict="no_answer", status="failed")
+    assert collect(stored, stored.problems).scored[0].is_right is None

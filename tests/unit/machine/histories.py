@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 from shared.domain.artefacts import ModelIds
@@ -13,6 +14,7 @@ from shared.domain.drafts import Draft, Finish, Scoring, UnfinishedWork
 from shared.domain.options import Options, Plan
 from shared.domain.roles import Author, WorkerRole
 from shared.domain.text import prefix_digest
+from shared.errors import Fault
 from shared.machine.commands import next_commands
 from shared.machine.state import ControlEvent, ProblemAdmitted, State, new_state
 from shared.machine.transitions import apply
@@ -151,6 +153,7 @@ def failed(
     code: str = "engine_busy",
     lost: tuple[Draft, ...] = (),
     unfinished: UnfinishedWork | None = None,
+    fault: Fault | None = None,
 ) -> WorkFailed:
     return WorkFailed(
         drafts=lost,
@@ -163,9 +166,14 @@ def failed(
         code=code,
         detail="The engine was busy.",
         retryable=retryable,
+        fault=fault,
         worker="w",
         unfinished=unfinished,
     )
+
+
+fail_worker = partial(failed, retryable=True, code="access_denied", fault=Fault.WORKER)
+"""Makes the failure of a command through the worker's own fault."""
 
 
 def answer(state: State, text: str, *, score: float | None = None, finish: Finish = Finish.SEPARATOR) -> State:

@@ -13,6 +13,7 @@ from shared.domain.options import Plan
 from shared.domain.roles import Author, WorkerRole
 from shared.domain.status import Status, StopReason
 from shared.domain.text import prefix_digest
+from shared.domain.thoughts import as_thought
 from shared.domain.verdict import Verdict
 from shared.machine import requesting
 from shared.machine.commands import next_commands
@@ -130,11 +131,6 @@ def test_the_verdict_compares_the_answer_with_the_reference(reference: str | Non
     assert answer(running(reference=reference), text, score=1.0).verdict is verdict
 
 
-def test_a_problem_that_is_not_solved_has_no_verdict() -> None:
-    assert feed(running(reference="42"), CancelRequested()).verdict is None
-    assert feed(running(reference="42"), failed(retryable=False)).verdict is None
-
-
 # --- what decided -----------------------------------------------------------------------------------------------------
 
 
@@ -178,6 +174,23 @@ def test_a_policy_sees_the_confidence_that_its_plan_asks_for() -> None:
     assert (command.reports_confidence, command.author) == (True, Author.SMALL)
     assert (rewriting.reports_confidence, rewriting.author) == (False, Author.LARGE)
     assert not command_of(running()).reports_confidence
+
+
+def test_a_policy_sees_which_steps_are_thoughts() -> None:
+    hm = as_thought("Hm.", is_last=False)
+    state = answer(answer(running(), hm, score=1.0), "text", score=1.0)
+    state = answer(answer(state, "draft", score=0.0), as_thought("So 2.", is_last=True))
+    state = answer(state, hm, score=1.0)
+    assert [each.observation.thoughts for each in state.decisions] == [(0,), (0,), (0,), (0, 2, 3)]
+    assert [each.observation.is_thought for each in state.decisions] == [True, False, False, True]
+
+
+def test_a_policy_for_whole_solutions_sees_which_of_their_drafts_are_thoughts() -> None:
+    state = running(plan=Plan(decides_whole=True, takes_over=True))
+    texts = (as_thought("Hm.", is_last=False), as_thought("So.", is_last=True), r"\boxed{2}")
+    drafts = drafts_of(command_of(state), *texts, finish=Finish.ENDED)
+    state = feed(state, scored(*drafts, scores=(1.0, 1.0, 1.0)))
+    assert [each.observation.thoughts for each in state.decisions] == [(0, 1)] * 3
 
 
 # --- size, and problems that cannot be read ---------------------------------------------------------------------------

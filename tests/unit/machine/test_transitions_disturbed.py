@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import astuple, replace
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -13,9 +14,10 @@ from shared.domain.options import Options, Plan
 from shared.domain.roles import Author
 from shared.domain.status import CONTEXT_FULL, Status, StopReason
 from shared.domain.text import prefix_digest
+from shared.domain.verdict import Verdict
 from shared.machine.commands import next_commands
 from shared.machine.hearing import RETRY_DELAY_S
-from shared.machine.requesting import MAX_DOUBLINGS
+from shared.machine.requesting import MAX_DOUBLINGS, MAX_STEP_WAIT_S
 from shared.machine.state import (
     CancelRequested,
     DeadlinePassed,
@@ -167,7 +169,9 @@ def test_a_failure_at_the_last_attempt_ends_the_problem_with_its_cause() -> None
     state = feed(state, failed(retryable=True, name="again", request_number=1), now=LATER)
     assert state.failure is not None
     assert (state.status, state.failure.code) == (Status.FAILED, "attempts_exhausted")
-    assert state.failure.detail == "Step 0 failed in 2 attempts, the last time because: The engine was busy."
+    assert state.failure.detail == (
+        "Step 0 (counted from 0) failed in 2 attempts, the last time because: The engine was busy."
+    )
 
 
 def test_the_next_step_has_all_its_attempts() -> None:
@@ -242,7 +246,8 @@ def test_waits_stop_doubling() -> None:
     waiting = feed(state, failed(retryable=True))
     assert waiting.due_at == START + timedelta(seconds=longest)
     repeated = feed(state, RequestOverdue(), now=START + timedelta(seconds=60))
-    assert repeated.due_at == START + timedelta(seconds=60 + 60 * longest)
+    assert repeated.due_at == START + timedelta(seconds=60 + MAX_STEP_WAIT_S)
+    assert command_of(repeated).step_timeout_s == MAX_STEP_WAIT_S
 
 
 def test_a_deadline_ends_an_unsolved_problem() -> None:
@@ -252,6 +257,26 @@ def test_a_deadline_ends_an_unsolved_problem() -> None:
     assert (state.status, state.finished_at, state.epoch) == (Status.EXPIRED, LATER, 1)
     unbound = running()
     assert feed(unbound, DeadlinePassed(), now=LATER) is unbound
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_a_solution_that_arrives_at_its_deadline_or_later_expires_and_is_booked(late: int) -> None:
+    state = running(deadline_at=LATER)
+    [draft] = drafts_of(command_of(state), "\\boxed{1}")
+    now = LATER + timedelta(seconds=late)
+    ended = feed(state, scored(draft, scores=(1.0,)), now=now)
+    assert (ended.status, ended.finished_at, ended.steps, ended.decisions) == (Status.EXPIRED, now, (), ())
+    assert (ended.ledger.small_wasted, ended.ledger.prm_calls) == (draft.tokens, 1)
+    in_time = feed(state, scored(draft, scores=(1.0,)), now=LATER - timedelta(seconds=1))
+    assert in_time.status is Status.SUCCEEDED
+    assert feed(in_time, DeadlinePassed(), now=now) is in_time
+
+
+def test_a_queued_problem_past_its_deadline_never_starts_and_may_still_be_cancelled() -> None:
+    queued = new_state(problem_id=PROBLEM_ID, question=QUESTION, options=Options(deadline_at=LATER))
+    expired = feed(queued, ProblemAdmitted(), now=LATER)
+    assert (expired.status, expired.started_at, expired.request) == (Status.EXPIRED, None, None)
+    assert feed(queued, CancelRequested(), now=LATER).status is Status.CANCELLED
 
 
 def make_in(status: Status) -> State:
@@ -269,6 +294,17 @@ def make_in(status: Status) -> State:
             return feed(running(), CancelRequested())
         case Status.EXPIRED:
             return feed(running(deadline_at=START), DeadlinePassed())
+
+
+@pytest.mark.parametrize("end", [failed(retryable=False), CancelRequested(), DeadlinePassed()])
+@pytest.mark.parametrize(("reference", "verdict"), [("42", Verdict.NO_ANSWER), (None, Verdict.UNVERIFIED)])
+def test_a_problem_that_ends_without_a_solution_has_the_verdict_no_answer(
+    end: Any, reference: str | None, verdict: Verdict
+) -> None:
+    state = running(reference=reference, deadline_at=LATER if isinstance(end, DeadlinePassed) else None)
+    assert state.verdict is None
+    ended = feed(state, end, now=LATER)
+    assert (ended.status.is_final, ended.verdict, ended.answer) == (True, verdict, None)
 
 
 @pytest.mark.parametrize("status", list(Status))

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from hypothesis import strategies as st
 
-from shared.domain.options import Limits, Options, Sampling, Wrappers
+from shared.domain.options import Bridging, Limits, Options, Sampling, Wrappers
 from shared.machine.state import State
 from shared.policies.registry import build_routing
 from shared.policies.wrapping import Routing
@@ -45,6 +45,7 @@ BUDGETED: dict[str, Routing] = {
 
 worlds = st.builds(
     World,
+    uncounted=st.sampled_from((0.0, 0.2)),
     seed=st.integers(0, 2**32),
     ends=st.sampled_from([0.0, 0.06]),
     boxes=st.sampled_from([0.0, 0.06]),
@@ -70,6 +71,7 @@ class OneProblem(DisturbedService):
         seed: int = 0,
         max_attempts: int = 10_000,
         is_salted: bool = False,
+        bridging: Bridging | None = None,
     ) -> None:
         super().__init__(world, is_salted=is_salted)
         options = Options(
@@ -77,6 +79,7 @@ class OneProblem(DisturbedService):
             limits=limits or Limits(max_steps=8, max_tokens=80),
             sampling=Sampling(seed=seed),
             max_attempts=max_attempts,
+            bridging=bridging or Bridging(),
         )
         self.problem_id: UUID = self.submit(QUESTION, policy.policy, options, wrappers=policy.wrappers)
         self.sweep()

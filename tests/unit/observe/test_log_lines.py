@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future
+from datetime import timedelta
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -17,18 +18,21 @@ import pytest
 import structlog
 
 from services.generator.writing import Writing
-from services.orchestrator import applying, policy_cache, receiving, shadowing, sweeping
-from services.orchestrator.applying import apply_deliveries
+from services.orchestrator import applying, batches, policy_cache, receiving, shadowing, sweeping
+from services.orchestrator.batches import apply_deliveries
 from services.orchestrator.policy_cache import PolicyCache
+from services.orchestrator.setting_aside import SetAside
 from services.prm.scoring import ScoringWork
 from shared.bus.consumer import Delivery
+from shared.bus.topology import Past
 from shared.domain.roles import Author, WorkerRole
 from shared.engines.port import EngineDead, EngineFailed, RequestRefused
 from shared.messages import Command, GenerateSteps, Message, ScoreSteps, StepsGenerated, WorkFailed, encode
 from shared.observe.health import Health
 from shared.policies.threshold import Threshold
 from shared.settings import Settings
-from shared.worker import command_worker, execution
+from shared.worker import command_worker, execution, executor, reception, settling
+from shared.worker.broker_watch import BrokerWatch
 from shared.worker.command_worker import CONDITIONS, CommandWorker
 from simulation.simulated_service import SimulatedService
 from simulation.workers import Engines
@@ -49,7 +53,8 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> list[Line]:
     logger = structlog.wrap_logger(
         None, processors=[structlog.contextvars.merge_contextvars, capture], wrapper_class=structlog.BoundLogger
     )
-    for module in (command_worker, execution, applying, receiving, sweeping, shadowing, policy_cache):
+    workers = (command_worker, reception, executor, execution, settling)
+    for module in (*workers, applying, batches, receiving, sweeping, shadowing, policy_cache):
         monkeypatch.setattr(module, "_log", logger)
     entries: list[Line] = capture.entries  # type: ignore[assignment]
     return entries
@@ -69,8 +74,9 @@ def make_worker(monkeypatch: pytest.MonkeyPatch, engine: Scripted, role: WorkerR
     settings = Settings(node_name="worker-1")
     health = Health(role=role, node="worker-1", conditions=CONDITIONS)
     begin = partial(ScoringWork if role is WorkerRole.PRM else Writing, engine=engine)  # type: ignore[arg-type]
-    worker = CommandWorker(settings, role, health, engine=engine, begin=begin)
+    worker = CommandWorker(settings, role, health, engine=engine, begin=begin, probe=lambda _: None)
     monkeypatch.setattr(worker, "_publisher", outbox, raising=False)
+    monkeypatch.setattr(worker, "_watch", BrokerWatch(health), raising=False)
     monkeypatch.setattr(worker, "_die", lambda: None)
     return worker
 
@@ -97,7 +103,7 @@ def test_a_command_that_fails_is_named_in_each_line(  # noqa: PLR0917 - pytest p
     command = command.model_copy(update={"expires_at": command.expires_at.replace(year=2999)})
     role = WorkerRole.PRM if isinstance(command, ScoreSteps) else WorkerRole.SMALL
     worker = make_worker(monkeypatch, Scripted(fault), role, outbox)
-    worker._execute(command, lambda *, requeue: None)
+    worker._make_reception()._execute(command, encode(command), Past(), lambda *, requeue: None)
     assert [line["event"] for line in lines] == events
     for line in lines:
         assert (line["problem_id"], line["command_id"]) == (str(command.problem_id), str(command.id))
@@ -124,10 +130,12 @@ def test_a_command_that_cannot_be_settled_and_one_on_the_wrong_queue_are_named(
     consumer = SimpleNamespace(pool=pool, call_soon_ack=call_now)
     for role in (WorkerRole.SMALL, WorkerRole.PRM):
         worker = make_worker(monkeypatch, Scripted(), role, Outbox())
-        receive = worker._strategy(Mock(), Mock(), consumer)
+        worker._clock.set(COMMAND.expires_at + timedelta(days=1))
+        worker._fitness._spans.clear()
+        receive = worker._make_reception().strategy(Mock(), Mock(), consumer)
         receive(Broken(body=encode(COMMAND), delivery_info={}))
     assert [line["event"] for line in lines] == [
-        "command_dropped", "message_not_settled", "message_buried", "message_not_settled",
+        "command_expired", "command_dropped", "message_not_settled", "message_buried", "message_not_settled",
     ]  # fmt: skip
     for line in lines:
         assert (line["problem_id"], line["command_id"]) == (str(COMMAND.problem_id), str(COMMAND.id))
@@ -148,8 +156,8 @@ def running(count: int) -> tuple[SimulatedService, list[UUID]]:
 
 def hear(service: SimulatedService, *messages: Message) -> None:
     deliveries = [Delivery(body=encode(message), is_redelivered=False, deliveries=1) for message in messages]
-    policies = PolicyCache(service.store)
-    apply_deliveries(service.store, deliveries, policies=policies, now=service.clock.now)
+    policies, aside = PolicyCache(service.store), SetAside(monotonic=service.clock.clock.monotonic)
+    apply_deliveries(service.store, deliveries, aside=aside, policies=policies, now=lambda: service.clock.now)
 
 
 def test_an_event_that_cannot_be_applied_is_named_in_each_line_and_no_other_is(

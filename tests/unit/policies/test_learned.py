@@ -270,6 +270,6 @@ def decided_by(policy: LearnedPolicy) -> State:
         event = scored(draft, scores=(score,), prefix_scores=(0.8,) * command.unscored_steps, epoch=state.epoch)
         state = apply(state, event, policy=policy, now=START)
         if state.is_escalating:
-            state = answer(state, "written by the large model")
+            state = answer(state, f"written by the large model in place of {score}")
     assert len(state.decisions) == 5
     return state

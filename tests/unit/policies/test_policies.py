@@ -38,6 +38,7 @@ observations = st.builds(
     draft_tokens=st.none() | st.integers(0, 512),
     mean_logprob=st.none() | st.floats(allow_nan=False),
     min_logprob=st.none() | st.floats(allow_nan=False),
+    thoughts=st.lists(st.integers(0, 32), max_size=4).map(tuple),
     is_final=st.booleans(),
     large_out=st.integers(0, 4096),
     seed=st.integers(),
@@ -138,6 +139,74 @@ def test_confidence_needs_no_prm() -> None:
     assert build_policy("confidence", {}).plan == Plan(scores=False, confidence=True)
 
 
+# --- thoughts -------------------------------------------------------------------------------------------------------
+
+THOUGHT_AND_TEXT = {
+    "threshold": ("score_below_threshold", "score_at_least_threshold"),
+    "cascade": ("least_score_below_threshold", "least_score_at_least_threshold"),
+    "confidence": ("confidence_below_threshold", "confidence_at_least_threshold"),
+}
+
+
+def a_draft(number: float, *, is_thought: bool) -> Observation:
+    logprob = math.log(number)
+    thoughts = (0,) if is_thought else ()
+    return Observation(step=0, score=number, mean_logprob=logprob, min_logprob=logprob, thoughts=thoughts)
+
+
+def test_every_policy_with_a_threshold_has_one_for_thoughts() -> None:
+    with_threshold = {name for name, kind in POLICIES.items() if "threshold" in kind.model_fields}
+    assert with_threshold == {name for name, kind in POLICIES.items() if "thought_threshold" in kind.model_fields}
+    assert with_threshold == THOUGHT_AND_TEXT.keys()
+
+
+@pytest.mark.parametrize("name", sorted(THOUGHT_AND_TEXT))
+@pytest.mark.parametrize("number", [0.1, 0.3, 0.9])
+@pytest.mark.parametrize("for_thoughts", [None, 0.2, 0.4])
+def test_a_thought_is_compared_with_its_own_threshold_or_with_none(
+    name: str, number: float, for_thoughts: float | None
+) -> None:
+    policy = build_policy(name, {"threshold": 0.5, "thought_threshold": for_thoughts})
+    below, at_least = THOUGHT_AND_TEXT[name]
+    text = policy.decide(a_draft(number, is_thought=False))
+    assert (text.reason, text.compared_with) == (below if number < 0.5 else at_least, 0.5)
+    thought = policy.decide(a_draft(number, is_thought=True))
+    if for_thoughts is None:
+        assert thought == Decision(action=Action.ACCEPT, reason="thought")
+    else:
+        expected = below if number < for_thoughts else at_least
+        assert (thought.reason, thought.value, thought.compared_with) == (expected, pytest.approx(number), for_thoughts)
+
+
+@pytest.mark.parametrize("name", ["threshold", "cascade"])
+@pytest.mark.parametrize(("both", "action"), [(0.0, Action.ACCEPT), (1.0, Action.ESCALATE)])
+def test_a_threshold_that_chooses_one_model_chooses_it_for_thoughts_too(name: str, both: float, action: Action) -> None:
+    assert build_policy(name, {"threshold": both}).decide(a_draft(0.5, is_thought=True)).action is action
+
+
+@pytest.mark.parametrize("name", ["threshold", "cascade"])
+def test_a_plan_has_what_either_threshold_needs(name: str) -> None:
+    def plan(text: float, thoughts: float) -> tuple[bool, bool, bool]:
+        plan = build_policy(name, {"threshold": text, "thought_threshold": thoughts}).plan
+        return plan.drafts, plan.scores, plan.escalates
+
+    assert plan(1.0, 0.5) == plan(0.0, 0.5) == (True, True, True)
+    assert plan(1.0, 0.0) == plan(0.0, 1.0) == (True, False, True)
+    assert plan(0.0, 0.0) == (True, False, False)
+    assert plan(1.0, 1.0) == (False, False, True)
+
+
+def test_a_cascade_compares_each_step_of_the_solution_with_the_threshold_of_its_kind() -> None:
+    def decide(**parameters: float) -> Decision:
+        seen = Observation(step=0, score=0.3, following_scores=(0.6, 0.4), thoughts=(0, 1))
+        return build_policy("cascade", parameters).decide(seen)
+
+    assert (decide(threshold=0.5).value, decide(threshold=0.5).action) == (0.4, Action.ESCALATE)
+    assert (decide(threshold=0.4).value, decide(threshold=0.4).action) == (0.4, Action.ACCEPT)
+    thought = decide(threshold=0.4, thought_threshold=0.5)
+    assert (thought.value, thought.compared_with, thought.action) == (0.3, 0.5, Action.ESCALATE)
+
+
 @quick
 @given(observation=observations)
 def test_a_baseline_never_uses_the_other_model(observation: Observation) -> None:
@@ -187,8 +256,8 @@ def test_a_lot_depends_on_seed_question_and_step_alone() -> None:
 def test_a_version_names_policy_revision_and_parameters() -> None:
     half, same, third = (build_policy("threshold", {"threshold": value}).version for value in (0.5, 0.5, 0.3))
     assert half == same
-    assert (half.name, half.revision, len(half.parameters_digest)) == ("threshold", 1, 16)
-    assert (third.name, third.revision) == ("threshold", 1)
+    assert (half.name, half.revision, len(half.parameters_digest)) == ("threshold", 2, 16)
+    assert (third.name, third.revision) == ("threshold", 2)
     assert third.parameters_digest != half.parameters_digest
     assert build_policy("random", {}).version.revision == 2, "lots depend on the question since this revision"
     assert build_policy("threshold", {}).version == half, "defaults are part of the version"

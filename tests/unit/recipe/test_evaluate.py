@@ -19,7 +19,7 @@ from recipe.problems.story import Story
 from recipe.settings import CURVES
 from recipe.tables import Results
 from shared.settings import Settings
-from stack.running import state_folder
+from stack.state import state_folder
 from tests.unit.simulation.conftest import quiet  # noqa: F401 - a fixture
 
 

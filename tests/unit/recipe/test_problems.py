@@ -14,7 +14,8 @@ from recipe.problems.checker import Label, first_error, is_solved, label, steps_
 from recipe.problems.drawing import Split, draw, split_of
 from recipe.problems.families import TRAINED, TRANSFER, Kind
 from recipe.problems.story import NotAProblem, Story, parse
-from shared.domain.text import boxed_answer, join_steps
+from shared.domain.answers import boxed_answer
+from shared.domain.text import join_steps
 
 FIRST_TEST_QUESTION = (
     "Kim has 22 coins. 1) Kim pays 9 coins for cookies. 2) Kim gets 55 coins for shells. 3) Kim "

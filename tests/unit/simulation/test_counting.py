@@ -14,9 +14,10 @@ from uuid import UUID
 import pytest
 
 from services.orchestrator import applying
-from services.orchestrator.applying import apply_deliveries
+from services.orchestrator.batches import apply_deliveries
 from services.orchestrator.counting import count_committed
 from services.orchestrator.policy_cache import PolicyCache
+from services.orchestrator.setting_aside import SetAside
 from shared.bus.topology import DELIVERY_LIMIT, EVENTS
 from shared.domain.decisions import Decision
 from shared.domain.options import Options
@@ -125,6 +126,10 @@ class Unreliable(MemoryStore):
                 raise DatabaseUnavailable
 
 
+def nothing_aside() -> SetAside:
+    return SetAside(monotonic=lambda: 0.0)
+
+
 def delivered(service: DisturbedService) -> list[Any]:
     """Have a worker write and another score the first step; return the event's delivery."""
     while not any(letter.queue == EVENTS for letter in service.bus.letters):
@@ -145,13 +150,13 @@ def test_an_event_counts_after_its_commit_and_once() -> None:
 
     store.fails = True
     with pytest.raises(DatabaseUnavailable):
-        apply_deliveries(store, [letter.delivered()], policies=policies, now=START)
+        apply_deliveries(store, [letter.delivered()], aside=nothing_aside(), policies=policies, now=lambda: START)
     assert scrape().since(before).by("trim_tokens_total", "kind") == {}
     assert scrape().since(before)["trim_events_total"] == 0
 
     store.fails = False
     for _ in range(3):
-        apply_deliveries(store, [letter.delivered()], policies=policies, now=START)
+        apply_deliveries(store, [letter.delivered()], aside=nothing_aside(), policies=policies, now=lambda: START)
         counted = scrape().since(before)
         check(counted, service, [problem_id])
         assert counted["trim_events_total"] == counted["trim_batch_events_count"] == 1
@@ -178,10 +183,14 @@ def test_what_a_failed_batch_repeats_one_by_one_counts_once(monkeypatch: pytest.
         return apply(state, *arguments, **named)
 
     monkeypatch.setattr(applying, "apply", crash)
-    outgoing = apply_deliveries(
-        service.store, [letter.delivered() for letter in letters], policies=PolicyCache(service.store), now=START
+    applied = apply_deliveries(
+        service.store,
+        [letter.delivered() for letter in letters],
+        aside=nothing_aside(),
+        policies=PolicyCache(service.store),
+        now=lambda: START,
     )
-    assert len([each for each in outgoing if not hasattr(each, "kind")]) == 1, "one dead letter"
+    assert len([each for each in applied.outgoing if not hasattr(each, "kind")]) == 1, "one dead letter"
     check(scrape().since(before), service, [each for each in ids if each != bad])
 
 

@@ -159,7 +159,7 @@ def test_a_transaction_is_repeated_once_for_all_policies_that_it_needs_even_if_t
     policies = [Pomdp(large_token_price=1e-4 * number).fitted(artefact()) for number in range(1, 7)]
     problems = [service.submit("What?", each, Options()) for each in policies]
     before = store.begun
-    swept = admit(store, window=64, policies=PolicyCache(store), now=service.clock.now)
+    swept = admit(store, window=64, policies=PolicyCache(store), now=lambda: service.clock.now)
     assert len(swept.outgoing) == len(problems)
     assert store.begun - before == 2
 

@@ -30,7 +30,7 @@ from simulation.world import World, WorldGenerator, WorldScorer
 THRESHOLD = build_policy("threshold", {"threshold": 0.5})
 SMALL_ONLY = build_policy("small-only", {})
 LARGE_ONLY = build_policy("large-only", {})
-ENDLESS = World(ends=0, boxes=0, says_nothing=0, scores_badly=0)
+ENDLESS = World(ends=0, boxes=0, repeats=0, says_nothing=0, runs_long=0, scores_badly=0)
 """No step ends a solution here."""
 
 

@@ -13,6 +13,7 @@ from shared.domain.decisions import Decision
 from shared.machine.state import new_state
 from shared.store.port import Change, SeenProcess
 from simulation.store import ConstraintViolated, MemoryStore
+from tests.presence_suite import *  # noqa: F403
 from tests.store_suite import *  # noqa: F403
 from tests.store_suite import NOW, NewProblem, TestedStore, a_decision, a_shadow_record, a_step, lock, save
 

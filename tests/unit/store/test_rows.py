@@ -40,9 +40,9 @@ def make_row(**changes: Any) -> dict[str, Any]:
     submitted = {
         "id": PROBLEM_ID, "question": "What?", "reference": "42", "options": options_values(Options()),
         "deadline_at": None, "policy": "threshold", "policy_revision": 1, "policy_parameters": {"threshold": 0.5},
-        "policy_version": None, "policy_wrappers": {}, "shadows": [], "created_at": NOW,
+        "policy_version": None, "policy_wrappers": {}, "shadows": [], "cancel_requested_at": None, "created_at": NOW,
     }  # fmt: skip
-    return {**written, **submitted, "status": "running", "pending": [], **changes}
+    return {**written, **submitted, "status": "running", "pending": [], "absences": {}, **changes}
 
 
 def make_step(**changes: Any) -> list[Any]:

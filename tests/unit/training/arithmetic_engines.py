@@ -45,7 +45,7 @@ class Writer:
             text = f"{index} {self._author} {word}"
             if index == STEPS - 1:
                 is_right = "bad" not in " ".join((*prefix, text))
-                text += f" \\boxed{{{self.right if is_right else 0}}}"
+                text += f". The answer is \\boxed{{{self.right if is_right else 0}}}."
             prefix = (*prefix, text)
             yield GeneratedStep(text=text, finish=Finish.SEPARATOR, tokens=10, prompt_tokens=0, cached_tokens=0)
 

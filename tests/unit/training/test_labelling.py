@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
 from evaluation.engines import LoadedEngines
 from evaluation.in_process import solve
+from shared.domain.answers import boxed_answer
+from shared.domain.drafts import Finish
 from shared.domain.options import Sampling
 from shared.domain.roles import Author
 from shared.domain.status import Status
-from shared.domain.text import boxed_answer
 from shared.domain.verdict import Verdict
 from shared.engines.port import InputTooLong
 from shared.machine.state import State
@@ -135,4 +136,25 @@ def test_the_large_model_continues_from_a_prefix(draft: str, reaches: bool) -> N
     with Engines(small=one_error).loaded() as engines:
         [state] = solve(problems(1).problems, SmallOnly(), engines, sampling=Sampling())
         assert boxed_answer(state.steps[-1].text) == "7"
-        assert reaches_answer(state, (draft,), engines) is reaches
+        assert reaches_answer(state, (replace(state.steps[0], text=draft),), engines) is reaches
+
+
+@pytest.mark.parametrize(
+    ("last", "continues"),
+    [
+        ({"text": "\\boxed{3} is the first root."}, True),
+        ({"text": "The answer is \\boxed{3}."}, False),
+        ({"text": "\\boxed{3} is the first root.", "finish": Finish.ENDED}, False),
+        ({"text": "The end.", "finish": Finish.ENDED}, True),
+        ({"text": "This makes 1", "finish": Finish.LENGTH}, False),
+    ],
+)
+def test_no_step_is_joined_to_one_that_ends_the_solution_with_an_answer_or_was_cut(
+    last: dict[str, Any], continues: bool
+) -> None:
+    made = Engines(small=one_error)
+    with made.loaded() as engines:
+        [state] = solve(problems(1).problems, SmallOnly(), engines, sampling=Sampling())
+        before = made.large.calls
+        reaches = reaches_answer(state, (replace(state.steps[0], **last),), engines)
+    assert (reaches, made.large.calls > before) == (continues, continues)

@@ -23,7 +23,7 @@ from training.solving import EngineBranches, Undecided
 
 POLICY = Threshold(threshold=0.5)
 OPTIONS = Options(limits=Limits(max_steps=6), max_attempts=3)
-WORLD = World(seed=1)
+WORLD = World(seed=1, boxes=0.2)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import replace
-from datetime import timedelta
 from functools import partial
 
 import pytest
 
 from services.generator import writing
-from services.generator.writing import Writing
-from shared.cancellation import Cancellation, Cancelled
-from shared.clock import SYSTEM_CLOCK
+from shared.cancellation import Cancellation
 from shared.domain.drafts import UnfinishedWork
 from shared.domain.roles import WorkerRole
-from shared.engines.port import EngineDead, EngineFailed, GeneratedStep, GenerationRequest, Meter, RequestRefused
+from shared.engines.port import (
+    BadScores,
+    EngineFailed,
+    GeneratedStep,
+    GenerationRequest,
+    Meter,
+    RequestRefused,
+)
+from shared.errors import Fault
 from shared.messages import GenerateSteps, ScoreSteps, StepsScored, WorkCancelled, WorkFailed
-from shared.worker import execution
-from shared.worker.execution import Executor
-from shared.worker.running_work import RunningWork
-from tests.unit.worker.working import Outbox, Scripted, carry_out, golden
+from shared.worker.fitness import MAX_DETAIL
+from simulation.clock import SettableClock
+from tests.unit.worker.working import Judged, Scripted, carry_out, golden
 
+BODY = b'{"kind": "generate_steps", "of_a_newer_version": 1}'
 COMMAND = golden(GenerateSteps, reports_stretch=False)
 SCORING = golden(ScoreSteps)
 
@@ -38,6 +43,21 @@ def test_a_failure_before_the_first_step_names_that() -> None:
     [failed] = carry_out(COMMAND, Scripted(RequestRefused()))
     assert isinstance(failed, WorkFailed)
     assert (failed.step, failed.code, failed.retryable) == (2, "request_refused", False)
+
+
+@pytest.mark.parametrize(
+    ("error", "fault"),
+    [
+        (RequestRefused(), Fault.INPUT),
+        (EngineFailed(), Fault.PASSING),
+        (KeyError(), Fault.PASSING),
+        (BadScores(), Fault.PASSING),
+    ],
+)
+def test_a_failure_states_whose_fault_it_is(error: Exception, fault: Fault) -> None:
+    *_, failed = carry_out(COMMAND, Scripted(error))
+    assert isinstance(failed, WorkFailed)
+    assert (failed.fault, failed.retryable) == (fault, fault is not Fault.INPUT)
 
 
 def test_a_failure_reports_what_the_engine_used_past_the_last_finished_step() -> None:
@@ -127,9 +147,11 @@ def test_a_command_is_dropped_once_it_has_expired(late_s: float) -> None:
 
 
 def test_a_wrong_number_of_scores_is_a_failure_that_names_what_it_cost() -> None:
-    [failed] = carry_out(SCORING, Scripted(scores=1))
+    *tries, failed = carry_out(SCORING, Scripted(scores=1))
+    assert [each.unfinished.tokens for each in tries if isinstance(each, WorkCancelled)] == [9, 9]
+    assert len({each.id for each in tries if isinstance(each, WorkCancelled)}) == 2, "both are booked"
     assert isinstance(failed, WorkFailed)
-    assert (failed.code, failed.retryable) == ("bad_scores", False)
+    assert (failed.code, failed.retryable) == ("bad_scores", True)
     assert failed.unfinished is not None
     assert failed.unfinished.tokens == 9
 
@@ -177,86 +199,37 @@ def test_a_stretch_that_ends_at_the_size_limit_reports_what_the_engine_wrote_ahe
 # --- settling ---------------------------------------------------------------------------------------------------------
 
 
-def executed(
-    engine: Scripted,
-    outbox: Outbox,
-    *,
-    must_requeue: bool = False,
-    running: RunningWork | None = None,
-    settled: list[bool] | None = None,
-) -> str:
-    """Carry out a command as a process does; return how it is settled."""
-    settled = [] if settled is None else settled
-
-    executor = Executor(
-        role=WorkerRole.SMALL,
-        worker="worker-1",
-        clock=SYSTEM_CLOCK,
-        begin=partial(Writing, engine=engine),
-        running=running or RunningWork(),
-        must_requeue=lambda: must_requeue,
-    )
-    now = SYSTEM_CLOCK.now()
-    command = golden(GenerateSteps, reports_stretch=False, issued_at=now, expires_at=now + timedelta(minutes=1))
-    for _ in executor.carry_out(command, publisher=outbox, settle=lambda *, requeue: settled.append(requeue)):
-        pass
-    if not settled:
-        return "unsettled"
-    assert len(settled) == 1
-    return "requeued" if settled[0] else "acknowledged"
-
-
-def test_a_command_is_acknowledged_once_its_results_are_confirmed() -> None:
-    assert executed(Scripted("One."), Outbox()) == "acknowledged"
-    assert executed(Scripted("One."), Outbox(confirms=False)) == "unsettled"
-    assert executed(Scripted(EngineFailed()), Outbox()) == "acknowledged", "its failure is reported"
+@pytest.mark.parametrize(
+    ("steps", "changes", "is_cut"),
+    [
+        (("One.", "Two.", "Three."), {}, True),
+        (("One.", "Two."), {"max_steps": 2}, False),
+        (("One.", "Two."), {"max_tokens": 6}, False),
+        (("One.", "So it is \\boxed{7}."), {}, False),
+        (("One.",), {}, False),
+    ],
+)
+def test_a_stretch_that_takes_too_long_ends_after_the_step_at_hand(
+    steps: tuple[str, ...], changes: dict[str, int], is_cut: bool
+) -> None:
+    time = SettableClock()
+    script = [each for text in steps for each in (partial(time.advance, 10.0), text)]
+    judge = Judged()
+    command = COMMAND.model_copy(update=changes)
+    sent = carry_out(command, Scripted(*script), judge=judge, monotonic=time.clock.monotonic, stretch_s=15)
+    drafts = [draft.text for message in sent if isinstance(message, ScoreSteps) for draft in message.drafts]
+    failures = [message for message in sent if isinstance(message, WorkFailed)]
+    assert drafts == [*steps[:2]]
+    assert judge.asked == 0, "the engine is not to blame"
+    if is_cut:
+        [failed] = failures
+        assert (failed.step, failed.fault, failed.retryable) == (COMMAND.first_step + 2, Fault.WORKER, True)
+        assert failed.code == "stretch_ended"
+    else:
+        assert failures == []
 
 
-def test_a_command_of_a_process_that_stops_is_requeued() -> None:
-    running = RunningWork()
-    outbox = Outbox()
-    cancel: Callable[[], None] = running.cancel_all
-    assert executed(Scripted("One.", cancel, "Two."), outbox, running=running, must_requeue=True) == "requeued"
-    assert [type(message) for message in outbox.messages] == [ScoreSteps], "another worker repeats the rest"
-
-
-def test_a_command_whose_engine_died_is_requeued_and_the_process_is_notified() -> None:
-    settled: list[bool] = []
-    with pytest.raises(EngineDead):
-        executed(Scripted(EngineDead()), Outbox(), settled=settled)
-    assert settled == [True]
-
-
-def test_a_command_whose_failure_cannot_be_reported_is_requeued(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_parts: object, **_fields: object) -> None:
-        raise ValueError
-
-    monkeypatch.setattr(execution, "WorkFailed", refuse)
-    settled: list[bool] = []
-    with pytest.raises(ValueError):  # noqa: PT011 - it has no words
-        executed(Scripted(EngineFailed()), Outbox(), settled=settled)
-    assert settled == [True]
-
-
-def test_running_work_receives_a_cancel_and_is_forgotten_when_it_ends() -> None:
-    running = RunningWork()
-    outbox = Outbox()
-
-    def cancel() -> None:
-        assert running.count == 1
-        running.cancel(COMMAND.problem_id, before_epoch=COMMAND.epoch + 1, now=SYSTEM_CLOCK.now())
-
-    assert executed(Scripted("One.", cancel, "Two."), outbox, running=running) == "acknowledged"
-    assert [type(message) for message in outbox.messages] == [ScoreSteps, WorkCancelled]
-    assert running.count == 0
-    with pytest.raises(Cancelled), running.track(COMMAND) as cancellation:
-        cancellation.raise_if_cancelled()
-
-
-def test_a_command_of_a_cancelled_epoch_is_carried_out_if_it_was_issued_later() -> None:
-    """A database that was restored to an earlier time returns problems to an earlier epoch."""
-    running = RunningWork()
-    running.cancel(COMMAND.problem_id, before_epoch=COMMAND.epoch + 1, now=COMMAND.issued_at)
-    later = COMMAND.model_copy(update={"issued_at": COMMAND.issued_at + timedelta(milliseconds=1)})
-    with running.track(COMMAND) as arrived_late, running.track(later) as issued_late:
-        assert (arrived_late.is_cancelled, issued_late.is_cancelled) == (True, False)
+def test_the_sentence_of_a_failure_has_a_limit() -> None:
+    [failed] = carry_out(COMMAND, Scripted(EngineFailed("x" * 100_000)))
+    assert isinstance(failed, WorkFailed)
+    assert len(failed.detail) == MAX_DETAIL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from datetime import timedelta
@@ -10,13 +11,22 @@ from typing import TypeVar
 
 from services.generator.writing import Writing
 from services.prm.scoring import ScoringWork
+from shared.bus.topology import ReturnedCommand
 from shared.cancellation import Cancellation
 from shared.clock import Clock
 from shared.domain.drafts import Finish
 from shared.domain.roles import WorkerRole
-from shared.engines.port import GeneratedStep, GenerationRequest, Meter, Scores, ScoringRequest
-from shared.messages import Command, GenerateSteps, Message, ScoreSteps, decode
+from shared.engines.port import (
+    GeneratedStep,
+    GenerationRequest,
+    Meter,
+    Scores,
+    ScoringRequest,
+)
+from shared.errors import TrimError
+from shared.messages import Command, GenerateSteps, Message, ScoreSteps, decode, derive_work_id
 from shared.worker.execution import Context, Execution
+from shared.worker.fitness import AlwaysFit, Judge
 from shared.worker.results import Results
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -37,11 +47,13 @@ class Outbox:
 
     def __init__(self, *, confirms: bool = True) -> None:
         self.messages: list[Message] = []
+        self.returned: list[ReturnedCommand] = []
         self.unconfirmed: list[Future[None]] = []
         self.confirms = confirms
 
-    def publish(self, *messages: Message) -> Future[None]:
-        self.messages += messages
+    def publish(self, *messages: Message | ReturnedCommand) -> Future[None]:
+        self.messages += [each for each in messages if not isinstance(each, ReturnedCommand)]
+        self.returned += [each for each in messages if isinstance(each, ReturnedCommand)]
         published: Future[None] = Future()
         self.unconfirmed.append(published)
         if self.confirms:
@@ -114,24 +126,55 @@ def carry_out(
     outbox: Outbox | None = None,
     cancellation: Cancellation | None = None,
     late_s: float = 1.0,
-    must_requeue: bool = False,
+    runs: int = 0,
+    judge: Judge | None = None,
+    monotonic: Callable[[], float] = lambda: 0.0,
+    stretch_s: float = math.inf,
 ) -> list[Message]:
     """Carry out a command some seconds after it was issued; return what is published."""
     outbox = outbox or Outbox()
     now = command.issued_at + timedelta(seconds=late_s)
     context = Context(
         worker="worker-1",
-        clock=Clock(now=lambda: now, monotonic=lambda: 0.0),
+        clock=Clock(now=lambda: now, monotonic=monotonic),
         cancellation=cancellation or Cancellation(),
         results=Results(outbox),
+        work_id=derive_work_id(command, worker="worker-1", runs=runs),
     )
     role = WorkerRole.PRM if isinstance(command, ScoreSteps) else WorkerRole(command.author)
 
     def begin(command: Command, context: Context) -> Writing | ScoringWork:
         if isinstance(command, GenerateSteps):
-            return Writing(command, context, engine=engine)
+            return Writing(command, context, engine=engine, stretch_s=stretch_s)
         return ScoringWork(command, context, engine=engine)
 
-    for _ in Execution(command, context, role=role, begin=begin, must_requeue=lambda: must_requeue).run():
+    execution = Execution(command, context, role=role, begin=begin, judge=judge)
+    for _ in execution.run():
         pass
     return outbox.messages
+
+
+class Judged(AlwaysFit):
+    """Becomes unfit at the given question, or never."""
+
+    def __init__(self, *, unfit_at: int = 100, silence: bool | None = None) -> None:
+        self.asked = 0
+        self.notes: list[str] = []
+        self.is_fit = unfit_at > 0
+        self._unfit_at = unfit_at
+        self._silence = silence
+
+    def judge(self, _error: TrimError) -> bool:
+        self.asked += 1
+        self.is_fit = self.asked < self._unfit_at
+        return self.is_fit
+
+    def judge_silence(self, _error: TrimError, since_s: float) -> bool | None:
+        assert since_s == golden(GenerateSteps).step_timeout_s
+        return self._silence
+
+    def note_success(self) -> None:
+        self.notes.append("success")
+
+    def note_failure(self, error: TrimError) -> None:
+        self.notes.append(error.code)

@@ -60,6 +60,9 @@ class FakeService:
                 batch, place = map(int, problem_id.split("-"))
                 return self.batches[batch][place]
 
+    def readiness(self) -> dict[str, Any]:
+        return {"parts": [{"name": name, "waiting": 0, "detail": ""} for name in ("broker", "small", "large", "prm")]}
+
     def batch(self, batch_id: str) -> dict[str, Any]:
         self._fail()
         problems = self.batches[int(batch_id)]

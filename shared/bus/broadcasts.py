@@ -1,4 +1,4 @@
-"""The broadcast of cancels: every worker process hears every `CancelWork`."""
+"""Broadcasts: every worker process hears every `CancelWork` and every `ClockTold`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from shared.bus.connection import HEARTBEAT_S, broker_errors, close, connect, is
 from shared.bus.topology import Topology
 from shared.errors import TrimError
 from shared.log import get_logger
-from shared.messages import CancelWork, UndecodableMessage, decode
+from shared.messages import Broadcast, CancelWork, ClockTold, UndecodableMessage, decode
 from shared.settings import Settings
 
 _log = get_logger(__name__)
@@ -41,18 +41,19 @@ def forget_listeners(settings: Settings, nodes: Sequence[str]) -> None:
         connection.release()
 
 
-class CancelListener:
-    """Receives cancels on a private queue, in its own thread.
+class BroadcastListener:
+    """Receives broadcasts on a private queue, in its own thread.
 
-    A missed cancel costs tokens and nothing else: results of an old epoch are never applied.
+    A missed cancel costs tokens and nothing else: results of an old epoch are never applied. The time is broadcast
+    again with the next heartbeat of an orchestrator.
     """
 
-    def __init__(self, settings: Settings, on_cancel: Callable[[CancelWork], None]) -> None:
-        """Start listening; `on_cancel` runs in the listener's thread and must not block."""
+    def __init__(self, settings: Settings, hear: Callable[[Broadcast], None]) -> None:
+        """Start listening; `hear` runs in the listener's thread and must not block."""
         self._settings = settings
-        self._on_cancel = on_cancel
+        self._hear = hear
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="cancel-listener", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="broadcast-listener", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -75,7 +76,7 @@ class CancelListener:
             except TrimError as error:
                 delay_s = RECONNECT.delay_s(attempt)
                 attempt += 1
-                _log.debug("cancel_listener_disconnected", code=error.code, retry_in_s=round(delay_s, 2))
+                _log.debug("broadcast_listener_disconnected", code=error.code, retry_in_s=round(delay_s, 2))
                 self._stopping.wait(delay_s)
 
     def _listen(self, connection: Connection) -> None:
@@ -100,9 +101,9 @@ class CancelListener:
 
     def _on_message(self, message: KombuMessage) -> None:
         try:
-            cancel = decode(message.body)
+            heard = decode(message.body)
         except UndecodableMessage as error:
-            _log.warning("cancel_dropped", reason=error.reason)
+            _log.warning("broadcast_dropped", reason=error.reason)
             return
-        if isinstance(cancel, CancelWork):
-            self._on_cancel(cancel)
+        if isinstance(heard, CancelWork | ClockTold):
+            self._hear(heard)

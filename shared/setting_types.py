@@ -1,0 +1,74 @@
+"""Types of settings, and the checks of their values. No check quotes the value: it may hold a password."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic_settings import NoDecode
+
+from shared.parameters import Parameters
+
+
+def _base_url(value: str) -> str:
+    if not value:
+        return value
+    try:
+        parts = urlsplit(value)
+        has_host, _ = bool(parts.hostname), parts.port
+    except ValueError:
+        raise ValueError("not a URL") from None
+    if parts.scheme not in ("http", "https") or not has_host:
+        raise ValueError("not a URL like http://127.0.0.1:8000/v1")
+    if "@" in parts.netloc:
+        raise ValueError("credentials do not belong in the URL; set TRIM_OPENAI_API_KEY or OTEL_EXPORTER_OTLP_HEADERS")
+    if parts.query or parts.fragment or any(character.isspace() for character in value):
+        raise ValueError("query, fragment and white space do not belong in the URL")
+    return value.rstrip("/")
+
+
+def receiver_url(value: str) -> str:
+    """Refuse the URL of a receiver that names the path which is added to it."""
+    if value.rstrip("/").endswith("/v1/traces"):
+        raise ValueError("/v1/traces does not belong in the URL, because it is added")
+    return value
+
+
+def _api_key(value: SecretStr) -> SecretStr:
+    key = value.get_secret_value().strip()
+    if not all("!" <= character <= "~" for character in key):
+        raise ValueError("an API key holds only visible ASCII characters")
+    return SecretStr(key)
+
+
+def _json(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        raise ValueError("not a JSON object") from None
+
+
+def _unless_empty(value: object) -> object:
+    """Return `None` for an empty text, which is all that a compose file can set a variable to by default."""
+    return None if value == "" else value
+
+
+def _template(value: str) -> str:
+    if "{question}" not in value:
+        raise ValueError("the placeholder {question} is missing")
+    return value
+
+
+Name = Annotated[str, Field(min_length=1)]
+Count = Annotated[int, Field(ge=1)]
+PositiveSeconds = Annotated[float, Field(gt=0)]
+BaseUrl = Annotated[str, AfterValidator(_base_url)]
+ServerParameters = Annotated[Parameters, NoDecode, BeforeValidator(_json)]
+EngineArguments = Annotated[dict[str, Any], NoDecode, BeforeValidator(_json)]
+Template = Annotated[str, AfterValidator(_template)]
+ThinkingMode = Annotated[Literal["off", "steps"] | None, BeforeValidator(_unless_empty)]
+ApiKey = Annotated[SecretStr, AfterValidator(_api_key)]

@@ -1,0 +1,92 @@
+"""Checks of the course of each problem: its times, its deadline, and the prefix that each draft continues."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from shared.domain.text import extend_digest, prefix_digest
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A check of the stored record by one statement."""
+
+    sentence: str
+    """What holds if there are no offenders."""
+    unit: str
+    """Table whose rows are checked."""
+    offenders: str
+    """Statement that selects the ids of the offenders, possibly more than once."""
+
+
+TIMES: Final = Check(
+    "The times of a problem are in the order of its course, and none is after its end.",
+    "problems",
+    """
+    SELECT id FROM problems
+    WHERE least(started_at, cancel_requested_at, finished_at) < created_at
+       OR finished_at < greatest(started_at, cancel_requested_at)
+    UNION ALL
+    SELECT p.id
+    FROM (
+        SELECT problem_id, accepted_at AS at, lag(accepted_at) OVER w AS at_before
+        FROM steps WINDOW w AS (PARTITION BY problem_id ORDER BY step)
+        UNION ALL
+        SELECT problem_id, decided_at, lag(decided_at) OVER w
+        FROM decisions WINDOW w AS (PARTITION BY problem_id ORDER BY number)
+    ) AS course JOIN problems p ON p.id = course.problem_id
+    WHERE at < greatest(at_before, p.started_at) OR at > p.finished_at
+    UNION ALL
+    SELECT s.problem_id
+    FROM steps s JOIN decisions d ON d.problem_id = s.problem_id AND d.step = s.step
+    WHERE s.accepted_at < d.decided_at
+    """,
+)
+
+DEADLINES: Final = Check(
+    "No problem succeeded at or after its deadline.",
+    "problems",
+    "SELECT id FROM problems WHERE status = 'succeeded' AND finished_at >= deadline_at",
+)
+
+PREFIXES: Final = "Every decided draft continues the steps before it."
+
+# Postgres has no function for these digests. An erasure empties the texts.
+_DRAFTS = """
+SELECT p.id, p.question,
+       ARRAY(SELECT s.text FROM steps s WHERE s.problem_id = p.id ORDER BY s.step) AS texts,
+       d.steps, d.digests
+FROM (
+    SELECT problem_id, array_agg(step) AS steps, array_agg(draft_prefix_digest) AS digests
+    FROM decisions WHERE draft_id IS NOT NULL GROUP BY problem_id
+) AS d JOIN problems p ON p.id = d.problem_id
+WHERE p.erased_at IS NULL AND {has_steps}
+"""
+
+
+def find_broken_prefixes(connection: Connection, has_steps: str, months: Mapping[str, Any]) -> Iterator[UUID]:
+    """Find problems with a decided draft that continues other steps than those before it.
+
+    Args:
+        connection: In a transaction.
+        has_steps: Condition in SQL that holds of the problems whose steps are in the database.
+        months: Parameters of the condition.
+    """
+    rows = connection.execution_options(yield_per=1000).execute(text(_DRAFTS.format(has_steps=has_steps)), months)
+    for problem_id, question, texts, steps, digests in rows:
+        known = _digests(question, texts)
+        if any(step >= len(known) or known[step] != named for step, named in zip(steps, digests, strict=True)):
+            yield problem_id
+
+
+def _digests(question: str, texts: Sequence[str]) -> list[str]:
+    """Return the digest of the prefix before each step, and of all steps."""
+    digests = [prefix_digest(question, ())]
+    for each in texts:
+        digests.append(extend_digest(digests[-1], each))
+    return digests

@@ -1,0 +1,23 @@
+"""Tells whether a server runs on this machine."""
+
+from __future__ import annotations
+
+import socket
+
+
+def is_this_machine(host: str) -> bool:
+    """Tell whether a host is this machine: by its name, or by one of its addresses.
+
+    A proxy of the environment (`http_proxy`) reaches other machines; this one it may be unable to reach. Other names
+    are not looked up: behind a proxy, that may take long and fail.
+    """
+    name = host.lower().rstrip(".")
+    if name in {"localhost", "::1", socket.gethostname().lower()} or name.endswith(".localhost"):
+        return True
+    try:
+        family, *_, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind(address)  # The system accepts its own addresses alone.
+    except (OSError, ValueError):  # A name, another machine's address, or no name at all.
+        return False
+    return True

@@ -1,0 +1,42 @@
+"""Settles what Celery's loop has received, from any thread."""
+
+from __future__ import annotations
+
+from celery.worker.consumer import Consumer
+from kombu.message import Message as KombuMessage
+
+from shared.log import about_message, get_logger
+from shared.messages import Message
+from shared.worker.results import Settle
+
+_log = get_logger(__name__)
+
+
+def settle_in_loop(consumer: Consumer, message: KombuMessage, decoded: Message | None) -> Settle:
+    """Return how any thread settles a message: Celery's loop does it, as an AMQP connection is not thread-safe."""
+
+    def settle_here(*, requeue: bool) -> None:
+        with about_message(decoded):
+            _settle(message, requeue=requeue)
+
+    def settle(*, requeue: bool) -> None:
+        consumer.call_soon_ack(settle_here, requeue=requeue)
+
+    return settle
+
+
+def _settle(message: KombuMessage, *, requeue: bool) -> None:
+    """Acknowledge or requeue a message, if the connection that delivered it still exists."""
+    try:
+        if requeue:
+            message.requeue()
+        else:
+            message.ack()
+    except Exception as error:  # noqa: BLE001 - whatever a broken connection raises: the broker redelivers the message
+        _log.warning("message_not_settled", reason=type(error).__name__)
+
+
+def raw(message: KombuMessage) -> bytes:
+    """Return the bytes of a message as they arrived."""
+    body = message.body
+    return body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body)
