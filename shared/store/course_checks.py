@@ -1,4 +1,4 @@
-"""Checks of the course of each problem: its times, its deadline, and the prefix that each draft continues."""
+"""Checks of the course of each problem: its drafts, times and deadline, and the prefix that each draft continues."""
 
 from __future__ import annotations
 
@@ -52,6 +52,29 @@ DEADLINES: Final = Check(
     "No problem succeeded at or after its deadline.",
     "problems",
     "SELECT id FROM problems WHERE status = 'succeeded' AND finished_at >= deadline_at",
+)
+
+DRAFTS: Final = Check(
+    "No draft is decided twice, in one problem or in two.",
+    "decisions",
+    """
+    SELECT unnest(problem_ids) AS id
+    FROM (
+        SELECT array_agg(problem_id) AS problem_ids FROM decisions
+        WHERE draft_id IS NOT NULL GROUP BY draft_id HAVING count(*) > 1
+    ) AS decided
+    """,
+)
+
+# The inbox of an ended problem is pruned, and an event that arrives later refills a part of it.
+BOOKED: Final = Check(
+    "The inbox of an open problem has every draft that was decided.",
+    "decisions",
+    """
+    SELECT p.id FROM problems p JOIN decisions d ON d.problem_id = p.id
+    WHERE p.status IN ('queued', 'running') AND d.draft_id IS NOT NULL
+    AND NOT EXISTS (SELECT FROM inbox WHERE problem_id = d.problem_id AND id = d.draft_id)
+    """,
 )
 
 PREFIXES: Final = "Every decided draft continues the steps before it."

@@ -19,7 +19,7 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from shared.domain.status import Status
-from shared.store.course_checks import DEADLINES, PREFIXES, TIMES, Check, find_broken_prefixes
+from shared.store.course_checks import BOOKED, DEADLINES, DRAFTS, PREFIXES, TIMES, Check, find_broken_prefixes
 from shared.store.ledger_checks import DISCARDED, ESTIMATED, NOT_NEGATIVE
 
 EXAMPLES: Final = 5
@@ -195,16 +195,15 @@ _DECISIONS = Check(
 )
 
 _ORDER = Check(
-    "The decisions of a problem are in the order of its steps and epochs, and judge no draft twice.",
+    "The decisions of a problem are in the order of its steps and epochs.",
     "decisions",
     """
     SELECT problem_id AS id
     FROM (
-        SELECT problem_id, step, epoch, draft_id, lag(step) OVER w AS step_before, lag(epoch) OVER w AS epoch_before,
-               lag(draft_id) OVER w AS draft_before
+        SELECT problem_id, step, epoch, lag(step) OVER w AS step_before, lag(epoch) OVER w AS epoch_before
         FROM decisions WINDOW w AS (PARTITION BY problem_id ORDER BY number)
     ) AS d
-    WHERE step < step_before OR epoch < epoch_before OR draft_id = draft_before
+    WHERE step < step_before OR epoch < epoch_before
     UNION ALL
     SELECT p.id FROM problems p JOIN decisions d ON d.problem_id = p.id
     WHERE d.epoch > p.epoch OR d.step > p.step_count
@@ -314,6 +313,6 @@ _ERASED = Check(
 )
 
 _CHECKS: Final = (
-    _STATUS, _BATCHES, _STEPS, _DECISIONS, _ORDER, _ACCEPTED, _ESCALATED, _DECIDED, _KEPT, DISCARDED, ESTIMATED,
-    NOT_NEGATIVE, _SHADOWS, _ERASED, TIMES, DEADLINES,
+    _STATUS, _BATCHES, _STEPS, _DECISIONS, _ORDER, DRAFTS, BOOKED, _ACCEPTED, _ESCALATED, _DECIDED, _KEPT, DISCARDED,
+    ESTIMATED, NOT_NEGATIVE, _SHADOWS, _ERASED, TIMES, DEADLINES,
 )  # fmt: skip

@@ -158,7 +158,10 @@ CORRUPTIONS = {
     "UPDATE decisions SET step = 2 WHERE number = 0": "in the order of its steps",
     "UPDATE decisions SET epoch = 2 WHERE number = 0": "in the order of its steps",
     "UPDATE problems SET epoch = 0": "in the order of its steps",
-    "UPDATE decisions SET draft_id = '00000000-0000-0000-0000-000000000000'": "judge no draft twice",
+    "UPDATE decisions SET draft_id = '00000000-0000-0000-0000-000000000000'": "No draft is decided twice",
+    "UPDATE decisions SET draft_id = (SELECT draft_id FROM decisions WHERE number = 0) WHERE number = 2": (
+        "No draft is decided twice"
+    ),
     "UPDATE steps SET text = 'Other.' WHERE step = 0": "An accepted draft is the step",
     "UPDATE steps SET score = 0.1 WHERE step = 0": "An accepted draft is the step",
     "UPDATE steps SET tokens = 6 WHERE step = 0": "An accepted draft is the step",
@@ -204,6 +207,30 @@ def test_a_corrupted_row_is_found_by_its_check_and_named(database: Database, sta
     found = [line for line in failed(database) if CORRUPTIONS[statement] in line]
     assert found, f"{CORRUPTIONS[statement]}: {failed(database)}"
     assert found[0].rstrip().endswith((str(problem_id), batch))
+
+
+def test_a_draft_that_two_problems_decided_is_found_in_both(database: Database) -> None:
+    ids = submit_batch(database, 2)
+    commands = start(database)
+    for each in ids:
+        solve_from(database, commands[each])
+    first, second = sorted(ids)
+    draft = f"SELECT draft_id FROM decisions WHERE problem_id = '{first}' AND number = 0"
+    corrupt(database, f"UPDATE decisions SET draft_id = ({draft}) WHERE problem_id = '{second}' AND number = 0")
+    [line] = failed(database)
+    assert "No draft is decided twice, in one problem or in two. Not so: 2 of" in line
+    assert str(first) in line
+    assert str(second) in line
+
+
+def test_a_decided_draft_that_an_open_problem_would_book_again_is_found(database: Database) -> None:
+    [command] = start_all(database, 1)
+    hear(database, write(command, "One."))
+    assert verified(database, allow_open=True)[0]
+    corrupt(database, "DELETE FROM inbox USING decisions WHERE inbox.id = decisions.draft_id")
+    [line] = [each for each in failed(database) if "Every problem has ended" not in each]
+    assert "The inbox of an open problem has every draft that was decided. Not so: 1 of" in line
+    assert line.rstrip().endswith(str(command.problem_id))
 
 
 def test_a_record_that_orchestrators_with_different_clocks_wrote_is_in_order(database: Database) -> None:
