@@ -6,46 +6,40 @@ With CI set, a server that does not answer is a failure; elsewhere the tests tha
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NoReturn
 
-import psycopg
 import pytest
 
-from shared.bus.connection import connect
-from shared.errors import RetryableError
-from shared.settings import Settings
-from stack.scratch import scratch_database, scratch_prefix
-
-SERVER_URL = os.environ.get("TRIM_TEST_DATABASE_URL", "postgresql://postgres@127.0.0.1:5432/postgres")
-RABBITMQ_URL = os.environ.get("TRIM_TEST_BROKER_URL", "amqp://guest:guest@127.0.0.1:5672//")
+from chaos.servers import ServerMissing, find_postgres, find_rabbitmq
+from stack.scratch import scratch_database
 
 
-def missing(what: str, variable: str, error: Exception) -> None:
+def missing(reason: str) -> NoReturn:
     """Fail in CI, skip elsewhere."""
-    reason = f"{what} does not answer ({type(error).__name__}); set {variable} to a server"
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
 
 
+def find(server: Callable[[], str]) -> str:
+    """Return the URL of a server that answers."""
+    try:
+        return server()
+    except ServerMissing as reason:
+        missing(str(reason))
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> str:
     """URL of a Postgres server that answers."""
-    try:
-        psycopg.connect(SERVER_URL, connect_timeout=5).close()
-    except psycopg.OperationalError as error:
-        missing("Postgres", "TRIM_TEST_DATABASE_URL", error)
-    return SERVER_URL
+    return find(find_postgres)
 
 
 @pytest.fixture(scope="session")
 def rabbitmq_server() -> str:
     """URL of a RabbitMQ server that answers."""
-    try:
-        connect(Settings(broker_url=RABBITMQ_URL, queue_prefix=scratch_prefix())).release()
-    except RetryableError as error:
-        missing("RabbitMQ", "TRIM_TEST_BROKER_URL", error)
-    return RABBITMQ_URL
+    return find(find_rabbitmq)
 
 
 @pytest.fixture

@@ -17,11 +17,11 @@ import pytest
 from kombu.entity import Queue
 from pydantic import SecretStr
 
+from chaos.deployment import PATIENCE_S
 from shared.bus.connection import connect
 from shared.settings import Settings
 from stack.roles import ROLES
 from stack.scratch import scratch_prefix, scratch_queues
-from tests.integration.deployment import PATIENCE_S
 
 pytestmark = pytest.mark.servers
 

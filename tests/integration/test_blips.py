@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.deployment import Deployment, deployed
-from tests.integration.proxy import Proxy
+from chaos.deployment import Deployment, deployed
+from chaos.proxy import Proxy
 from tests.scraping import Scrape
 
 pytestmark = pytest.mark.servers

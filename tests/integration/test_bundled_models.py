@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.integration.deployment import Deployment, deployed
+from chaos.deployment import Deployment, deployed
 from tests.unit.engines.bundled import PROBLEMS as STORIES
 
 pytestmark = pytest.mark.servers

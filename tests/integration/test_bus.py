@@ -20,6 +20,7 @@ from amqp.exceptions import PreconditionFailed
 from kombu.entity import Exchange, Queue
 from pydantic import SecretStr
 
+from chaos.proxy import Proxy
 from shared.bus.broadcasts import forget_listeners
 from shared.bus.connection import (
     BadBrokerUrl,
@@ -39,7 +40,6 @@ from shared.errors import RetryableError
 from shared.messages import MAX_PREFIX_BYTES, CancelWork, WorkerSeen, WorkFailed, derive_id, encode
 from shared.settings import Settings
 from stack.scratch import scratch_prefix, scratch_queues
-from tests.integration.proxy import Proxy
 
 pytestmark = pytest.mark.servers
 

@@ -8,13 +8,14 @@ the outcome of each problem without any disturbance.
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from chaos.deployment import Deployment, deployed
+from chaos.meddling import disturb, meddling
 from migrations.verifying import verify
 from shared.domain.options import Options
 from shared.domain.roles import Author
@@ -25,13 +26,10 @@ from shared.settings import Settings
 from simulation.simulated_service import SimulatedService
 from simulation.workers import Engines
 from stack.roles import ROLES
-from tests.integration.deployment import PATIENCE_S, Deployment, deployed
-from tests.integration.meddling import Meddler, meddling
 
 pytestmark = pytest.mark.servers
 
 PROBLEMS = 30
-DISTURBANCES = 150
 POLICY = {"name": "threshold", "parameters": {"threshold": 0.5}}
 SECOND = "orchestrator-2"
 VICTIMS = ("orchestrator", SECOND, "small", "large", "prm")
@@ -96,26 +94,6 @@ def found_of(deployment: Deployment, problem_id: str) -> tuple[object, ...]:
     )
 
 
-def disturb(deployment: Deployment, meddler: Meddler, ids: list[str], draw: random.Random) -> None:
-    """Disturb the service until all problems have ended."""
-    victims = draw.sample(VICTIMS, len(VICTIMS))
-    until = time.monotonic() + 3 * PATIENCE_S
-    turn = 0
-    while deployment.rows(
-        "SELECT 1 FROM problems WHERE id = ANY(%s::uuid[]) AND status IN ('queued', 'running') LIMIT 1", ids
-    ):
-        assert time.monotonic() < until, f"problems are stuck after {meddler.done}"
-        if turn < DISTURBANCES:  # Without an end, a problem would run out of attempts.
-            meddler.meddle()
-        else:
-            time.sleep(0.05)
-        if turn % 25 == 24 and victims:
-            end = draw.choice([deployment.roles.kill, deployment.roles.stop])
-            end(role := victims.pop())
-            deployment.roles.start(role)
-        turn += 1
-
-
 @pytest.mark.parametrize(("broker_url", "seed"), [("rabbitmq", 1)], indirect=["broker_url"])
 def test_problems_end_as_undisturbed_under_chaos_and_the_record_is_sound(
     tmp_path: Path, database_url: str, broker_url: str, seed: int
@@ -134,7 +112,7 @@ def test_problems_end_as_undisturbed_under_chaos_and_the_record_is_sound(
         problems = [{"question": each, "lookahead": lookahead} for each, lookahead in lookaheads.items()]
         ids = deployment.submit_all(problems, **common)
         late = deployment.submit_all([{"question": SLOW}] * 10, **common, deadline_s=1.5)
-        disturb(deployment, meddler, ids + late, draw)
+        disturb(deployment, meddler, draw, victims=VICTIMS)
         meddler.replay_all()
         deployment.until(lambda: meddler.count_waiting() == 0)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.deployment import deployed
+from chaos.deployment import deployed
 
 pytestmark = pytest.mark.servers
 

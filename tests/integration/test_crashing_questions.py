@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from chaos.crashing_worker import CRASHES
+from chaos.deployment import deployed
 from shared.worker.quarantine import ALONE_AT, GUILTY_AT
-from tests.integration.crashing_worker import CRASHES
-from tests.integration.deployment import deployed
 
 pytestmark = pytest.mark.servers
 
@@ -19,7 +19,7 @@ SCRIPT = {"default": [{"small": "One.", "small_ms": 60}, {"small": "So it is \\b
 def test_a_question_that_ends_workers_fails_its_problem_alone(
     tmp_path: Path, database_url: str, rabbitmq_server: str
 ) -> None:
-    small = ["-m", "tests.integration.crashing_worker", "small"]
+    small = ["-m", "chaos.crashing_worker", "small"]
     with deployed(
         tmp_path, database_url=database_url, broker_url=rabbitmq_server, script=SCRIPT, concurrency="8", stall_s="600",
         more_roles={"small": small, "small-2": small, "small-3": small},

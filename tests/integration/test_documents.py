@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from chaos.deployment import Deployment, deployed
 from shared.store import policy_versions
 from shared.store.database import Database
 from stack.postgres import BIN
 from stack.scratch import scratch_database
-from tests.integration.deployment import Deployment, deployed
 from tests.unit.policies.pomdp_models import artefact_of, released_model
 
 ROOT = Path(__file__).resolve().parents[2]

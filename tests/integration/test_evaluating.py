@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from chaos.deployment import Deployment, deployed
 from evaluation.replay import decide_again, replay
 from evaluation.runs.recorded import name_of, read_record
 from shared.domain.decisions import Action
@@ -24,7 +25,6 @@ from shared.policies.registry import POLICIES
 from shared.store import policy_versions
 from shared.store.database import Database
 from stack.scratch import scratch_database
-from tests.integration.deployment import Deployment, deployed
 from tests.unit.evaluation.replaying import SETTINGS, artefact, routing
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "evaluation.md").read_text()

@@ -20,12 +20,12 @@ import pytest
 from kombu.connection import Connection
 from pydantic import SecretStr
 
+from chaos.deployment import PATIENCE_S, deployed
 from shared.bus.connection import BrokerRefused, connect
 from shared.bus.permissions import permissions_of
 from shared.bus.topology import EVENTS, QUEUES, Topology
 from shared.settings import Settings
 from tests.integration.conftest import missing
-from tests.integration.deployment import PATIENCE_S, deployed
 from tests.integration.test_recovery import SCRIPT, SOLUTION
 
 pytestmark = pytest.mark.servers
@@ -50,7 +50,7 @@ def password_hash(password: str) -> str:
 def broker_urls(rabbitmq_server: str) -> Iterator[Mapping[str, str]]:
     """URLs of a fresh virtual host, by role: the orchestrator's, each worker's, and the `admin`'s, who may do all."""
     if shutil.which("rabbitmqctl") is None:
-        missing("rabbitmqctl", "PATH", FileNotFoundError())
+        missing("rabbitmqctl is not in PATH")
     name = f"trim_scratch_{secrets.token_hex(4)}"
     server = urlsplit(rabbitmq_server)
     users = {role: f"{name}_{role}" for role in (*QUEUES, "admin")}

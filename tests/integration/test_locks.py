@@ -12,6 +12,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
+from chaos.deployment import Deployment, deployed
 from migrations.verifying import verify
 from services.orchestrator.setting_aside import SetAside
 from shared.messages import WorkerSeen, encode
@@ -22,7 +23,6 @@ from shared.store.port import Change, SeenProcess
 from shared.store.reasoning_state import PostgresStore
 from stack.client import ApiRefused
 from stack.scratch import scratch_database
-from tests.integration.deployment import Deployment, deployed
 from tests.integration.solving import NOW, deliver, empty, fail, follow, hear, rows, start, submit, take, write
 
 pytestmark = pytest.mark.servers

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
+from chaos.deployment import PATIENCE_S, Deployment, deployed
+from chaos.proxy import Proxy
 from shared.observe import metrics
 from stack.roles import ROLES
 from stack.scratch import scratch_database
-from tests.integration.deployment import PATIENCE_S, Deployment, deployed
-from tests.integration.proxy import Proxy
 from tests.scraping import Scrape, fetch_json
 
 ROOT = Path(__file__).resolve().parents[2]

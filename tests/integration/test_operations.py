@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 import migrations
+from chaos.deployment import Deployment, deployed
 from migrations import __main__ as program
 from migrations.verifying import verify
 from shared.store.database import Database
 from stack.scratch import scratch_database
-from tests.integration.deployment import Deployment, deployed
 from tests.integration.test_recovery import PROBLEMS, SCRIPT, SOLUTION
 from tests.integration.test_retention import DECISIONS, SHADOWS, STEPS, run
 

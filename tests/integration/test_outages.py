@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.deployment import Deployment, deployed
-from tests.integration.proxy import Proxy
+from chaos.deployment import Deployment, deployed
+from chaos.proxy import Proxy
 
 pytestmark = pytest.mark.servers
 

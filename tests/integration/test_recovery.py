@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from chaos.deployment import Deployment, deployed
 from stack.roles import ROLES
-from tests.integration.deployment import Deployment, deployed
 
 PROBLEMS = 24
 STEPS = 8

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 import migrations
+from chaos.cluster import Cluster, private_cluster
+from chaos.deployment import Deployment, deployed
 from migrations.verifying import verify
 from shared.bus.connection import connect
 from shared.bus.topology import QUEUES, Topology
 from shared.settings import Settings
 from stack.client import ApiRefused
-from tests.integration.cluster import Cluster, private_cluster, shell_blocks
-from tests.integration.deployment import Deployment, deployed
+from tests.integration.pages import shell_blocks
 from tests.integration.test_recovery import PROBLEMS, SCRIPT, SOLUTION
 
 pytestmark = pytest.mark.servers

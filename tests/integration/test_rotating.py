@@ -17,12 +17,13 @@ import pytest
 from sqlalchemy import make_url
 
 import migrations
+from chaos.cluster import Cluster, private_cluster
 from migrations.verifying import verify
 from shared.domain.roles import WorkerRole
 from shared.settings import Settings
 from stack.roles import ROLES
-from tests.integration.cluster import Cluster, private_cluster, shell_blocks
 from tests.integration.fleets import Fleet, Load, Service
+from tests.integration.pages import shell_blocks
 from tests.integration.test_recovery import SCRIPT
 
 pytestmark = pytest.mark.servers

@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
+from chaos.deployment import PATIENCE_S, Deployment, deployed
 from migrations.verifying import verify
 from shared.domain.roles import WorkerRole
 from stack.roles import ROLES
-from tests.integration.deployment import PATIENCE_S, Deployment, deployed
 from tests.integration.model_servers import (
     STEPS,
     TOKENS,

@@ -12,12 +12,12 @@ import pytest
 from kombu.connection import Connection
 from kombu.messaging import Producer
 
+from chaos.deployment import Deployment, deployed
 from shared.bus.connection import connect
 from shared.bus.topology import COMMAND, REASON_HEADER, QueueRole, Topology
 from shared.domain.options import Sampling
 from shared.domain.roles import Author
 from shared.messages import GenerateSteps, WorkFailed, derive_id, encode
-from tests.integration.deployment import Deployment, deployed
 
 STEPS = 6
 BAD_STEP = 3

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from chaos.deployment import Deployment, deployed
+from chaos.proxy import Proxy
 from shared.process import EXIT_BROKEN
-from tests.integration.deployment import Deployment, deployed
-from tests.integration.proxy import Proxy
 
 pytestmark = pytest.mark.servers
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from chaos.deployment import Deployment, deployed
+from chaos.proxy import Proxy
 from shared.domain.roles import WorkerRole
-from tests.integration.deployment import Deployment, deployed
 from tests.integration.model_servers import STEPS, model_servers, settings_for
-from tests.integration.proxy import Proxy
 
 pytestmark = pytest.mark.servers
 

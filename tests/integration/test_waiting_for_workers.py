@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from chaos.deployment import Deployment, deployed
 from migrations.verifying import verify
-from tests.integration.deployment import Deployment, deployed
 
 pytestmark = pytest.mark.servers
 

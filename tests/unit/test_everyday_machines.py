@@ -19,8 +19,8 @@ from release.project import ReleaseRefused, tracked_files
 from shared.store.compatibility import REVISION
 
 ROOT = Path(__file__).resolve().parents[2]
-SHIPPED = ("bench", "cli", "deploy", "docker", "evaluation", "migrations", "recipe", "release", "services", "shared",
-           "simulation", "stack", "training")  # fmt: skip
+SHIPPED = ("bench", "chaos", "cli", "deploy", "docker", "evaluation", "migrations", "recipe", "release", "services",
+           "shared", "simulation", "stack", "training")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["100%", "%(here)s", "two: words", "o'clock", 'say "é"', "$HOME #1", "a,b;c"])

@@ -15,6 +15,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import event, text
 
+from chaos.proxy import Proxy
 from services.api import waiting
 from services.api.app import create_app
 from services.api.native import problems
@@ -23,7 +24,6 @@ from services.orchestrator.sweeping import attend
 from shared.store.database import Database
 from shared.store.reasoning_state import PostgresStore
 from tests.integration.api.calls import PATIENCE_S, QUESTION, SETTINGS, change
-from tests.integration.proxy import Proxy
 
 pytestmark = pytest.mark.servers
 

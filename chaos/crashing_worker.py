@@ -1,6 +1,6 @@
 """A small model's worker that a certain question ends, as a fault in an engine's native code does.
 
-python -m tests.integration.crashing_worker small
+python -m chaos.crashing_worker small
 """
 
 from __future__ import annotations
@@ -24,5 +24,5 @@ def _stream_or_die(engine: Any, request: Any, *arguments: Any) -> Any:
 
 
 if __name__ == "__main__":
-    ScriptedGenerator.stream = _stream_or_die  # type: ignore[method-assign]
+    ScriptedGenerator.stream = _stream_or_die  # type: ignore[method-assign, assignment]
     runpy.run_module("services.generator", run_name="__main__", alter_sys=True)

@@ -1,9 +1,8 @@
-"""A Postgres server of the test's own, with an archive, that can crash and be restored."""
+"""A separate Postgres server with an archive and a replica, which can crash, be restored, or be replaced."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import tempfile
@@ -19,6 +18,9 @@ from stack.server_user import server_user
 
 BIN = postgres.BIN.parents[1] / "pginstall" / "bin"
 
+REPLICA_PORT = 5433
+"""Port of the replica's socket; that of the server is the default."""
+
 SETTINGS = """
 listen_addresses = ''
 unix_socket_directories = '{folder}'
@@ -29,9 +31,10 @@ shared_buffers = 16MB
 
 
 class Cluster:
-    """A server with its data, backup and archive in one folder."""
+    """A server with its data, replica, backup and archive in one folder."""
 
     def __init__(self, folder: Path) -> None:
+        """Prepare the folder; nothing starts yet."""
         self.folder = folder
         user = server_user()
         user.open_way_to(BIN)
@@ -50,19 +53,45 @@ class Cluster:
         """End the server at once, and move its data away."""
         self.run("pg_ctl --mode=immediate stop && mv $PGDATA lost-$(date +%s%N)")
 
+    def add_replica(self) -> None:
+        """Start a replica that receives the server's commits asynchronously."""
+        self.run("pg_basebackup --pgdata=replica --checkpoint=fast --write-recovery-conf")
+        self.run("pg_ctl --pgdata=replica --wait --log=replica.log start > pg_ctl.log", port=REPLICA_PORT)
+
+    def sever_replica(self) -> None:
+        """Have the replica receive no more commits, as over a line that is cut."""
+        with psycopg.connect(f"{self.url}&port={REPLICA_PORT}", autocommit=True) as connection:
+            connection.execute("ALTER SYSTEM SET primary_conninfo = ''")
+            connection.execute("SELECT pg_reload_conf()")
+            while connection.execute("SELECT 1 FROM pg_stat_wal_receiver").fetchone():
+                connection.execute("SELECT pg_sleep(0.05)")
+
+    def fail_over(self) -> None:
+        """Crash the server, and have its replica take its place and its address."""
+        self.crash()
+        self.run("pg_ctl --pgdata=replica --wait promote && pg_ctl --pgdata=replica stop", port=REPLICA_PORT)
+        self.run("mv replica $PGDATA && pg_ctl --wait --log=server.log start > pg_ctl.log")
+
+    def end(self) -> None:
+        """End the server and its replica at once."""
+        self.run(
+            "for each in $PGDATA replica; do"
+            " test ! -f $each/postmaster.pid || pg_ctl --pgdata=$each --mode=immediate stop; done"
+        )
+
     def with_paths(self, command: str) -> str:
         """Put this server's archive into a text."""
         return command.replace("/archive/", f"{self.folder}/archive/")
 
-    def run(self, script: str, *, given: str = "") -> str:
+    def run(self, script: str, *, given: str = "", port: int = 5432) -> str:
         """Run a shell script as the user of the server."""
         names = {"PGDATA": "data", "BACKUP": "backup", "DUMP": "trim.dump"}
         environment = {
-            "PATH": f"{BIN}:{os.environ['PATH']}", "PGHOST": str(self.folder), "PGUSER": "postgres",
-            "PGDATABASE": "trim", "LC_ALL": "C",
+            "PATH": f"{BIN}:{os.environ['PATH']}", "PGHOST": str(self.folder), "PGPORT": str(port),
+            "PGUSER": "postgres", "PGDATABASE": "trim", "LC_ALL": "C",
             **{name: str(self.folder / path) for name, path in names.items()},
         }  # fmt: skip
-        done = subprocess.run(
+        done: subprocess.CompletedProcess[str] = subprocess.run(
             ["sh", "-euc", self.with_paths(script)],
             cwd=self.folder, env=environment, input=given, capture_output=True, text=True, timeout=800, check=False,
             **self._user,
@@ -73,7 +102,7 @@ class Cluster:
     def log(self) -> str:
         """Read what the server has logged."""
         paths = [*self.folder.glob("*.log"), *self.folder.glob("data/*.log")]
-        return "".join(path.read_text() for path in paths)
+        return "".join(path.read_text(encoding="utf-8") for path in paths)
 
     def archive_all(self) -> None:
         """Wait until all that is committed is in the archive, as it is a minute later at most."""
@@ -91,11 +120,5 @@ def private_cluster() -> Iterator[Cluster]:
     try:
         yield cluster
     finally:
-        cluster.run("test ! -f $PGDATA/postmaster.pid || pg_ctl --mode=immediate stop")
+        cluster.end()
         shutil.rmtree(folder)
-
-
-def shell_blocks(page: str) -> list[str]:
-    """Return the shell scripts of a page, also of those within a list."""
-    blocks = re.findall(r"^( *)```sh\n(.*?)^ *```", page, re.DOTALL | re.MULTILINE)
-    return [re.sub(f"^{indent}", "", block, flags=re.MULTILINE) for indent, block in blocks]

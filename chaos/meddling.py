@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random
@@ -12,6 +13,7 @@ from typing import Any
 from kombu.connection import Connection
 from kombu.messaging import Producer
 
+from chaos.deployment import PATIENCE_S, Deployment, NeverHappened
 from shared.bus.connection import connect
 from shared.bus.topology import QUEUES, REASON_HEADER, QueueRole, Topology
 from shared.domain.roles import WorkerRole
@@ -21,6 +23,9 @@ _OTHER_AUTHOR: Mapping[QueueRole, QueueRole] = {
     WorkerRole.SMALL: WorkerRole.LARGE,
     WorkerRole.LARGE: WorkerRole.SMALL,
 }
+
+DISTURBANCES = 150
+"""Number of times that messages are meddled with. Without an end, a problem would run out of attempts."""
 
 
 @dataclass(frozen=True)
@@ -118,3 +123,30 @@ def meddling(settings: Settings, draw: Random) -> Iterator[Meddler]:
         yield Meddler(connection, topology, draw)
     finally:
         connection.release()
+
+
+def disturb(deployment: Deployment, meddler: Meddler, draw: Random, *, victims: Sequence[str]) -> None:
+    """Disturb a deployment until all problems have ended: meddle with messages, and kill or stop each victim once.
+
+    Raises:
+        NeverHappened: The problems did not end in time.
+    """
+    left = draw.sample(victims, len(victims))
+    until = time.monotonic() + 3 * PATIENCE_S
+    turn = 0
+    while deployment.rows("SELECT 1 FROM problems WHERE finished_at IS NULL LIMIT 1"):
+        if time.monotonic() > until:
+            raise NeverHappened(f"Problems are stuck after {dict(meddler.done)}.")
+        if turn < DISTURBANCES:
+            meddler.meddle()
+        else:
+            time.sleep(0.05)
+        if turn % 25 == 24 and left:
+            is_killed = draw.choice([True, False])
+            role = left.pop()
+            if is_killed:
+                deployment.roles.kill(role)
+            else:
+                deployment.roles.stop(role)
+            deployment.roles.start(role)
+        turn += 1

@@ -1,4 +1,4 @@
-"""The service with a scripted engine, every role a process, on servers of the test's choice."""
+"""The service with a scripted engine, every role a process, on servers of the caller's choice."""
 
 from __future__ import annotations
 
@@ -30,13 +30,17 @@ from stack.scratch import scratch_prefix, scratch_queues
 PATIENCE_S = 240.0
 
 PGMQ_CONNECTIONS = 65
-"""Connections to Postgres that a deployment with pgmq opens at most, with those of its test."""
+"""Connections to Postgres that a deployment with pgmq opens at most, with those of its caller."""
 
 PGMQ_ROLE_CONNECTIONS = 11
 """Connections that a further process of it opens."""
 
 ROOM_PATIENCE_S = 120.0
 """Seconds that a deployment waits until another one has closed its connections."""
+
+
+class NeverHappened(AssertionError):
+    """Something did not come to pass in time."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +92,14 @@ class Deployment:
 
     def log(self, role: str) -> str:
         """Read what a role has logged so far."""
-        return (self.roles.logs / f"{role}.log").read_text()
+        return (self.roles.logs / f"{role}.log").read_text(encoding="utf-8")
 
     def metrics_address(self, role: str) -> str:
         """Return where a role serves its metrics and its health (`metrics_port="0"`)."""
         self.until(lambda: "metrics_served" in self.log(role))
         line = [line for line in self.log(role).splitlines() if "metrics_served" in line][-1]
-        return re.findall(r"http://[\w.:]+", line)[0]
+        address: str = re.findall(r"http://[\w.:]+", line)[0]
+        return address
 
     def dead_letters(self) -> dict[str, int]:
         """Count the messages in each dead-letter queue."""
@@ -107,13 +112,17 @@ class Deployment:
             connection.release()
 
     def until(self, holds: Callable[[], object], *, patience_s: float = PATIENCE_S) -> None:
-        """Wait until something holds; fail with what is in the database if it never does."""
+        """Wait until something holds.
+
+        Raises:
+            NeverHappened: It did not come to pass in time; the message names some open problems.
+        """
         deadline = time.monotonic() + patience_s
         while not holds():
             if time.monotonic() > deadline:
                 query = "SELECT id, status, epoch, request, attempts, due_at FROM problems WHERE finished_at IS NULL"
                 stuck = self.rows(query)
-                raise AssertionError(f"It did not come to pass in {patience_s:.0f} s. Open problems: {stuck[:3]}")
+                raise NeverHappened(f"It did not come to pass in {patience_s:.0f} s. Open problems: {stuck[:3]}")
             time.sleep(0.05)
 
 
@@ -131,11 +140,18 @@ def deployed(
 ) -> Iterator[Deployment]:
     """Run the service for as long as the block does.
 
-    `own` has the settings of roles that differ from the others'. `more_roles` are further processes, by name.
-    With `problems_may_wait` the block begins once submissions are accepted, whether all roles are fit or not.
+    Args:
+        folder: Folder for the script and the logs.
+        database_url: Database with the newest schema.
+        broker_url: URL of either broker.
+        script: Steps of the scripted engine.
+        own: Settings of roles that differ from the others'.
+        more_roles: Further processes by name, each with its arguments for Python.
+        problems_may_wait: Whether the block begins once submissions are accepted, whether all roles are fit or not.
+        **settings: Settings of all roles, by the names of `Settings`.
     """
     path = folder / "script.json"
-    path.write_text(json.dumps(script))
+    path.write_text(json.dumps(script), encoding="utf-8")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -181,12 +197,12 @@ def _variables(settings: Mapping[str, str]) -> dict[str, str]:
 def _with_room(settings: Settings, connections: int) -> Iterator[None]:
     """Let one deployment with pgmq start at a time, once the server has room for its connections.
 
-    Where another one keeps that room for long, this one starts all the same: its test may still find enough.
+    Where another one keeps that room for long, this one starts all the same: it may still find enough.
     """
     if not is_pgmq(settings):
         yield
         return
-    with Path(tempfile.gettempdir(), f"trim-tests-{os.getuid()}.lock").open("w") as lock:
+    with Path(tempfile.gettempdir(), f"trim-tests-{os.getuid()}.lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         until = time.monotonic() + ROOM_PATIENCE_S
         while _free_connections(settings.require_database_url()) < connections and time.monotonic() < until:

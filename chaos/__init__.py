@@ -1,0 +1,1 @@
+"""Repeats the bad days of the service on real processes, checks invariants, and measures what they cost."""
