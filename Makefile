@@ -21,8 +21,12 @@ T = --numprocesses=auto --dist=loadscope --cov=shared/domain --cov=shared/machin
 # Interpreters for which release-check installs the release; by default, that of .venv.
 PYTHONS =
 
-# Options of capacity (`python -m bench.capacity table --help` lists them) or psql.
+# Options of capacity (`python -m bench.capacity table --help` lists them), chaos (`python -m chaos --help`) or psql.
 ARGS =
+
+# What chaos draws from, and which scenarios it runs; by default all.
+SEED = 1
+SCENARIOS =
 
 # What test-containers runs.
 COMPOSE = docker compose
@@ -51,7 +55,7 @@ export PIP_USER := 0
 .DELETE_ON_ERROR:
 
 .PHONY: help install run serve psql test lint types contracts fmt check check-all lock rules migrate test-containers test-vllm bench-overhead bench-engines \
-	bench-capacity capacity models evaluate policies dashboards release-check clean
+	bench-capacity capacity chaos models evaluate policies dashboards release-check clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -142,6 +146,9 @@ bench-capacity: $(VENV)/.dev ## Measure what capacity computes with, and check i
 
 capacity: $(VENV)/.dev ## Print what 1, 10 and 100 small GPUs need, or with other options (ARGS='--small-gpus 20 --escalated 0.1')
 	@$(BIN)/python -m bench.capacity table $(ARGS)
+
+chaos: $(VENV)/.dev ## Disturb the service on real processes and measure what that costs (needs RabbitMQ and Postgres; SEED=1 SCENARIOS='lock blips')
+	@$(BIN)/python -m chaos --seed $(SEED) $(ARGS) $(SCENARIOS)
 
 models: SHELL := bash
 models: $(VENV)/.train ## Train models into .state/models/trained, or resume training (an hour on two cores)
