@@ -32,7 +32,7 @@ def show(console: Console, outcomes: Sequence[Outcome], *, repeat: str) -> None:
         repeat: Command that repeats the run.
     """
     table = Table(box=box.MARKDOWN)
-    table.add_column("scenario")
+    table.add_column("scenario", no_wrap=True)
     for name in (*COLUMNS, "invariants"):
         table.add_column(name, justify="right")
     for each in outcomes:
