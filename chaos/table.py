@@ -34,7 +34,7 @@ def show(console: Console, outcomes: Sequence[Outcome], *, repeat: str) -> None:
     table = Table(box=box.MARKDOWN)
     table.add_column("scenario", no_wrap=True)
     for name in (*COLUMNS, "invariants"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", min_width=max(map(len, name.split())))
     for each in outcomes:
         table.add_row(each.name, *_cells(each))
     console.print(table)
