@@ -62,7 +62,7 @@ def main() -> None:
             problems=arguments.problems,
             blips=arguments.blips,
         )
-        if not run(ground, arguments.scenarios or list(SCENARIOS), Console(width=120)):
+        if not run(ground, arguments.scenarios or list(SCENARIOS), Console(width=132)):
             sys.exit(EXIT_BROKEN)
 
 

@@ -59,3 +59,6 @@ def _carry_out(name: str, scenario: Callable[[Ground], Outcome], ground: Ground)
         return Outcome(name=name, missed=[f"it could not be carried out: {explain(error)}"])
     except (NeverHappened, psycopg.Error) as error:
         return Outcome(name=name, missed=[f"it could not be carried out: {error}"])
+    except KeyboardInterrupt:
+        shutil.rmtree(ground.folder / name, ignore_errors=True)
+        raise
