@@ -9,8 +9,9 @@ Ids are derived, never drawn: the same command or event sent twice has the same 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from uuid import UUID, uuid5
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -103,12 +104,26 @@ class _Command(_ProblemMessage):
     step_timeout_s: Annotated[float, Field(gt=0)]
     question: str
     prefix: tuple[str, ...]
-    """Texts of the steps so far."""
+    """Texts of the steps so far, without those that the message leaves out."""
+    omitted_steps: Index = 0
+    """Number of steps at the beginning of the prefix that the message leaves out; see `PrefixMissing`."""
+    prefix_digest: str = ""
+    """Digest of the question and the whole prefix. It tells whether a worker knows the steps that are left out, so only
+    a message that leaves out none may lack it."""
 
     @property
     def first_step(self) -> int:
         """Index of the first step after the prefix."""
-        return len(self.prefix)
+        return self.omitted_steps + len(self.prefix)
+
+    def with_prefix(self, texts: Sequence[str], *, omit: int = 0) -> Self:
+        """Return the command with a prefix.
+
+        Args:
+            texts: Texts of all steps of the prefix.
+            omit: Number of them to leave out, from the beginning.
+        """
+        return self.model_copy(update={"prefix": tuple(texts[omit:]), "omitted_steps": omit})
 
 
 class GenerateSteps(_Command):
@@ -126,6 +141,8 @@ class GenerateSteps(_Command):
     continuation can be requested before the last scores arrive. Only useful with `results_to="prm"`."""
     unscored_steps: Index = 0
     """Number of steps at the end of the prefix that the PRM has not scored yet; it does so with the first draft."""
+    scored_prefix: Index | None = None
+    """Number of steps before the drafts that commands to the PRM carry at least; `None` is all."""
     reports_confidence: bool = False
     """Whether the drafts carry log-probabilities, if the engine knows them."""
     sampling: Sampling
@@ -206,6 +223,19 @@ class ClockTold(_Message):
     told_at: datetime
 
 
+class PrefixMissing(_ProblemMessage):
+    """A worker got a command that leaves out steps which it does not know: it is to be published with more of them."""
+
+    kind: Literal["prefix_missing"] = "prefix_missing"
+    id: UUID
+    command: Annotated[GenerateSteps | ScoreSteps, Field(discriminator="kind")]
+    """The command as it arrived."""
+    runs: Index = 0
+    losses: Index = 0
+    alone: Index = 0
+    """What happened to the command before; see `shared.bus.topology.Past`."""
+
+
 class WorkerSeen(_Message):
     """Heartbeat of a worker process."""
 
@@ -219,6 +249,8 @@ class WorkerSeen(_Message):
     """Seconds by which the worker's own clock is ahead of the service's; `None` until it has been told."""
     unfit: Unfit | None = None
     """Why it takes no commands for now; `None` if it takes them."""
+    completes_prefixes: bool = False
+    """Whether it adds the steps that commands leave out; workers of older versions do not."""
 
 
 Command = GenerateSteps | ScoreSteps
@@ -238,7 +270,7 @@ def derive_work_id(command: Command, *, worker: str, runs: int) -> UUID:
     return derive_id(command.id, "run", worker, runs)
 
 
-ProblemEvent = StepsGenerated | StepsScored | WorkFailed | WorkCancelled
+ProblemEvent = StepsGenerated | StepsScored | WorkFailed | WorkCancelled | PrefixMissing
 """Events that concern one problem."""
 
 Event = ProblemEvent | WorkerSeen

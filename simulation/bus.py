@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from shared.bus.consumer import Delivery
-from shared.bus.topology import DeadLetter, QueueRole, queue_of
+from shared.bus.topology import DeadLetter, QueueRole, ReturnedCommand, queue_of
 from shared.domain.roles import WorkerRole
 from shared.messages import GenerateSteps, Message, ScoreSteps, decode, encode
 
@@ -48,7 +48,7 @@ class MemoryBus:
         """Notified when messages arrive."""
         self._keeps_history = keeps_history
 
-    def publish(self, *messages: Message | DeadLetter) -> None:
+    def publish(self, *messages: Message | DeadLetter | ReturnedCommand) -> None:
         """Publish messages."""
         letters = [self._letter(message) for message in messages if not isinstance(message, DeadLetter)]
         with self.changed:
@@ -102,7 +102,11 @@ class MemoryBus:
             taken, self.letters = self.letters, []
             return taken
 
-    def _letter(self, message: Message) -> Letter:
+    def _letter(self, message: Message | ReturnedCommand) -> Letter:
+        if isinstance(message, ReturnedCommand):
+            letter = self._letter(decode(message.body))
+            letter.deliveries = message.past.runs
+            return letter
         body, queue = encode(message), queue_of(message)
         assert not self._keeps_history or decode(body) == message, "a message changes on its way"
         return Letter(queue=queue, body=body, message=message)

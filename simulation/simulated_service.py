@@ -13,6 +13,7 @@ from services.orchestrator.batches import apply_deliveries
 from services.orchestrator.policy_cache import PolicyCache
 from services.orchestrator.setting_aside import SetAside
 from services.orchestrator.sweeping import Sweep, admit, attend, take_turns, tell_roles
+from services.orchestrator.tails import Tails
 from shared.bus.topology import EVENTS, DeadLetter
 from shared.domain.options import Options, Wrappers
 from shared.domain.roles import WorkerRole
@@ -56,6 +57,8 @@ class SimulatedService:
         """Whether a message may be buried; by default that is an error."""
         self._workers = Workers(engines, self.bus, self.clock.clock)
         self._policies = PolicyCache(self.store)
+        self.tails = Tails(dict.fromkeys(WorkerRole, 1), least=1)
+        """Commands carry little, and workers remember little, so that some lack what their workers do not know."""
         self._window = window
         self._wake_ups = 0
         self._submitted = 0
@@ -260,7 +263,9 @@ class SimulatedService:
         """Apply events in one transaction, commit, and publish, unless the orchestrator crashes in between."""
         deliveries = [letter.delivered() for letter in letters]
         aside = SetAside(monotonic=self.clock.clock.monotonic)  # It stays empty: one transaction runs at a time.
-        applied = apply_deliveries(self.store, deliveries, aside=aside, policies=self._policies, now=self._now)
+        applied = apply_deliveries(
+            self.store, deliveries, aside=aside, policies=self._policies, tails=self.tails, now=self._now
+        )
         if crashes:
             for letter in letters:
                 self.bus.put_back(letter)
@@ -280,13 +285,20 @@ class SimulatedService:
                 self._publish(outgoing)
 
     def _admit(self) -> Sweep:
-        return admit(self.store, window=self._window, policies=self._policies, now=self._now, away=lambda: self._away)
+        return admit(
+            self.store,
+            window=self._window,
+            policies=self._policies,
+            tails=self.tails,
+            now=self._now,
+            away=lambda: self._away,
+        )
 
     def _attend(self) -> Sweep:
-        return attend(self.store, roles=self._roles, policies=self._policies, now=self._now)
+        return attend(self.store, roles=self._roles, policies=self._policies, tails=self.tails, now=self._now)
 
     def _tell_roles(self) -> Sweep:
-        return tell_roles(self.store, roles=self._roles, policies=self._policies, now=self._now)
+        return tell_roles(self.store, roles=self._roles, policies=self._policies, tails=self.tails, now=self._now)
 
     def _roles(self, _transaction: Transaction, _now: datetime) -> Mapping[WorkerRole, datetime]:
         return {role: since for role, (since, _) in self._away.items()}

@@ -15,8 +15,12 @@ from shared.engines.port import Generator, Scorer
 from shared.messages import CancelWork, Command, GenerateSteps, Message, ScoreSteps
 from shared.worker.execution import Begin
 from shared.worker.executor import Executor
+from shared.worker.known_prefixes import KnownPrefixes
 from shared.worker.running_work import RunningWork
 from simulation.bus import Letter, MemoryBus
+
+REMEMBERED_CHARACTERS = 100
+"""Characters of prefixes that a worker remembers: so few that commands come whose prefix it has forgotten."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +126,7 @@ class Workers:
                 clock=clock,
                 begin=begin[role],
                 running=RunningWork(clock.monotonic, clock.now),
+                prefixes=KnownPrefixes(max_characters=REMEMBERED_CHARACTERS),
             )
             for role in begin
         }

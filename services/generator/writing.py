@@ -10,7 +10,7 @@ from datetime import timedelta
 from shared.domain.drafts import Draft, UnfinishedWork
 from shared.domain.endings import find_ending
 from shared.domain.roles import WorkerRole
-from shared.domain.text import extend_digest, prefix_digest, text_bytes
+from shared.domain.text import extend_digest, text_bytes
 from shared.engines.port import GeneratedStep, GenerationRequest, Generator, Meter
 from shared.errors import Fault, RetryableError
 from shared.messages import MAX_PREFIX_BYTES, GenerateSteps, ScoreSteps, StepsGenerated, derive_id
@@ -113,7 +113,7 @@ class Writing:
             sampling=command.sampling,
             reports_confidence=command.reports_confidence,
         )
-        digest, size = prefix_digest(command.question, command.prefix), text_bytes(command.question, *command.prefix)
+        digest, size = command.prefix_digest, text_bytes(command.question, *command.prefix)
         waited_ms = max(0.0, (clock.now() - command.issued_at) / timedelta(milliseconds=1))
         metrics.STAGE_WAIT_SECONDS.labels(command.author).observe(waited_ms / 1000)
         began = started = clock.monotonic()
@@ -184,7 +184,10 @@ class Writing:
     def _to_score(self, drafts: list[Draft]) -> ScoreSteps:
         command, now = self._command, self._context.clock.now()
         first = drafts[0].index
-        earlier = tuple(draft.text for draft in self._drafts if draft.index < first)
+        prefix = command.prefix + tuple(draft.text for draft in self._drafts if draft.index < first)
+        # The orchestrator does not know the steps of this stretch yet, so they are never left out.
+        carried = first if command.scored_prefix is None else max(command.scored_prefix, first - command.first_step)
+        omitted = max(0, first - carried)
         return ScoreSteps(
             id=derive_id(self._context.work_id, "score", first, drafts[-1].index),
             problem_id=command.problem_id,
@@ -194,7 +197,9 @@ class Writing:
             request_number=command.request_number,
             step_timeout_s=command.step_timeout_s,
             question=command.question,
-            prefix=command.prefix + earlier,
+            prefix=prefix[omitted:],
+            omitted_steps=omitted,
+            prefix_digest=drafts[0].prefix_digest,
             unscored_steps=command.unscored_steps if first == command.first_step else 0,
             drafts=tuple(drafts),
         )

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
 from services.orchestrator.counting import count_committed
 from services.orchestrator.policy_cache import NotLoaded, PolicyCache
 from services.orchestrator.shadowing import decide_as_shadows
+from services.orchestrator.tails import WHOLE, Tails, lengthen
 from services.orchestrator.tracing import export_committed
-from shared.bus.topology import DeadLetter
+from shared.bus.topology import DeadLetter, Past, ReturnedCommand, queue_of
 from shared.domain.artefacts import ModelIds
 from shared.domain.decisions import Decider, Decision, Observation, PolicyVersion
 from shared.domain.options import PolicyChoice
 from shared.domain.status import Status
 from shared.errors import PermanentError
 from shared.log import about, get_logger
-from shared.machine.commands import next_commands
+from shared.machine.commands import complete, next_commands
 from shared.machine.state import ControlEvent, State
 from shared.machine.transitions import apply, give_up
-from shared.messages import (
-    Message,
-    ProblemEvent,
-)
+from shared.messages import CancelWork, GenerateSteps, Message, PrefixMissing, ProblemEvent, encode
 from shared.policies.artefact import BadArtefact
 from shared.policies.wrapping import Routing
 from shared.store.port import Change, LockedProblem, Transaction
 
-Outgoing = Message | DeadLetter
+Outgoing = Message | DeadLetter | ReturnedCommand
 
 Controls = Mapping[UUID, Sequence[ControlEvent]]
 """Control events by problem."""
@@ -55,14 +53,16 @@ class Unreadable(PermanentError):
     code = "unreadable"
 
 
-def apply_controls(transaction: Transaction, controls: Controls, *, policies: PolicyCache, now: Now) -> Saved:
+def apply_controls(
+    transaction: Transaction, controls: Controls, *, policies: PolicyCache, tails: Tails, now: Now
+) -> Saved:
     """Apply control events in an open transaction.
 
     Raises:
         NotLoaded: Policies have to be loaded first.
     """
     problems = transaction.lock(controls)
-    return save(transaction, change_all(problems, controls, policies=policies, now=now()))
+    return save(transaction, change_all(problems, controls, policies=policies, now=now()), tails=tails)
 
 
 def fail_problem(transaction: Transaction, problem_id: UUID, error: Exception, *, now: Now) -> Saved:
@@ -70,7 +70,8 @@ def fail_problem(transaction: Transaction, problem_id: UUID, error: Exception, *
     reason = Unreadable(f"The orchestrator failed on it ({type(error).__name__}).")
     locked = transaction.lock([problem_id]).values()
     moment = now()
-    return save(transaction, [Change(each, _give_up(each, reason, now=_within(each, moment))) for each in locked])
+    changes = [Change(each, _give_up(each, reason, now=_within(each, moment))) for each in locked]
+    return save(transaction, changes, tails=WHOLE)
 
 
 def conclude(saved: Saved) -> list[Outgoing]:
@@ -120,8 +121,8 @@ def _change(
     locked: LockedProblem, events: Sequence[ProblemEvent | ControlEvent], *, policies: PolicyCache, now: datetime
 ) -> Change:
     """Apply a problem's events, and let its shadows decide on what was decided."""
-    state, heard = _apply_events(locked, events, policies=policies, now=_within(locked, now))
-    return Change(locked, state, shadow_decisions=decide_as_shadows(locked, state, policies=policies), heard=heard)
+    change = _apply_events(locked, events, policies=policies, now=_within(locked, now))
+    return replace(change, shadow_decisions=decide_as_shadows(locked, change.after, policies=policies))
 
 
 def _within(locked: LockedProblem, now: datetime) -> datetime:
@@ -143,12 +144,8 @@ def _within(locked: LockedProblem, now: datetime) -> datetime:
 
 def _apply_events(
     locked: LockedProblem, events: Sequence[ProblemEvent | ControlEvent], *, policies: PolicyCache, now: datetime
-) -> tuple[State, list[ProblemEvent]]:
-    """Apply a problem's events; a problem that cannot be read fails first, and then books what the events cost.
-
-    Returns:
-        The state after them, and those from workers that changed it.
-    """
+) -> Change:
+    """Apply a problem's events; a problem that cannot be read fails first, and then books what the events cost."""
     state: State = locked.state
     policy: Decider
     try:
@@ -156,11 +153,14 @@ def _apply_events(
     except Unreadable as error:
         state, policy = _give_up(locked, error, now=now), _NoPolicy()
     heard: list[ProblemEvent] = []
+    completed: list[PrefixMissing] = []
     for event in events:
         before, state = state, apply(state, event, policy=policy, now=now)
+        if isinstance(event, PrefixMissing) and (whole := complete(state, event.command)) is not None:
+            completed.append(event.model_copy(update={"command": lengthen(whole, missing=event.command)}))
         if state is not before and isinstance(event, ProblemEvent):
             heard.append(event)
-    return state, heard
+    return Change(locked, state, heard=heard, completed=completed)
 
 
 class _NoPolicy:
@@ -218,12 +218,12 @@ def _give_up(locked: LockedProblem, error: Unreadable, *, now: datetime) -> Stat
     return give_up(locked.state, detail=str(error), now=now)
 
 
-def save(transaction: Transaction, changes: Sequence[Change]) -> Saved:
+def save(transaction: Transaction, changes: Sequence[Change], *, tails: Tails) -> Saved:
     """Save changes, wake other orchestrators if problems ended, and derive what to publish."""
     transaction.save(changes)
     if _ended(changes):
         transaction.wake_orchestrators()
-    return Saved(changes, [command for each in changes for command in _to_publish(each)])
+    return Saved(changes, [message for each in changes for message in _to_publish(each, tails)])
 
 
 def _ended(changes: Sequence[Change]) -> list[State]:
@@ -231,7 +231,16 @@ def _ended(changes: Sequence[Change]) -> list[State]:
     return [each.after for each in changes if each.after.status.is_final and not each.locked.state.status.is_final]
 
 
-def _to_publish(change: Change) -> list[Outgoing]:
+def _to_publish(change: Change, tails: Tails) -> list[Outgoing]:
+    """Derive the messages that a change requires."""
+    commands = [
+        command if isinstance(command, CancelWork) else tails.shorten(command, change.after)
+        for command in _new_commands(change)
+    ]
+    return [*commands, *map(_again, change.completed)]
+
+
+def _new_commands(change: Change) -> Sequence[GenerateSteps | CancelWork]:
     """Derive the commands that a change requires.
 
     The commands of a redelivered event may have been lost between commit and publication, so they are all derived and
@@ -239,8 +248,14 @@ def _to_publish(change: Change) -> list[Outgoing]:
     """
     before, after = change.locked.state, change.after
     if change.is_redelivered:
-        return list(next_commands(after))
+        return next_commands(after)
     if after is before:
-        return []
+        return ()
     known = next_commands(before)
     return [command for command in next_commands(after) if command not in known]
+
+
+def _again(missing: PrefixMissing) -> ReturnedCommand:
+    """Return a command to the queue from which a worker took it; what happened to it before still counts."""
+    role, past = queue_of(missing.command), Past(missing.runs, missing.losses, missing.alone)
+    return ReturnedCommand(role, encode(missing.command), past)  # type: ignore[arg-type] # the queue of a command

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
@@ -14,12 +14,13 @@ from services.orchestrator.counting import count_events
 from services.orchestrator.policy_cache import PolicyCache
 from services.orchestrator.receiving import Heard, bury, receive, seen_process
 from services.orchestrator.setting_aside import LOCKED, REFUSED, SetAside
+from services.orchestrator.tails import WHOLE, Tails
 from shared.backoff import Backoff
 from shared.bus.consumer import Delivery
 from shared.bus.topology import DeadLetter
 from shared.errors import RetryableError, explain
 from shared.log import about, about_message, get_logger
-from shared.messages import ProblemEvent, WorkCancelled, WorkerSeen
+from shared.messages import PrefixMissing, ProblemEvent, WorkCancelled, WorkerSeen
 from shared.store.database import DatabaseBusy
 from shared.store.port import SeenProcess, Store
 
@@ -51,7 +52,13 @@ class Applied:
 
 
 def apply_deliveries(
-    store: Store, deliveries: Sequence[Delivery], *, aside: SetAside, policies: PolicyCache, now: Now
+    store: Store,
+    deliveries: Sequence[Delivery],
+    *,
+    aside: SetAside,
+    policies: PolicyCache,
+    now: Now,
+    tails: Tails = WHOLE,
 ) -> Applied:
     """Apply messages, and those that were set aside and are due again.
 
@@ -63,23 +70,26 @@ def apply_deliveries(
     """
     heard, buried = receive(deliveries)
     tried = aside.join(heard)
+    apply_together = partial(_apply_together, store, policies=policies, tails=tails, now=now)
     try:
-        result = policies.loading(lambda: _apply_together(store, tried, policies=policies, now=now))
+        result = policies.loading(partial(apply_together, tried))
     except DatabaseBusy as error:
         _log.warning("batch_isolated", events=len(tried), detail=explain(error))
-        result = _apply_one_by_one(store, tried, policies=policies, now=now)
+        result = _apply_one_by_one(tried, policies, apply_together)
     except RetryableError:
         raise
     except Exception:  # noqa: BLE001 - one of the events is to blame
         _log.exception("batch_isolated", events=len(tried))
-        result = _apply_one_by_one(store, tried, policies=policies, now=now)
+        result = _apply_one_by_one(tried, policies, apply_together)
     done = aside.settle(heard, tried=tried, waits=result.waits)
     usable = {id(each.delivery) for each in heard}
     unusable = [each for each in deliveries if id(each) not in usable]
     return Applied([*buried, *result.outgoing], [*unusable, *(each.delivery for each in done)])
 
 
-def _apply_one_by_one(store: Store, heard: Sequence[Heard], *, policies: PolicyCache, now: Now) -> _Result:
+def _apply_one_by_one(
+    heard: Sequence[Heard], policies: PolicyCache, apply_together: Callable[[Sequence[Heard]], _Result]
+) -> _Result:
     """Apply the events of a batch that failed together. One that fails alone is buried.
 
     A problem whose transaction the database refuses is set aside: another session may hold a lock on its steps.
@@ -97,7 +107,7 @@ def _apply_one_by_one(store: Store, heard: Sequence[Heard], *, policies: PolicyC
             continue
         with about_message(each.event):
             try:
-                alone = policies.loading(partial(_apply_together, store, [each], policies=policies, now=now))
+                alone = policies.loading(partial(apply_together, [each]))
                 result.outgoing.extend(alone.outgoing)
                 result.waits.update(alone.waits)
             except DatabaseBusy as error:
@@ -115,7 +125,7 @@ def _apply_one_by_one(store: Store, heard: Sequence[Heard], *, policies: PolicyC
     return result
 
 
-def _apply_together(store: Store, heard: Sequence[Heard], *, policies: PolicyCache, now: Now) -> _Result:
+def _apply_together(store: Store, heard: Sequence[Heard], *, policies: PolicyCache, tails: Tails, now: Now) -> _Result:
     """Apply events in one transaction, in the order of their arrival; leave out those of locked problems.
 
     Heartbeats are recorded before it in their own transaction: an error after the events' commit would lose the
@@ -145,7 +155,7 @@ def _apply_together(store: Store, heard: Sequence[Heard], *, policies: PolicyCac
             replace(each, is_redelivered=each.after.problem_id in redelivered)
             for each in change_all(problems, events, policies=policies, now=now())
         ]
-        saved = save(transaction, changes)
+        saved = save(transaction, changes, tails=tails)
     count_events(changes)
     buried = _bury_unknown(by_problem, missed - skipped)
     return _Result([*buried, *conclude(saved)], dict.fromkeys(skipped, LOCKED))
@@ -166,6 +176,6 @@ def _ids(events: Iterable[Sequence[tuple[Delivery, ProblemEvent]]]) -> set[UUID]
     for each in events:
         for _, event in each:
             ids.add(event.id)
-            if not isinstance(event, WorkCancelled):
+            if not isinstance(event, WorkCancelled | PrefixMissing):
                 ids.update(draft.id for draft in event.drafts)
     return ids

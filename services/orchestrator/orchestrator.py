@@ -22,6 +22,7 @@ from services.orchestrator.policy_cache import PolicyCache
 from services.orchestrator.presence import Listening, Presence
 from services.orchestrator.setting_aside import SetAside
 from services.orchestrator.sweeping import admit, attend, take_turns, tell_roles
+from services.orchestrator.tails import Tails
 from shared.backoff import RECONNECT
 from shared.bus.broadcasts import forget_listeners
 from shared.bus.connection import BrokerBlocked, check_broker
@@ -103,6 +104,7 @@ class Orchestrator:
         self._open_problems = OpenProblems(self._database)
         self._listening = Listening(monotonic=time.monotonic)
         self._presence = Presence(self._listening, silence_s=silence_s(settings))
+        self._tails = Tails()
         self._away: Collection[WorkerRole] = ()
         """The roles that are away, as of the last sweep."""
         self._clock = ServiceClock()
@@ -219,7 +221,12 @@ class Orchestrator:
             try:
                 with _EVENTS_WORK.time():
                     return apply_deliveries(
-                        self._store, deliveries, aside=aside, policies=self._policies, now=self._clock.now
+                        self._store,
+                        deliveries,
+                        aside=aside,
+                        policies=self._policies,
+                        tails=self._tails,
+                        now=self._clock.now,
                     )
             except RetryableError as error:
                 if self._stopping.is_set() or isinstance(error, RefusedError):
@@ -233,8 +240,8 @@ class Orchestrator:
 
     def _admit(self) -> None:
         """Admit queued problems at every wake-up, and now and then without one."""
-        common: Any = {"policies": self._policies, "now": self._clock.now, "away": lambda: self._away}
-        admit_some = partial(admit, self._store, window=self._settings.window, **common)
+        common: Any = {"policies": self._policies, "tails": self._tails, "now": self._clock.now}
+        admit_some = partial(admit, self._store, window=self._settings.window, away=lambda: self._away, **common)
         with closing(Publisher(self._settings)) as publisher, closing(self._database.listen()) as listening:
             while not self._stopping.is_set():
                 self._publish_all(publisher, take_turns(admit_some))
@@ -243,8 +250,10 @@ class Orchestrator:
 
     def _sweep(self) -> None:
         """Attend to overdue, expired and cancelled problems at intervals, and at once when one is cancelled."""
-        common: Any = {"roles": self._read_roles, "policies": self._policies, "now": self._clock.now}
-        attend_some, tell_some = partial(attend, self._store, **common), partial(tell_roles, self._store, **common)
+        common: Any = {"policies": self._policies, "tails": self._tails, "now": self._clock.now}
+        attend_some, tell_some = (
+            partial(sweep, self._store, roles=self._read_roles, **common) for sweep in (attend, tell_roles)
+        )
         next_prune = time.monotonic() + PRUNE_EVERY.total_seconds()
         with closing(Publisher(self._settings)) as publisher:
             while not self._stopping.is_set():
@@ -257,9 +266,10 @@ class Orchestrator:
                 self._wait_for_sweep()
 
     def _read_roles(self, transaction: Transaction, now: datetime) -> Mapping[WorkerRole, datetime] | None:
-        """Read which roles are away, for the sweeper, and remember it for admission."""
+        """Read which roles are away, for the sweeper, and remember for the others who is there."""
         known = self._presence(transaction, now)
         self._away = frozenset(known or ())
+        self._tails.workers = self._presence.completing
         return known
 
     def _wait_for_sweep(self) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from shared.domain.absences import find_away
 from shared.domain.roles import WorkerRole
-from shared.store.port import Transaction
+from shared.store.port import SeenProcess, Transaction
 
 RolesRead = Callable[[Transaction, datetime], Mapping[WorkerRole, datetime] | None]
 """Reads which roles are away, since when; `None` if it cannot be told now."""
@@ -49,19 +49,33 @@ class Listening:
 
 
 class Presence:
-    """Reads which roles are away. A role of which no worker was ever seen is away since this was noticed first."""
+    """Reads which roles are away, and counts the workers of each.
+
+    A role of which no worker was ever seen is away since this was noticed first.
+    """
 
     def __init__(self, listening: Listening, *, silence_s: float) -> None:
         self._listening = listening
         self._silence_s = silence_s
         self._missed: dict[WorkerRole, datetime] = {}
+        self.completing: Mapping[WorkerRole, int] = {}
+        """Number of workers of each role of which all complete prefixes, as of the last call."""
 
     def __call__(self, transaction: Transaction, now: datetime) -> Mapping[WorkerRole, datetime] | None:
         """Read the roles that are away, since when; `None` if this orchestrator has not listened for long enough."""
+        workers = transaction.workers()
+        self.completing = _count_completing(workers, now=now, silence_s=self._silence_s)
         ago_s = self._listening.heard_ago_s(for_s=self._silence_s)
         if ago_s is None:
             return None
         heard_at = now - timedelta(seconds=ago_s)
-        away = find_away(transaction.workers(), now=heard_at, silence_s=self._silence_s)
+        away = find_away(workers, now=heard_at, silence_s=self._silence_s)
         self._missed = {role: self._missed.get(role, now) for role in away}
         return {role: each.since or self._missed[role] for role, each in away.items()}
+
+
+def _count_completing(workers: Sequence[SeenProcess], *, now: datetime, silence_s: float) -> dict[WorkerRole, int]:
+    """Count the workers that send heartbeats, fit or not, of each role of which all complete prefixes."""
+    beating = [each for each in workers if (now - each.seen_at).total_seconds() <= silence_s]
+    counted = {role: [each.completes_prefixes for each in beating if each.role == role] for role in WorkerRole}
+    return {role: len(complete) for role, complete in counted.items() if complete and all(complete)}

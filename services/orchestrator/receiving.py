@@ -58,6 +58,7 @@ def seen_process(event: WorkerSeen, *, now: datetime) -> SeenProcess:
         seen_at=now if event.clock_ahead_s is None else min(event.seen_at, now),
         unfit=unfit,
         clock_ahead_s=event.clock_ahead_s,
+        completes_prefixes=event.completes_prefixes,
     )
 
 

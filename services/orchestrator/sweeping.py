@@ -12,6 +12,7 @@ from services.orchestrator.applying import Controls, Now, Outgoing, Saved, apply
 from services.orchestrator.counting import count_swept
 from services.orchestrator.policy_cache import PolicyCache
 from services.orchestrator.presence import RolesRead
+from services.orchestrator.tails import WHOLE, Tails
 from shared.domain.roles import WorkerRole
 from shared.errors import RetryableError, explain
 from shared.log import about, get_logger
@@ -62,7 +63,13 @@ def take_turns(*sweeps: Callable[[], Sweep]) -> Iterator[list[Outgoing]]:
 
 
 def admit(
-    store: Store, *, window: int, policies: PolicyCache, now: Now, away: Callable[[], Collection[WorkerRole]] = tuple
+    store: Store,
+    *,
+    window: int,
+    policies: PolicyCache,
+    now: Now,
+    tails: Tails = WHOLE,
+    away: Callable[[], Collection[WorkerRole]] = tuple,
 ) -> Sweep:
     """Start queued problems, up to the window.
 
@@ -70,6 +77,7 @@ def admit(
         store: The store.
         window: Maximum number of problems that go on at the same time.
         policies: Builds what decides.
+        tails: Shortens commands.
         now: Reads the clock.
         away: Returns the roles that are away; problems that would wait for them are passed over.
     """
@@ -80,10 +88,10 @@ def admit(
             for each in transaction.next_queued(now=now(), window=window, limit=SWEEP_LIMIT, away=away())
         }
 
-    return _apply_found(store, find, policies=policies, now=now)
+    return _apply_found(store, find, policies=policies, tails=tails, now=now)
 
 
-def attend(store: Store, *, roles: RolesRead, policies: PolicyCache, now: Now) -> Sweep:
+def attend(store: Store, *, roles: RolesRead, policies: PolicyCache, now: Now, tails: Tails = WHOLE) -> Sweep:
     """Attend to problems that are to be cancelled, past their deadline, or overdue.
 
     Overdue ones first learn which roles are away: no request is repeated that only waits for a worker.
@@ -97,10 +105,10 @@ def attend(store: Store, *, roles: RolesRead, policies: PolicyCache, now: Now) -
         overdue: list[ControlEvent] = [DeadlinePassed(), *told, RequestOverdue()]
         return {each.problem_id: [CancelRequested()] if each.is_cancelling else overdue for each in found}
 
-    return _apply_found(store, find, policies=policies, now=now)
+    return _apply_found(store, find, policies=policies, tails=tails, now=now)
 
 
-def tell_roles(store: Store, *, roles: RolesRead, policies: PolicyCache, now: Now) -> Sweep:
+def tell_roles(store: Store, *, roles: RolesRead, policies: PolicyCache, now: Now, tails: Tails = WHOLE) -> Sweep:
     """Tell problems that a role that they need is away, or that one that they know to be away is back."""
 
     def find(transaction: Transaction) -> Controls:
@@ -110,16 +118,18 @@ def tell_roles(store: Store, *, roles: RolesRead, policies: PolicyCache, now: No
         untold = transaction.find_untold(away.keys(), limit=SWEEP_LIMIT)
         return {each.problem_id: [DeadlinePassed(), RolesAway(away)] for each in untold}
 
-    return _apply_found(store, find, policies=policies, now=now)
+    return _apply_found(store, find, policies=policies, tails=tails, now=now)
 
 
-def _apply_found(store: Store, find: Callable[[Transaction], Controls], *, policies: PolicyCache, now: Now) -> Sweep:
+def _apply_found(
+    store: Store, find: Callable[[Transaction], Controls], *, policies: PolicyCache, tails: Tails, now: Now
+) -> Sweep:
     """Find problems and apply their control events, in one transaction."""
 
     def apply_all() -> Sweep:
         with store.begin() as transaction:
             found = find(transaction)
-            saved = apply_controls(transaction, found, policies=policies, now=now)
+            saved = apply_controls(transaction, found, policies=policies, tails=tails, now=now)
         return Sweep(_conclude(saved), is_full=len(found) >= SWEEP_LIMIT)
 
     try:
@@ -130,11 +140,11 @@ def _apply_found(store: Store, find: Callable[[Transaction], Controls], *, polic
         raise
     except Exception:  # noqa: BLE001 - one of the problems is to blame
         _log.exception("controls_isolated")
-    return _apply_one_by_one(store, find, policies=policies, now=now)
+    return _apply_one_by_one(store, find, policies=policies, tails=tails, now=now)
 
 
 def _apply_one_by_one(
-    store: Store, find: Callable[[Transaction], Controls], *, policies: PolicyCache, now: Now
+    store: Store, find: Callable[[Transaction], Controls], *, policies: PolicyCache, tails: Tails, now: Now
 ) -> Sweep:
     """Apply control events with one transaction for each problem, and fail a problem that raises.
 
@@ -147,7 +157,9 @@ def _apply_one_by_one(
     for problem_id in wanted:
         try:
             with about(problem_id):
-                outgoing += policies.loading(partial(_apply_one, store, find, problem_id, policies=policies, now=now))
+                outgoing += policies.loading(
+                    partial(_apply_one, store, find, problem_id, policies=policies, tails=tails, now=now)
+                )
             applied += 1
         except DatabaseBusy as error:
             # Another session holds a lock on something of the problem. A later sweep finds it again.
@@ -172,6 +184,7 @@ def _apply_one(
     problem_id: UUID,
     *,
     policies: PolicyCache,
+    tails: Tails,
     now: Now,
 ) -> list[Outgoing]:
     """Apply the control events of one problem, if the search still finds it."""
@@ -179,7 +192,7 @@ def _apply_one(
         found = find(transaction)
         if problem_id not in found:
             return []
-        saved = apply_controls(transaction, {problem_id: found[problem_id]}, policies=policies, now=now)
+        saved = apply_controls(transaction, {problem_id: found[problem_id]}, policies=policies, tails=tails, now=now)
     return _conclude(saved)
 
 

@@ -16,6 +16,7 @@ from shared.messages import (
     ClockTold,
     GenerateSteps,
     Message,
+    PrefixMissing,
     ScoreSteps,
     StepsGenerated,
     StepsScored,
@@ -59,7 +60,7 @@ def queue_of(message: Message) -> QueueRole | None:
             return WorkerRole(message.author)
         case ScoreSteps():
             return WorkerRole.PRM
-        case StepsGenerated() | StepsScored() | WorkFailed() | WorkCancelled() | WorkerSeen():
+        case StepsGenerated() | StepsScored() | WorkFailed() | WorkCancelled() | PrefixMissing() | WorkerSeen():
             return EVENTS
         case CancelWork() | ClockTold():
             return None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from shared.domain.roles import Author
 from shared.domain.status import Status
+from shared.domain.text import extend_digest, prefix_digest
 from shared.machine.state import State, StepRequest
 from shared.messages import CancelWork, Command, GenerateSteps, derive_id
 
 
-def next_commands(state: State) -> tuple[Command | CancelWork, ...]:
+def next_commands(state: State) -> tuple[GenerateSteps | CancelWork, ...]:
     """Derive the commands that should be out for a state; the same state always gives the same commands."""
     cancel = CancelWork(problem_id=state.problem_id, epoch=state.epoch)
     if state.status is Status.SUCCEEDED:
@@ -35,6 +36,7 @@ def _generate(state: State, request: StepRequest) -> GenerateSteps:
     before = state.steps[: request.from_step]
     ahead = state.chain[: max(0, request.from_step - len(state.steps))]
     written = sum(step.length for step in before) + sum(each.draft.length for each in ahead)
+    prefix = tuple(step.text for step in before) + tuple(each.draft.text for each in ahead)
     is_scored = request.author is Author.SMALL and options.plan.scores and not request.skips_prm
     max_step_tokens = options.limits.max_step_tokens
     if request.large_left is not None:
@@ -51,7 +53,8 @@ def _generate(state: State, request: StepRequest) -> GenerateSteps:
         # Grows with the attempts: a step that timed out must not be cut off after the same time again.
         step_timeout_s=(request.expires_at - request.issued_at).total_seconds(),
         question=state.question,
-        prefix=tuple(step.text for step in before) + tuple(each.draft.text for each in ahead),
+        prefix=prefix,
+        prefix_digest=_digest(state, prefix),
         author=request.author,
         max_steps=request.max_steps,
         max_step_tokens=max_step_tokens,
@@ -62,3 +65,30 @@ def _generate(state: State, request: StepRequest) -> GenerateSteps:
         reports_confidence=request.author is Author.SMALL and options.plan.confidence,
         sampling=options.sampling,
     )
+
+
+def _digest(state: State, prefix: tuple[str, ...]) -> str:
+    """Compute the digest of a prefix from that of the trajectory, unless the trajectory has grown past it."""
+    known = len(state.steps)
+    if len(prefix) < known:
+        return prefix_digest(state.question, prefix)
+    digest = state.digest
+    for text in prefix[known:]:
+        digest = extend_digest(digest, text)
+    return digest
+
+
+def complete(state: State, command: Command) -> Command | None:
+    """Return a command with the steps that it leaves out; `None` if it does not continue what is known of the problem.
+
+    Args:
+        state: The problem.
+        command: A command whose worker does not know them.
+    """
+    if command.epoch != state.epoch or state.status is not Status.RUNNING:
+        return None
+    texts = [step.text for step in state.steps] + [each.draft.text for each in state.chain]
+    whole = (*texts[: command.omitted_steps], *command.prefix)
+    if len(whole) != command.first_step or prefix_digest(state.question, whole) != command.prefix_digest:
+        return None
+    return command.with_prefix(whole)

@@ -11,11 +11,12 @@ from shared.domain.roles import WorkerRole
 from shared.domain.status import CONTEXT_FULL, CRASHES_WORKERS, Failure, Status, StopReason
 from shared.errors import Fault
 from shared.machine.booking import book_scoring, book_unfinished, waste
+from shared.machine.commands import complete
 from shared.machine.deciding import decide_before_draft, decide_ready
 from shared.machine.ending import exhaust, fail, is_last_attempt, succeed
 from shared.machine.requesting import backoff, due, request_ahead, request_steps
 from shared.machine.state import State
-from shared.messages import StepsGenerated, StepsScored, WorkCancelled, WorkFailed
+from shared.messages import PrefixMissing, ScoreSteps, StepsGenerated, StepsScored, WorkCancelled, WorkFailed
 
 RETRY_DELAY_S = 1.0
 """Seconds before a step is requested again after a retryable failure; doubles with each attempt."""
@@ -78,6 +79,14 @@ def hear_failure(state: State, event: WorkFailed, *, policy: Decider, now: datet
 def hear_cancelled(state: State, event: WorkCancelled) -> State:
     """Book what a cancelled command had used."""
     return state if event.id in state.booked else _book_unfinished(state, event)
+
+
+def hear_missing(state: State, event: PrefixMissing) -> State:
+    """Book the drafts of a scoring that nobody can complete; a command that can be completed changes nothing."""
+    command = event.command
+    if not isinstance(command, ScoreSteps) or complete(state, command) is not None:
+        return state
+    return _lose(state, command.drafts)
 
 
 def _decide(state: State, *, policy: Decider, now: datetime) -> State:

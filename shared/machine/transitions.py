@@ -23,7 +23,7 @@ from shared.domain.status import Failure, Status
 from shared.machine.absences import hear_away, hold
 from shared.machine.deciding import decide_before_draft
 from shared.machine.ending import end_early, fail
-from shared.machine.hearing import hear_cancelled, hear_drafts, hear_failure
+from shared.machine.hearing import hear_cancelled, hear_drafts, hear_failure, hear_missing
 from shared.machine.requesting import request_again, request_steps
 from shared.machine.state import (
     CancelRequested,
@@ -34,7 +34,7 @@ from shared.machine.state import (
     RolesAway,
     State,
 )
-from shared.messages import ProblemEvent, StepsGenerated, StepsScored, WorkCancelled, WorkFailed
+from shared.messages import PrefixMissing, ProblemEvent, StepsGenerated, StepsScored, WorkCancelled, WorkFailed
 
 
 def apply(state: State, event: ProblemEvent | ControlEvent, *, policy: Decider, now: datetime) -> State:
@@ -52,7 +52,7 @@ def apply(state: State, event: ProblemEvent | ControlEvent, *, policy: Decider, 
     return hold(_apply(state, event, policy=policy, now=now), now=now)
 
 
-def _apply(  # noqa: PLR0911 - one case, one return
+def _apply(  # noqa: C901, PLR0911 - one case, one return
     state: State, event: ProblemEvent | ControlEvent, *, policy: Decider, now: datetime
 ) -> State:
     deadline_at = state.options.deadline_at
@@ -74,6 +74,8 @@ def _apply(  # noqa: PLR0911 - one case, one return
             return hear_failure(state, event, policy=policy, now=now)
         case WorkCancelled():
             return hear_cancelled(state, event)
+        case PrefixMissing():
+            return hear_missing(state, event)
         case StepsGenerated() | StepsScored():
             return hear_drafts(state, event, policy=policy, now=now)
         case _:

@@ -117,6 +117,7 @@ def _row(seen: SeenProcess) -> dict[str, Any]:
         "unfit_detail": unfit and unfit.detail,
         "unfit_since": unfit and unfit.since,
         "clock_ahead_s": seen.clock_ahead_s,
+        "completes_prefixes": seen.completes_prefixes,
     }
 
 

@@ -15,7 +15,7 @@ from shared.domain.options import PolicyChoice
 from shared.domain.roles import WorkerRole
 from shared.domain.shadows import Shadow, ShadowRecord
 from shared.machine.state import State
-from shared.messages import ProblemEvent
+from shared.messages import PrefixMissing, ProblemEvent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +45,8 @@ class Change:
     """What the problem's shadows decided beside the new decisions."""
     heard: Sequence[ProblemEvent] = ()
     """The events from workers that changed something."""
+    completed: Sequence[PrefixMissing] = ()
+    """Requests of workers for more of a prefix, each with the command that brings it."""
     is_redelivered: bool = False
     """Whether one of the events was redelivered, so that its commands must be published again."""
 
@@ -70,6 +72,8 @@ class SeenProcess:
     """Why a worker takes no commands for now; `None` if it takes them."""
     clock_ahead_s: float | None = None
     """Seconds by which its own clock is ahead of the database's; `None` if unknown."""
+    completes_prefixes: bool = False
+    """Whether a worker adds the steps that commands leave out."""
 
 
 class Transaction(Protocol):

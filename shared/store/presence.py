@@ -43,6 +43,7 @@ def read_workers(connection: Connection) -> Sequence[SeenProcess]:
                 seen_at=row.seen_at,
                 unfit=row.unfit,
                 clock_ahead_s=row.clock_ahead_s,
+                completes_prefixes=row.completes_prefixes,
             )
             for row in session.scalars(_READ_WORKERS)
         ]

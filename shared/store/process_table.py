@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from sqlalchemy import false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from shared.domain.fitness import Unfit
@@ -23,6 +24,7 @@ class Process(Base):
     unfit_detail: Mapped[str | None]
     unfit_since: Mapped[datetime | None]
     clock_ahead_s: Mapped[float | None]
+    completes_prefixes: Mapped[bool] = mapped_column(server_default=false())
 
     @property
     def unfit(self) -> Unfit | None:

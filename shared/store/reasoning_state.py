@@ -7,7 +7,7 @@ docs/decisions/0007-hot-path-on-the-driver.md).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
@@ -18,15 +18,18 @@ from psycopg.rows import dict_row
 from sqlalchemy import (
     Connection,
     Insert,
+    Integer,
     Select,
     Table,
     Update,
     Uuid,
     any_,
     bindparam,
+    event,
     false,
     func,
     insert,
+    or_,
     select,
     update,
 )
@@ -37,9 +40,11 @@ from sqlalchemy.dialects.postgresql.psycopg import dialect
 from shared.domain.artefacts import EncodedArtefact
 from shared.domain.roles import WorkerRole
 from shared.domain.steps import Step
+from shared.machine.state import State
 from shared.store import admission, policy_versions, presence
 from shared.store.database import Database, wake_orchestrators
 from shared.store.ends import NOTIFY_END
+from shared.store.known_steps import NOTHING, Known, KnownSteps
 from shared.store.pipelines import pipeline
 from shared.store.port import Change, Due, LockedProblem, SeenProcess, Transaction
 from shared.store.rows import (
@@ -66,6 +71,8 @@ class PostgresStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._known_steps = KnownSteps()
+        event.listen(database.engine, "connect", lambda *_: self._known_steps.clear())
 
     @contextmanager
     def begin(self) -> Iterator[Transaction]:
@@ -75,7 +82,10 @@ class PostgresStore:
             DatabaseUnavailable, DatabaseBusy: See `Database.begin`.
         """
         with self._database.begin() as connection:
-            yield PostgresTransaction(connection)
+            generation = self._known_steps.generation
+            transaction = PostgresTransaction(connection, self._known_steps)
+            yield transaction
+        self._known_steps.keep(transaction.states, generation=generation)
 
     def read_artefact(self, policy: str, version: int) -> EncodedArtefact | None:
         """Read a policy's artefact in a separate transaction."""
@@ -86,30 +96,43 @@ class PostgresStore:
 class PostgresTransaction:
     """An open transaction; `shared.store.port.Transaction` describes the methods."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, known_steps: KnownSteps) -> None:
         self._connection = connection
+        self._known_steps = known_steps
+        self._states: dict[UUID, State] = {}
+
+    @property
+    def states(self) -> Collection[State]:
+        """The states as the transaction has read and written them."""
+        return self._states.values()
 
     def lock(self, problem_ids: Collection[UUID], *, heard: Collection[UUID] = ()) -> dict[UUID, LockedProblem]:
         """Lock problems in the order of their ids, and read their states; leave out those that are locked."""
         if not problem_ids:
             return {}
         driver = self._driver()
-        parameters = {"ids": list(problem_ids), "heard": list(heard)}
+        ids = list(problem_ids)
+        known = self._known_steps.find(ids)
         # Each statement of a pipeline sees what was committed before it began, so the steps are read under the lock.
         with pipeline(driver):
-            problems = driver.cursor(row_factory=dict_row).execute(_LOCK_PROBLEMS, parameters)
-            known_steps = driver.execute(_READ_STEPS, parameters)
-            known_ids = driver.execute(_READ_INBOX, parameters) if heard else ()
-        steps: dict[UUID, list[Sequence[Any]]] = {}
-        for problem_id, *values in known_steps:
-            steps.setdefault(problem_id, []).append(values)
+            problems = driver.cursor(row_factory=dict_row).execute(_LOCK_PROBLEMS, {"ids": ids})
+            new_steps = driver.execute(_READ_STEPS, _after(ids, known))
+            known_ids = driver.execute(_READ_INBOX, {"ids": ids, "heard": list(heard)}) if heard else ()
+        rows, steps = list(problems), _by_problem(new_steps)
+        knowns = dict(zip(ids, known, strict=True))
+        gone = [row["id"] for row in rows if _has_gap(row, knowns[row["id"]], steps.get(row["id"], ()))]
+        if gone:
+            knowns.update((each, NOTHING) for each in gone)
+            steps.update(_by_problem(driver.execute(_READ_STEPS, _after(gone, [NOTHING] * len(gone)))))
         booked: dict[UUID, set[UUID]] = {}
         for problem_id, booked_id in known_ids:
             booked.setdefault(problem_id, set()).add(booked_id)
-        return {
-            row["id"]: read_problem(row, steps.get(row["id"], ()), frozenset(booked.get(row["id"], ())))
-            for row in problems
+        locked = {
+            (key := row["id"]): read_problem(row, steps.get(key, ()), frozenset(booked.get(key, ())), known=knowns[key])
+            for row in rows
         }
+        self._states.update((key, each.state) for key, each in locked.items() if each.defect is None)
+        return locked
 
     def find_existing(self, problem_ids: Collection[UUID]) -> set[UUID]:
         """Find the problems that exist, locked or not."""
@@ -132,6 +155,8 @@ class PostgresTransaction:
             if after is before:
                 continue
             problem_id = after.problem_id
+            if change.locked.defect is None:
+                self._states[problem_id] = after
             problems.append(problem_values(after))
             steps += [step_values(problem_id, step) for step in _changed(before.steps, after.steps)]
             decisions += [decision_values(problem_id, record) for record in after.decisions]
@@ -189,8 +214,27 @@ class PostgresTransaction:
 def _changed(before: Sequence[Step], after: Sequence[Step]) -> Iterator[Step]:
     """Yield the steps that are new or have a new score."""
     for index, step in enumerate(after):
-        if index >= len(before) or step != before[index]:
+        if index >= len(before) or step is not before[index]:
             yield step
+
+
+def _after(problem_ids: Sequence[UUID], known: Sequence[Known]) -> Mapping[str, Sequence[Any]]:
+    """Return parameters that read what is not known of the steps."""
+    lengths, unscored_from = [len(each.steps) for each in known], [each.unscored_from for each in known]
+    return {"ids": problem_ids, "lengths": lengths, "unscored_from": unscored_from}
+
+
+def _by_problem(rows: Iterable[Sequence[Any]]) -> dict[UUID, list[Sequence[Any]]]:
+    steps: dict[UUID, list[Sequence[Any]]] = {}
+    for problem_id, *values in rows:
+        steps.setdefault(problem_id, []).append(values)
+    return steps
+
+
+def _has_gap(row: Mapping[str, Any], known: Known, new_steps: Sequence[Sequence[Any]]) -> bool:
+    """Tell whether what is known of a problem's steps, and what was read after it, are not all of its steps."""
+    end = max(len(known.steps), new_steps[-1][_STEP] + 1 if new_steps else 0)
+    return bool(known.steps) and end != row["step_count"]
 
 
 def _sql(statement: Select[Any] | Insert | Update, columns: Sequence[str] | None = None) -> str:
@@ -204,9 +248,23 @@ _HEARD = func.unnest(bindparam("heard", type_=ARRAY(Uuid())))
 _LOCK_PROBLEMS = _sql(
     select(_PROBLEMS).where(_PROBLEMS.c.id == _IDS).order_by(_PROBLEMS.c.id).with_for_update(skip_locked=True)
 )
+_STEP = STEP_COLUMNS.index("step")
+_KNOWN = (
+    func.unnest(
+        bindparam("ids", type_=ARRAY(Uuid())),
+        bindparam("lengths", type_=ARRAY(Integer())),
+        bindparam("unscored_from", type_=ARRAY(Integer())),
+    )
+    .table_valued("problem_id", "length", "unscored_from")
+    .render_derived(name="known")
+)
 _READ_STEPS = _sql(
     select(_STEPS.c.problem_id, *(_STEPS.c[name] for name in STEP_COLUMNS))
-    .where(_STEPS.c.problem_id == _IDS)
+    .join(_KNOWN, _STEPS.c.problem_id == _KNOWN.c.problem_id)
+    .where(
+        _STEPS.c.step >= _KNOWN.c.unscored_from,
+        or_(_STEPS.c.step >= _KNOWN.c.length, _STEPS.c.score.is_not(None)),
+    )
     .order_by(_STEPS.c.problem_id, _STEPS.c.step)
 )
 _READ_INBOX = _sql(

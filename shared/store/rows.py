@@ -20,9 +20,10 @@ from shared.domain.roles import Author
 from shared.domain.shadows import Shadow, ShadowRecord, Skipped
 from shared.domain.status import Failure, Status, StopReason
 from shared.domain.steps import Step
-from shared.domain.text import prefix_digest
+from shared.domain.text import extend_digest, prefix_digest
 from shared.domain.verdict import Verdict
 from shared.machine.state import State, StepRequest, needed_roles
+from shared.store.known_steps import NOTHING, Known, join_steps
 from shared.store.port import LockedProblem
 
 LEDGER_COLUMNS: Final = tuple(each.name for each in fields(Ledger))
@@ -75,8 +76,10 @@ def read_observation(values: Mapping[str, Any]) -> Observation:
     return _OBSERVATION.validate_python(dict(values))
 
 
-def read_problem(row: Mapping[str, Any], steps: Sequence[Sequence[Any]], booked: frozenset[UUID]) -> LockedProblem:
-    """Read a problem from its row and the rows of its steps, which hold `STEP_COLUMNS`.
+def read_problem(
+    row: Mapping[str, Any], steps: Sequence[Sequence[Any]], booked: frozenset[UUID], *, known: Known = NOTHING
+) -> LockedProblem:
+    """Read a problem from its row, what is known of its steps, and the rows of others, which hold `STEP_COLUMNS`.
 
     A row that this version cannot decode becomes a problem with a `defect`.
     """
@@ -88,10 +91,10 @@ def read_problem(row: Mapping[str, Any], steps: Sequence[Sequence[Any]], booked:
     )
     times = {"submitted_at": row["created_at"], "cancel_requested_at": row["cancel_requested_at"]}
     try:
-        state = _read_state(row, steps, booked)
+        state = _read_state(row, steps, booked, known)
         choice = replace(choice, wrappers=_WRAPPERS.validate_python(row["policy_wrappers"]))
     except (ValueError, TypeError, KeyError) as error:
-        state = _salvage(row, steps, booked)
+        state = _salvage(row, steps, booked, known)
         return LockedProblem(state=state, policy=choice, defect=type(error).__name__, **times)
     shadows = tuple(read_shadow(each) for each in row["shadows"])
     return LockedProblem(state=state, policy=choice, shadows=shadows, **times)
@@ -219,8 +222,13 @@ def shadow_decision_values(problem_id: UUID, record: ShadowRecord) -> dict[str, 
     }
 
 
-def _read_state(row: Mapping[str, Any], rows_of_steps: Sequence[Sequence[Any]], booked: frozenset[UUID]) -> State:
-    steps = _read_steps(rows_of_steps)
+def _read_state(
+    row: Mapping[str, Any], rows_of_steps: Sequence[Sequence[Any]], booked: frozenset[UUID], known: Known
+) -> State:
+    steps = join_steps(known.steps, _read_steps(rows_of_steps))
+    digest = known.digest or prefix_digest(row["question"], ())
+    for step in steps[len(known.steps) :]:
+        digest = extend_digest(digest, step.text)
     stop_reason, verdict = row["stop_reason"], row["verdict"]
     return State(
         problem_id=row["id"],
@@ -229,7 +237,7 @@ def _read_state(row: Mapping[str, Any], rows_of_steps: Sequence[Sequence[Any]], 
         options=read_options(row["options"], row["deadline_at"]),
         status=Status(row["status"]),
         steps=steps,
-        digest=prefix_digest(row["question"], [step.text for step in steps]),
+        digest=digest,
         pending=_PENDING.validate_python(row["pending"]) if row["pending"] else (),
         request=_REQUEST.validate_python(row["request"]),
         due_at=row["due_at"],
@@ -241,7 +249,9 @@ def _read_state(row: Mapping[str, Any], rows_of_steps: Sequence[Sequence[Any]], 
     )
 
 
-def _salvage(row: Mapping[str, Any], rows_of_steps: Sequence[Sequence[Any]], booked: frozenset[UUID]) -> State:
+def _salvage(
+    row: Mapping[str, Any], rows_of_steps: Sequence[Sequence[Any]], booked: frozenset[UUID], known: Known
+) -> State:
     """Read what is needed to fail a problem whose row cannot be decoded as a whole."""
     try:
         status = Status(row["status"])
@@ -253,7 +263,7 @@ def _salvage(row: Mapping[str, Any], rows_of_steps: Sequence[Sequence[Any]], boo
         reference=row["reference"],
         status=status,
         # As stored: nothing looks into them, but they are counted.
-        steps=tuple(Step(**dict(zip(_STEP_FIELDS, each, strict=True))) for each in rows_of_steps),
+        steps=join_steps(known.steps, [Step(**dict(zip(_STEP_FIELDS, each, strict=True))) for each in rows_of_steps]),
         # As stored, too: a later event of a problem that has ended must not change its result.
         stop_reason=row["stop_reason"],
         verdict=row["verdict"],
@@ -280,9 +290,9 @@ def _read_plain(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _read_steps(rows: Sequence[Sequence[Any]]) -> tuple[Step, ...]:
+def _read_steps(rows: Sequence[Sequence[Any]]) -> list[Step]:
     steps = []
     for row in rows:
         values = dict(zip(_STEP_FIELDS, row, strict=True))
         steps.append(Step(**{**values, "author": Author(values["author"]), "finish": Finish(values["finish"])}))
-    return tuple(steps)
+    return steps

@@ -22,6 +22,7 @@ from shared.log import get_logger
 from shared.messages import Command, GenerateSteps, ScoreSteps, WorkCancelled, WorkFailed, derive_id
 from shared.observe import metrics
 from shared.worker.fitness import MAX_DETAIL, AlwaysFit, Judge
+from shared.worker.known_prefixes import KnownPrefixes
 from shared.worker.results import Results
 
 TRIES: Final = 3
@@ -92,9 +93,17 @@ Begin = Callable[[Any, Context], Work]
 
 
 Outcome = Literal[
-    "done", "failed_retryable", "failed_permanent", "expired", "cancelled", "requeued", "returned", "crashed"
+    "done",
+    "failed_retryable",
+    "failed_permanent",
+    "expired",
+    "cancelled",
+    "requeued",
+    "returned",
+    "incomplete",
+    "crashed",
 ]
-"""How a command ended; `crashed` is an unexpected error of the worker."""
+"""How a command ended; `incomplete` lacked steps of its prefix, `crashed` is an unexpected error of the worker."""
 
 
 class Execution:
@@ -110,6 +119,7 @@ class Execution:
         must_requeue: Callable[[], bool] = lambda: False,
         must_return: Callable[[], bool] = lambda: False,
         judge: Judge | None = None,
+        prefixes: KnownPrefixes | None = None,
         has_expired: Callable[[Command], bool] | None = None,
     ) -> None:
         """Prepare to carry out a command.
@@ -122,6 +132,7 @@ class Execution:
             must_requeue: Tells whether a cancelled command is requeued, because the engine broke down.
             must_return: Tells whether a command returns to its queue, because the process stops.
             judge: Judges whether the worker is fit; by default it always is.
+            prefixes: The prefixes that the worker knows; by default none.
             has_expired: Tells whether the command is too late; by default by its `expires_at` alone.
         """
         self._command = command
@@ -131,6 +142,7 @@ class Execution:
         self._must_requeue = must_requeue
         self._must_return = must_return
         self._judge = judge or AlwaysFit()
+        self._prefixes = prefixes or KnownPrefixes()
         self._has_expired = has_expired or (lambda command: context.clock.now() > command.expires_at)
 
     def run(self) -> Generator[None, None, Outcome]:
@@ -148,6 +160,9 @@ class Execution:
         if self._context.cancellation.is_obsolete and not self._must_requeue():
             self._report_dropped(None)
             return "cancelled"
+        if (whole := self._prefixes.complete(self._command)) is None:
+            return "incomplete"
+        self._command = whole
         for tries in range(1, TRIES + 1):
             work = self._begin(self._command, self._context)
             try:

@@ -14,11 +14,12 @@ from shared.clock import Clock
 from shared.domain.roles import WorkerRole
 from shared.engines.port import EngineDead
 from shared.log import get_logger
-from shared.messages import Command, derive_work_id
+from shared.messages import Command, PrefixMissing, derive_id, derive_work_id
 from shared.observe import metrics, spans
 from shared.observe.tracing import TRACING
 from shared.worker.execution import Begin, Context, Execution, Outcome, Work
 from shared.worker.fitness import AlwaysFit, Judge
+from shared.worker.known_prefixes import KnownPrefixes
 from shared.worker.results import Publisher, Results, Settle
 from shared.worker.running_work import RunningWork
 from shared.worker.taken_commands import TakenCommands
@@ -41,6 +42,8 @@ class Executor:
     """Where a broadcast cancel finds the work."""
     taken: TakenCommands = field(default_factory=TakenCommands)
     """What the process runs or has done, and does not carry out again."""
+    prefixes: KnownPrefixes = field(default_factory=KnownPrefixes)
+    """The prefixes that the process knows."""
     must_requeue: Callable[[], bool] = lambda: False
     """Tells whether a cancelled command is requeued, because the engine broke down."""
     must_return: Callable[[], bool] = lambda: False
@@ -91,6 +94,9 @@ class Executor:
             finally:
                 metrics.COMMANDS.labels(self.role, outcome).inc()
                 self._trace(command, outcome, taken_at=taken_at)
+        if outcome == "incomplete":
+            settle = self.taken.leave(command)  # The whole command has the same id, and may come here.
+            results.publish(_missing(command, context, past))
         if outcome == "returned":
             # Published again and acknowledged, because a command that is requeued often counts as one that crashes
             # workers. It may be delivered here again before it is settled.
@@ -131,6 +137,7 @@ class Executor:
             must_requeue=self.must_requeue,
             must_return=self.must_return,
             judge=self.judge,
+            prefixes=self.prefixes,
             has_expired=self._has_expired,
         )
 
@@ -174,3 +181,16 @@ class Executor:
                     command, self.role, worker=self.worker, outcome=outcome, taken_at=taken_at, ended_at=ended_at
                 ),
             )
+
+
+def _missing(command: Command, context: Context, past: Past) -> PrefixMissing:
+    """Return the event that has a command published again with the steps that it leaves out."""
+    return PrefixMissing(
+        id=derive_id(context.work_id, "prefix_missing"),
+        problem_id=command.problem_id,
+        epoch=command.epoch,
+        command=command,
+        runs=past.runs,
+        losses=past.losses,
+        alone=past.alone,
+    )

@@ -85,4 +85,5 @@ class Heartbeats:
             seen_at=self._clock.now(),
             clock_ahead_s=self._clock.ahead_s,
             unfit=self._unfit(),
+            completes_prefixes=True,
         )

@@ -167,3 +167,21 @@ def test_the_benchmark_of_waiting_clients_answers_all_of_them(postgres_server: s
     printed = json.loads(done.stdout.splitlines()[-1])
     assert printed["clients"] == 3
     assert printed["with_others"].keys() == printed["alone"].keys()
+
+
+def test_a_run_with_long_and_short_solutions_prints_what_a_step_of_each_costs(
+    postgres_server: str, rabbitmq_server: str
+) -> None:
+    command = [sys.executable, "-m", "bench.lengths", "--lengths", "2", "4", "--problems", "2", "--workers", "1"]
+    done = subprocess.run(
+        [*command, "--repeats", "1"],
+        cwd=ROOT, env=environment(postgres_server, rabbitmq_server), capture_output=True, text=True, timeout=800,
+        check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    measured = json.loads(done.stdout.splitlines()[-1])["per_step"]
+    for length in ("2", "4"):
+        assert measured[length]["message_bytes"] > 1000, "a step has 500 characters, and goes through three queues"
+        assert 3 <= measured[length]["messages"] < 5
+        assert measured[length]["steps_per_s"] > 0
+        assert measured[length]["cpu_ms_orchestrator"] >= 0

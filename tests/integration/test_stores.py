@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from uuid import UUID
 
 import pytest
@@ -26,13 +27,13 @@ from tests.store_suite import NOW, SECOND, TENANTS, NewProblem, TestedStore, fin
 pytestmark = pytest.mark.servers
 
 
-@dataclass(frozen=True)
+@dataclass
 class TestedPostgres:
     database: Database
 
     __test__ = False
 
-    @property
+    @cached_property
     def store(self) -> Store:
         return PostgresStore(self.database)
 

@@ -81,3 +81,20 @@ def test_a_role_that_was_never_seen_is_away_since_this_was_noticed() -> None:
     assert watched.away() == dict.fromkeys(WorkerRole, noticed)
     watched.listen(100)
     assert watched.away() == dict.fromkeys(WorkerRole, noticed)
+
+
+def test_workers_are_counted_where_all_of_a_role_complete_prefixes() -> None:
+    watched = Watched()
+    roles = [WorkerRole.SMALL, WorkerRole.SMALL, WorkerRole.LARGE, WorkerRole.LARGE, WorkerRole.PRM]
+    seen = [
+        SeenProcess(f"{role}-{number}", role=role, model=None, seen_at=START, completes_prefixes=number != 3)
+        for number, role in enumerate(roles)
+    ]
+    with watched.store.begin() as transaction:
+        transaction.record_processes(seen)
+    assert watched.presence.completing == {}
+    watched.away()
+    assert watched.presence.completing == {WorkerRole.SMALL: 2, WorkerRole.PRM: 1}, "one large worker is an older one"
+    watched.time.advance(SILENCE_S + 1)
+    watched.away()
+    assert watched.presence.completing == {}, "they are silent"

@@ -1,0 +1,75 @@
+"""How much of a prefix a command carries: the last steps, if the workers of its role will probably know the others.
+
+A worker knows the prefix of the last command that it took for a problem. The more workers share a queue, the more
+commands of a problem pass between two that come to the same worker. One that does not know what is left out asks for
+more (`PrefixMissing`), which takes one more round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Final
+
+from shared.domain.roles import Author, WorkerRole
+from shared.machine.state import State
+from shared.messages import Command, GenerateSteps
+
+COMMANDS_PER_WORKER: Final = 3
+"""A tail reaches back over this many commands of the problem for each worker of the role: with many workers, one in
+20 commands (exp(3)) then comes to a worker that has had none of them."""
+
+LONGER: Final = 4
+"""Factor by which a tail grows that was too short: a worker that is new to a problem gets all of it in some rounds."""
+
+LEAST: Final = 8
+"""Steps that every command carries."""
+
+
+@dataclass(slots=True)
+class Tails:
+    """Shortens the commands of one orchestrator."""
+
+    workers: Mapping[WorkerRole, int] = field(default_factory=dict)
+    """Number of workers of each role; commands to a role that is missing carry the whole prefix."""
+    least: int = LEAST
+    """Steps that every command carries, if there are as many."""
+
+    def shorten(self, command: GenerateSteps, state: State) -> GenerateSteps:
+        """Leave out the steps of its prefix that the workers of its role will probably know."""
+        if WorkerRole(command.author) in self.workers:
+            omit = max(0, command.first_step - self._carried(command, state))
+            command = command.with_prefix(command.prefix, omit=omit)
+        if command.results_to == "prm" and WorkerRole.PRM in self.workers:
+            scored_prefix = max(self.least, self._commands(WorkerRole.PRM))
+            command = command.model_copy(update={"scored_prefix": scored_prefix})
+        return command
+
+    def _carried(self, command: GenerateSteps, state: State) -> int:
+        """Return the number of steps that reach back over enough commands."""
+        commands, lookahead = self._commands(WorkerRole(command.author)), state.options.lookahead
+        if command.author is Author.SMALL:
+            # A command begins at most that far after the one before it.
+            return command.first_step if lookahead is None else max(self.least, commands * (lookahead + 1))
+        large = (step.index for step in reversed(state.steps) if step.author is Author.LARGE)
+        oldest = next(islice(large, commands - 1, None), 0)
+        return max(self.least, command.first_step - oldest)
+
+    def _commands(self, role: WorkerRole) -> int:
+        return COMMANDS_PER_WORKER * self.workers[role]
+
+
+def lengthen(whole: Command, *, missing: Command) -> Command:
+    """Return a command that carries more of its prefix than one whose worker did not know the rest.
+
+    Args:
+        whole: The command with its whole prefix.
+        missing: The command as the worker got it.
+    """
+    omit = max(0, whole.first_step - LONGER * max(1, len(missing.prefix)))
+    return whole.with_prefix(whole.prefix, omit=omit)
+
+
+WHOLE: Final = Tails()
+"""Leaves out nothing."""
