@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice, pairwise, product
@@ -15,7 +16,7 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext
 from pathlib import Path
-from signal import SIG_BLOCK, SIG_SETMASK, SIGHUP, SIGINT, SIGTERM, pthread_sigmask
+from signal import SIG_BLOCK, SIGHUP, SIGINT, SIGTERM, pthread_sigmask
 from threading import Thread
 from typing import Final
 
@@ -113,19 +114,25 @@ def _measuring(context: SpawnContext, work: Work, shard: Shard) -> Iterator[Conn
     """Start a process that measures a shard, and end it after the block; yield the pipe that its pieces come from."""
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_measure, args=(work, shard, theirs))
-    # The process inherits the mask: a terminal interrupts all processes, and this one ends the others. The mask also
-    # delays an interruption of this process until it would end the other.
-    mask = pthread_sigmask(SIG_BLOCK, STOPPING)
-    process.start()
+
+    def start() -> None:
+        # The process inherits the mask: a terminal interrupts all processes, and this one ends the others.
+        pthread_sigmask(SIG_BLOCK, STOPPING)
+        process.start()
+
     try:
+        # Not in this thread: an interruption in the middle of the start would leave a process that waits for its work.
+        # The end of the block waits for the start, also then.
+        with ThreadPoolExecutor(1) as starter:
+            starter.submit(start).result()
         # Once the process has ended, no other writer keeps the pipe open.
         theirs.close()
-        pthread_sigmask(SIG_SETMASK, mask)
         with ours:
             yield ours
     finally:
-        process.kill()
-        process.join()
+        if process.pid is not None:
+            process.kill()
+            process.join()
 
 
 def _receive(pipe: Connection) -> Piece:

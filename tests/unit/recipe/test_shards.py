@@ -103,3 +103,35 @@ def test_the_processes_end_with_a_first_process_that_is_killed() -> None:
         first.kill()
         # The pipe ends when its last writer does.
         assert first.communicate(timeout=120)[0] == ""
+
+
+INTERRUPTED = """
+import os, signal, threading, time
+from multiprocessing import util
+from recipe import shards
+from stack.interrupts import interrupt_once
+from tests.unit.recipe.test_shards import WORK
+
+spawn = util.spawnv_passfds
+
+def interrupt_after(path, arguments, descriptors):
+    child = spawn(path, arguments, descriptors)
+    if "spawn_main" not in " ".join(map(os.fsdecode, arguments)):
+        return child
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.2)  # The handler runs in the main thread, which may be this one.
+    return child
+
+util.spawnv_passfds = interrupt_after
+signal.signal(signal.SIGTERM, interrupt_once)
+threading.Thread(target=time.sleep, args=(600,), daemon=True).start()  # It takes signals that others block.
+try:
+    next(shards.measure(WORK, 1))
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_an_interruption_in_the_middle_of_a_start_leaves_no_process_that_lacks_its_work() -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
