@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from kombu.connection import Connection
+from kombu.entity import Queue
 from kombu.message import Message as KombuMessage
 from kombu.messaging import Consumer
 
@@ -13,6 +15,7 @@ from shared.backoff import RECONNECT
 from shared.bus.connection import HEARTBEAT_S, broker_errors, close, connect, is_pgmq, unavailable
 from shared.bus.topology import Topology
 from shared.errors import TrimError
+from shared.heartbeats import silence_s
 from shared.log import get_logger
 from shared.messages import Broadcast, CancelWork, ClockTold, UndecodableMessage, decode
 from shared.settings import Settings
@@ -52,6 +55,9 @@ class BroadcastListener:
         """Start listening; `hear` runs in the listener's thread and must not block."""
         self._settings = settings
         self._hear = hear
+        self._attempt = 0
+        self._heard_at = 0.0
+        """When something was heard last, or the queue was bound, on the monotonic clock."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="broadcast-listener", daemon=True)
         self._thread.start()
@@ -62,11 +68,9 @@ class BroadcastListener:
         self._thread.join()
 
     def _run(self) -> None:
-        attempt = 0
         while not self._stopping.is_set():
             try:
                 connection = connect(self._settings, heartbeat_s=HEARTBEAT_S)
-                attempt = 0
                 try:
                     self._listen(connection)
                 except broker_errors(connection) as error:
@@ -74,8 +78,8 @@ class BroadcastListener:
                 finally:
                     close(connection)
             except TrimError as error:
-                delay_s = RECONNECT.delay_s(attempt)
-                attempt += 1
+                delay_s = RECONNECT.delay_s(self._attempt)
+                self._attempt += 1
                 _log.debug("broadcast_listener_disconnected", code=error.code, retry_in_s=round(delay_s, 2))
                 self._stopping.wait(delay_s)
 
@@ -85,9 +89,12 @@ class BroadcastListener:
         queue = Topology(self._settings.queue_prefix).cancel_queue(self._settings.node_name, is_exclusive=exclusive)
         consumer = Consumer(channel, [queue], on_message=self._on_message, no_ack=True)
         consumer.consume()
+        self._attempt, self._heard_at = 0, time.monotonic()
         try:
             while not self._stopping.is_set():
                 connection.heartbeat_check()
+                if exclusive and time.monotonic() - self._heard_at > silence_s(self._settings):
+                    self._bind(queue(channel))
                 try:
                     connection.drain_events(timeout=0.5)
                 except TimeoutError:
@@ -99,7 +106,13 @@ class BroadcastListener:
                 consumer.cancel()
                 queue(channel).delete()
 
+    def _bind(self, queue: Queue) -> None:
+        """Bind the queue again: an exchange that was deleted and declared again sends nothing to it."""
+        queue.queue_bind()
+        self._heard_at = time.monotonic()
+
     def _on_message(self, message: KombuMessage) -> None:
+        self._heard_at = time.monotonic()
         try:
             heard = decode(message.body)
         except UndecodableMessage as error:

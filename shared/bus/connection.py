@@ -25,8 +25,13 @@ CLOSE_TIMEOUT_S = 2.0
 """Seconds that a closing connection waits for the broker to confirm."""
 
 HEARTBEAT_S = 30
-"""AMQP heartbeat of consuming connections. Without it the broker would hold the messages of a host that lost its power.
-Publishing connections need none: they hold no messages, and time out when a confirm is missing."""
+"""AMQP heartbeat of consuming connections, in seconds. Without it the broker would hold the messages of a frozen
+process, or of a host that lost its power. RabbitMQ cuts a connection from which it hears nothing for two to three
+heartbeats. Publishing connections need none: they hold no messages, and time out when a confirm is missing."""
+
+HEARTBEAT_CHECKS = 4
+"""Checks of a worker's connection in the time of one heartbeat. At least every second check sends one, so the loop may
+stall for one and a half heartbeats, 45 s, before RabbitMQ cuts it: no engine may hold the interpreter for that long."""
 
 
 class BrokerUnavailable(RetryableError):

@@ -15,6 +15,7 @@ from shared.bus.connection import HEARTBEAT_S, broker_errors, close, connect, is
 from shared.bus.declaring import Declarer
 from shared.bus.topology import QueueRole, Topology, count_deliveries
 from shared.errors import TrimError
+from shared.heartbeats import silence_s
 from shared.settings import Settings
 
 
@@ -61,23 +62,28 @@ class BatchConsumer:
         self._is_busy = False
         self._subscribed_after = 0  # The last message that arrived before the present subscription.
         self._is_amqp = not is_pgmq(settings)
+        self._silence_s = silence_s(settings)
+        self._arrived_at = time.monotonic()
+        """When a message arrived last, or the subscription was made, on the monotonic clock."""
         self._connection: Connection = connect(settings, heartbeat_s=HEARTBEAT_S)
         try:
-            topology = Topology(settings.queue_prefix)
-            Declarer(topology).declare(self._connection)
-            channel = self._connection.channel()
-            self._consumer = Consumer(
-                channel, [topology.queue(role)], on_message=self._received.append, auto_declare=False
-            )
-            # Twice the batch, so that the next batch arrives while this one is applied.
-            self._consumer.qos(prefetch_count=2 * batch)
-            self._consumer.consume()
+            self._consumer = self._subscribe(Topology(settings.queue_prefix), role)
         except broker_errors(self._connection) as error:
             close(self._connection)
             raise unavailable(error) from error
         except TrimError:
             close(self._connection)
             raise
+
+    def _subscribe(self, topology: Topology, role: QueueRole) -> Consumer:
+        Declarer(topology).declare(self._connection)
+        consumer = Consumer(
+            self._connection.channel(), [topology.queue(role)], on_message=self._received.append, auto_declare=False
+        )
+        # Twice the batch, so that the next batch arrives while this one is applied.
+        consumer.qos(prefetch_count=2 * self._batch)
+        consumer.consume()
+        return consumer
 
     def take(self, timeout_s: float) -> list[UnsettledDelivery]:
         """Wait for messages and return those that have arrived; an empty list after the time-out.
@@ -87,6 +93,8 @@ class BatchConsumer:
         """
         try:
             self._connection.heartbeat_check()
+            if self._is_amqp and time.monotonic() - self._arrived_at > self._silence_s:
+                self._subscribe_again()
             self._drain(0 if self._received else timeout_s)
             linger_until = time.monotonic() + (self._linger_s if self._is_busy else 0)
             while 0 < len(self._received) < self._batch:
@@ -131,11 +139,20 @@ class BatchConsumer:
             if not self._is_amqp:
                 self._consumer.qos(prefetch_count=2 * self._batch + len(self._unsettled))
             elif sum(each.delivery_tag > self._subscribed_after for each in self._unsettled) >= self._batch:
-                self._consumer.cancel()
-                self._subscribed_after = max(each.delivery_tag for each in self._unsettled + self._received)
-                self._consumer.consume()
+                self._subscribe_again()
         except broker_errors(self._connection) as error:
             raise unavailable(error) from error
+
+    def _subscribe_again(self) -> None:
+        """Make a new subscription. What the present one delivered stays as it is.
+
+        RabbitMQ does not always tell a consumer that its queue was deleted, if it is declared again at that moment.
+        """
+        self._consumer.cancel()
+        arrived = (each.delivery_tag for each in self._unsettled + self._received)
+        self._subscribed_after = max(arrived, default=self._subscribed_after)
+        self._consumer.consume()
+        self._arrived_at = time.monotonic()
 
     def keep_alive(self) -> None:
         """Exchange heartbeats with the broker; call it about once a second.
@@ -173,6 +190,7 @@ class BatchConsumer:
             self._connection.drain_events(timeout=timeout_s)
         except TimeoutError:
             return False
+        self._arrived_at = time.monotonic()
         return True
 
 

@@ -19,7 +19,8 @@ from kombu.connection import Connection
 from kombu.entity import Queue
 from kombu.message import Message as KombuMessage
 
-from shared.bus.connection import broker_options, broker_transport, broker_url
+from shared.backoff import RECONNECT
+from shared.bus.connection import HEARTBEAT_CHECKS, HEARTBEAT_S, broker_options, broker_transport, broker_url
 from shared.bus.topology import COMMAND, Topology
 from shared.domain.roles import WorkerRole
 from shared.errors import TrimError
@@ -37,6 +38,8 @@ def make_app(  # long: all that differs from Celery's defaults
         broker_url=broker_url(settings),
         broker_transport=broker_transport(settings),
         broker_transport_options=broker_options(settings),
+        broker_heartbeat=HEARTBEAT_S,
+        broker_heartbeat_checkrate=HEARTBEAT_CHECKS,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         # RabbitMQ closes the channel of a consumer that has not acknowledged a message for its `consumer_timeout`.
@@ -86,6 +89,8 @@ def make_consumer_class(  # long: Celery takes a class, with all that it calls
     declare: Callable[[Connection], None],
     fail: Callable[[Exception], None],
     wants: Callable[[], bool],
+    is_silent: Callable[[], bool],
+    pause: Callable[[float], object],
 ) -> type[Consumer]:
     """Make Celery's consumer without the parts that are not needed, and with dead letters instead of log lines.
 
@@ -95,6 +100,8 @@ def make_consumer_class(  # long: Celery takes a class, with all that it calls
         declare: Declares the queues whenever the worker has connected.
         fail: Ends the worker with an error after which a new connection does not help.
         wants: Tells whether the worker takes commands.
+        is_silent: Tells whether the worker has room for commands, and none has come for long.
+        pause: Waits for some seconds, or until the worker stops.
     """
 
     class _Commands(Tasks):  # type: ignore[misc]
@@ -135,20 +142,28 @@ def make_consumer_class(  # long: Celery takes a class, with all that it calls
             bury(self, message, f"it could not be decoded ({type(error).__name__})")
 
     _CommandConsumer.watch, _CommandConsumer.wants = watch, staticmethod(wants)
+    _CommandConsumer.is_silent, _CommandConsumer.pause = staticmethod(is_silent), staticmethod(pause)
     return _CommandConsumer
 
 
 class _WatchedConsumer(Consumer):  # type: ignore[misc]
     """Celery's consumer, which reports to the health of the worker, and subscribes to its queue as the worker wants.
 
-    Every beat compares the subscription with what the worker wants, so a change is not lost with a connection.
+    Every beat compares the subscription with what the worker wants, so a change is not lost with a connection. RabbitMQ
+    does not always tell a consumer that its queue was deleted, if it is declared again at that moment. So a worker to
+    which nothing comes subscribes again.
     """
 
     watch: ClassVar[BrokerWatch]
     wants: ClassVar[Callable[[], bool]]
+    is_silent: ClassVar[Callable[[], bool]]
+    pause: ClassVar[Callable[[float], object]]
+    _attempt = 0
+    """Number of connections in a row that were lost before the loop ran."""
 
     def on_ready(self) -> None:
         """Report that the loop runs, at the start and after each lost connection."""
+        self._attempt = 0
         self.watch.on_connected()
         super().on_ready()
 
@@ -161,6 +176,9 @@ class _WatchedConsumer(Consumer):  # type: ignore[misc]
             raise error
         self.watch.on_lost(error)
         super().on_connection_error_after_connected(error)
+        # Celery waits only while nothing listens, and not if the broker refuses what follows, or cuts the connection.
+        type(self).pause(RECONNECT.delay_s(self._attempt))
+        self._attempt += 1
 
     def register_with_event_loop(self, hub: Hub) -> None:
         """Have the loop of RabbitMQ's transport beat."""
@@ -182,3 +200,11 @@ class _WatchedConsumer(Consumer):  # type: ignore[misc]
     def _beat(self) -> None:
         self.watch.beat()
         self.call_soon(self.follow)  # An error of a timer would only be logged.
+        if type(self).is_silent():
+            self.call_soon(self._subscribe_again)
+
+    def _subscribe_again(self) -> None:
+        queue = self.app.conf.task_default_queue
+        if self.task_consumer is not None and self.task_consumer.consuming_from(queue):
+            self.cancel_task_queue(queue)
+            self.add_task_queue(queue)

@@ -25,6 +25,7 @@ from shared.clock import ServiceClock
 from shared.domain.roles import WorkerRole
 from shared.engines.port import EngineDead, Generator, Scorer
 from shared.errors import RetryableError, TrimError
+from shared.heartbeats import silence_s
 from shared.log import get_logger
 from shared.messages import Broadcast, CancelWork, ClockTold
 from shared.observe import metrics
@@ -181,6 +182,7 @@ class CommandWorker:
             self._watch,
             self._clock,
             concurrency=self._settings.concurrency,
+            silence_s=silence_s(self._settings),
             is_draining=self._is_draining.is_set,
             follow=self._follow,
             on_dead=self._die,
@@ -198,6 +200,8 @@ class CommandWorker:
                 declare=self._declare,
                 fail=self._fail,
                 wants=self._wants_commands,
+                is_silent=self._reception.is_silent,
+                pause=self._is_draining.wait,
             ),
             without_mingle=True,
         )

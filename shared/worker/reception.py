@@ -44,6 +44,7 @@ class Reception:
         clock: ServiceClock,
         *,
         concurrency: int,
+        silence_s: float,
         is_draining: Callable[[], bool],
         follow: Callable[[], object],
         on_dead: Callable[[], object],
@@ -57,6 +58,7 @@ class Reception:
             watch: Knows the losses of the connection.
             clock: The clock of the service.
             concurrency: Maximum number of commands that run at the same time.
+            silence_s: Seconds without a message after which an idle worker counts as silent.
             is_draining: Tells whether the process stops, and takes nothing new.
             follow: Has Celery's loop subscribe to the queue, or cancel the subscription, as the worker wants.
             on_dead: Is called, by any thread, once the engine has broken down.
@@ -66,6 +68,9 @@ class Reception:
         self._publisher = publisher
         self._watch = watch
         self._clock = clock
+        self._silence_s = silence_s
+        self._heard_at = clock.monotonic()
+        """When a message came last, or the worker was found silent."""
         self._is_draining = is_draining
         self._on_dead = on_dead
         self._begun: set[Settle] = set()
@@ -79,6 +84,7 @@ class Reception:
         """Make the function with which Celery's loop hands over a message."""
 
         def receive(message: KombuMessage, *_unused: object) -> None:
+            self._heard_at = self._clock.monotonic()
             if self._is_draining():
                 consumer.follow()
             try:
@@ -125,6 +131,14 @@ class Reception:
 
     def _count_open(self) -> int:
         return self._executor.taken.open_count + len(self._begun) + self._left.qsize() + len(self._returning)
+
+    def is_silent(self) -> bool:
+        """Tell whether nothing has come for long although nothing is open; the time begins again then."""
+        now = self._clock.monotonic()
+        if now - self._heard_at <= self._silence_s or self._count_open():
+            return False
+        self._heard_at = now
+        return True
 
     def _losses_since(self, command: Command) -> int:
         """Count the deliveries that this worker's own lost connections explain: then nobody need have died."""

@@ -206,6 +206,15 @@ def test_a_message_that_is_held_for_long_is_not_redelivered(
             assert source.take(0.5) == []
 
 
+def test_a_consumer_whose_subscription_was_lost_without_a_word_subscribes_again(rabbitmq_server: str) -> None:
+    settings = Settings(broker_url=rabbitmq_server, queue_prefix=scratch_prefix(), heartbeat_s=0.1)
+    with scratch_queues(settings), closing(Publisher(settings)) as publisher, closing(consumer(settings)) as source:
+        for tag in source._consumer._active_tags.values():
+            source._consumer.channel.basic_cancel(tag)
+        publisher.publish([seen("w")])
+        assert len(take(source, 1)) == 1
+
+
 def test_a_silent_broker_times_out_and_is_closed_without_a_handshake(
     rabbitmq_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,8 @@ from shared.bus.permissions import permissions_of
 from shared.bus.topology import EVENTS, QUEUES, Topology
 from shared.settings import Settings
 from tests.integration.conftest import missing
+from tests.integration.deleting import SCRIPT as WORK
+from tests.integration.deleting import check_workers_hear_cancels, delete_each_under_load
 from tests.integration.test_recovery import SCRIPT, SOLUTION
 
 pytestmark = pytest.mark.servers
@@ -119,6 +121,18 @@ def test_roles_with_no_more_than_their_permissions_solve_problems_also_after_the
                 assert "broadcast_listener_disconnected" not in logs
                 as_admin(broker_urls, Topology.delete)
         assert set(deployment.dead_letters().values()) == {0}
+
+
+def test_roles_with_no_more_than_their_permissions_go_on_whatever_is_deleted(
+    tmp_path: Path, database_url: str, broker_urls: Mapping[str, str]
+) -> None:
+    own = {role: {"broker_url": url} for role, url in broker_urls.items() if role != "admin"}
+    settings = {"queue_prefix": PREFIX, "concurrency": "1"}
+    with deployed(
+        tmp_path, database_url=database_url, broker_url=broker_urls["admin"], own=own, script=WORK, **settings
+    ) as deployment:
+        delete_each_under_load(deployment, broker_urls["admin"])
+        check_workers_hear_cancels(deployment)
 
 
 @contextmanager

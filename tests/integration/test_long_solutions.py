@@ -12,7 +12,7 @@ from shared.bus.topology import Topology
 from shared.domain.roles import WorkerRole
 from shared.messages import PrefixMissing, decode
 from stack.roles import ROLES
-from tests.integration.deployment import Deployment, deployed
+from chaos.deployment import Deployment, deployed
 
 pytestmark = pytest.mark.servers
 

@@ -57,7 +57,7 @@ class Worker:
         )  # fmt: skip
         self.reception = Reception(
             WorkerRole.SMALL, executor, cast("SharedPublisher", self.outbox), self.watch, ServiceClock(),
-            concurrency=8, is_draining=lambda: is_draining, follow=lambda: None, on_dead=lambda: None,
+            concurrency=8, silence_s=15, is_draining=lambda: is_draining, follow=lambda: None, on_dead=lambda: None,
         )  # fmt: skip
 
         def call(function: Callable[..., None], *arguments: Any, **named: Any) -> None:
@@ -225,3 +225,20 @@ def test_a_command_that_is_known_here_is_no_suspect() -> None:
     assert worker.engine.calls == 1
     assert not any(isinstance(each, WorkFailed) for each in worker.outbox.messages)
     message.ack.assert_called_once()
+
+
+def test_a_worker_is_silent_once_nothing_has_come_for_long_although_nothing_is_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    worker, now = Worker(), SYSTEM_CLOCK.monotonic()
+    monkeypatch.setattr(ServiceClock, "monotonic", lambda _: now)
+    assert not worker.reception.is_silent()
+    now += 16
+    worker.receive(delivery())
+    assert not worker.reception.is_silent(), "something came"
+    now += 16
+    assert worker.reception.is_silent()
+    assert not worker.reception.is_silent(), "the time began again"
+    now += 16
+    monkeypatch.setattr(Reception, "_count_open", lambda _: 1)
+    assert not worker.reception.is_silent(), "it may have no room"
