@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import socket
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -13,11 +16,18 @@ from urllib.parse import urlsplit, urlunsplit
 class Proxy:
     """Stands between the service and one server."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, lives: Iterable[float] = ()) -> None:
+        """Begin to take connections.
+
+        Args:
+            url: The server's URL.
+            lives: After how many of the server's answers each connection is cut; those after the last never are.
+        """
         parts = urlsplit(url)
         assert parts.hostname is not None
         assert parts.port is not None
         self._server = (parts.hostname, parts.port)
+        self._lives = itertools.chain(lives, itertools.repeat(math.inf))
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._flows = threading.Event()
@@ -68,14 +78,15 @@ class Proxy:
                 return
             with self._lock:
                 self._open |= {client, server}
-            for source, target in ((client, server), (server, client)):
-                threading.Thread(target=self._pump, args=(source, target), daemon=True).start()
+            for source, target, life in ((client, server, math.inf), (server, client, next(self._lives))):
+                threading.Thread(target=self._pump, args=(source, target, life), daemon=True).start()
 
-    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+    def _pump(self, source: socket.socket, target: socket.socket, life: float) -> None:
         with suppress(OSError):
-            while data := source.recv(65_536):
+            while (data := source.recv(65_536)) and life > 0:
                 self._flows.wait()
                 target.sendall(data)
+                life -= 1
         with self._lock:
             self._open -= {source, target}
         for each in (source, target):

@@ -7,6 +7,7 @@ and nothing else, and state is in Postgres.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -27,11 +28,21 @@ from shared.errors import TrimError
 from shared.settings import Settings
 from shared.worker.broker_watch import BEAT_S, BrokerWatch
 
+_CUT_SHORT = ("celery.worker.loops", "celery.worker.consumer.consumer")
+"""Celery's loggers of lost connections: they name the error in the line, and add its stack trace."""
+
+
+def _leave_out_trace(record: logging.LogRecord) -> bool:
+    record.exc_info = record.exc_text = None
+    return True
+
 
 def make_app(  # long: all that differs from Celery's defaults
     settings: Settings, role: WorkerRole, strategy: Callable[..., Any]
 ) -> Celery:
     """Make the app of a role; `strategy` makes the function that receives each message."""
+    for name in _CUT_SHORT:
+        logging.getLogger(name).addFilter(_leave_out_trace)
     app = Celery(f"trim.{role}", set_as_current=False)
     queue = _undeclared(Topology(settings.queue_prefix).queue(role))
     app.conf.update(
