@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from services.api.schemas.values import ErrorCode
-from shared.errors import PermanentError, RetryableError, TrimError
+from shared.errors import PermanentError, RetryableError, TrimError, explain
 from shared.log import get_logger
 from shared.spelling import suggest
 from shared.store.compatibility import SchemaOutdated
@@ -202,6 +202,8 @@ async def _on_trim_error(request: Request, error: TrimError) -> Response:
     status = _STATUS.get(error.code, default)
     wrong = [WrongField(field=error.field, message=error.message)] if isinstance(error, InvalidSubmission) else []
     headers = {"Retry-After": str(RETRY_AFTER_S)} if isinstance(error, RetryableError) else None
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        _log.warning("request_unserved", code=error.code, detail=explain(error))
     if isinstance(error, UnsupportedContentEncoding):
         headers = {"Accept-Encoding": "identity"}
     return _respond(request, status, error.code, str(error), errors=wrong, headers=headers)

@@ -12,6 +12,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 from starlette.types import Message
+from structlog.testing import capture_logs
 
 from services.api.app import create_app
 from services.api.errors import CLIENT_GONE, MAX_FIELD_CHARS, MAX_LISTED
@@ -141,9 +142,13 @@ def test_without_a_database_every_response_names_the_time_to_retry(
     dead_api: TestClient, method: str, path: str
 ) -> None:
     body = {"/v1/problems": QUESTION, "/v1/batches": {"problems": [QUESTION]}}.get(path) if method == "POST" else None
-    response = dead_api.request(method, path, json=body)
+    with capture_logs() as logged:
+        response = dead_api.request(method, path, json=body)
     is_refusal(response, 503, "database_unavailable")
     assert int(response.headers["retry-after"]) > 0
+    [line] = [each for each in logged if each["event"] == "request_unserved"]
+    assert (line["log_level"], line["code"]) == ("warning", "database_unavailable")
+    assert "TRIM_DATABASE_URL" in line["detail"]
 
 
 def test_an_unknown_path_and_method_are_refused_with_problem_details(api: TestClient) -> None:
