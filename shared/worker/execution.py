@@ -43,6 +43,12 @@ class CrashesWorkers(PermanentError):
     code = CRASHES_WORKERS
 
 
+class CommandBuried(RetryableError):
+    """A worker could not use the command; see the dead letters."""
+
+    code = "command_buried"
+
+
 class WorkerFailed(RetryableError):
     """A worker failed unexpectedly; its log has the stack trace."""
 
@@ -183,6 +189,10 @@ class Execution:
     def convict(self) -> None:
         """Report that the command ends every worker that carries it out; it is not carried out any more."""
         self._publish_failure(CrashesWorkers(), None)
+
+    def report_buried(self, reason: str) -> None:
+        """Report that the command became a dead letter; it is not carried out."""
+        self._publish_failure(CommandBuried(f"A worker could not use the command: {reason}."), None)
 
     def _conclude(self, error: Exception, work: Work, *, tries: int) -> Outcome | None:
         """Decide what follows from a failure, and report it; return `None` to try the command again.

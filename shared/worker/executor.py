@@ -14,7 +14,7 @@ from shared.clock import Clock
 from shared.domain.roles import WorkerRole
 from shared.engines.port import EngineDead
 from shared.log import get_logger
-from shared.messages import Command, PrefixMissing, derive_id, derive_work_id
+from shared.messages import Command, PrefixMissing, ScoreSteps, derive_id, derive_work_id
 from shared.observe import metrics, spans
 from shared.observe.tracing import TRACING
 from shared.worker.execution import Begin, Context, Execution, Outcome, Work
@@ -118,6 +118,12 @@ class Executor:
         Execution(command, context, role=self.role, begin=self.begin).convict()
         metrics.COMMANDS.labels(self.role, "failed_permanent").inc()
         results.when_confirmed(settle_all)
+
+    def report_buried(self, command: Command, reason: str, *, publisher: Publisher) -> None:
+        """Report that a command became a dead letter, so that its step is requested again before it is overdue."""
+        context = self._context(command, Cancellation(), Results(publisher), _NEW)
+        role = WorkerRole.PRM if isinstance(command, ScoreSteps) else WorkerRole(command.author)
+        Execution(command, context, role=role, begin=self.begin).report_buried(reason)
 
     def _context(self, command: Command, cancellation: Cancellation, results: Results, past: Past) -> Context:
         return Context(

@@ -14,7 +14,15 @@ from celery.worker.consumer import Consumer
 from kombu.message import Message as KombuMessage
 
 from shared.bus.publisher import SharedPublisher
-from shared.bus.topology import DeadLetter, Past, ReturnedCommand, decode_from, past_of
+from shared.bus.topology import (
+    DELIVERY_LIMIT,
+    DeadLetter,
+    Past,
+    ReturnedCommand,
+    count_deliveries,
+    decode_from,
+    past_of,
+)
 from shared.clock import ServiceClock
 from shared.domain.roles import WorkerRole
 from shared.engines.port import EngineDead
@@ -28,6 +36,9 @@ from shared.worker.settling import raw, settle_in_loop
 
 LEAVE_S: Final = 15.0
 """Seconds after a lost connection in which a worker leaves redelivered commands to those that may still run them."""
+
+RENEW_AT: Final = DELIVERY_LIMIT // 2
+"""Deliveries counted by the broker from which a worker publishes a command again, so that it is never dead-lettered."""
 
 _log = get_logger(__name__)
 
@@ -96,11 +107,14 @@ class Reception:
             settle = settle_in_loop(consumer, message, command)
             if not self._executor.taken.join(command, settle):
                 past = past_of(message, explained=self._losses_since(command))
-                self._receive(consumer, command, raw(message), past, settle)
+                is_worn = count_deliveries(message) > RENEW_AT
+                self._receive(consumer, command, raw(message), past, settle, is_worn=is_worn)
 
         return receive
 
-    def _receive(self, consumer: Consumer, command: Command, body: bytes, past: Past, settle: Settle) -> None:
+    def _receive(
+        self, consumer: Consumer, command: Command, body: bytes, past: Past, settle: Settle, *, is_worn: bool
+    ) -> None:
         identity = command.id, command.issued_at
         is_marked, past = past.is_marked, replace(past, is_marked=False)
         put_back = partial(self._put_back, body, past, settle)
@@ -122,6 +136,8 @@ class Reception:
             self.quarantine.receive(
                 Suspect(identity, past.losses, begin, put_back, put_back_marked, is_marked, is_stale)
             )
+        elif is_worn:
+            put_back()
         elif past.runs and self._may_run_elsewhere(command):
             self._left.put((put_back, is_stale))
         elif self.quarantine.admits(identity):
@@ -189,19 +205,24 @@ class Reception:
 
     def bury_unusable(self, consumer: Consumer, message: KombuMessage, reason: str) -> None:
         """Bury a message that Celery cannot use; if another queue carries it, that is the reason."""
-        decoded = None
+        decoded: Message | None = None
         try:
-            self._decode(message)
+            decoded = self._decode(message)
         except UndecodableMessage as error:
             if error.message is not None:
                 reason, decoded = error.reason, error.message
         self._bury(consumer, message, reason, decoded)
 
     def _bury(self, consumer: Consumer, message: KombuMessage, reason: str, decoded: Message | None = None) -> None:
-        """Move an unusable message to the dead letters; it stays unacknowledged until the broker has it there."""
+        """Move an unusable message to the dead letters; it stays unacknowledged until the broker has it there.
+
+        If it is a command all the same, its problem learns of it, and requests the step again.
+        """
         with about_message(decoded):
             _log.error("message_buried", queue=self._role, reason=reason)
         settle = settle_in_loop(consumer, message, decoded)
+        if isinstance(decoded, Command):
+            self._executor.report_buried(decoded, reason, publisher=self._publisher)
         buried = self._publisher.publish(DeadLetter(self._role, raw(message), reason))
         buried.add_done_callback(lambda future: settle(requeue=future.exception() is not None))
 

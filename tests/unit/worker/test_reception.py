@@ -12,9 +12,9 @@ import pytest
 
 from services.generator.writing import Writing
 from shared.bus.publisher import SharedPublisher
-from shared.bus.topology import ALONE_HEADER, LOSSES_HEADER, MARK_HEADER, RUNS_HEADER, Past, past_of
+from shared.bus.topology import ALONE_HEADER, LOSSES_HEADER, MARK_HEADER, RUNS_HEADER, DeadLetter, Past, past_of
 from shared.clock import SYSTEM_CLOCK, ServiceClock
-from shared.domain.roles import WorkerRole
+from shared.domain.roles import Author, WorkerRole
 from shared.errors import Fault
 from shared.messages import GenerateSteps, ScoreSteps, WorkFailed, encode
 from shared.observe.health import Health
@@ -23,7 +23,7 @@ from shared.worker.broker_watch import BrokerWatch
 from shared.worker.command_worker import CONDITIONS
 from shared.worker.executor import Executor
 from shared.worker.quarantine import ALONE_AT, GUILTY_AT, QUIET_LOOKS, SUSPECT_AT
-from shared.worker.reception import Reception
+from shared.worker.reception import RENEW_AT, Reception
 from shared.worker.running_work import RunningWork
 from tests.unit.worker.working import Outbox, Scripted, golden
 
@@ -65,7 +65,8 @@ class Worker:
 
         pool = SimpleNamespace(apply_async=lambda function, arguments: function(*arguments))
         consumer = SimpleNamespace(pool=pool, call_soon_ack=call, follow=lambda: None)
-        self.receive = self.reception.strategy(Mock(), Mock(), consumer)  # type: ignore[arg-type]
+        self.consumer = cast("Any", consumer)
+        self.receive = self.reception.strategy(Mock(), Mock(), self.consumer)
 
     def lose_connection(self) -> None:
         self.watch.on_connected()
@@ -242,3 +243,44 @@ def test_a_worker_is_silent_once_nothing_has_come_for_long_although_nothing_is_o
     now += 16
     monkeypatch.setattr(Reception, "_count_open", lambda _: 1)
     assert not worker.reception.is_silent(), "it may have no room"
+
+
+@pytest.mark.parametrize("lost", [RENEW_AT - 1, RENEW_AT])
+def test_a_command_that_the_broker_would_soon_bury_is_published_again(
+    monkeypatch: pytest.MonkeyPatch, lost: int
+) -> None:
+    monkeypatch.setattr(reception, "LEAVE_S", 0.0)
+    worker = Worker()
+    for _ in range(lost):
+        worker.lose_connection()
+    message = delivery(losses=lost)
+    worker.receive(message)
+    is_worn = lost >= RENEW_AT
+    assert (worker.engine.calls, worker.returned) == (not is_worn, [Past(runs=lost)] if is_worn else [])
+    message.ack.assert_called_once()
+
+
+@pytest.mark.parametrize("kind", [GenerateSteps, ScoreSteps])
+def test_a_command_that_is_buried_is_reported_to_its_problem(kind: type[GenerateSteps | ScoreSteps]) -> None:
+    worker = Worker()
+    command = golden(kind, **({} if kind is ScoreSteps else {"author": Author.LARGE}))
+    message = Mock(body=encode(command), delivery_info={}, headers={})
+    worker.receive(message)
+    failed, letter = worker.outbox.messages
+    assert isinstance(failed, WorkFailed)
+    assert (failed.problem_id, failed.request_number) == (command.problem_id, command.request_number)
+    assert (failed.code, failed.retryable, failed.step) == ("command_buried", True, command.first_step)
+    assert (failed.role, failed.drafts) == (
+        ("prm", command.drafts) if isinstance(command, ScoreSteps) else ("large", ())
+    )
+    assert isinstance(letter, DeadLetter)
+    message.ack.assert_called_once()
+
+
+def test_a_command_without_a_task_header_is_reported_too() -> None:
+    worker = Worker()
+    worker.reception.bury_unusable(worker.consumer, Mock(body=encode(COMMAND), headers={}), "it has no task header")
+    failed, letter = worker.outbox.messages
+    assert isinstance(failed, WorkFailed)
+    assert "it has no task header" in failed.detail
+    assert isinstance(letter, DeadLetter)
