@@ -39,7 +39,8 @@ def parser(module: str, description: str) -> argparse.ArgumentParser:
 
 def run(serve: Callable[[Settings], None], *, role: str) -> None:
     """Run a program: read the settings, set up the logs, and serve until a signal stops it."""
-    signal.signal(signal.SIGTERM, _stop_at_once)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop_at_once)
     with reporting_errors(role):
         settings = Settings()
         log.configure(settings, role=role)

@@ -150,10 +150,11 @@ class CommandWorker:
         self._watch = BrokerWatch(self._health)
         self._publisher = SharedPublisher(self._settings, self._declarer)
         self._reception = self._make_reception()
-        listener = BroadcastListener(self._settings, self._hear)
         threading.Thread(target=self._drain, name="drain", daemon=True).start()
+        # Before the listener: a signal that ended the process at once would leave its private queue on pgmq.
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
+        listener = BroadcastListener(self._settings, self._hear)
         for work, name in ((self._send_heartbeats, "heartbeat"), (self._attend_to_engine, "engine")):
             threading.Thread(target=work, name=name, daemon=True).start()
         self._controller = self._make_controller()
