@@ -11,12 +11,16 @@ from kombu.connection import Connection
 from kombu.message import Message as KombuMessage
 from kombu.messaging import Consumer
 
-from shared.bus.connection import HEARTBEAT_S, broker_errors, close, connect, is_pgmq, unavailable
+from shared.bus.connection import broker_errors, close, connect, is_pgmq, unavailable
 from shared.bus.declaring import Declarer
 from shared.bus.topology import QueueRole, Topology, count_deliveries
 from shared.errors import TrimError
 from shared.heartbeats import silence_s
 from shared.settings import Settings
+
+HEARTBEAT_S = 10
+"""AMQP heartbeat of the connection, in seconds. A frozen orchestrator holds its events for two to three heartbeats, and
+their problems wait. A batch takes milliseconds; one that waits 30 s for the database loses its events too."""
 
 
 @dataclass(frozen=True, slots=True)

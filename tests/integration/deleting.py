@@ -5,10 +5,10 @@ from __future__ import annotations
 from kombu.entity import Exchange, Queue
 from pydantic import SecretStr
 
+from chaos.deployment import Deployment
 from shared.bus.connection import connect
 from shared.bus.topology import Topology
 from shared.settings import Settings
-from chaos.deployment import Deployment
 
 PROBLEMS = 6
 STEPS = 5

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.deleting import SCRIPT, check_workers_hear_cancels, delete_each_under_load
 from chaos.deployment import deployed
+from tests.integration.deleting import SCRIPT, check_workers_hear_cancels, delete_each_under_load
 
 pytestmark = pytest.mark.servers
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.deployment import Deployment, deployed
+from chaos.deployment import Deployment, deployed
 from tests.integration.test_stopping import SLOW, STEPS, begin_stretch
 from tests.scraping import Scrape
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from bench.tap import Tap
+from chaos.deployment import Deployment, deployed
 from migrations.verifying import verify
 from shared.bus.topology import Topology
 from shared.domain.roles import WorkerRole
 from shared.messages import PrefixMissing, decode
 from stack.roles import ROLES
-from chaos.deployment import Deployment, deployed
 
 pytestmark = pytest.mark.servers
 

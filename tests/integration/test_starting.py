@@ -16,8 +16,8 @@ import psycopg
 import pytest
 
 from stack.roles import ROLES
-from tests.integration.deployment import PATIENCE_S, deployed
-from tests.integration.proxy import Proxy
+from chaos.deployment import PATIENCE_S, deployed
+from chaos.proxy import Proxy
 
 pytestmark = pytest.mark.servers
 
