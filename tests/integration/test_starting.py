@@ -15,9 +15,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from stack.roles import ROLES
 from chaos.deployment import PATIENCE_S, deployed
 from chaos.proxy import Proxy
+from stack.roles import ROLES
 
 pytestmark = pytest.mark.servers
 
