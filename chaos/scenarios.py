@@ -26,8 +26,11 @@ from stack.roles import ROLES, node_name
 SECOND: Final = "orchestrator-2"
 TWO_ORCHESTRATORS: Final = {SECOND: ROLES["orchestrator"]}
 
-LOCKED_S: Final = 20.0
+LOCKED_S: Final = 60.0
 """Seconds for which the row of a problem is locked."""
+
+UNLOCKED_S: Final = 15.0
+"""Seconds before the lock, and after it, in which the rate is measured too."""
 
 LEAST_LOCKED_RATE: Final = 0.9
 """Least steps per second with one row locked, as a share of those before."""
@@ -36,9 +39,9 @@ STEADY: Final = 0.05
 """Share by which the rate may differ after the lock from before it. If it differs by more, the machine was not quiet
 enough for the ratio to show the effect of the lock."""
 
-FROZEN_S: Final = 75.0
+FROZEN_S: Final = 45.0
 """Seconds for which an orchestrator is stopped. Postgres ends its transaction after 15 s, and the broker redelivers its
-events once it has missed two AMQP heartbeats, of 30 s each."""
+events once it has missed two or three AMQP heartbeats, of 10 s each."""
 
 FREEZES: Final = 500
 """Maximum number of attempts to stop an orchestrator in a transaction."""
@@ -58,9 +61,9 @@ def lock(ground: Ground) -> Outcome:
     """A session holds the row lock of one running problem."""
     with ground.scene("lock", more_roles=TWO_ORCHESTRATORS) as scene:
         load, deployment = scene.load, scene.deployment
-        load.submit(ground.count(220))
+        load.submit(ground.count(560))
         load.wait_for_steps(4 * CONCURRENCY)
-        before = scene.measure_rate(LOCKED_S / 2)
+        before = scene.measure_rate(UNLOCKED_S)
         with psycopg.connect(deployment.database_url, application_name="chaos") as person:
             # The problem may end while the statement waits for its row; then it returns none.
             while not person.execute("SELECT 1 FROM problems WHERE status = 'running' LIMIT 1 FOR UPDATE").fetchone():
@@ -68,7 +71,7 @@ def lock(ground: Ground) -> Outcome:
                 load.must_last()
             during = scene.measure_rate(LOCKED_S)
             person.rollback()
-        after = scene.measure_rate(LOCKED_S / 2)
+        after = scene.measure_rate(UNLOCKED_S)
         _judge_rates(scene, before, during, after)
         return scene.conclude()
 

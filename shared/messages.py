@@ -94,6 +94,8 @@ class _ProblemMessage(_Message):
 
 
 class _Command(_ProblemMessage):
+    version: Literal[1, 2] = 1  # type: ignore[assignment] # a command has one more
+    """2 leaves out steps: workers of older versions refuse it, and would take the rest of the prefix for all of it."""
     id: UUID
     issued_at: datetime
     expires_at: datetime
@@ -123,7 +125,8 @@ class _Command(_ProblemMessage):
             texts: Texts of all steps of the prefix.
             omit: Number of them to leave out, from the beginning.
         """
-        return self.model_copy(update={"prefix": tuple(texts[omit:]), "omitted_steps": omit})
+        version = 2 if omit else 1
+        return self.model_copy(update={"version": version, "prefix": tuple(texts[omit:]), "omitted_steps": omit})
 
 
 class GenerateSteps(_Command):
@@ -275,6 +278,18 @@ ProblemEvent = StepsGenerated | StepsScored | WorkFailed | WorkCancelled | Prefi
 
 Event = ProblemEvent | WorkerSeen
 """Messages to the orchestrator."""
+
+
+def drafts_of(message: Message) -> tuple[Draft, ...]:
+    """Return the drafts that a message carries."""
+    match message:
+        case ScoreSteps() | StepsGenerated() | StepsScored() | WorkFailed():
+            return message.drafts
+        case PrefixMissing():
+            return drafts_of(message.command)
+        case _:
+            return ()
+
 
 Broadcast = CancelWork | ClockTold
 """Messages to every worker process."""

@@ -16,7 +16,7 @@ from shared.domain.status import Status
 from shared.domain.text import prefix_digest
 from shared.machine.commands import next_commands
 from shared.machine.state import State
-from shared.messages import GenerateSteps, Message, ScoreSteps, StepsGenerated, StepsScored, WorkCancelled, WorkFailed
+from shared.messages import GenerateSteps, Message, StepsScored, WorkCancelled, WorkFailed, drafts_of
 from shared.store.port import Change
 
 _AUTHORS = frozenset(author.value for author in Author)
@@ -31,9 +31,7 @@ def items_of(message: Message) -> dict[UUID, Item]:
         items[message.id] = message.scoring
     elif isinstance(message, WorkFailed | WorkCancelled) and message.unfinished is not None:
         items[message.id] = message.unfinished
-    if isinstance(message, ScoreSteps | StepsGenerated | StepsScored | WorkFailed):
-        items |= {draft.id: draft for draft in message.drafts}
-    return items
+    return items | {draft.id: draft for draft in drafts_of(message)}
 
 
 class Audit:

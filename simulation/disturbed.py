@@ -18,6 +18,9 @@ from simulation.store import MemoryStore
 from simulation.workers import Engines, RunningCommand
 from simulation.world import World, WorldGenerator, WorldScorer
 
+REMEMBERED_BYTES = 1500
+"""Size of the prefixes that a worker remembers: so little that it forgets those of more than a few steps."""
+
 
 class DisturbedService(SimulatedService):
     """Breaks what can break; checks every commit, and that workers report all that their engines used."""
@@ -43,7 +46,10 @@ class DisturbedService(SimulatedService):
             window=window,
             store=MemoryStore(on_commit=self._audit.note),
             bus=MemoryBus(keeps_history=True),
+            remembered_bytes=REMEMBERED_BYTES,
         )
+        self.tails.workers = dict.fromkeys(WorkerRole, 1)
+        self.tails.least = 1
 
     def work(self, place: int = 0, *, holds: bool = False) -> None:
         """Have a worker finish one more step of a command; once it ends, check that it reported all that it used."""

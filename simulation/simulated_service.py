@@ -24,6 +24,7 @@ from shared.policies.policy import FittedPolicy, Policy
 from shared.policies.shadowing import reporting
 from shared.policies.wrapping import UNWRAPPED, Routing
 from shared.store.port import Transaction
+from shared.worker.known_prefixes import MAX_BYTES
 from simulation.bus import Letter, MemoryBus
 from simulation.clock import SettableClock
 from simulation.store import TENANT, MemoryStore
@@ -38,7 +39,13 @@ class SimulatedService:
     """
 
     def __init__(
-        self, engines: Engines, *, window: int = 64, store: MemoryStore | None = None, bus: MemoryBus | None = None
+        self,
+        engines: Engines,
+        *,
+        window: int = 64,
+        store: MemoryStore | None = None,
+        bus: MemoryBus | None = None,
+        remembered_bytes: int = MAX_BYTES,
     ) -> None:
         """Start with no problems.
 
@@ -47,6 +54,7 @@ class SimulatedService:
             window: Maximum number of problems that run at the same time.
             store: The store; by default an empty one.
             bus: The bus; by default one without history.
+            remembered_bytes: Size of the prefixes that each worker remembers.
         """
         self.clock = SettableClock()
         self.store = store or MemoryStore()
@@ -55,10 +63,10 @@ class SimulatedService:
         """Commands that workers are carrying out."""
         self.accepts_dead_letters = False
         """Whether a message may be buried; by default that is an error."""
-        self._workers = Workers(engines, self.bus, self.clock.clock)
+        self._workers = Workers(engines, self.bus, self.clock.clock, remembered_bytes=remembered_bytes)
         self._policies = PolicyCache(self.store)
-        self.tails = Tails(dict.fromkeys(WorkerRole, 1), least=1)
-        """Commands carry little, and workers remember little, so that some lack what their workers do not know."""
+        self.tails = Tails()
+        """How much of a prefix commands carry; by default all of it."""
         self._window = window
         self._wake_ups = 0
         self._submitted = 0

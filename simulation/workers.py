@@ -15,12 +15,9 @@ from shared.engines.port import Generator, Scorer
 from shared.messages import CancelWork, Command, GenerateSteps, Message, ScoreSteps
 from shared.worker.execution import Begin
 from shared.worker.executor import Executor
-from shared.worker.known_prefixes import KnownPrefixes
+from shared.worker.known_prefixes import MAX_BYTES, KnownPrefixes
 from shared.worker.running_work import RunningWork
 from simulation.bus import Letter, MemoryBus
-
-REMEMBERED_CHARACTERS = 100
-"""Characters of prefixes that a worker remembers: so few that commands come whose prefix it has forgotten."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +107,15 @@ class RunningCommand:
 class Workers:
     """One worker process for each role."""
 
-    def __init__(self, engines: Engines, bus: MemoryBus, clock: Clock) -> None:
+    def __init__(self, engines: Engines, bus: MemoryBus, clock: Clock, *, remembered_bytes: int = MAX_BYTES) -> None:
+        """Start the workers.
+
+        Args:
+            engines: Their engines.
+            bus: Where they publish.
+            clock: Their clock.
+            remembered_bytes: Size of the prefixes that each of them remembers.
+        """
         begin: dict[WorkerRole, Begin] = {
             WorkerRole.SMALL: partial(Writing, engine=engines.small),
             WorkerRole.LARGE: partial(Writing, engine=engines.large),
@@ -126,7 +131,7 @@ class Workers:
                 clock=clock,
                 begin=begin[role],
                 running=RunningWork(clock.monotonic, clock.now),
-                prefixes=KnownPrefixes(max_characters=REMEMBERED_CHARACTERS),
+                prefixes=KnownPrefixes(remembered_bytes),
             )
             for role in begin
         }

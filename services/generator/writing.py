@@ -188,7 +188,7 @@ class Writing:
         # The orchestrator does not know the steps of this stretch yet, so they are never left out.
         carried = first if command.scored_prefix is None else max(command.scored_prefix, first - command.first_step)
         omitted = max(0, first - carried)
-        return ScoreSteps(
+        scoring = ScoreSteps(
             id=derive_id(self._context.work_id, "score", first, drafts[-1].index),
             problem_id=command.problem_id,
             epoch=command.epoch,
@@ -197,12 +197,12 @@ class Writing:
             request_number=command.request_number,
             step_timeout_s=command.step_timeout_s,
             question=command.question,
-            prefix=prefix[omitted:],
-            omitted_steps=omitted,
+            prefix=prefix,
             prefix_digest=drafts[0].prefix_digest,
             unscored_steps=command.unscored_steps if first == command.first_step else 0,
             drafts=tuple(drafts),
         )
+        return scoring.with_prefix(prefix, omit=omitted)
 
     def _generated(self, drafts: list[Draft], what: str) -> StepsGenerated:
         return StepsGenerated(

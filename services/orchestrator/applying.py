@@ -157,7 +157,7 @@ def _apply_events(
     for event in events:
         before, state = state, apply(state, event, policy=policy, now=now)
         if isinstance(event, PrefixMissing) and (whole := complete(state, event.command)) is not None:
-            completed.append(event.model_copy(update={"command": lengthen(whole, missing=event.command)}))
+            completed.append(event.model_copy(update={"command": lengthen(whole, missing=event)}))
         if state is not before and isinstance(event, ProblemEvent):
             heard.append(event)
     return Change(locked, state, heard=heard, completed=completed)
@@ -233,9 +233,11 @@ def _ended(changes: Sequence[Change]) -> list[State]:
 
 def _to_publish(change: Change, tails: Tails) -> list[Outgoing]:
     """Derive the messages that a change requires."""
+    completed = {missing.command.id for missing in change.completed}
     commands = [
         command if isinstance(command, CancelWork) else tails.shorten(command, change.after)
         for command in _new_commands(change)
+        if isinstance(command, CancelWork) or command.id not in completed
     ]
     return [*commands, *map(_again, change.completed)]
 

@@ -20,7 +20,7 @@ from shared.bus.consumer import Delivery
 from shared.bus.topology import DeadLetter
 from shared.errors import RetryableError, explain
 from shared.log import about, about_message, get_logger
-from shared.messages import PrefixMissing, ProblemEvent, WorkCancelled, WorkerSeen
+from shared.messages import ProblemEvent, WorkerSeen, drafts_of
 from shared.store.database import DatabaseBusy
 from shared.store.port import SeenProcess, Store
 
@@ -176,6 +176,5 @@ def _ids(events: Iterable[Sequence[tuple[Delivery, ProblemEvent]]]) -> set[UUID]
     for each in events:
         for _, event in each:
             ids.add(event.id)
-            if not isinstance(event, WorkCancelled | PrefixMissing):
-                ids.update(draft.id for draft in event.drafts)
+            ids.update(draft.id for draft in drafts_of(event))
     return ids

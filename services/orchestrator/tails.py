@@ -14,11 +14,11 @@ from typing import Final
 
 from shared.domain.roles import Author, WorkerRole
 from shared.machine.state import State
-from shared.messages import Command, GenerateSteps
+from shared.messages import Command, GenerateSteps, PrefixMissing
 
 COMMANDS_PER_WORKER: Final = 3
 """A tail reaches back over this many commands of the problem for each worker of the role: with many workers, one in
-20 commands (exp(3)) then comes to a worker that has had none of them."""
+20 commands (exp(-3)) then comes to a worker that has had none of them."""
 
 LONGER: Final = 4
 """Factor by which a tail grows that was too short: a worker that is new to a problem gets all of it in some rounds."""
@@ -38,36 +38,38 @@ class Tails:
 
     def shorten(self, command: GenerateSteps, state: State) -> GenerateSteps:
         """Leave out the steps of its prefix that the workers of its role will probably know."""
-        if WorkerRole(command.author) in self.workers:
-            omit = max(0, command.first_step - self._carried(command, state))
-            command = command.with_prefix(command.prefix, omit=omit)
-        if command.results_to == "prm" and WorkerRole.PRM in self.workers:
-            scored_prefix = max(self.least, self._commands(WorkerRole.PRM))
+        workers = self.workers  # Another thread replaces it.
+        if (count := workers.get(WorkerRole(command.author))) is not None:
+            carried = self._carried(command, state, commands=COMMANDS_PER_WORKER * count)
+            command = command.with_prefix(command.prefix, omit=max(0, command.first_step - carried))
+        if command.results_to == "prm" and (count := workers.get(WorkerRole.PRM)) is not None:
+            scored_prefix = max(self.least, COMMANDS_PER_WORKER * count)
             command = command.model_copy(update={"scored_prefix": scored_prefix})
         return command
 
-    def _carried(self, command: GenerateSteps, state: State) -> int:
-        """Return the number of steps that reach back over enough commands."""
-        commands, lookahead = self._commands(WorkerRole(command.author)), state.options.lookahead
+    def _carried(self, command: GenerateSteps, state: State, *, commands: int) -> int:
+        """Return the number of steps that reach back over so many commands of the author."""
+        lookahead = state.options.lookahead
         if command.author is Author.SMALL:
-            # A command begins at most that far after the one before it.
+            # A command begins that far after the one before it, unless the large model wrote steps without drafts.
             return command.first_step if lookahead is None else max(self.least, commands * (lookahead + 1))
         large = (step.index for step in reversed(state.steps) if step.author is Author.LARGE)
         oldest = next(islice(large, commands - 1, None), 0)
         return max(self.least, command.first_step - oldest)
 
-    def _commands(self, role: WorkerRole) -> int:
-        return COMMANDS_PER_WORKER * self.workers[role]
 
-
-def lengthen(whole: Command, *, missing: Command) -> Command:
+def lengthen(whole: Command, *, missing: PrefixMissing) -> Command:
     """Return a command that carries more of its prefix than one whose worker did not know the rest.
+
+    One that was lost with a worker is left whole: it may have to run alone, and should not come again for nothing.
 
     Args:
         whole: The command with its whole prefix.
-        missing: The command as the worker got it.
+        missing: The worker's event.
     """
-    omit = max(0, whole.first_step - LONGER * max(1, len(missing.prefix)))
+    if missing.losses:
+        return whole
+    omit = max(0, whole.first_step - LONGER * max(1, len(missing.command.prefix)))
     return whole.with_prefix(whole.prefix, omit=omit)
 
 

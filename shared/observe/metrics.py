@@ -206,8 +206,8 @@ WORKER: Final = Group()
 COMMANDS = WORKER.counter(
     "commands_total",
     "Commands that ended in this worker: `done`, `failed_retryable`, `failed_permanent`, `expired`, `cancelled`, "
-    "`requeued` (the engine broke down), `returned` (the worker is unfit or stops, and others carry it out) or "
-    "`crashed` (an unexpected error).",
+    "`requeued` (the engine broke down), `returned` (the worker is unfit or stops, and others carry it out), "
+    "`incomplete` (it comes again with more of its prefix) or `crashed` (an unexpected error).",
     "role",
     "outcome",
 )

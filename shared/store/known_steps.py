@@ -12,15 +12,18 @@ import threading
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Self
 from uuid import UUID
 
 from shared.domain.roles import Author
 from shared.domain.steps import Step
 from shared.machine.state import State
 
-MAX_CHARACTERS: Final = 32 << 20
-"""Maximum number of characters of all texts. The problems that were used longest ago are forgotten first."""
+MAX_BYTES: Final = 64 << 20
+"""Maximum size of all steps, estimated. The problems that were used longest ago are forgotten first."""
+
+OVERHEAD_BYTES: Final = 500
+"""What a problem, and each of its steps, takes besides the text; a character is taken for a byte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +33,20 @@ class Known:
     steps: tuple[Step, ...] = ()
     digest: str = ""
     """Digest of question and steps; empty if it is not known."""
-    characters: int = 0
+    unscored_from: int = 0
+    """Index of the first of the large steps at the end whose score may have arrived meanwhile."""
+    size: int = 0
 
-    @property
-    def unscored_from(self) -> int:
-        """Index of the first of the large steps at the end that have no score: one may have arrived meanwhile."""
-        index = len(self.steps)
-        while index and self.steps[index - 1].author is Author.LARGE and self.steps[index - 1].score is None:
-            index -= 1
-        return index
+    @classmethod
+    def of(cls, state: State) -> Self:
+        """Return what a state tells."""
+        steps = state.steps
+        index = len(steps)
+        if state.options.plan.scores:
+            while index and steps[index - 1].author is Author.LARGE and steps[index - 1].score is None:
+                index -= 1
+        size = OVERHEAD_BYTES * (1 + len(steps)) + sum(len(step.text) for step in steps)
+        return cls(steps, state.digest, index, size)
 
 
 NOTHING: Final = Known()
@@ -47,11 +55,11 @@ NOTHING: Final = Known()
 class KnownSteps:
     """Steps by problem. Safe to use from many threads."""
 
-    def __init__(self, max_characters: int = MAX_CHARACTERS) -> None:
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._lock = threading.Lock()
-        self._max_characters = max_characters
+        self._max_bytes = max_bytes
         self._known: OrderedDict[UUID, Known] = OrderedDict()
-        self._characters = 0
+        self._size = 0
         self.generation = 0
         """Rises whenever everything is forgotten."""
 
@@ -69,24 +77,23 @@ class KnownSteps:
                 self._forget(state.problem_id)
                 if not state.status.is_final:
                     self._keep(state)
-            while self._characters > self._max_characters:
+            while self._size > self._max_bytes:
                 self._forget(next(iter(self._known)))
 
     def clear(self) -> None:
         """Forget everything."""
         with self._lock:
             self._known.clear()
-            self._characters = 0
+            self._size = 0
             self.generation += 1
 
     def _keep(self, state: State) -> None:
-        characters = sum(len(step.text) for step in state.steps)
-        self._known[state.problem_id] = Known(state.steps, state.digest, characters)
-        self._characters += characters
+        known = self._known[state.problem_id] = Known.of(state)
+        self._size += known.size
 
     def _forget(self, problem_id: UUID) -> None:
         known = self._known.pop(problem_id, NOTHING)
-        self._characters -= known.characters
+        self._size -= known.size
 
 
 def join_steps(known: Sequence[Step], rows: Sequence[Step]) -> tuple[Step, ...]:

@@ -29,8 +29,10 @@ from sqlalchemy import (
     false,
     func,
     insert,
+    literal_column,
     or_,
     select,
+    true,
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -258,15 +260,19 @@ _KNOWN = (
     .table_valued("problem_id", "length", "unscored_from")
     .render_derived(name="known")
 )
-_READ_STEPS = _sql(
-    select(_STEPS.c.problem_id, *(_STEPS.c[name] for name in STEP_COLUMNS))
-    .join(_KNOWN, _STEPS.c.problem_id == _KNOWN.c.problem_id)
+# By problem: as one join, the planner reads the whole table for batches of some size.
+_NEW_STEPS = (
+    select(*(_STEPS.c[name] for name in STEP_COLUMNS))
     .where(
+        _STEPS.c.problem_id == _KNOWN.c.problem_id,
         _STEPS.c.step >= _KNOWN.c.unscored_from,
         or_(_STEPS.c.step >= _KNOWN.c.length, _STEPS.c.score.is_not(None)),
     )
-    .order_by(_STEPS.c.problem_id, _STEPS.c.step)
+    .order_by(_STEPS.c.step)
+    .offset(literal_column("0"))
+    .lateral("new_steps")
 )
+_READ_STEPS = _sql(select(_KNOWN.c.problem_id, _NEW_STEPS).join_from(_KNOWN, _NEW_STEPS, true()))
 _READ_INBOX = _sql(
     select(_INBOX.c.problem_id, _INBOX.c.id).where(_INBOX.c.problem_id == _IDS, _INBOX.c.id.in_(select(_HEARD)))
 )

@@ -93,7 +93,8 @@ class Executor:
                 raise
             finally:
                 metrics.COMMANDS.labels(self.role, outcome).inc()
-                self._trace(command, outcome, taken_at=taken_at)
+                if outcome != "incomplete":
+                    self._trace(command, outcome, taken_at=taken_at)
         if outcome == "incomplete":
             settle = self.taken.leave(command)  # The whole command has the same id, and may come here.
             results.publish(_missing(command, context, past))

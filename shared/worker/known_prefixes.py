@@ -11,8 +11,11 @@ from uuid import UUID
 from shared.domain.text import extend_digest
 from shared.messages import Command
 
-MAX_CHARACTERS: Final = 32 << 20
-"""Maximum number of characters of all texts. The problems that were used longest ago are forgotten first."""
+MAX_BYTES: Final = 32 << 20
+"""Maximum size of all prefixes, estimated. The problems that were used longest ago are forgotten first."""
+
+OVERHEAD_BYTES: Final = 200
+"""What a prefix, and each step of it, takes besides its text; a character is taken for a byte."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,17 +23,17 @@ class _Known:
     texts: tuple[str, ...]
     digests: tuple[str, ...]
     """Digests of the question alone, and of the question and the steps up to each of them: one more than texts."""
-    characters: int
+    size: int
 
 
 class KnownPrefixes:
     """The last prefix of each problem. Safe to use from many threads."""
 
-    def __init__(self, max_characters: int = MAX_CHARACTERS) -> None:
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._lock = threading.Lock()
-        self._max_characters = max_characters
+        self._max_bytes = max_bytes
         self._known: OrderedDict[UUID, _Known] = OrderedDict()
-        self._characters = 0
+        self._size = 0
 
     def complete(self, command: Command) -> Command | None:
         """Return a command with its whole prefix and its digest, and remember them.
@@ -64,13 +67,14 @@ class KnownPrefixes:
         if omitted and digest != command.prefix_digest:
             return None
         texts += command.prefix
-        return _Known(texts, (*digests, *more), sum(map(len, texts)))
+        size = OVERHEAD_BYTES * (1 + len(texts)) + sum(map(len, texts))
+        return _Known(texts, (*digests, *more), size)
 
     def _keep(self, problem_id: UUID, known: _Known) -> None:
         with self._lock:
             replaced = self._known.pop(problem_id, None)
             self._known[problem_id] = known
-            self._characters += known.characters - (replaced.characters if replaced else 0)
-            while self._characters > self._max_characters and len(self._known) > 1:
+            self._size += known.size - (replaced.size if replaced else 0)
+            while self._size > self._max_bytes:
                 _, forgotten = self._known.popitem(last=False)
-                self._characters -= forgotten.characters
+                self._size -= forgotten.size

@@ -15,9 +15,9 @@ from shared.domain.steps import Step
 from shared.domain.text import extend_digest, prefix_digest
 from shared.machine.state import State
 from shared.store.database import Database
-from shared.store.known_steps import KnownSteps
+from shared.store.known_steps import OVERHEAD_BYTES, KnownSteps
 from shared.store.port import Change
-from shared.store.reasoning_state import PostgresStore
+from shared.store.reasoning_state import _READ_STEPS, PostgresStore
 from stack.scratch import scratch_database
 from tests.integration.solving import empty
 from tests.integration.test_stores import TestedPostgres
@@ -118,9 +118,9 @@ def test_the_problems_that_were_used_longest_ago_are_forgotten(database: Databas
     store = PostgresStore(database)
     append(store, problem_id)
     state = read(store, problem_id)
-    size = len(state.steps[0].text)
+    size = 2 * OVERHEAD_BYTES + len(state.steps[0].text)
     others = [state.evolve(problem_id=UUID(int=number)) for number in range(3)]
-    known = KnownSteps(max_characters=2 * size)
+    known = KnownSteps(max_bytes=2 * size)
     known.keep(others, generation=0)
     assert [len(each.steps) for each in known.find([each.problem_id for each in others])] == [0, 1, 1]
     known.keep([others[1].evolve(status=Status.SUCCEEDED)], generation=0)
@@ -128,3 +128,14 @@ def test_the_problems_that_were_used_longest_ago_are_forgotten(database: Databas
     known.clear()
     known.keep(others, generation=0)
     assert [len(each.steps) for each in known.find([each.problem_id for each in others])] == [0, 0, 0], "read before"
+
+
+def test_steps_are_read_by_their_key_whatever_the_number_of_problems(database: Database, problem_id: UUID) -> None:
+    with database.session() as session:
+        connection = session.connection()
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        driver = connection.connection.driver_connection
+        assert driver is not None
+        parameters = {"ids": [problem_id, uuid4()], "lengths": [3, 0], "unscored_from": [2, 0]}
+        plan = "\n".join(row[0] for row in driver.execute(f"EXPLAIN {_READ_STEPS}", parameters))
+    assert "Index Cond: ((problem_id = known.problem_id) AND (step >= known.unscored_from))" in plan

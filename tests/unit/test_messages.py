@@ -70,6 +70,15 @@ def test_a_generate_command_starts_where_its_prefix_ends() -> None:
     assert command.first_step == 2
 
 
+def test_a_command_that_leaves_out_steps_has_a_version_that_older_workers_refuse() -> None:
+    command = decode(json.dumps(golden("generate_steps")))
+    assert isinstance(command, GenerateSteps)
+    short = command.with_prefix(command.prefix, omit=1)
+    assert (command.version, short.version, short.with_prefix(command.prefix).version) == (1, 2, 1)
+    assert (short.first_step, short.prefix) == (command.first_step, command.prefix[1:])
+    assert decode(encode(short)) == short
+
+
 @pytest.mark.parametrize(
     "field", ["kind", "version", "reports_stretch", "unscored_steps", "reports_confidence", "prefix_scores"]
 )

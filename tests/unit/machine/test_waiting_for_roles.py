@@ -15,7 +15,7 @@ from shared.domain.status import Status
 from shared.machine.commands import next_commands
 from shared.machine.hearing import MAX_WORKER_FAULTS
 from shared.machine.state import DeadlinePassed, RequestOverdue, RolesAway, State
-from shared.messages import GenerateSteps
+from shared.messages import GenerateSteps, PrefixMissing
 from shared.policies.wrapping import Routing
 from simulation.world import World
 from tests.unit.machine.histories import START, answer, command_of, drafts_of, fail_worker, feed, running, scored
@@ -54,7 +54,9 @@ def test_outages_of_workers_change_no_outcome_and_have_nothing_requested_twice(
     ended = through(service, absences)
     assert essence(ended) == essence(OneProblem(world, policy, **options).end())
     generate = [each for each in service.bus.history if isinstance(each, GenerateSteps)]
+    handed_back = [each.command for each in service.bus.history if isinstance(each, PrefixMissing)]
     requested = Counter((each.epoch, each.first_step) for each in generate)
+    requested.subtract((each.epoch, each.first_step) for each in handed_back if isinstance(each, GenerateSteps))
     assert set(requested.values()) <= {1}
 
 

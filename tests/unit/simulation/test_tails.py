@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from uuid import UUID
 
 import pytest
 
@@ -69,14 +70,24 @@ def test_a_tail_to_the_large_model_reaches_back_over_its_last_steps() -> None:
     assert two.omitted_steps == 0, "it has written fewer than six"
 
 
+def missing(whole: GenerateSteps, *, omit: int, losses: int = 0) -> PrefixMissing:
+    return PrefixMissing(
+        id=whole.id,
+        problem_id=whole.problem_id,
+        epoch=whole.epoch,
+        command=whole.with_prefix(whole.prefix, omit=omit),
+        losses=losses,
+    )
+
+
 def test_a_tail_that_was_too_short_grows_until_it_is_whole() -> None:
     state = long_state()
     whole = command_of(state)
-    short = whole.with_prefix(whole.prefix, omit=27)
-    longer = lengthen(whole, missing=short)
+    longer = lengthen(whole, missing=missing(whole, omit=27))
     assert (longer.first_step, len(longer.prefix)) == (29, 8)
-    assert lengthen(whole, missing=longer) == whole
-    assert len(lengthen(whole, missing=whole.with_prefix(whole.prefix, omit=29)).prefix) == 4
+    assert lengthen(whole, missing=missing(whole, omit=21)) == whole
+    assert len(lengthen(whole, missing=missing(whole, omit=29)).prefix) == 4
+    assert lengthen(whole, missing=missing(whole, omit=27, losses=1)) == whole, "it may have to run alone"
 
 
 def solved(lookahead: int | None, workers: Mapping[WorkerRole, int]) -> tuple[DisturbedService, list[State]]:
@@ -103,3 +114,37 @@ def test_workers_that_forget_get_what_they_lack_and_write_the_same(lookahead: in
     assert PrefixMissing not in map(type, undisturbed.bus.history)
     assert max(len(each.steps) for each in whole) == 30
     assert [texts_of(each) for each in states] == [texts_of(each) for each in whole]
+
+
+def until_missing(kind: type[GenerateSteps | ScoreSteps]) -> tuple[DisturbedService, UUID, int]:
+    """Work until a worker has handed back a command; return the problem, and the place of the event on the bus."""
+    service = DisturbedService(World(seed=3, ends=0, boxes=0, repeats=0, says_nothing=0, runs_long=0, scores_badly=0))
+    problem_id = service.submit("What?", Threshold(threshold=0.1))
+    service.sweep()
+    while True:
+        for place, letter in enumerate(service.bus.letters):
+            if isinstance(letter.message, PrefixMissing) and isinstance(letter.message.command, kind):
+                return service, problem_id, place
+        assert service.turn()
+
+
+def test_a_redelivered_event_that_lacks_a_prefix_has_its_command_published_once() -> None:
+    service, _, place = until_missing(GenerateSteps)
+    service.bus.letters[place].deliveries = 1
+    service.deliver(place)
+    published = [letter.message for letter in service.bus.letters if isinstance(letter.message, GenerateSteps)]
+    assert len(published) == 1
+    service.run()
+
+
+def test_drafts_that_nobody_can_score_any_more_are_booked_once() -> None:
+    service, problem_id, place = until_missing(ScoreSteps)
+    event = service.bus.letters[place].message
+    service.cancel(problem_id)
+    service.sweep()
+    service.deliver(place)
+    wasted = service.state(problem_id).ledger.small_wasted
+    assert wasted > 0
+    service.bus.resend(event, is_redelivery=True)
+    service.run()
+    assert service.state(problem_id).ledger.small_wasted == wasted

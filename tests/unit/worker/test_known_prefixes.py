@@ -13,7 +13,7 @@ from shared.domain.roles import WorkerRole
 from shared.domain.text import prefix_digest
 from shared.messages import Command, GenerateSteps, PrefixMissing, ScoreSteps
 from shared.worker.executor import Executor
-from shared.worker.known_prefixes import KnownPrefixes
+from shared.worker.known_prefixes import OVERHEAD_BYTES, KnownPrefixes
 from shared.worker.running_work import RunningWork
 from tests.unit.worker.working import Outbox, Scripted, golden
 
@@ -66,17 +66,20 @@ def test_a_whole_prefix_needs_no_digest() -> None:
 
 
 def test_the_problems_that_were_used_longest_ago_are_forgotten() -> None:
-    known = KnownPrefixes(max_characters=2 * len(TEXTS[0]))
+    size = 2 * OVERHEAD_BYTES + len(TEXTS[0])
+    known = KnownPrefixes(max_bytes=2 * size)
     for problem in (1, 2, 1, 3):
         known.complete(after(TEXTS[0], problem=problem))
     held = [completed(known, after(*TEXTS[:2], omit=1, problem=problem)) for problem in (1, 2, 3)]
     assert held == [TEXTS[:2], None, None], "the second step of the first problem takes the place of the third problem"
 
 
-def test_the_last_problem_is_known_whatever_its_size() -> None:
-    known = KnownPrefixes(max_characters=1)
-    known.complete(after(*TEXTS[:3]))
-    assert completed(known, after(*TEXTS[:4], omit=3)) == TEXTS[:4]
+def test_problems_without_steps_take_room_too() -> None:
+    known = KnownPrefixes(max_bytes=10 * OVERHEAD_BYTES)
+    known.complete(after(*TEXTS[:2]))
+    for problem in range(2, 12):
+        known.complete(after(problem=problem))
+    assert completed(known, after(*TEXTS[:3], omit=2)) is None
 
 
 def executor_with(engine: Scripted) -> Executor:
@@ -125,6 +128,7 @@ def test_commands_to_the_prm_leave_out_what_its_workers_know_but_never_a_step_of
         first = scoring.drafts[0].index
         carried = max(2, first - 5)
         assert (scoring.first_step, scoring.omitted_steps) == (first, first - carried)
+        assert scoring.version == 2
         assert scoring.prefix == written[first - carried : first]
         assert scoring.prefix_digest == prefix_digest(command.question, written[:first])
     assert [scoring.drafts[0].index for scoring in scorings] == [5, 6, 7]
