@@ -48,7 +48,7 @@ class Tails:
         return command
 
     def _carried(self, command: GenerateSteps, state: State, *, commands: int) -> int:
-        """Return the number of steps that reach back over so many commands of the author."""
+        """Return the number of steps that reach back over some commands of the author."""
         lookahead = state.options.lookahead
         if command.author is Author.SMALL:
             # A command begins that far after the one before it, unless the large model wrote steps without drafts.
@@ -61,7 +61,7 @@ class Tails:
 def lengthen(whole: Command, *, missing: PrefixMissing) -> Command:
     """Return a command that carries more of its prefix than one whose worker did not know the rest.
 
-    One that was lost with a worker is left whole: it may have to run alone, and should not come again for nothing.
+    One that was lost with a worker stays whole: it may have to run alone, and then it should not be handed back again.
 
     Args:
         whole: The command with its whole prefix.
