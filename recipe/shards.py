@@ -120,19 +120,20 @@ def _measuring(context: SpawnContext, work: Work, shard: Shard) -> Iterator[Conn
         pthread_sigmask(SIG_BLOCK, STOPPING)
         process.start()
 
-    try:
-        # Not in this thread: an interruption in the middle of the start would leave a process that waits for its work.
-        # The end of the block waits for the start, also then.
-        with ThreadPoolExecutor(1) as starter:
-            starter.submit(start).result()
-        # Once the process has ended, no other writer keeps the pipe open.
-        theirs.close()
-        with ours:
+    with ours:
+        try:
+            # Not in this thread: an interruption in the middle of the start would leave a process that waits for its
+            # work. The end of the block waits for the start, also then.
+            with ThreadPoolExecutor(1) as starter:
+                starter.submit(start).result()
+            # Once the process has ended, no other writer keeps the pipe open.
+            theirs.close()
             yield ours
-    finally:
-        if process.pid is not None:
-            process.kill()
-            process.join()
+        finally:
+            # Before the pipe is closed, to which the process may be writing.
+            if process.pid is not None:
+                process.kill()
+                process.join()
 
 
 def _receive(pipe: Connection) -> Piece:

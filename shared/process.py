@@ -39,8 +39,7 @@ def parser(module: str, description: str) -> argparse.ArgumentParser:
 
 def run(serve: Callable[[Settings], None], *, role: str) -> None:
     """Run a program: read the settings, set up the logs, and serve until a signal stops it."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop_at_once)
+    signal.signal(signal.SIGTERM, _stop_at_once)
     with reporting_errors(role):
         settings = Settings()
         log.configure(settings, role=role)
@@ -71,6 +70,7 @@ def run_role(serve: Callable[[Settings, Health], None], *, role: str, conditions
         with listening(health, host=settings.metrics_host, port=settings.metrics_port):
             serve(settings, health)
 
+    signal.signal(signal.SIGINT, _stop_at_once)
     run(serve_observed, role=role)
 
 

@@ -18,9 +18,10 @@ from services.orchestrator.tails import WHOLE, Tails
 from shared.backoff import Backoff
 from shared.bus.consumer import Delivery
 from shared.bus.topology import DeadLetter
+from shared.domain.status import COMMAND_BURIED
 from shared.errors import RetryableError, explain
 from shared.log import about, about_message, get_logger
-from shared.messages import ProblemEvent, WorkerSeen, drafts_of
+from shared.messages import ProblemEvent, WorkerSeen, WorkFailed, drafts_of
 from shared.store.database import DatabaseBusy
 from shared.store.port import SeenProcess, Store
 
@@ -164,10 +165,13 @@ def _apply_together(store: Store, heard: Sequence[Heard], *, policies: PolicyCac
 def _bury_unknown(
     by_problem: Mapping[UUID, Sequence[tuple[Delivery, ProblemEvent]]], unknown: Collection[UUID]
 ) -> Iterator[DeadLetter]:
+    """Bury the events of problems that do not exist, except those that report a dead letter: there is one already."""
     for problem_id in by_problem:
         if problem_id in unknown:
             with about(problem_id):
-                yield from (bury(delivery, "there is no such problem") for delivery, _ in by_problem[problem_id])
+                for delivery, event in by_problem[problem_id]:
+                    if not (isinstance(event, WorkFailed) and event.code == COMMAND_BURIED):
+                        yield bury(delivery, "there is no such problem")
 
 
 def _ids(events: Iterable[Sequence[tuple[Delivery, ProblemEvent]]]) -> set[UUID]:

@@ -46,6 +46,9 @@ CONTEXT_FULL = "input_too_long"
 instead of failing the problem."""
 
 
+COMMAND_BURIED = "command_buried"
+"""Code of a failure that reports that a command became a dead letter."""
+
 CRASHES_WORKERS = "crashes_workers"
 """Failure code for a command that was lost with its worker again and again, also when it ran alone."""
 

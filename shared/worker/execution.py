@@ -15,7 +15,7 @@ from shared.cancellation import Cancellation, Cancelled
 from shared.clock import Clock
 from shared.domain.drafts import UnfinishedWork
 from shared.domain.roles import WorkerRole
-from shared.domain.status import CRASHES_WORKERS
+from shared.domain.status import COMMAND_BURIED, CRASHES_WORKERS
 from shared.engines.port import EngineDead, EngineUnfit, StepTimeout
 from shared.errors import Fault, PermanentError, RetryableError, TrimError, explain
 from shared.log import get_logger
@@ -46,7 +46,7 @@ class CrashesWorkers(PermanentError):
 class CommandBuried(RetryableError):
     """A worker could not use the command; see the dead letters."""
 
-    code = "command_buried"
+    code = COMMAND_BURIED
 
 
 class WorkerFailed(RetryableError):

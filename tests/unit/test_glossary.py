@@ -85,7 +85,9 @@ def codes() -> set[str]:
             match node:
                 case ast.ClassDef():
                     found.update(code for each in node.body if _names_code(each) for code in constants(_value(each)))
-                case ast.Assign(targets=[ast.Name(id="CONTEXT_FULL" | "CRASHES_WORKERS")], value=value):
+                case ast.Assign(
+                    targets=[ast.Name(id="CONTEXT_FULL" | "CRASHES_WORKERS" | "COMMAND_BURIED")], value=value
+                ):
                     found.update(constants(value))
                 case ast.keyword(arg="code", value=ast.Constant(value=str(code))):
                     found.add(code)
