@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Final
 
 import psycopg
@@ -16,11 +17,12 @@ from chaos.crashing_worker import CRASHES
 from chaos.deployment import NeverHappened
 from chaos.hanging_worker import hang
 from chaos.load import STEPS
-from chaos.measuring import is_steady
+from chaos.measuring import Figures, is_steady
 from chaos.meddling import disturb, meddling
 from chaos.proxy import Proxy
 from chaos.scene import CONCURRENCY, Ground, Outcome, Scene
 from shared.domain.status import CRASHES_WORKERS
+from shared.worker.quarantine import ALONE_AT, GUILTY_AT
 from stack.roles import ROLES, node_name
 
 SECOND: Final = "orchestrator-2"
@@ -43,6 +45,9 @@ FROZEN_S: Final = 45.0
 """Seconds for which an orchestrator is stopped. Postgres ends its transaction after 15 s, and the broker redelivers its
 events once it has missed two or three AMQP heartbeats, of 10 s each."""
 
+MOST_FROZEN_S: Final = 35.0
+"""Longest time without a step while it is stopped: three heartbeats, and some seconds until the next step."""
+
 FREEZES: Final = 500
 """Maximum number of attempts to stop an orchestrator in a transaction."""
 
@@ -52,6 +57,9 @@ HUNG_S: Final = 8.0
 BLIP_S: Final = 0.2
 MOST_BOUGHT_TWICE: Final = 0.01
 """Largest share of tokens that one blip may buy twice."""
+
+MOST_DEATHS: Final = ALONE_AT + GUILTY_AT + 1
+"""Largest number of workers that one question may end; one more than the rule says, as a lost connection counts too."""
 
 UNREPLICATED_S: Final = 3.0
 """Seconds of commits that are lost with the primary."""
@@ -86,7 +94,9 @@ def _judge_rates(scene: Scene, before: float, during: float, after: float) -> No
         f" {after:.1f} after); {verdict}, because the rates before and after differ by"
         f" {'at most' if is_quiet else 'more than'} {STEADY:.0%}."
     )
-    if is_quiet and ratio < LEAST_LOCKED_RATE:
+    # If the rate stays far below, the damage has outlasted the lock.
+    is_damaged = during < LEAST_LOCKED_RATE * after or after < before / 2
+    if ratio < LEAST_LOCKED_RATE and (is_quiet or is_damaged):
         scene.missed.append(f"steps/s with one row locked: {ratio:.1%}, and the bar is {LEAST_LOCKED_RATE:.0%}.")
 
 
@@ -99,7 +109,12 @@ def frozen_orchestrator(ground: Ground) -> Outcome:
         scene.wait(FROZEN_S)
         os.kill(scene.deployment.roles.pids()[SECOND], signal.SIGCONT)
         scene.facts.append(f"stopped in a transaction for {FROZEN_S:.0f} s, at attempt {attempts}.")
-        return scene.conclude()
+        return scene.conclude(bars=_judge_gap)
+
+
+def _judge_gap(figures: Figures) -> Iterator[str]:
+    if figures.longest_gap_s > MOST_FROZEN_S:
+        yield f"no step for {figures.longest_gap_s:.1f} s, and the bar is {MOST_FROZEN_S:.0f} s."
 
 
 def _freeze_in_transaction(scene: Scene) -> int:
@@ -143,6 +158,8 @@ def failover(ground: Ground) -> Outcome:
             lost_steps = load.count_steps() - known
             servers.fail_over()
             load.submit_again()
+            if not lost_steps:
+                scene.missed.append("no step was lost with the primary, so the failover was none.")
             scene.facts.append(f"{lost_steps} steps and {count // 5} submissions were lost with the primary.")
             # Events of problems that the replica does not know become dead letters.
             return scene.conclude(buries=True)
@@ -177,21 +194,24 @@ def blips(ground: Ground) -> Outcome:
     """All connections of the broker are cut, again and again."""
     with Proxy(ground.broker_url) as proxy, ground.scene("blips", broker_url=proxy.url) as scene:
         scene.load.submit(ground.count(220))
-        for _ in range(ground.blips):
-            scene.load.wait_for_steps(scene.draw.randrange(STEPS, 4 * STEPS))
-            proxy.cut()
-            scene.wait(BLIP_S)
-            proxy.mend()
-            if not scene.load.is_open():
-                raise NeverHappened("The load ended before the blips did; run it with more problems (--problems).")
-        outcome = scene.conclude()
-        assert outcome.figures is not None
-        for author, bought in (("small", outcome.figures.small_twice), ("large", outcome.figures.large_twice)):
-            each = bought / ground.blips
-            if each > MOST_BOUGHT_TWICE:
-                scene.missed.append(f"{author} tokens bought twice by a blip: {each:.1%}, and the bar is 1 %.")
+        try:
+            for _ in range(ground.blips):
+                scene.load.wait_for_steps(scene.draw.randrange(STEPS, 4 * STEPS))
+                proxy.cut()
+                scene.wait(BLIP_S)
+                proxy.mend()
+                if not scene.load.is_open():
+                    raise NeverHappened("The load ended before the blips did; run it with more problems (--problems).")
+        finally:
+            proxy.mend()  # The queues are deleted through it.
         scene.facts.append(f"all connections of the broker were cut {ground.blips} times.")
-        return outcome
+        return scene.conclude(bars=partial(_judge_blips, blips=ground.blips))
+
+
+def _judge_blips(figures: Figures, *, blips: int) -> Iterator[str]:
+    for author, bought in (("small", figures.small_twice), ("large", figures.large_twice)):
+        if bought / blips > MOST_BOUGHT_TWICE:
+            yield f"{author} tokens bought twice by a blip: {bought / blips:.1%}; the bar is {MOST_BOUGHT_TWICE:.0%}."
 
 
 def crashing_question(ground: Ground) -> Outcome:
@@ -211,6 +231,8 @@ def crashing_question(ground: Ground) -> Outcome:
         scene.deployment.until(have_ended)
         [row] = scene.deployment.rows("SELECT failure_code FROM problems WHERE question = %s", CRASHES)
         scene.facts.append(f"{len(deaths)} workers ended; the question failed with {row['failure_code']}.")
+        if len(deaths) > MOST_DEATHS:
+            scene.missed.append(f"{len(deaths)} workers ended, and the bar is {MOST_DEATHS}.")
         if row["failure_code"] != CRASHES_WORKERS:
             scene.missed.append(f"the question should fail with {CRASHES_WORKERS}.")
         return scene.conclude(guilty=[CRASHES])

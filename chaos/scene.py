@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,12 +154,19 @@ class Scene:
         steps = int(self.deployment.rows(accepted, since, until)[0]["steps"])
         return steps / float((until - since).total_seconds())
 
-    def conclude(self, *, guilty: Collection[str] = (), buries: bool = False) -> Outcome:
+    def conclude(
+        self,
+        *,
+        guilty: Collection[str] = (),
+        buries: bool = False,
+        bars: Callable[[Figures], Iterable[str]] = lambda _: (),
+    ) -> Outcome:
         """Wait for the problems to end, and measure.
 
         Args:
             guilty: Questions whose problems are meant to fail.
             buries: Whether dead letters are to be expected, and no fault.
+            bars: Returns the sentences of the scenario's bars that the figures miss.
         """
         self.load.finish(patience_s=PATIENCE_S)
         record = self.witness.read(self.load)
@@ -170,7 +177,7 @@ class Scene:
             figures=figures,
             failed_checks=failed,
             facts=self.facts,
-            missed=[*_missed(figures), *self.missed],
+            missed=[*_missed(figures), *bars(figures), *self.missed],
         )
 
     def _now(self) -> Any:

@@ -93,6 +93,21 @@ def reporting_errors(program: str) -> Iterator[None]:
         sys.exit(EXIT_USAGE if isinstance(error, PermanentError | RefusedError) else EXIT_BROKEN)
 
 
+def setting(event: threading.Event) -> Callable[..., None]:
+    """Return a signal handler that sets an event.
+
+    A second signal may interrupt the first one while that holds the lock of the event, so only the first one sets it.
+    """
+    numbers: list[int] = []
+
+    def on_signal(number: int, _frame: object) -> None:
+        numbers.append(number)
+        if len(numbers) == 1:
+            event.set()
+
+    return on_signal
+
+
 def _stop_at_once(_signal: int, _frame: object) -> None:
     """End a process that has taken no work yet; once it serves, it handles the signal itself.
 

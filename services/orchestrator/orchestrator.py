@@ -38,6 +38,7 @@ from shared.log import get_logger
 from shared.messages import ClockTold
 from shared.observe import metrics
 from shared.observe.health import Health, LoopBeat
+from shared.process import setting
 from shared.settings import Settings
 from shared.store.compatibility import CodeOutdated
 from shared.store.database import Database, DatabaseUnavailable, WakeUp
@@ -108,6 +109,8 @@ class Orchestrator:
         self._away: Collection[WorkerRole] = ()
         """The roles that are away, as of the last sweep."""
         self._clock = ServiceClock()
+        self._means: Any = {"policies": self._policies, "tails": self._tails, "now": self._clock.now}
+        """What every transaction needs."""
         self._blocked: Unfit | None = None
         """Why the broker accepts no messages, if it does not."""
         metrics.ADMISSION_WINDOW.set(settings.window)
@@ -120,13 +123,14 @@ class Orchestrator:
             ThreadCrashed: A thread crashed. The others stop too: half an orchestrator would look alive.
             RefusedError, QueueDiffers: Settings or queues have to be changed; waiting does not help.
         """
-        signal.signal(signal.SIGINT, lambda *_: self._stopping.set())
+        stop = setting(self._stopping)
+        signal.signal(signal.SIGINT, stop)
         check_broker(self._settings)
         with closing(self._database):
             self._reconnecting(lambda: watch_database(self._database, self._health, every_s=self._settings.heartbeat_s))
             self._reconnecting(lambda: set_clock(self._database, self._clock))
             # Until here SIGTERM ends the process at once: it has taken nothing, and may wait for a server.
-            signal.signal(signal.SIGTERM, lambda *_: self._stopping.set())
+            signal.signal(signal.SIGTERM, stop)
             if self._stopping.is_set():
                 return
             others = [
@@ -204,7 +208,7 @@ class Orchestrator:
                 deliveries = source.take(min(TAKE_TIMEOUT_S, aside.due_in_s))
                 if deliveries or aside.due_in_s == 0:
                     applied = self._apply(source, deliveries, aside)
-                    self._publish(publisher, applied.outgoing)
+                    self._publish(publisher, applied.outgoing, meanwhile=source.keep_alive)
                     source.settle(applied.settled)
                     if len(aside) > 0:
                         source.make_room()
@@ -220,14 +224,7 @@ class Orchestrator:
         while True:
             try:
                 with _EVENTS_WORK.time():
-                    return apply_deliveries(
-                        self._store,
-                        deliveries,
-                        aside=aside,
-                        policies=self._policies,
-                        tails=self._tails,
-                        now=self._clock.now,
-                    )
+                    return apply_deliveries(self._store, deliveries, aside=aside, **self._means)
             except RetryableError as error:
                 if self._stopping.is_set() or isinstance(error, RefusedError):
                     raise
@@ -240,8 +237,7 @@ class Orchestrator:
 
     def _admit(self) -> None:
         """Admit queued problems at every wake-up, and now and then without one."""
-        common: Any = {"policies": self._policies, "tails": self._tails, "now": self._clock.now}
-        admit_some = partial(admit, self._store, window=self._settings.window, away=lambda: self._away, **common)
+        admit_some = partial(admit, self._store, window=self._settings.window, away=lambda: self._away, **self._means)
         with closing(Publisher(self._settings)) as publisher, closing(self._database.listen()) as listening:
             while not self._stopping.is_set():
                 self._publish_all(publisher, take_turns(admit_some))
@@ -250,9 +246,8 @@ class Orchestrator:
 
     def _sweep(self) -> None:
         """Attend to overdue, expired and cancelled problems at intervals, and at once when one is cancelled."""
-        common: Any = {"policies": self._policies, "tails": self._tails, "now": self._clock.now}
         attend_some, tell_some = (
-            partial(sweep, self._store, roles=self._read_roles, **common) for sweep in (attend, tell_roles)
+            partial(sweep, self._store, roles=self._read_roles, **self._means) for sweep in (attend, tell_roles)
         )
         next_prune = time.monotonic() + PRUNE_EVERY.total_seconds()
         with closing(Publisher(self._settings)) as publisher:
@@ -336,7 +331,9 @@ class Orchestrator:
         except psycopg.Error as error:
             raise DatabaseUnavailable from error
 
-    def _publish(self, publisher: Publisher, outgoing: list[Outgoing]) -> None:
+    def _publish(
+        self, publisher: Publisher, outgoing: list[Outgoing], *, meanwhile: Callable[[], object] = lambda: None
+    ) -> None:
         """Publish what was committed; wait for an unreachable broker, as lost commands return only once overdue."""
         attempt = 0
         while True:
@@ -347,4 +344,5 @@ class Orchestrator:
                 if self._stopping.is_set() or isinstance(error, RefusedError):
                     raise  # Nothing is acknowledged: the broker redelivers the events to another orchestrator.
                 self._back_off("publication_failed", error, attempt, messages=len(outgoing))
+                meanwhile()
                 attempt += 1

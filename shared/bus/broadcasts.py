@@ -12,7 +12,7 @@ from kombu.message import Message as KombuMessage
 from kombu.messaging import Consumer
 
 from shared.backoff import RECONNECT
-from shared.bus.connection import HEARTBEAT_S, broker_errors, close, connect, is_pgmq, unavailable
+from shared.bus.connection import HEARTBEAT_S, answering, broker_errors, close, connect, is_pgmq, unavailable
 from shared.bus.topology import Topology
 from shared.errors import TrimError
 from shared.heartbeats import silence_s
@@ -94,7 +94,7 @@ class BroadcastListener:
             while not self._stopping.is_set():
                 connection.heartbeat_check()
                 if exclusive and time.monotonic() - self._heard_at > silence_s(self._settings):
-                    self._bind(queue(channel))
+                    self._bind(connection, queue(channel))
                 try:
                     connection.drain_events(timeout=0.5)
                 except TimeoutError:
@@ -106,9 +106,10 @@ class BroadcastListener:
                 consumer.cancel()
                 queue(channel).delete()
 
-    def _bind(self, queue: Queue) -> None:
+    def _bind(self, connection: Connection, queue: Queue) -> None:
         """Bind the queue again: an exchange that was deleted and declared again sends nothing to it."""
-        queue.queue_bind()
+        with answering(connection):
+            queue.queue_bind()
         self._heard_at = time.monotonic()
 
     def _on_message(self, message: KombuMessage) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import ModuleType
 from typing import Any
 from urllib.parse import urlsplit
@@ -112,6 +112,19 @@ def broker_url(settings: Settings) -> str:
 def broker_transport(settings: Settings) -> str | None:
     """Return the transport class for Kombu and Celery, if it is not the one that the URL implies."""
     return "shared.bus.pgmq_transport:Transport" if is_pgmq(settings) else None
+
+
+@contextmanager
+def answering(connection: Connection) -> Iterator[None]:
+    """Have RabbitMQ answer what is sent in the block within seconds; otherwise the connection counts as broken.
+
+    A broker that hangs would hold up the thread for ever, and with it the heartbeats that find that out.
+    """
+    if connection.transport.driver_type != "amqp":
+        yield
+        return
+    with connection.connection.transport.having_timeout(_CONNECT_TIMEOUT_S):
+        yield
 
 
 def connect(

@@ -11,7 +11,7 @@ from kombu.connection import Connection
 from kombu.message import Message as KombuMessage
 from kombu.messaging import Consumer
 
-from shared.bus.connection import broker_errors, close, connect, is_pgmq, unavailable
+from shared.bus.connection import answering, broker_errors, close, connect, is_pgmq, unavailable
 from shared.bus.declaring import Declarer
 from shared.bus.topology import QueueRole, Topology, count_deliveries
 from shared.errors import TrimError
@@ -20,7 +20,7 @@ from shared.settings import Settings
 
 HEARTBEAT_S = 10
 """AMQP heartbeat of the connection, in seconds. A frozen orchestrator holds its events for two to three heartbeats, and
-their problems wait. A batch takes milliseconds; one that waits 30 s for the database loses its events too."""
+their problems wait. A batch takes milliseconds; one that waits for the database for 15 s may lose its events too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,8 @@ class BatchConsumer:
         """
         try:
             self._connection.heartbeat_check()
-            if self._is_amqp and time.monotonic() - self._arrived_at > self._silence_s:
+            is_idle = not self._received and not self._unsettled
+            if self._is_amqp and is_idle and time.monotonic() - self._arrived_at > self._silence_s:
                 self._subscribe_again()
             self._drain(0 if self._received else timeout_s)
             linger_until = time.monotonic() + (self._linger_s if self._is_busy else 0)
@@ -152,10 +153,11 @@ class BatchConsumer:
 
         RabbitMQ does not always tell a consumer that its queue was deleted, if it is declared again at that moment.
         """
-        self._consumer.cancel()
-        arrived = (each.delivery_tag for each in self._unsettled + self._received)
-        self._subscribed_after = max(arrived, default=self._subscribed_after)
-        self._consumer.consume()
+        with answering(self._connection):
+            self._consumer.cancel()
+            arrived = (each.delivery_tag for each in self._unsettled + self._received)
+            self._subscribed_after = max(arrived, default=self._subscribed_after)
+            self._consumer.consume()
         self._arrived_at = time.monotonic()
 
     def keep_alive(self) -> None:

@@ -21,7 +21,7 @@ from kombu.entity import Queue
 from kombu.message import Message as KombuMessage
 
 from shared.backoff import RECONNECT
-from shared.bus.connection import HEARTBEAT_CHECKS, HEARTBEAT_S, broker_options, broker_transport, broker_url
+from shared.bus.connection import HEARTBEAT_CHECKS, HEARTBEAT_S, answering, broker_options, broker_transport, broker_url
 from shared.bus.topology import COMMAND, Topology
 from shared.domain.roles import WorkerRole
 from shared.errors import TrimError
@@ -211,11 +211,12 @@ class _WatchedConsumer(Consumer):  # type: ignore[misc]
     def _beat(self) -> None:
         self.watch.beat()
         self.call_soon(self.follow)  # An error of a timer would only be logged.
-        if type(self).is_silent():
-            self.call_soon(self._subscribe_again)
+        self.call_soon(self._subscribe_if_silent)
 
-    def _subscribe_again(self) -> None:
-        queue = self.app.conf.task_default_queue
-        if self.task_consumer is not None and self.task_consumer.consuming_from(queue):
-            self.cancel_task_queue(queue)
-            self.add_task_queue(queue)
+    def _subscribe_if_silent(self) -> None:
+        """Subscribe again if the worker wants commands, and none has come for long, also since the beat."""
+        queue, is_needed = self.app.conf.task_default_queue, type(self).wants() and type(self).is_silent()
+        if is_needed and self.task_consumer is not None and self.task_consumer.consuming_from(queue):
+            with answering(self.connection):
+                self.cancel_task_queue(queue)
+                self.add_task_queue(queue)

@@ -287,9 +287,11 @@ class CommandWorker:
         return True
 
     def _on_signal(self, number: int, _frame: object) -> None:
-        # No log line and no new thread: the signal may have interrupted one in the main thread.
-        self._stopped_by = signal.Signals(number)
-        self._must_stop.set()
+        # No log line and no new thread: the signal may have interrupted one in the main thread. The second of two
+        # signals may have interrupted the first one, which holds the lock of the event.
+        if self._stopped_by is None:
+            self._stopped_by = signal.Signals(number)
+            self._must_stop.set()
 
     def _die(self) -> None:
         """End the process: a worker without an engine would take commands and fail them all."""

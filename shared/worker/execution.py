@@ -48,6 +48,11 @@ class CommandBuried(RetryableError):
 
     code = COMMAND_BURIED
 
+    @property
+    def fault(self) -> Fault:
+        """The worker's: the step is requested again, and no attempt is charged."""
+        return Fault.WORKER
+
 
 class WorkerFailed(RetryableError):
     """A worker failed unexpectedly; its log has the stack trace."""

@@ -17,7 +17,7 @@ from shared.machine.state import State
 from shared.store.database import Database
 from shared.store.known_steps import OVERHEAD_BYTES, KnownSteps
 from shared.store.port import Change
-from shared.store.reasoning_state import _READ_STEPS, PostgresStore
+from shared.store.reasoning_state import PostgresStore
 from stack.scratch import scratch_database
 from tests.integration.solving import empty
 from tests.integration.test_stores import TestedPostgres
@@ -128,14 +128,3 @@ def test_the_problems_that_were_used_longest_ago_are_forgotten(database: Databas
     known.clear()
     known.keep(others, generation=0)
     assert [len(each.steps) for each in known.find([each.problem_id for each in others])] == [0, 0, 0], "read before"
-
-
-def test_steps_are_read_by_their_key_whatever_the_number_of_problems(database: Database, problem_id: UUID) -> None:
-    with database.session() as session:
-        connection = session.connection()
-        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
-        driver = connection.connection.driver_connection
-        assert driver is not None
-        parameters = {"ids": [problem_id, uuid4()], "lengths": [3, 0], "unscored_from": [2, 0]}
-        plan = "\n".join(row[0] for row in driver.execute(f"EXPLAIN {_READ_STEPS}", parameters))
-    assert "Index Cond: ((problem_id = known.problem_id) AND (step >= known.unscored_from))" in plan

@@ -125,7 +125,7 @@ def test_many_problems_are_locked_and_saved_by_their_keys(database: Database, ex
     assert len(commands) == count
     executed.clear()
     hear(database, *(write(each, "A step.") for each in commands.values()))
-    for beginning in ("SELECT problems.", "SELECT steps.", "SELECT inbox.", "INSERT INTO inbox", "INSERT INTO steps",
+    for beginning in ("SELECT problems.", "SELECT known.", "SELECT inbox.", "INSERT INTO inbox", "INSERT INTO steps",
                       "INSERT INTO decisions", "INSERT INTO shadow_decisions", "UPDATE problems"):  # fmt: skip
         find(executed, beginning)
     check(executed, rows=count * 4)

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from chaos.measuring import Record, is_steady, longest_gap_s, measure
 from chaos.running import run
-from chaos.scenarios import _judge_rates
+from chaos.scenarios import _judge_blips, _judge_gap, _judge_rates
 from chaos.scene import Ground, Outcome, Scene
 from shared.errors import RetryableError
 
@@ -88,6 +88,20 @@ def test_tokens_bought_twice_are_a_share_of_those_that_count() -> None:
     assert measure(record()).large_twice == 0
 
 
+@pytest.mark.parametrize(("blips", "missed"), [(1, ["small", "large"]), (4, ["large"]), (10, [])])
+def test_tokens_that_blips_bought_twice_miss_the_bar(blips: int, missed: list[str]) -> None:
+    figures = measure(record(problem("a", small_wasted=5), problem("b", large_wasted=20, large_out=150)))
+    assert [sentence.split()[0] for sentence in _judge_blips(figures, blips=blips)] == missed
+
+
+def test_a_long_time_without_a_step_misses_the_bar() -> None:
+    for seconds, count in ((20, 0), (60, 1)):
+        steps = [
+            {"accepted_at": NOON + timedelta(seconds=each), "problem_id": 1, "step": each} for each in (0, seconds)
+        ]
+        assert len([*_judge_gap(measure(record(problem("a"), steps=steps)))]) == count
+
+
 def test_the_longest_gap_is_that_between_moments_that_follow_each_other() -> None:
     assert longest_gap_s(NOON + timedelta(seconds=each) for each in (9, 0, 2, 8.5)) == 6.5
     assert longest_gap_s([NOON]) == 0
@@ -101,7 +115,7 @@ def test_a_rate_is_steady_within_its_tolerance() -> None:
 
 
 @pytest.mark.parametrize(
-    ("during", "after", "misses"), [(80, 100, True), (90, 100, False), (80, 70, False), (80, 130, False)]
+    ("during", "after", "misses"), [(80, 100, True), (90, 100, False), (80, 70, False), (80, 130, True), (0, 0, True)]
 )
 def test_a_low_rate_under_a_lock_misses_the_bar_only_on_a_quiet_machine(
     during: float, after: float, *, misses: bool
