@@ -29,6 +29,9 @@ from stack.scratch import scratch_prefix, scratch_queues
 
 PATIENCE_S = 240.0
 
+CONNECTIONS = 32
+"""Connections to Postgres that a deployment with RabbitMQ opens at most, with those of its test."""
+
 PGMQ_CONNECTIONS = 65
 """Connections to Postgres that a deployment with pgmq opens at most, with those of its caller."""
 
@@ -183,7 +186,9 @@ def deployed(
         interpreters=dict.fromkeys(own, "/usr/bin/env"),
     )
     with scratch_queues(configured), api, ExitStack() as running:
-        with _with_room(configured, PGMQ_CONNECTIONS + PGMQ_ROLE_CONNECTIONS * len(more_roles.keys() - ROLES.keys())):
+        more = len(more_roles.keys() - ROLES.keys())
+        pgmq = PGMQ_CONNECTIONS + PGMQ_ROLE_CONNECTIONS * more
+        with _with_room(configured, pgmq if is_pgmq(configured) else CONNECTIONS):
             roles = running.enter_context(started)
             api.wait_until_ready(roles.check, problems_may_wait=problems_may_wait)
         yield Deployment(api, roles, configured, database_url)
@@ -195,13 +200,10 @@ def _variables(settings: Mapping[str, str]) -> dict[str, str]:
 
 @contextmanager
 def _with_room(settings: Settings, connections: int) -> Iterator[None]:
-    """Let one deployment with pgmq start at a time, once the server has room for its connections.
+    """Let one deployment start at a time, once the server has room for its connections.
 
     Where another one keeps that room for long, this one starts all the same: it may still find enough.
     """
-    if not is_pgmq(settings):
-        yield
-        return
     with Path(tempfile.gettempdir(), f"trim-tests-{os.getuid()}.lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         until = time.monotonic() + ROOM_PATIENCE_S

@@ -57,8 +57,9 @@ class Proxy:
         self._listener.close()
 
     def mend(self) -> None:
-        """Take connections again."""
-        self._listener = self._listen(self._port)
+        """Take connections again, unless it does."""
+        if self._listener.fileno() < 0:
+            self._listener = self._listen(self._port)
 
     def freeze(self) -> None:
         """Let nothing through any more, and break nothing, as a server does that is stopped or under an alarm."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice, pairwise, product
@@ -16,7 +15,7 @@ from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext
 from pathlib import Path
-from signal import SIG_BLOCK, SIGHUP, SIGINT, SIGTERM, pthread_sigmask
+from signal import SIG_BLOCK, SIG_SETMASK, pthread_sigmask
 from threading import Thread
 from typing import Final
 
@@ -36,13 +35,11 @@ from shared.policies.artefact import Artefact
 from shared.policies.policy import FittedPolicy
 from shared.policies.registry import POLICIES
 from shared.settings import Settings
+from stack.interrupts import STOPPING, delaying_interrupts
 from stack.policies import read_artefacts
 
 SPLITS: Final = (Split.TEST, Split.TRANSFER)
 """Splits of the problems that are measured."""
-
-STOPPING: Final = (SIGINT, SIGHUP, SIGTERM)
-"""Signals that stop a program."""
 
 
 class ShardDied(TrimError):
@@ -114,18 +111,14 @@ def _measuring(context: SpawnContext, work: Work, shard: Shard) -> Iterator[Conn
     """Start a process that measures a shard, and end it after the block; yield the pipe that its pieces come from."""
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_measure, args=(work, shard, theirs))
-
-    def start() -> None:
-        # The process inherits the mask: a terminal interrupts all processes, and this one ends the others.
-        pthread_sigmask(SIG_BLOCK, STOPPING)
-        process.start()
-
     with ours:
         try:
-            # Not in this thread: an interruption in the middle of the start would leave a process that waits for its
-            # work. The end of the block waits for the start, also then.
-            with ThreadPoolExecutor(1) as starter:
-                starter.submit(start).result()
+            # An interruption in the middle of the start would leave a process that waits for its work.
+            with delaying_interrupts():
+                # The process inherits the mask: a terminal interrupts all processes, and this one ends the others.
+                mask = pthread_sigmask(SIG_BLOCK, STOPPING)
+                process.start()
+                pthread_sigmask(SIG_SETMASK, mask)
             # Once the process has ended, no other writer keeps the pipe open.
             theirs.close()
             yield ours

@@ -8,7 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Final, NoReturn
+
+STOPPING: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
+"""Signals that stop a program."""
 
 EXIT_STOPPED = 130
 """Exit status after Ctrl-C, by the convention of shells."""
@@ -44,6 +47,23 @@ def interrupt_once(_number: int, _frame: object) -> NoReturn:
 
 def _hurry(_number: int, _frame: object) -> None:
     _STOP.is_urgent = time.monotonic() > _STOP.interrupted_at + SAME_S
+
+
+@contextmanager
+def delaying_interrupts() -> Iterator[None]:
+    """Deliver signals that stop the program at the end of the block; for the main thread.
+
+    A mask would not do: another thread takes the signal then, and Python calls the handler in this one all the same.
+    """
+    received: list[int] = []
+    handlers = {number: signal.signal(number, lambda number, _: received.append(number)) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if received:
+        signal.raise_signal(received[0])
 
 
 def wait_until(is_done: Callable[[], bool], *, timeout_s: float, is_patient: bool = True) -> bool:
