@@ -22,14 +22,12 @@ from evaluation.problem_sources import (
 from shared import log
 from shared.cancellation import Cancelled
 from shared.settings import Settings
-from stack.interrupts import interrupt_once
+from stack.interrupts import STOPPING, interrupt_once
 
 KEPT = "database-problems.jsonl"
 """Name of the file, in the folder of a result, that keeps the problems of the database."""
 
 NOTHING_KEPT = "Stopped, and nothing is kept; name a file with --memory, so that the same command resumes."
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def read_settings() -> Settings:
@@ -95,7 +93,7 @@ def _stopping_on_signals(stopping: Stopping) -> Iterator[None]:
         threading.Thread(target=stopping.cancel, daemon=True).start()
         interrupt_once(number, frame)
 
-    before = {each: signal.getsignal(each) for each in SIGNALS}
+    before = {each: signal.getsignal(each) for each in STOPPING}
     for each, handler in before.items():
         if handler is not signal.SIG_IGN:
             signal.signal(each, stop)

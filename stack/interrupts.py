@@ -82,7 +82,7 @@ def wait_until(is_done: Callable[[], bool], *, timeout_s: float, is_patient: boo
 
 def unwind_on_signals() -> None:
     """Unwind on Ctrl-C, SIGTERM and hang-up, except for signals that the process ignores already (as `nohup` sets)."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in STOPPING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, interrupt_once)
 
