@@ -128,6 +128,10 @@ class _Command(_ProblemMessage):
         version = 2 if omit else 1
         return self.model_copy(update={"version": version, "prefix": tuple(texts[omit:]), "omitted_steps": omit})
 
+    def without_prefix(self) -> Self:
+        """Return the command with all steps of its prefix left out."""
+        return self.model_copy(update={"version": 2, "prefix": (), "omitted_steps": self.first_step})
+
 
 class GenerateSteps(_Command):
     """Command to a generator: write the steps that follow the prefix."""
@@ -227,12 +231,14 @@ class ClockTold(_Message):
 
 
 class PrefixMissing(_ProblemMessage):
-    """A worker got a command that leaves out steps which it does not know: it is to be published with more of them."""
+    """A worker got a command that leaves out steps which it does not know: it is to be published with them."""
 
     kind: Literal["prefix_missing"] = "prefix_missing"
     id: UUID
     command: Annotated[GenerateSteps | ScoreSteps, Field(discriminator="kind")]
-    """The command as it arrived."""
+    """The command: to a generator without its prefix, which the orchestrator has; to the PRM as it arrived."""
+    known_steps: Index = 0
+    """Number of steps at the beginning of the prefix that the worker probably knows; fewer than were left out."""
     runs: Index = 0
     losses: Index = 0
     alone: Index = 0

@@ -2,7 +2,7 @@
 
 A worker knows the prefix of the last command that it took for a problem. The more workers share a queue, the more
 commands of a problem pass between two that come to the same worker. One that does not know what is left out asks for
-more (`PrefixMissing`), which takes one more round.
+it (`PrefixMissing`), which takes one more round.
 """
 
 from __future__ import annotations
@@ -16,12 +16,10 @@ from shared.domain.roles import Author, WorkerRole
 from shared.machine.state import State
 from shared.messages import Command, GenerateSteps, PrefixMissing
 
-COMMANDS_PER_WORKER: Final = 3
+COMMANDS_PER_WORKER: Final = 1
 """A tail reaches back over this many commands of the problem for each worker of the role: with many workers, one in
-20 commands (exp(-3)) then comes to a worker that has had none of them."""
-
-LONGER: Final = 4
-"""Factor by which a tail grows that was too short: a worker that is new to a problem gets all of it in some rounds."""
+three commands (exp(-1)) then comes to a worker that has had none of them. To bring it what it lacks costs less than to
+carry more in every command."""
 
 LEAST: Final = 8
 """Steps that every command carries."""
@@ -39,12 +37,14 @@ class Tails:
     def shorten(self, command: GenerateSteps, state: State) -> GenerateSteps:
         """Leave out the steps of its prefix that the workers of its role will probably know."""
         workers = self.workers  # Another thread replaces it.
-        if (count := workers.get(WorkerRole(command.author))) is not None:
-            carried = self._carried(command, state, commands=COMMANDS_PER_WORKER * count)
-            command = command.with_prefix(command.prefix, omit=max(0, command.first_step - carried))
         if command.results_to == "prm" and (count := workers.get(WorkerRole.PRM)) is not None:
             scored_prefix = max(self.least, COMMANDS_PER_WORKER * count)
-            command = command.model_copy(update={"scored_prefix": scored_prefix})
+            if scored_prefix < command.first_step + command.max_steps:
+                command = command.model_copy(update={"scored_prefix": scored_prefix})
+        if (count := workers.get(WorkerRole(command.author))) is not None:
+            carried = self._carried(command, state, commands=COMMANDS_PER_WORKER * count)
+            if carried < command.first_step:
+                command = command.with_prefix(command.prefix, omit=command.first_step - carried)
         return command
 
     def _carried(self, command: GenerateSteps, state: State, *, commands: int) -> int:
@@ -59,7 +59,7 @@ class Tails:
 
 
 def lengthen(whole: Command, *, missing: PrefixMissing) -> Command:
-    """Return a command that carries more of its prefix than one whose worker did not know the rest.
+    """Return a command that carries the steps that its worker lacked.
 
     One that was lost with a worker stays whole: it may have to run alone, and then it should not be handed back again.
 
@@ -67,10 +67,7 @@ def lengthen(whole: Command, *, missing: PrefixMissing) -> Command:
         whole: The command with its whole prefix.
         missing: The worker's event.
     """
-    if missing.losses:
-        return whole
-    omit = max(0, whole.first_step - LONGER * max(1, len(missing.command.prefix)))
-    return whole.with_prefix(whole.prefix, omit=omit)
+    return whole.with_prefix(whole.prefix, omit=0 if missing.losses else missing.known_steps)
 
 
 WHOLE: Final = Tails()

@@ -81,4 +81,4 @@ def _book(state: State, draft: Draft, column: str) -> State:
 
 
 def _add(ledger: Ledger, **spent: int) -> Ledger:
-    return replace(ledger, **{name: getattr(ledger, name) + more for name, more in spent.items()})
+    return replace(ledger, **{name: getattr(ledger, name) + more for name, more in spent.items() if more})

@@ -14,7 +14,7 @@ from shared.clock import Clock
 from shared.domain.roles import WorkerRole
 from shared.engines.port import EngineDead
 from shared.log import get_logger
-from shared.messages import Command, PrefixMissing, ScoreSteps, derive_id, derive_work_id
+from shared.messages import Command, GenerateSteps, PrefixMissing, ScoreSteps, derive_id, derive_work_id
 from shared.observe import metrics, spans
 from shared.observe.tracing import TRACING
 from shared.worker.execution import Begin, Context, Execution, Outcome, Work
@@ -97,7 +97,7 @@ class Executor:
                     self._trace(command, outcome, taken_at=taken_at)
         if outcome == "incomplete":
             settle = self.taken.leave(command)  # The whole command has the same id, and may come here.
-            results.publish(_missing(command, context, past))
+            results.publish(self._missing(command, context, past))
         if outcome == "returned":
             # Published again and acknowledged, because a command that is requeued often counts as one that crashes
             # workers. It may be delivered here again before it is settled.
@@ -135,6 +135,19 @@ class Executor:
             work_id=derive_work_id(command, worker=self.worker, runs=past.runs),
         )
 
+    def _missing(self, command: Command, context: Context, past: Past) -> PrefixMissing:
+        """Return the event that has a command published again with the steps that this worker lacks."""
+        return PrefixMissing(
+            id=derive_id(context.work_id, "prefix_missing"),
+            problem_id=command.problem_id,
+            epoch=command.epoch,
+            command=command.without_prefix() if isinstance(command, GenerateSteps) else command,
+            known_steps=self.prefixes.count_known(command),
+            runs=past.runs,
+            losses=past.losses,
+            alone=past.alone,
+        )
+
     def _prepare(self, command: Command, context: Context) -> Execution:
         return Execution(
             command,
@@ -169,14 +182,14 @@ class Executor:
         What waited in the queue while the worker could not serve it is valid from then on, or all of it would be
         dropped, and bought again. What had expired before the worker became unfit was requested again by then.
         """
-        unfit = self.unfit_spans()
-        if unfit is None:
+        now = self.clock.now()
+        if now <= command.expires_at or (unfit := self.unfit_spans()) is None:
             return False
         expires_at, valid_for = command.expires_at, command.expires_at - command.issued_at
         for since, until in unfit:
             if since <= expires_at and command.issued_at < until:
                 expires_at = until + valid_for
-        return self.clock.now() > expires_at
+        return now > expires_at
 
     def _trace(self, command: Command, outcome: Outcome, *, taken_at: datetime) -> None:
         """Export the command's wait and the work on it to the problem's trace."""
@@ -190,14 +203,3 @@ class Executor:
             )
 
 
-def _missing(command: Command, context: Context, past: Past) -> PrefixMissing:
-    """Return the event that has a command published again with the steps that it leaves out."""
-    return PrefixMissing(
-        id=derive_id(context.work_id, "prefix_missing"),
-        problem_id=command.problem_id,
-        epoch=command.epoch,
-        command=command,
-        runs=past.runs,
-        losses=past.losses,
-        alone=past.alone,
-    )

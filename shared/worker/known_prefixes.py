@@ -14,6 +14,9 @@ from shared.messages import Command
 MAX_BYTES: Final = 32 << 20
 """Maximum size of all prefixes, estimated. The problems that were used longest ago are forgotten first."""
 
+LONGER: Final = 4
+"""Factor by which the number of steps that a command carries grows if they follow others than those that are known."""
+
 OVERHEAD_BYTES: Final = 200
 """What a prefix, and each step of it, takes besides its text; a character is taken for a byte."""
 
@@ -46,29 +49,41 @@ class KnownPrefixes:
         if known is None:
             return None
         self._keep(command.problem_id, known)
-        whole = command if not command.omitted_steps else command.with_prefix(known.texts)
-        return whole.model_copy(update={"prefix_digest": known.digests[-1]})
+        whole = command.with_prefix(known.texts) if command.omitted_steps else command
+        digest = known.digests[-1]
+        return whole if whole.prefix_digest == digest else whole.model_copy(update={"prefix_digest": digest})
+
+    def count_known(self, command: Command) -> int:
+        """Count the steps at the beginning of a prefix that are probably known, of a command that lacks steps.
+
+        Those that are known may be of another branch, which differs from the prefix at its end, and seldom before. So
+        the number is lower in each round, and 0 in the end.
+        """
+        with self._lock:
+            known = self._known.get(command.problem_id)
+        count = len(known.texts) if known else 0
+        if count < command.omitted_steps:
+            return count
+        return max(0, command.omitted_steps - LONGER * max(1, len(command.prefix)))
 
     def _find(self, command: Command) -> _Known | None:
         omitted = command.omitted_steps
-        texts: tuple[str, ...] = ()
-        digests: tuple[str, ...] = (extend_digest("", command.question),)
-        if omitted:
-            with self._lock:
-                known = self._known.get(command.problem_id)
-            if known is None or len(known.texts) < omitted:
+        with self._lock:
+            known = self._known.get(command.problem_id)
+        if known is None or len(known.texts) < omitted:
+            if omitted:
                 return None
-            texts, digests = known.texts[:omitted], known.digests[: omitted + 1]
-        more = []
-        digest = digests[-1]
-        for text in command.prefix:
-            digest = extend_digest(digest, text)
-            more.append(digest)
-        if omitted and digest != command.prefix_digest:
+            known = _Known((), (extend_digest("", command.question),), OVERHEAD_BYTES)
+        texts = known.texts[:omitted] + command.prefix
+        # Nearly always, these are the known steps and one more.
+        same = len(known.texts) if texts[: len(known.texts)] == known.texts else omitted
+        digests = list(known.digests[: same + 1])
+        for text in texts[same:]:
+            digests.append(extend_digest(digests[-1], text))
+        if omitted and digests[-1] != command.prefix_digest:
             return None
-        texts += command.prefix
         size = OVERHEAD_BYTES * (1 + len(texts)) + sum(map(len, texts))
-        return _Known(texts, (*digests, *more), size)
+        return _Known(texts, tuple(digests), size)
 
     def _keep(self, problem_id: UUID, known: _Known) -> None:
         with self._lock:

@@ -116,7 +116,8 @@ class Reception:
         self, consumer: Consumer, command: Command, body: bytes, past: Past, settle: Settle, *, is_worn: bool
     ) -> None:
         identity = command.id, command.issued_at
-        is_marked, past = past.is_marked, replace(past, is_marked=False)
+        if is_marked := past.is_marked:
+            past = replace(past, is_marked=False)
         put_back = partial(self._put_back, body, past, settle)
         is_stale = partial(self._has_lost_connection, since=self._watch.losses)
 

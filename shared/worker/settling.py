@@ -16,24 +16,20 @@ def settle_in_loop(consumer: Consumer, message: KombuMessage, decoded: Message |
     """Return how any thread settles a message: Celery's loop does it, as an AMQP connection is not thread-safe."""
 
     def settle_here(*, requeue: bool) -> None:
-        with about_message(decoded):
-            _settle(message, requeue=requeue)
+        """Acknowledge or requeue the message, if the connection that delivered it still exists."""
+        try:
+            if requeue:
+                message.requeue()
+            else:
+                message.ack()
+        except Exception as error:  # noqa: BLE001 - whatever a broken connection raises: the broker redelivers it
+            with about_message(decoded):
+                _log.warning("message_not_settled", reason=type(error).__name__)
 
     def settle(*, requeue: bool) -> None:
         consumer.call_soon_ack(settle_here, requeue=requeue)
 
     return settle
-
-
-def _settle(message: KombuMessage, *, requeue: bool) -> None:
-    """Acknowledge or requeue a message, if the connection that delivered it still exists."""
-    try:
-        if requeue:
-            message.requeue()
-        else:
-            message.ack()
-    except Exception as error:  # noqa: BLE001 - whatever a broken connection raises: the broker redelivers the message
-        _log.warning("message_not_settled", reason=type(error).__name__)
 
 
 def raw(message: KombuMessage) -> bytes:

@@ -18,26 +18,40 @@ pytestmark = pytest.mark.servers
 
 STEPS = 60
 PROBLEMS = 6
+HELD = 30
+"""Number of steps after which the solutions need the large model for the first time."""
 TEXT = "x" * 500
 SOLUTION = [
-    {"small": f"Step {index}: {TEXT}", "large": f"Step {index}, again: {TEXT}", "score": 0.1 if index % 7 == 6 else 0.9}
+    {
+        "small": f"Step {index}: {TEXT}",
+        "large": f"Step {index}, again: {TEXT}",
+        "score": 0.1 if index >= HELD and index % 7 == HELD % 7 else 0.9,
+    }
     for index in range(STEPS - 1)
 ] + [{"small": "So it is \\boxed{7}.", "score": 0.9}]
 MORE = {f"{role}-2": ROLES[role] for role in ("small", "prm")}
+RESTARTED = ("small", "prm", *MORE)
 WHOLE_BYTES = (STEPS - 1) * len(TEXT)
 """Bytes of the longest prefix."""
 
 
 def solve(deployment: Deployment) -> list[bytes]:
-    """Solve problems, and replace workers meanwhile; return all messages."""
+    """Solve problems, and replace all workers in the middle of them; return all messages."""
     topology = Topology(deployment.settings.queue_prefix)
     queues = [topology.queue(role) for role in (*WorkerRole, "events")]
     with Tap(deployment.settings, [(queue.exchange.name, queue.routing_key) for queue in queues]) as tap:
+        deployment.roles.stop("large")
         ids = deployment.submit(PROBLEMS, lookahead=0, limits={"max_steps": STEPS, "max_tokens": 100_000})
-        for role in MORE:
-            deployment.until(lambda: deployment.rows("SELECT 1 FROM problems WHERE step_count >= 20"))
+        held = "SELECT 1 FROM problems WHERE step_count = %s HAVING count(*) = %s"
+        deployment.until(lambda: deployment.rows(held, HELD, PROBLEMS))
+        for role in RESTARTED:
             deployment.roles.stop(role)
+        [now] = deployment.rows("SELECT now() AS at")
+        for role in RESTARTED:
             deployment.roles.start(role)
+        seen = "SELECT 1 FROM processes WHERE seen_at > %s AND completes_prefixes HAVING count(*) = %s"
+        deployment.until(lambda: deployment.rows(seen, now["at"], len(RESTARTED)))
+        deployment.roles.start("large")
         rows = deployment.finish(ids)
         bodies = tap.drain()
     assert {row["status"] for row in rows} == {"succeeded"}

@@ -44,7 +44,7 @@ def drafted(state: State, *, score: float) -> State:
         ({WorkerRole.LARGE: 1}, 29, None),
         ({WorkerRole.SMALL: 1}, 8, None),
         ({WorkerRole.SMALL: 1, WorkerRole.PRM: 1}, 8, 8),
-        ({WorkerRole.SMALL: 4, WorkerRole.PRM: 5}, 12, 15),
+        ({WorkerRole.SMALL: 12, WorkerRole.PRM: 15}, 12, 15),
         ({WorkerRole.SMALL: 100}, 29, None),
     ],
 )
@@ -65,29 +65,28 @@ def test_a_tail_to_the_large_model_reaches_back_over_its_last_steps() -> None:
     state = drafted(long_state(3, 7, 11), score=0.0)
     command = command_of(state)
     assert command.author is Author.LARGE
-    one, two = (Tails({WorkerRole.LARGE: count}).shorten(command, state) for count in (1, 2))
-    assert one.omitted_steps == 3, "the third of its steps, counted from the last"
-    assert two.omitted_steps == 0, "it has written fewer than six"
+    three, four = (Tails({WorkerRole.LARGE: count}).shorten(command, state) for count in (3, 4))
+    assert three.omitted_steps == 3, "the third of its steps, counted from the last"
+    assert four.omitted_steps == 0, "it has written three"
 
 
-def missing(whole: GenerateSteps, *, omit: int, losses: int = 0) -> PrefixMissing:
+def missing(whole: GenerateSteps, *, known: int, losses: int = 0) -> PrefixMissing:
     return PrefixMissing(
         id=whole.id,
         problem_id=whole.problem_id,
         epoch=whole.epoch,
-        command=whole.with_prefix(whole.prefix, omit=omit),
+        command=whole.without_prefix(),
+        known_steps=known,
         losses=losses,
     )
 
 
-def test_a_tail_that_was_too_short_grows_until_it_is_whole() -> None:
-    state = long_state()
-    whole = command_of(state)
-    longer = lengthen(whole, missing=missing(whole, omit=27))
-    assert (longer.first_step, len(longer.prefix)) == (29, 8)
-    assert lengthen(whole, missing=missing(whole, omit=21)) == whole
-    assert len(lengthen(whole, missing=missing(whole, omit=29)).prefix) == 4
-    assert lengthen(whole, missing=missing(whole, omit=27, losses=1)) == whole, "it may have to run alone"
+def test_a_command_comes_back_with_what_its_worker_lacks() -> None:
+    whole = command_of(long_state())
+    longer = lengthen(whole, missing=missing(whole, known=21))
+    assert (longer.first_step, longer.omitted_steps, longer.prefix) == (29, 21, whole.prefix[21:])
+    assert lengthen(whole, missing=missing(whole, known=0)) == whole
+    assert lengthen(whole, missing=missing(whole, known=21, losses=1)) == whole, "it may have to run alone"
 
 
 def solved(lookahead: int | None, workers: Mapping[WorkerRole, int]) -> tuple[DisturbedService, list[State]]:

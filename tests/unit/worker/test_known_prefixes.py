@@ -1,4 +1,4 @@
-"""A worker adds the steps that a command leaves out, if it knows them; otherwise it asks for more."""
+"""A worker adds the steps that a command leaves out, if it knows them; otherwise it asks for them."""
 
 from __future__ import annotations
 
@@ -60,6 +60,19 @@ def test_a_step_that_was_written_again_is_not_taken_for_the_draft_before() -> No
     assert completed(known, after(*rewritten, omit=2)) == rewritten
 
 
+def test_a_worker_says_how_much_it_knows_and_less_each_time_until_the_command_is_whole() -> None:
+    known = KnownPrefixes()
+    assert known.count_known(after(*TEXTS, omit=12)) == 0
+    known.complete(after(*TEXTS[:5]))
+    assert known.count_known(after(*TEXTS, omit=12)) == 5, "what it knows ends before what is left out"
+    rewritten = ("Rewritten.", *TEXTS[1:])
+    known.complete(after(*rewritten))
+    counts = [12]
+    while counts[-1]:
+        counts.append(known.count_known(after(*TEXTS, omit=counts[-1])))
+    assert counts == [12, 8, 0], "it knows as many steps of another branch"
+
+
 def test_a_whole_prefix_needs_no_digest() -> None:
     command = after(*TEXTS[:2]).model_copy(update={"prefix_digest": ""})
     assert completed(KnownPrefixes(), command) == TEXTS[:2]
@@ -105,7 +118,10 @@ def test_a_command_that_cannot_be_completed_is_handed_back_and_carried_out_when_
     carry_out(short)
     (missing,) = outbox.messages
     assert isinstance(missing, PrefixMissing)
-    assert (missing.command, missing.problem_id, missing.epoch) == (short, short.problem_id, short.epoch)
+    assert (missing.command, missing.problem_id, missing.epoch) == (
+        short.without_prefix(), short.problem_id, short.epoch,
+    )  # fmt: skip
+    assert missing.known_steps == 0
     assert (missing.runs, missing.losses, missing.alone) == (past.runs, past.losses, past.alone)
     assert settled == [False]
 
