@@ -128,10 +128,6 @@ class _Command(_ProblemMessage):
         version = 2 if omit else 1
         return self.model_copy(update={"version": version, "prefix": tuple(texts[omit:]), "omitted_steps": omit})
 
-    def without_prefix(self) -> Self:
-        """Return the command with all steps of its prefix left out."""
-        return self.model_copy(update={"version": 2, "prefix": (), "omitted_steps": self.first_step})
-
 
 class GenerateSteps(_Command):
     """Command to a generator: write the steps that follow the prefix."""
@@ -236,7 +232,7 @@ class PrefixMissing(_ProblemMessage):
     kind: Literal["prefix_missing"] = "prefix_missing"
     id: UUID
     command: Annotated[GenerateSteps | ScoreSteps, Field(discriminator="kind")]
-    """The command: to a generator without its prefix, which the orchestrator has; to the PRM as it arrived."""
+    """The command as it arrived."""
     known_steps: Index = 0
     """Number of steps at the beginning of the prefix that the worker probably knows; fewer than were left out."""
     runs: Index = 0

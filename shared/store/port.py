@@ -46,7 +46,7 @@ class Change:
     heard: Sequence[ProblemEvent] = ()
     """The events from workers that changed something."""
     completed: Sequence[PrefixMissing] = ()
-    """Requests of workers for more of a prefix, each with the command that brings it."""
+    """Requests of workers for what they lack of a prefix, each with the command that brings it."""
     is_redelivered: bool = False
     """Whether one of the events was redelivered, so that its commands must be published again."""
 

@@ -14,7 +14,7 @@ from shared.clock import Clock
 from shared.domain.roles import WorkerRole
 from shared.engines.port import EngineDead
 from shared.log import get_logger
-from shared.messages import Command, GenerateSteps, PrefixMissing, ScoreSteps, derive_id, derive_work_id
+from shared.messages import Command, PrefixMissing, ScoreSteps, derive_id, derive_work_id
 from shared.observe import metrics, spans
 from shared.observe.tracing import TRACING
 from shared.worker.execution import Begin, Context, Execution, Outcome, Work
@@ -141,7 +141,7 @@ class Executor:
             id=derive_id(context.work_id, "prefix_missing"),
             problem_id=command.problem_id,
             epoch=command.epoch,
-            command=command.without_prefix() if isinstance(command, GenerateSteps) else command,
+            command=command,
             known_steps=self.prefixes.count_known(command),
             runs=past.runs,
             losses=past.losses,
@@ -182,14 +182,13 @@ class Executor:
         What waited in the queue while the worker could not serve it is valid from then on, or all of it would be
         dropped, and bought again. What had expired before the worker became unfit was requested again by then.
         """
-        now = self.clock.now()
-        if now <= command.expires_at or (unfit := self.unfit_spans()) is None:
+        if self.clock.now() <= command.expires_at or (unfit := self.unfit_spans()) is None:
             return False
         expires_at, valid_for = command.expires_at, command.expires_at - command.issued_at
         for since, until in unfit:
             if since <= expires_at and command.issued_at < until:
                 expires_at = until + valid_for
-        return now > expires_at
+        return self.clock.now() > expires_at
 
     def _trace(self, command: Command, outcome: Outcome, *, taken_at: datetime) -> None:
         """Export the command's wait and the work on it to the problem's trace."""
@@ -201,5 +200,3 @@ class Executor:
                     command, self.role, worker=self.worker, outcome=outcome, taken_at=taken_at, ended_at=ended_at
                 ),
             )
-
-

@@ -15,7 +15,7 @@ MAX_BYTES: Final = 32 << 20
 """Maximum size of all prefixes, estimated. The problems that were used longest ago are forgotten first."""
 
 LONGER: Final = 4
-"""Factor by which the number of steps that a command carries grows if they follow others than those that are known."""
+"""Number of further steps to ask for, for each one that a command carries, if those that are known are others."""
 
 OVERHEAD_BYTES: Final = 200
 """What a prefix, and each step of it, takes besides its text; a character is taken for a byte."""
@@ -30,7 +30,7 @@ class _Known:
 
 
 class KnownPrefixes:
-    """The last prefix of each problem. Safe to use from many threads."""
+    """The last prefix of each problem, whose question never changes. Safe to use from many threads."""
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._lock = threading.Lock()

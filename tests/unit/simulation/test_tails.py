@@ -46,6 +46,8 @@ def drafted(state: State, *, score: float) -> State:
         ({WorkerRole.SMALL: 1, WorkerRole.PRM: 1}, 8, 8),
         ({WorkerRole.SMALL: 12, WorkerRole.PRM: 15}, 12, 15),
         ({WorkerRole.SMALL: 100}, 29, None),
+        ({WorkerRole.SMALL: 1, WorkerRole.PRM: 29}, 8, 29),
+        ({WorkerRole.SMALL: 1, WorkerRole.PRM: 30}, 8, None),
     ],
 )
 def test_a_tail_grows_with_the_workers_that_share_a_queue(
@@ -75,7 +77,7 @@ def missing(whole: GenerateSteps, *, known: int, losses: int = 0) -> PrefixMissi
         id=whole.id,
         problem_id=whole.problem_id,
         epoch=whole.epoch,
-        command=whole.without_prefix(),
+        command=whole.with_prefix(whole.prefix, omit=27),
         known_steps=known,
         losses=losses,
     )

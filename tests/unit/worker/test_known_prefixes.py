@@ -115,13 +115,12 @@ def test_a_command_that_cannot_be_completed_is_handed_back_and_carried_out_when_
         settle = lambda *, requeue: settled.append(requeue)  # noqa: E731 - a protocol
         assert list(executor.carry_out(command, b"", publisher=outbox, settle=settle, past=past)) is not None
 
+    executor.prefixes.complete(after(*TEXTS[:2]))
     carry_out(short)
     (missing,) = outbox.messages
     assert isinstance(missing, PrefixMissing)
-    assert (missing.command, missing.problem_id, missing.epoch) == (
-        short.without_prefix(), short.problem_id, short.epoch,
-    )  # fmt: skip
-    assert missing.known_steps == 0
+    assert (missing.command, missing.problem_id, missing.epoch) == (short, short.problem_id, short.epoch)
+    assert missing.known_steps == 2
     assert (missing.runs, missing.losses, missing.alone) == (past.runs, past.losses, past.alone)
     assert settled == [False]
 
