@@ -185,3 +185,31 @@ def test_a_run_with_long_and_short_solutions_prints_what_a_step_of_each_costs(
         assert 3 <= measured[length]["messages"] < 5
         assert measured[length]["steps_per_s"] > 0
         assert measured[length]["cpu_ms_orchestrator"] >= 0
+
+
+def test_two_checkouts_are_compared_in_turns(postgres_server: str, rabbitmq_server: str) -> None:
+    command = [sys.executable, "-m", "bench.versions", str(ROOT), "--problems", "2", "--turns", "2"]
+    done = subprocess.run(
+        command,
+        cwd=ROOT, env=environment(postgres_server, rabbitmq_server), capture_output=True, text=True, timeout=800,
+        check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    compared = json.loads(done.stdout.splitlines()[-1])
+    for lookahead in (0, 4):
+        assert 0 < compared[f"ratio_lookahead{lookahead}"] < 10, "it is the same code"
+        assert (
+            compared[f"before_cpu_ms_lookahead{lookahead}"].keys()
+            == compared[f"now_cpu_ms_lookahead{lookahead}"].keys()
+        )
+
+
+def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.versions", str(tmp_path)],
+        cwd=ROOT, env=environment(NOBODY, NOBODY), capture_output=True, text=True, timeout=800, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        done.stderr == f"bench-versions: {tmp_path} is no checkout of this project; make one with git worktree add.\n"
+    )

@@ -60,7 +60,7 @@ def test_a_step_that_was_written_again_is_not_taken_for_the_draft_before() -> No
     assert completed(known, after(*rewritten, omit=2)) == rewritten
 
 
-def test_a_worker_says_how_much_it_knows_and_less_each_time_until_the_command_is_whole() -> None:
+def test_a_worker_reports_how_much_it_knows_and_less_each_time_until_the_command_is_whole() -> None:
     known = KnownPrefixes()
     assert known.count_known(after(*TEXTS, omit=12)) == 0
     known.complete(after(*TEXTS[:5]))
