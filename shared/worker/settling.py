@@ -16,12 +16,8 @@ def settle_in_loop(consumer: Consumer, message: KombuMessage, decoded: Message |
     """Return how any thread settles a message: Celery's loop does it, as an AMQP connection is not thread-safe."""
 
     def settle_here(*, requeue: bool) -> None:
-        """Acknowledge or requeue the message, if the connection that delivered it still exists."""
         try:
-            if requeue:
-                message.requeue()
-            else:
-                message.ack()
+            _settle(message, requeue=requeue)
         except Exception as error:  # noqa: BLE001 - whatever a broken connection raises: the broker redelivers it
             with about_message(decoded):
                 _log.warning("message_not_settled", reason=type(error).__name__)
@@ -30,6 +26,14 @@ def settle_in_loop(consumer: Consumer, message: KombuMessage, decoded: Message |
         consumer.call_soon_ack(settle_here, requeue=requeue)
 
     return settle
+
+
+def _settle(message: KombuMessage, *, requeue: bool) -> None:
+    """Acknowledge or requeue a message, on the connection that delivered it."""
+    if requeue:
+        message.requeue()
+    else:
+        message.ack()
 
 
 def raw(message: KombuMessage) -> bytes:
