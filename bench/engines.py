@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +29,7 @@ from typing import Any
 
 import psycopg
 
-from bench.arguments import positive
+from bench.arguments import interpreter, positive
 from bench.scripted import IN_FLIGHT, PROBLEMS, SCRIPT, STEP_TOKENS, TOKEN_MS, solve_bare
 from bench.servers import servers
 from bench.turns import LOOKAHEADS, NotSolved, Problem, Solved, compare, measure
@@ -64,19 +63,13 @@ class BareEnded(RetryableError):
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m bench.engines", description="Measure the service on its engines.")
-    parser.add_argument("--python", type=_interpreter, required=True, help="interpreter that has vLLM")
+    parser.add_argument("--python", type=interpreter, required=True, help="interpreter that has vLLM")
     parser.add_argument("--problems", type=positive, default=100, help="problems in a run (%(default)s)")
     parser.add_argument("--in-flight", type=positive, default=16, help="problems in flight (%(default)s)")
     parser.add_argument("--repeats", type=positive, default=3, help="turns (%(default)s)")
     arguments = parser.parse_args()
     with reporting_interrupts("bench-engines"):
         run(partial(benchmark, **vars(arguments)), role="bench-engines")
-
-
-def _interpreter(text: str) -> Path:
-    if shutil.which(text) is None:
-        raise argparse.ArgumentTypeError(f"{text} is not a program; make bench-engines installs one and passes it")
-    return Path(text)
 
 
 def benchmark(settings: Settings, *, python: Path, problems: int, in_flight: int, repeats: int) -> None:

@@ -17,12 +17,12 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.arguments import positive
+from bench.arguments import interpreter, positive
 from bench.turns import LOOKAHEADS
 from shared.errors import PermanentError, RetryableError
 from shared.process import run
@@ -51,7 +51,7 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m bench.versions", description="Compare with another checkout.")
     parser.add_argument("other", type=Path, help="the other checkout, such as a worktree of an earlier commit")
-    parser.add_argument("--vllm", type=Path, metavar="PYTHON", help="interpreter that has vLLM")
+    parser.add_argument("--vllm", type=interpreter, metavar="PYTHON", help="interpreter that has vLLM")
     parser.add_argument("--problems", type=positive, default=100, help="problems in a turn (%(default)s)")
     parser.add_argument("--in-flight", type=positive, default=16, help="problems in flight (%(default)s)")
     parser.add_argument("--turns", type=positive, default=12, help="turns of each (%(default)s)")
@@ -94,7 +94,8 @@ def _version(checkout: Path, arguments: Sequence[str]) -> Iterator[subprocess.Po
         yield process
     finally:
         assert process.stdin is not None
-        process.stdin.close()  # It ends in good order then.
+        with suppress(BrokenPipeError):
+            process.stdin.close()  # It ends in good order then.
         process.wait()
 
 
@@ -113,8 +114,9 @@ def _read(process: subprocess.Popen[str]) -> Any:
 
 def _solve(process: subprocess.Popen[str], problems: int, lookahead: int) -> Mapping[str, Any]:
     assert process.stdin is not None
-    process.stdin.write(f"{problems} {lookahead}\n")
-    process.stdin.flush()
+    with suppress(BrokenPipeError):  # It has ended; reading tells.
+        process.stdin.write(f"{problems} {lookahead}\n")
+        process.stdin.flush()
     solved: Mapping[str, Any] = _read(process)
     return solved
 

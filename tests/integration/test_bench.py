@@ -184,7 +184,7 @@ def test_a_run_with_long_and_short_solutions_prints_what_a_step_of_each_costs(
         assert measured[length]["message_bytes"] > 1000, "a step has 500 characters, and goes through three queues"
         assert 3 <= measured[length]["messages"] < 5
         assert measured[length]["steps_per_s"] > 0
-        assert measured[length]["cpu_ms_orchestrator"] >= 0
+        assert "cpu_ms_orchestrator" in measured[length]
 
 
 def test_two_checkouts_are_compared_in_turns(postgres_server: str, rabbitmq_server: str) -> None:
@@ -197,11 +197,9 @@ def test_two_checkouts_are_compared_in_turns(postgres_server: str, rabbitmq_serv
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     compared = json.loads(done.stdout.splitlines()[-1])
     for lookahead in (0, 4):
-        assert 0 < compared[f"ratio_lookahead{lookahead}"] < 10, "it is the same code"
-        assert (
-            compared[f"before_cpu_ms_lookahead{lookahead}"].keys()
-            == compared[f"now_cpu_ms_lookahead{lookahead}"].keys()
-        )
+        for version in ("before", "now"):
+            assert compared[f"{version}_steps_per_s_lookahead{lookahead}"] > 0
+            assert {"small", "large", "prm", "orchestrator"} < compared[f"{version}_cpu_ms_lookahead{lookahead}"].keys()
 
 
 def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_orchestrators_apply_events_while_the_workers_are_paused(rig: DrainRig) 
     run = rig.drain(WAITING)
     assert run.steps == 30
     assert 1 <= run.transactions <= 30
-    assert run.cpu_s["orchestrator"] >= 0, "the clock of the system may be too coarse for 30 steps"
+    assert "orchestrator" in run.cpu_s, "the clock of the system may be too coarse for its time in 30 steps"
     assert run.cpu_s["small"] == run.cpu_s["prm"] == 0
     assert rig.run(PLAIN).steps == 30, "the workers work again"
 
