@@ -14,6 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from bench.engines import on_vllm
 from bench.servers import servers
 from bench.service import Service, running_service
@@ -52,10 +54,22 @@ def with_vllm(in_flight: int, python: str) -> Iterator[Solve]:
             drawn = [
                 {"question": story.question, "reference": str(story.answer)} for story in islice(stories, problems)
             ]
+            before = _cpu_s()
             solved = service.solve(drawn, lookahead=lookahead)
-            return {"steps": solved.steps, "seconds": solved.seconds, "cpu_s": {}}
+            spent = {name: seconds - before[name] for name, seconds in _cpu_s().items()}
+            return {"steps": solved.steps, "seconds": solved.seconds, "cpu_s": spent}
 
         yield solve
+
+
+def _cpu_s() -> dict[str, float]:
+    """Return the CPU seconds of each role so far, with those of the processes that it has started."""
+    return {
+        role.cmdline()[-1].removeprefix("services."): sum(
+            sum(each.cpu_times()[:2]) for each in [role, *role.children(recursive=True)]
+        )
+        for role in psutil.Process().children()
+    }
 
 
 def main() -> None:

@@ -3,9 +3,10 @@
     python -m bench.versions ../before
 
 Both services run at the same time, and solve as many problems in turns, so both meet the same moods of the machine:
-one works while the other has nothing to do. With `--vllm` they run the bundled models in vLLM; otherwise a scripted
-engine that takes no time. TRIM_DATABASE_URL and TRIM_BROKER_URL name the servers; the default is the standard ports on
-this machine. The last line is one JSON object.
+one works while the other has nothing to do. Two services of one version differ by some per cent as well, for as long as
+they run; so both are started several times, and the standard error is that between the starts. With `--vllm` they run
+the bundled models in vLLM; otherwise a scripted engine that takes no time. TRIM_DATABASE_URL and TRIM_BROKER_URL name
+the servers; the default is the standard ports on this machine. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from bench.arguments import interpreter, positive
@@ -54,26 +56,40 @@ def main() -> None:
     parser.add_argument("--vllm", type=interpreter, metavar="PYTHON", help="interpreter that has vLLM")
     parser.add_argument("--problems", type=positive, default=100, help="problems in a turn (%(default)s)")
     parser.add_argument("--in-flight", type=positive, default=16, help="problems in flight (%(default)s)")
-    parser.add_argument("--turns", type=positive, default=12, help="turns of each (%(default)s)")
+    parser.add_argument("--starts", type=positive, default=6, help="starts of both (%(default)s)")
+    parser.add_argument("--turns", type=positive, default=4, help="turns of each in a start (%(default)s)")
     arguments = parser.parse_args()
     with reporting_interrupts("bench-versions"):
         run(partial(benchmark, **vars(arguments)), role="bench-versions")
 
 
 def benchmark(
-    _settings: Settings, *, other: Path, vllm: Path | None, problems: int, in_flight: int, turns: int
+    _settings: Settings, *, other: Path, vllm: Path | None, problems: int, in_flight: int, starts: int, turns: int
 ) -> None:
     """Measure both with each lookahead, and print the results."""
     if not (other / "bench").is_dir():
         raise NoCheckout(f"{other} is no checkout of this project; make one with git worktree add.")
     arguments = [str(in_flight), *([str(vllm)] if vllm else [])]
-    result: dict[str, Any] = {"problems": problems, "in_flight": in_flight, "turns": turns}
-    with ExitStack() as stack:
-        versions = [stack.enter_context(_version(each, arguments)) for each in (other, ROOT)]
-        for version in versions:
-            _solve(version, WARM_UP, LOOKAHEADS[-1])
-        for lookahead in LOOKAHEADS:
-            result |= _compare(versions, problems, lookahead=lookahead, turns=turns)
+    measured: dict[int, list[_Start]] = {lookahead: [] for lookahead in LOOKAHEADS}
+    for start in range(starts):
+        checkouts = (other, ROOT)
+        with ExitStack() as stack:
+            # The one that starts first may get the better place.
+            running = {
+                index: stack.enter_context(_version(checkouts[index], arguments))
+                for index in ((0, 1) if start % 2 == 0 else (1, 0))
+            }
+            versions = running[0], running[1]
+            for version in versions:
+                _solve(version, WARM_UP, LOOKAHEADS[-1])
+            for lookahead in LOOKAHEADS:
+                measured[lookahead].append(_measure(versions, problems, lookahead=lookahead, turns=turns))
+                print(
+                    f"start {start + 1}, lookahead {lookahead}: ratio {measured[lookahead][-1].ratio:.3f}", flush=True
+                )
+    result: dict[str, Any] = {"problems": problems, "in_flight": in_flight, "starts": starts, "turns": turns}
+    for lookahead in LOOKAHEADS:
+        result |= _summary(measured[lookahead], lookahead)
     print(json.dumps(result))
 
 
@@ -121,29 +137,55 @@ def _solve(process: subprocess.Popen[str], problems: int, lookahead: int) -> Map
     return solved
 
 
-def _compare(versions: Sequence[subprocess.Popen[str]], problems: int, *, lookahead: int, turns: int) -> dict[str, Any]:
-    """Compare in turns, in alternating order; return the means."""
-    both: tuple[list[Mapping[str, Any]], ...] = ([], [])
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What both versions did between a start and its end: the other one first."""
+
+    solved: tuple[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]]
+
+    @property
+    def speeds(self) -> tuple[float, float]:
+        """Steps per second of both, means over the turns."""
+        theirs, ours = (fmean(each["steps"] / each["seconds"] for each in solved) for solved in self.solved)
+        return theirs, ours
+
+    @property
+    def ratio(self) -> float:
+        """Mean of our speed as a share of theirs in the same turn."""
+        return fmean(
+            (ours["steps"] / ours["seconds"]) / (theirs["steps"] / theirs["seconds"])
+            for theirs, ours in zip(*self.solved, strict=True)
+        )
+
+
+def _measure(versions: Sequence[subprocess.Popen[str]], problems: int, *, lookahead: int, turns: int) -> _Start:
+    """Have both solve problems in turns, in alternating order."""
+    both: tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]] = ([], [])
     for turn in range(turns):
         for index in (0, 1) if turn % 2 == 0 else (1, 0):
             both[index].append(_solve(versions[index], problems, lookahead))
-    speeds = [[each["steps"] / each["seconds"] for each in solved] for solved in both]
-    ratios = [ours / theirs for theirs, ours in zip(*speeds, strict=True)]
-    error = statistics.stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else 0.0
-    theirs, ours = (statistics.fmean(each) for each in speeds)
+    return _Start(both)
+
+
+def _summary(starts: Sequence[_Start], lookahead: int) -> dict[str, Any]:
+    """Print and return the means over the starts."""
+    ratios = [each.ratio for each in starts]
+    error = stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else None
+    theirs, ours = (fmean(each.speeds[index] for each in starts) for index in (0, 1))
+    shown = "unknown after one start" if error is None else f"{error:.3f}"
     print(
-        f"lookahead {lookahead}: {theirs:.1f} steps/s before, {ours:.1f} now; ratio {statistics.fmean(ratios):.3f}"
-        f" (standard error {error:.3f})",
+        f"lookahead {lookahead}: {theirs:.1f} steps/s before, {ours:.1f} now; ratio {fmean(ratios):.3f}"
+        f" (standard error {shown})",
         flush=True,
     )
     ending = f"_lookahead{lookahead}"
     return {
         f"before_steps_per_s{ending}": round(theirs, 1),
         f"now_steps_per_s{ending}": round(ours, 1),
-        f"ratio{ending}": round(statistics.fmean(ratios), 3),
-        f"standard_error{ending}": round(error, 3),
-        f"before_cpu_ms{ending}": _cpu_ms(both[0]),
-        f"now_cpu_ms{ending}": _cpu_ms(both[1]),
+        f"ratio{ending}": round(fmean(ratios), 3),
+        f"standard_error{ending}": None if error is None else round(error, 3),
+        f"before_cpu_ms{ending}": _cpu_ms([solved for each in starts for solved in each.solved[0]]),
+        f"now_cpu_ms{ending}": _cpu_ms([solved for each in starts for solved in each.solved[1]]),
     }
 
 

@@ -188,7 +188,7 @@ def test_a_run_with_long_and_short_solutions_prints_what_a_step_of_each_costs(
 
 
 def test_two_checkouts_are_compared_in_turns(postgres_server: str, rabbitmq_server: str) -> None:
-    command = [sys.executable, "-m", "bench.versions", str(ROOT), "--problems", "2", "--turns", "2"]
+    command = [sys.executable, "-m", "bench.versions", str(ROOT), "--problems", "2", "--starts", "2", "--turns", "1"]
     done = subprocess.run(
         command,
         cwd=ROOT, env=environment(postgres_server, rabbitmq_server), capture_output=True, text=True, timeout=800,
