@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -63,6 +64,37 @@ def _template(value: str) -> str:
     return value
 
 
+MIN_SECRET_CHARS = 32
+"""Minimum length of the secret of a key that signs messages."""
+
+_KEY_NAME = re.compile(r"[a-z0-9_-]{1,32}")
+
+
+def split_message_keys(value: str) -> dict[str, str]:
+    """Split `name:secret,name:secret` into secrets by the names of their keys, in the order given.
+
+    Raises:
+        ValueError: It has another form. The message quotes no secret.
+    """
+    keys: dict[str, str] = {}
+    for number, entry in enumerate(re.split(r"[,\s]+", value.strip()), 1):
+        name, _, secret = entry.partition(":")
+        if not _KEY_NAME.fullmatch(name) or not secret or not secret.isascii() or not secret.isprintable():
+            raise ValueError(f"key {number} is not `name:secret`, with a name of a-z, 0-9, _ and -, in ASCII")
+        if len(secret) < MIN_SECRET_CHARS:
+            raise ValueError(f"the secret of the key {name!r} has fewer than {MIN_SECRET_CHARS} characters")
+        if name in keys:
+            raise ValueError(f"two keys have the name {name!r}")
+        keys[name] = secret
+    return keys
+
+
+def _signing_keys(value: SecretStr | None) -> SecretStr | None:
+    if value is not None:
+        split_message_keys(value.get_secret_value())
+    return value
+
+
 Name = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 PositiveSeconds = Annotated[float, Field(gt=0)]
@@ -72,3 +104,4 @@ EngineArguments = Annotated[dict[str, Any], NoDecode, BeforeValidator(_json)]
 Template = Annotated[str, AfterValidator(_template)]
 ThinkingMode = Annotated[Literal["off", "steps"] | None, BeforeValidator(_unless_empty)]
 ApiKey = Annotated[SecretStr, AfterValidator(_api_key)]
+SigningKeys = Annotated[SecretStr | None, BeforeValidator(_unless_empty), AfterValidator(_signing_keys)]

@@ -23,6 +23,7 @@ from shared.setting_types import (
     Name,
     PositiveSeconds,
     ServerParameters,
+    SigningKeys,
     Template,
     ThinkingMode,
     receiver_url,
@@ -91,6 +92,11 @@ class Settings(BaseSettings):
     )
     queue_prefix: Annotated[str, Field(pattern=r"^[a-z0-9_]{1,32}$")] = Field(
         "trim", description="Prefix of all queue names; deployments that share a broker need different prefixes."
+    )
+    message_keys: SigningKeys = Field(
+        None,
+        description="Keys that sign messages between the roles, as `name:secret`, separated by commas; a secret has at "
+        "least 32 characters (docs/operations/signed-messages.md).",
     )
     node_name: Name = Field(
         default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}",

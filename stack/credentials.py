@@ -15,7 +15,7 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -42,6 +42,7 @@ SOURCES: Mapping[str, str] = {
     "database": "postgres/trim_password",
     **{role: f"{role}/broker_url" for role in PERMISSIONS},
     "grafana": "grafana/admin_password",
+    "messages": "orchestrator/message_keys",
 }
 """File that is the source of each password, by the name that `rotate` takes."""
 
@@ -68,12 +69,12 @@ def create(folders: Path) -> list[str]:
     """Make every password that is missing, write what is derived from them, and return the names of the new ones."""
     missing = [name for name, source in SOURCES.items() if not (folders / source).exists()]
     for name in missing:
-        password = secrets.token_urlsafe(32)
-        is_url = SOURCES[name].endswith("_url")
-        write(folders / SOURCES[name], f"amqp://{name}:{password}@rabbitmq:5672/{VHOST}" if is_url else password)
+        write(folders / SOURCES[name], _new(name))
     database_url = f"postgresql://trim:{(folders / SOURCES['database']).read_text(encoding='utf-8')}@postgres:5432/trim"
     for consumer in DATABASE_CONSUMERS:
         write(folders / consumer / "database_url", database_url)
+    for role in WorkerRole:
+        write(folders / role / "message_keys", (folders / SOURCES["messages"]).read_text(encoding="utf-8"))
     path = folders / "rabbitmq" / "definitions.json"
     passwords = {
         role: urlsplit((folders / SOURCES[role]).read_text(encoding="utf-8")).password or "" for role in PERMISSIONS
@@ -83,9 +84,37 @@ def create(folders: Path) -> list[str]:
 
 
 def rotate(folders: Path, name: str) -> None:
-    """Replace one password. Its server and its users still have the old one."""
-    (folders / SOURCES[name]).unlink(missing_ok=True)
+    """Replace one password. Its server and its users still have the old one.
+
+    The keys that sign messages take two calls, with a restart of all roles after each: a process refuses what is signed
+    with a key that it does not have yet. The first call adds a key, the second has everything signed with it.
+    """
+    source = folders / SOURCES[name]
+    if name == "messages" and source.exists():
+        write(source, ",".join(_rotated(source.read_text(encoding="utf-8").split(","))))
+    else:
+        source.unlink(missing_ok=True)
     create(folders)
+
+
+def _new(name: str) -> str:
+    """Make a password, in the form that its source has."""
+    password = secrets.token_urlsafe(32)
+    if name == "messages":
+        return f"1:{password}"
+    return f"amqp://{name}:{password}@rabbitmq:5672/{VHOST}" if SOURCES[name].endswith("_url") else password
+
+
+def _rotated(keys: Sequence[str]) -> list[str]:
+    """Return the next list of the keys that sign messages, the signing one first; their names are numbers."""
+    signing, *others = keys
+    if others and _number(others[0]) > _number(signing):
+        return [others[0], signing]
+    return [signing, f"{_number(signing) + 1}:{secrets.token_urlsafe(32)}"]
+
+
+def _number(key: str) -> int:
+    return int(key.partition(":")[0])
 
 
 def definitions(passwords: Mapping[str, str], hashes: Mapping[str, str]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from services.orchestrator.setting_aside import LOCKED, REFUSED, SetAside
 from services.orchestrator.tails import WHOLE, Tails
 from shared.backoff import Backoff
 from shared.bus.consumer import Delivery
+from shared.bus.signing import UNSIGNED, MessageKeys
 from shared.bus.topology import DeadLetter
 from shared.domain.status import COMMAND_BURIED
 from shared.errors import RetryableError, explain
@@ -60,6 +61,7 @@ def apply_deliveries(
     policies: PolicyCache,
     now: Now,
     tails: Tails = WHOLE,
+    keys: MessageKeys = UNSIGNED,
 ) -> Applied:
     """Apply messages, and those that were set aside and are due again.
 
@@ -69,7 +71,7 @@ def apply_deliveries(
     Raises:
         RetryableError: The store is unavailable; what was applied has to be applied again as redelivered.
     """
-    heard, buried = receive(deliveries)
+    heard, buried = receive(deliveries, keys)
     tried = aside.join(heard)
     apply_together = partial(_apply_together, store, policies=policies, tails=tails, now=now)
     try:

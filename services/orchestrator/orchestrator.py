@@ -29,6 +29,7 @@ from shared.bus.connection import BrokerBlocked, check_broker
 from shared.bus.consumer import BatchConsumer, Delivery
 from shared.bus.declaring import QueueDiffers
 from shared.bus.publisher import Publisher
+from shared.bus.signing import MessageKeys
 from shared.clock import ServiceClock
 from shared.domain.fitness import Unfit
 from shared.domain.roles import WorkerRole
@@ -106,6 +107,7 @@ class Orchestrator:
         self._listening = Listening(monotonic=time.monotonic)
         self._presence = Presence(self._listening, silence_s=silence_s(settings))
         self._tails = Tails()
+        self._keys = MessageKeys.of(settings)
         self._away: Collection[WorkerRole] = ()
         """The roles that are away, as of the last sweep."""
         self._clock = ServiceClock()
@@ -224,7 +226,7 @@ class Orchestrator:
         while True:
             try:
                 with _EVENTS_WORK.time():
-                    return apply_deliveries(self._store, deliveries, aside=aside, **self._means)
+                    return apply_deliveries(self._store, deliveries, aside=aside, keys=self._keys, **self._means)
             except RetryableError as error:
                 if self._stopping.is_set() or isinstance(error, RefusedError):
                     raise

@@ -8,6 +8,7 @@ from datetime import datetime
 from uuid import UUID
 
 from shared.bus.consumer import Delivery
+from shared.bus.signing import UNSIGNED, MessageKeys
 from shared.bus.topology import DELIVERY_LIMIT, EVENTS, DeadLetter, decode_from
 from shared.log import about_message, get_logger
 from shared.messages import Event, UndecodableMessage, WorkerSeen
@@ -29,13 +30,16 @@ class Heard:
         return None if isinstance(self.event, WorkerSeen) else self.event.problem_id
 
 
-def receive(deliveries: Iterable[Delivery]) -> tuple[list[Heard], list[DeadLetter]]:
-    """Decode deliveries; return the events, and dead letters for the others."""
+def receive(deliveries: Iterable[Delivery], keys: MessageKeys = UNSIGNED) -> tuple[list[Heard], list[DeadLetter]]:
+    """Check the signatures of deliveries and decode them; return the events, and dead letters for the others."""
     heard: list[Heard] = []
     buried: list[DeadLetter] = []
     for delivery in deliveries:
         if delivery.deliveries > DELIVERY_LIMIT:
             buried.append(bury(delivery, f"it was delivered {delivery.deliveries} times and never settled"))
+            continue
+        if (flaw := keys.find_flaw(delivery.body, delivery.signature)) is not None:
+            buried.append(bury(delivery, flaw))
             continue
         try:
             heard.append(Heard(delivery, decode_from(EVENTS, delivery.body)))  # type: ignore[arg-type]
@@ -65,4 +69,4 @@ def seen_process(event: WorkerSeen, *, now: datetime) -> SeenProcess:
 def bury(delivery: Delivery, reason: str) -> DeadLetter:
     """Make a dead letter of a delivery."""
     _log.error("message_buried", queue=EVENTS, reason=reason)
-    return DeadLetter(EVENTS, delivery.body, reason)
+    return DeadLetter(EVENTS, delivery.body, reason, delivery.signature)

@@ -13,6 +13,7 @@ from kombu.messaging import Consumer
 
 from shared.backoff import RECONNECT
 from shared.bus.connection import HEARTBEAT_S, answering, broker_errors, close, connect, is_pgmq, unavailable
+from shared.bus.signing import MessageKeys, raw, signature_of
 from shared.bus.topology import Topology
 from shared.errors import TrimError
 from shared.heartbeats import silence_s
@@ -55,6 +56,7 @@ class BroadcastListener:
         """Start listening; `hear` runs in the listener's thread and must not block."""
         self._settings = settings
         self._hear = hear
+        self._keys = MessageKeys.of(settings)
         self._attempt = 0
         self._heard_at = 0.0
         """When something was heard last, or the queue was bound, on the monotonic clock."""
@@ -114,8 +116,12 @@ class BroadcastListener:
 
     def _on_message(self, message: KombuMessage) -> None:
         self._heard_at = time.monotonic()
+        body = raw(message)
+        if (flaw := self._keys.find_flaw(body, signature_of(message))) is not None:
+            _log.warning("broadcast_dropped", reason=flaw)
+            return
         try:
-            heard = decode(message.body)
+            heard = decode(body)
         except UndecodableMessage as error:
             _log.warning("broadcast_dropped", reason=error.reason)
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kombu.connection import Connection
 from kombu.message import Message as KombuMessage
@@ -13,6 +13,7 @@ from kombu.messaging import Consumer
 
 from shared.bus.connection import answering, broker_errors, close, connect, is_pgmq, unavailable
 from shared.bus.declaring import Declarer
+from shared.bus.signing import raw, signature_of
 from shared.bus.topology import QueueRole, Topology, count_deliveries
 from shared.errors import TrimError
 from shared.heartbeats import silence_s
@@ -32,13 +33,15 @@ class Delivery:
     """Whether an earlier delivery was not acknowledged."""
     deliveries: int
     """Number of deliveries, this one included, as far as the broker reports it (see `count_deliveries`)."""
+    signature: str | None = None
+    """Its signature, if it has one."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnsettledDelivery(Delivery):
     """A delivery that is not acknowledged yet."""
 
-    message: KombuMessage
+    message: KombuMessage = field(kw_only=True)
 
 
 class BatchConsumer:
@@ -202,10 +205,10 @@ class BatchConsumer:
 
 def _delivery(message: KombuMessage) -> UnsettledDelivery:
     deliveries = count_deliveries(message)
-    body = message.body
     return UnsettledDelivery(
-        body=body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body),
+        body=raw(message),
         is_redelivered=deliveries > 1,
         deliveries=deliveries,
+        signature=signature_of(message),
         message=message,
     )

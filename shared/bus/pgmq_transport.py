@@ -8,6 +8,7 @@ for each queue, one process at a time.
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import psycopg
 from kombu.transport import pgmq
@@ -26,7 +27,7 @@ WHERE tgrelid = to_regclass(%s) AND tgname = 'trigger_notify_queue_insert_listen
 
 
 class Channel(pgmq.Channel):
-    """A channel that enables notifications only where they are missing."""
+    """A channel that enables notifications only where they are missing, and broadcasts messages with headers."""
 
     def _maybe_enable_notify(self, queue: str, queue_name: str | None = None) -> None:
         name = queue_name or self._queue_name(queue)
@@ -37,6 +38,11 @@ class Channel(pgmq.Channel):
             if connection.execute(_HAS_TRIGGER, [f'pgmq."q_{name}"']).fetchone() is None:
                 self.pgmq.enable_notify(name, throttle_interval_ms=0, conn=connection)
         self.connection._register_notify_queue(name)  # noqa: SLF001 - as the overridden method does
+
+    def _put_fanout(self, exchange: str, message: dict[str, Any], _routing_key: str, **_more: object) -> None:
+        # Of the forms of `send_topic`, the one with headers takes a delay.
+        sending = {"delay": 0, **self._pgmq_send_kwargs(message)}
+        self.pgmq.send_topic(self._fanout_topic_key(exchange), message, **sending)
 
 
 class Transport(pgmq.Transport):

@@ -14,6 +14,7 @@ from kombu.messaging import Producer
 from shared.backoff import RECONNECT
 from shared.bus.connection import BrokerBlocked, BrokerUnavailable, broker_errors, close, connect, unavailable
 from shared.bus.declaring import Declarer
+from shared.bus.signing import MessageKeys
 from shared.bus.topology import DeadLetter, ReturnedCommand, Topology
 from shared.errors import RetryableError, TrimError, explain
 from shared.log import get_logger
@@ -46,6 +47,7 @@ class Publisher:
         self._settings = settings
         self._topology = Topology(settings.queue_prefix)
         self._declarer = declarer or Declarer(self._topology)
+        self._keys = MessageKeys.of(settings)
         self._connection: Connection | None = None
         self._producer: Producer | None = None
         self._has_confirms = False
@@ -75,12 +77,14 @@ class Publisher:
     def _publish(self, messages: Sequence[Publishable]) -> None:
         connection, producer = self._connected()
         try:
-            for outgoing in map(self._topology.address, messages):
+            for message in messages:
+                outgoing = self._topology.address(message)
+                signature = {} if isinstance(message, DeadLetter) else self._keys.sign(outgoing.body)
                 producer.publish(
                     outgoing.body,
                     exchange=outgoing.exchange,
                     routing_key=outgoing.routing_key,
-                    headers=dict(outgoing.headers),
+                    headers={**outgoing.headers, **signature},
                     content_type="application/json",
                     content_encoding="binary",
                     delivery_mode=2,

@@ -10,6 +10,7 @@ from kombu.connection import Connection
 from kombu.entity import Exchange, Queue
 from kombu.message import Message as KombuMessage
 
+from shared.bus.signing import SIGNATURE_HEADER
 from shared.domain.roles import WorkerRole
 from shared.messages import (
     CancelWork,
@@ -150,6 +151,8 @@ class DeadLetter:
     role: QueueRole
     body: bytes
     reason: str
+    signature: str | None = None
+    """Signature with which it arrived, if it had one: it stays what it was when it is published again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +216,8 @@ class Topology:
         """Address a message of the contract, a dead letter, or a command that returns to its queue."""
         if isinstance(message, DeadLetter):
             headers = {REASON_HEADER: message.reason[:500]}
+            if message.signature is not None:
+                headers[SIGNATURE_HEADER] = message.signature
             dead = self.dead_letters(message.role).name
             return Outgoing(message.body, self._dead.name, dead, headers, is_broadcast=False)
         if isinstance(message, ReturnedCommand):

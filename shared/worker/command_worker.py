@@ -19,6 +19,7 @@ from shared.bus.broadcasts import BroadcastListener
 from shared.bus.connection import unavailable
 from shared.bus.declaring import Declarer, QueuesMissing
 from shared.bus.publisher import SharedPublisher
+from shared.bus.signing import MessageKeys
 from shared.bus.topology import Topology
 from shared.cancellation import Cancellation
 from shared.clock import ServiceClock
@@ -187,6 +188,7 @@ class CommandWorker:
             is_draining=self._is_draining.is_set,
             follow=self._follow,
             on_dead=self._die,
+            keys=MessageKeys.of(self._settings),
         )
 
     def _make_controller(self) -> WorkController:

@@ -14,6 +14,7 @@ from celery.worker.consumer import Consumer
 from kombu.message import Message as KombuMessage
 
 from shared.bus.publisher import SharedPublisher
+from shared.bus.signing import UNSIGNED, MessageKeys, raw, signature_of
 from shared.bus.topology import (
     DELIVERY_LIMIT,
     DeadLetter,
@@ -32,7 +33,7 @@ from shared.worker.broker_watch import BrokerWatch
 from shared.worker.executor import Executor
 from shared.worker.quarantine import GUILTY_AT, SUSPECT_AT, Quarantine, Suspect
 from shared.worker.results import Settle
-from shared.worker.settling import raw, settle_in_loop
+from shared.worker.settling import settle_in_loop
 
 LEAVE_S: Final = 15.0
 """Seconds after a lost connection in which a worker leaves redelivered commands to those that may still run them."""
@@ -59,6 +60,7 @@ class Reception:
         is_draining: Callable[[], bool],
         follow: Callable[[], object],
         on_dead: Callable[[], object],
+        keys: MessageKeys = UNSIGNED,
     ) -> None:
         """Prepare to receive.
 
@@ -73,6 +75,7 @@ class Reception:
             is_draining: Tells whether the process stops, and takes nothing new.
             follow: Has Celery's loop subscribe to the queue, or cancel the subscription, as the worker wants.
             on_dead: Is called, by any thread, once the engine has broken down.
+            keys: Keys that sign messages.
         """
         self._role = role
         self._executor = executor
@@ -84,6 +87,7 @@ class Reception:
         """When a message came last, or the worker was found silent."""
         self._is_draining = is_draining
         self._on_dead = on_dead
+        self._keys = keys
         self._begun: set[Settle] = set()
         """What the pool of threads has, or has not ended."""
         self._left: SimpleQueue[tuple[Callable[[], object], Callable[[], bool]]] = SimpleQueue()
@@ -202,7 +206,11 @@ class Reception:
         returned.add_done_callback(conclude)
 
     def _decode(self, message: KombuMessage) -> Command:
-        return decode_from(self._role, raw(message))  # type: ignore[return-value]
+        body = raw(message)
+        # Before it is decoded: what a forged command names must not learn of it, or it could be made to fail.
+        if (flaw := self._keys.find_flaw(body, signature_of(message))) is not None:
+            raise UndecodableMessage(body, flaw)
+        return decode_from(self._role, body)  # type: ignore[return-value]
 
     def bury_unusable(self, consumer: Consumer, message: KombuMessage, reason: str) -> None:
         """Bury a message that Celery cannot use; if another queue carries it, that is the reason."""
@@ -224,7 +232,7 @@ class Reception:
         settle = settle_in_loop(consumer, message, decoded)
         if isinstance(decoded, Command):
             self._executor.report_buried(decoded, reason, publisher=self._publisher)
-        buried = self._publisher.publish(DeadLetter(self._role, raw(message), reason))
+        buried = self._publisher.publish(DeadLetter(self._role, raw(message), reason, signature_of(message)))
         buried.add_done_callback(lambda future: settle(requeue=future.exception() is not None))
 
     def _execute(self, command: Command, body: bytes, past: Past, settle: Settle) -> None:

@@ -34,9 +34,3 @@ def _settle(message: KombuMessage, *, requeue: bool) -> None:
         message.requeue()
     else:
         message.ack()
-
-
-def raw(message: KombuMessage) -> bytes:
-    """Return the bytes of a message as they arrived."""
-    body = message.body
-    return body.encode("utf-8", "surrogatepass") if isinstance(body, str) else bytes(body)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from shared.setting_types import split_message_keys
 from stack.credentials import SOURCES, certificate, create, rotate
 
 
@@ -70,10 +71,27 @@ def test_rotating_changes_one_password_and_what_follows_from_it(folders: Path, n
     expected = {SOURCES[name]}
     if name == "database":
         expected |= {f"{each}/database_url" for each in ("api", "migrate", "orchestrator")}
+    if name == "messages":
+        expected |= {f"{each}/message_keys" for each in ("small", "prm", "large")}
     if SOURCES[name].endswith("broker_url"):
         expected |= {"rabbitmq/definitions.json"}
         assert _accepts(folders, name, _password(folders, name))
     assert changed == expected
+
+
+def test_the_key_of_messages_is_known_to_all_roles_before_one_signs_with_it(folders: Path) -> None:
+    holders = [folders / role / "message_keys" for role in ("orchestrator", "small", "prm", "large")]
+
+    def names() -> list[str]:
+        [written] = {path.read_text() for path in holders}
+        assert {*split_message_keys(written)} == {each.partition(":")[0] for each in written.split(",")}
+        return [*split_message_keys(written)]
+
+    seen = [names()]
+    for _ in range(4):
+        rotate(folders, "messages")
+        seen.append(names())
+    assert seen == [["1"], ["1", "2"], ["2", "1"], ["2", "3"], ["3", "2"]]
 
 
 def test_a_run_mends_what_a_killed_one_left(folders: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from services.generator.writing import Writing
 from shared.bus.publisher import SharedPublisher
+from shared.bus.signing import UNSIGNED, MessageKeys
 from shared.bus.topology import ALONE_HEADER, LOSSES_HEADER, MARK_HEADER, RUNS_HEADER, DeadLetter, Past, past_of
 from shared.clock import SYSTEM_CLOCK, ServiceClock
 from shared.domain.roles import Author, WorkerRole
@@ -45,7 +46,7 @@ def delivery(
 class Worker:
     """The reception of a worker whose pool and loop run everything at once."""
 
-    def __init__(self, *, is_draining: bool = False) -> None:
+    def __init__(self, *, is_draining: bool = False, keys: MessageKeys = UNSIGNED) -> None:
         self.outbox = Outbox()
         self.engine = Scripted("One.")
         health = Health(role="small", node="small-0", conditions=CONDITIONS)
@@ -58,6 +59,7 @@ class Worker:
         self.reception = Reception(
             WorkerRole.SMALL, executor, cast("SharedPublisher", self.outbox), self.watch, ServiceClock(),
             concurrency=8, silence_s=15, is_draining=lambda: is_draining, follow=lambda: None, on_dead=lambda: None,
+            keys=keys,
         )  # fmt: skip
 
         def call(function: Callable[..., None], *arguments: Any, **named: Any) -> None:
@@ -284,3 +286,17 @@ def test_a_command_without_a_task_header_is_reported_too() -> None:
     assert isinstance(failed, WorkFailed)
     assert "it has no task header" in failed.detail
     assert isinstance(letter, DeadLetter)
+
+
+def test_a_forged_command_is_buried_and_its_problem_learns_nothing_of_it() -> None:
+    keys = MessageKeys({"new": "n" * 32}, deployment="trim")
+    worker = Worker(keys=keys)
+    worker.receive(delivery())
+    [letter] = worker.outbox.messages
+    assert letter == DeadLetter(
+        WorkerRole.SMALL, encode(COMMAND), "it is not signed, which TRIM_MESSAGE_KEYS requires", None
+    )
+    signed = delivery()
+    signed.headers = {**signed.headers, **keys.sign(signed.body)}
+    worker.receive(signed)
+    assert len(worker.outbox.messages) > 1
