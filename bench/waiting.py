@@ -13,8 +13,8 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import closing
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -57,6 +57,13 @@ def main() -> None:
 def benchmark(settings: Settings, *, clients: int, seconds: int) -> None:
     """Measure with no client that waits and with some, and print the figures as JSON."""
     server_url = settings.database_url.get_secret_value() if settings.database_url else DATABASE_URL
+    with running_api(server_url) as (address, database, process):
+        print(json.dumps(asyncio.run(measure(address, database, process, clients=clients, seconds=seconds))))
+
+
+@contextmanager
+def running_api(server_url: str) -> Iterator[tuple[str, Database, psutil.Process]]:
+    """Run an api alone on a new database; yield its address, its database and its process."""
     port = free_port("127.0.0.1", 0)
     with tempfile.TemporaryDirectory() as folder, scratch_database(server_url) as database_url:
         variables = {"TRIM_DATABASE_URL": database_url, "TRIM_API_PORT": str(port), "TRIM_LOG_LEVEL": "warning"}
@@ -64,10 +71,7 @@ def benchmark(settings: Settings, *, clients: int, seconds: int) -> None:
             Roles(variables, Path(folder), roles={"api": ROLES["api"]}) as roles,
             closing(Database(database_url)) as database,
         ):
-            process = psutil.Process(roles.pids()["api"])
-            address = f"http://127.0.0.1:{port}"
-            result = asyncio.run(measure(address, database, process, clients=clients, seconds=seconds))
-            print(json.dumps(result))
+            yield f"http://127.0.0.1:{port}", database, psutil.Process(roles.pids()["api"])
 
 
 async def measure(
@@ -82,22 +86,16 @@ async def measure(
         clients: Number of clients that wait, each for another problem.
         seconds: Seconds that all of them have to connect, and then to wait while nothing else happens.
     """
-    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
     # Timed requests have a separate client: the pool of the other looks at all its connections for each request.
-    connect = partial(httpx2.AsyncClient, base_url=address, timeout=120, limits=limits, trust_env=False)
-    async with connect() as http, connect() as timed:
-        await _until_alive(timed)
-        alone = await _time_requests(timed)
-        problem_ids: list[str] = []
-        while len(problem_ids) < clients:
-            count = min(BATCH, clients - len(problem_ids))
-            made = await http.post("/v1/batches", json={"problems": [PROBLEM] * count})
-            problem_ids += made.raise_for_status().json()["problem_ids"]
+    async with connect(address) as http, connect(address) as timed:
+        await until_alive(timed)
+        alone = await time_requests(timed)
+        problem_ids = await submit(http, clients)
         waiting = [asyncio.create_task(http.get(f"/v1/problems/{each}?wait_s=55")) for each in problem_ids]
         await asyncio.sleep(seconds)
-        with_others = await _time_requests(timed)
-        idle = await _count_idle(database, process, seconds=seconds)
-        await asyncio.to_thread(_end_all, database)
+        with_others = await time_requests(timed)
+        idle = await count_idle(database, process, seconds=seconds)
+        await asyncio.to_thread(end_all, database)
         began = time.monotonic()
         answers = await asyncio.gather(*waiting)
         answered_s = time.monotonic() - began
@@ -105,7 +103,23 @@ async def measure(
     return {"clients": clients, "alone": alone, "with_others": with_others, **idle, "answered_s": round(answered_s, 2)}
 
 
-async def _until_alive(http: httpx2.AsyncClient) -> None:
+def connect(address: str) -> httpx2.AsyncClient:
+    """Return a client with any number of connections."""
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
+    return httpx2.AsyncClient(base_url=address, timeout=120, limits=limits, trust_env=False)
+
+
+async def submit(http: httpx2.AsyncClient, count: int) -> list[str]:
+    """Submit problems, and return their ids."""
+    problem_ids: list[str] = []
+    while len(problem_ids) < count:
+        made = await http.post("/v1/batches", json={"problems": [PROBLEM] * min(BATCH, count - len(problem_ids))})
+        problem_ids += made.raise_for_status().json()["problem_ids"]
+    return problem_ids
+
+
+async def until_alive(http: httpx2.AsyncClient) -> None:
+    """Wait until an api answers."""
     while True:
         try:
             await http.get("/health/live")
@@ -114,7 +128,7 @@ async def _until_alive(http: httpx2.AsyncClient) -> None:
             await asyncio.sleep(0.1)
 
 
-async def _time_requests(http: httpx2.AsyncClient) -> dict[str, float]:
+async def time_requests(http: httpx2.AsyncClient) -> dict[str, float]:
     """Return median and maximum of the milliseconds of requests, by kind."""
 
     async def times_of(send: Callable[[], Awaitable[httpx2.Response]]) -> Sequence[float]:
@@ -135,7 +149,7 @@ async def _time_requests(http: httpx2.AsyncClient) -> dict[str, float]:
     }
 
 
-async def _count_idle(database: Database, process: psutil.Process, *, seconds: int) -> dict[str, float]:
+async def count_idle(database: Database, process: psutil.Process, *, seconds: int) -> dict[str, float]:
     """Count what the api and the database do while nothing but waiting goes on."""
     cpu, transactions = process.cpu_times(), _transactions(database)
     await asyncio.sleep(seconds)
@@ -155,7 +169,7 @@ def _transactions(database: Database) -> int:
         return int(session.execute(text(query)).scalar_one())
 
 
-def _end_all(database: Database) -> None:
+def end_all(database: Database) -> None:
     """Cancel all problems, as orchestrators do."""
     with database.session() as session:
         session.execute(text("UPDATE problems SET cancel_requested_at = now()"))

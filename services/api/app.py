@@ -11,10 +11,12 @@ from fastapi import FastAPI
 
 from services.api import errors
 from services.api.counting import RequestCounts
+from services.api.following import Following
 from services.api.lanes import limit_request_threads
 from services.api.middleware import BodyDeadline, BodyLimit, Methods, RequestIds
-from services.api.native import batches, health, policies, problems
+from services.api.native import batches, events, health, policies, problems
 from services.api.waiting import Waiting
+from shared.heartbeats import silence_s
 from shared.settings import Settings
 from shared.store.database import Database
 from shared.version import VERSION
@@ -49,12 +51,13 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app.state.settings = settings
     app.state.database = database
     app.state.waiting = Waiting()
+    app.state.following = Following(database, app.state.waiting, silence_s=silence_s(settings))
     errors.install(app)
     app.add_middleware(BodyDeadline, timeout_s=settings.api_request_timeout_s)
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(RequestIds)
     app.add_middleware(RequestCounts)
-    for part in (problems, batches, policies, health):
+    for part in (problems, events, batches, policies, health):
         app.include_router(part.router)
     # Not as the middleware above, which stand outside of the handlers of errors.
     app.router.middleware_stack = Methods(app.router.middleware_stack, app.routes)
@@ -65,8 +68,8 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
 async def _run(app: FastAPI) -> AsyncIterator[None]:
     """Wake clients that wait, for as long as the app serves."""
     limit_request_threads()
-    following = asyncio.create_task(app.state.waiting.follow(app.state.database))
+    hearing = asyncio.create_task(app.state.waiting.follow(app.state.database))
     yield
-    following.cancel()
+    hearing.cancel()
     with suppress(asyncio.CancelledError):
-        await following
+        await hearing

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from typing import Final
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared.observe import metrics
@@ -13,6 +14,9 @@ from shared.store.submissions import Stored
 
 OTHER: Final = "other"
 """Label of requests that match no route, and of methods that no route has: clients must not invent labels."""
+
+STREAM: Final = "text/event-stream"
+"""Media type of streams."""
 
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -35,11 +39,14 @@ class RequestCounts:
             await self._app(scope, receive, send)
             return
         began, status = time.monotonic(), 500
+        # Requests that last as long as problems do would hide how long the others take.
+        is_timed = b"wait_s=" not in scope["query_string"]
 
         async def send_noted(message: Message) -> None:
-            nonlocal status
+            nonlocal status, is_timed
             if message["type"] == "http.response.start":
                 status = message["status"]
+                is_timed &= not Headers(raw=message["headers"]).get("content-type", "").startswith(STREAM)
             await send(message)
 
         try:
@@ -48,5 +55,5 @@ class RequestCounts:
             method = scope["method"] if scope["method"] in METHODS else OTHER
             route = getattr(scope.get("route"), "path", OTHER)
             metrics.HTTP_REQUESTS.labels(method, route, status).inc()
-            if b"wait_s=" not in scope["query_string"]:
+            if is_timed:
                 metrics.HTTP_REQUEST_SECONDS.labels(method, route).observe(time.monotonic() - began)

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from fastapi import Depends, Header, Path, Query, Request
 
+from services.api.following import Following
 from services.api.waiting import Waiting
 from shared.settings import Settings
 from shared.store.database import Database
@@ -58,6 +59,12 @@ async def get_waiting(request: Request) -> Waiting:
     return waiting
 
 
+async def get_following(request: Request) -> Following:
+    """Return the clients that follow problems."""
+    following: Following = request.app.state.following
+    return following
+
+
 async def get_tenant() -> UUID:
     """Return the tenant of the request; the service has one tenant."""
     return DEFAULT_TENANT
@@ -68,3 +75,4 @@ WithSettings = Annotated[Settings, Depends(get_settings)]
 WithTenant = Annotated[UUID, Depends(get_tenant)]
 RootPath = Annotated[str, Depends(get_root_path)]
 WithWaiting = Annotated[Waiting, Depends(get_waiting)]
+WithFollowing = Annotated[Following, Depends(get_following)]

@@ -192,9 +192,9 @@ def install(app: FastAPI) -> None:
 def set_media_type(response: dict[str, Any]) -> None:
     """Correct the media type of a response in OpenAPI if it is an error."""
     content = response.get("content", {})
-    described = content.get("application/json", {}).get("schema", {})
-    if described.get("$ref", "").endswith(f"/{ProblemDetails.__name__}"):
-        content[_MEDIA_TYPE] = content.pop("application/json")
+    for media_type, described in [*content.items()]:
+        if described.get("schema", {}).get("$ref", "").endswith(f"/{ProblemDetails.__name__}"):
+            content[_MEDIA_TYPE] = content.pop(media_type)
 
 
 async def _on_trim_error(request: Request, error: TrimError) -> Response:

@@ -22,6 +22,8 @@ SLOWEST_BYTES_PER_S = 1_000
 
 _NO_CONTENT, _NOT_ALLOWED, _TIMED_OUT, _TOO_LARGE = 204, 405, 408, 413
 
+_IS_HEAD = "trim.is_head"
+
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 """Methods that a route may have; HEAD and OPTIONS follow from them."""
 
@@ -119,7 +121,7 @@ class Methods:
     """Treats HEAD as GET, responds to OPTIONS, and names every method of a path where one is not allowed.
 
     The framework has one route for each method of a path, and names only those of the first. The server leaves out the
-    body of a response to HEAD.
+    body of a response to HEAD; `is_head` tells endpoints whose body would take long.
     """
 
     def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute]) -> None:
@@ -134,7 +136,7 @@ class Methods:
         if scope["method"] == "OPTIONS" and (allowed := self._allowed(scope)):
             await Response(status_code=_NO_CONTENT, headers={"Allow": allowed})(scope, receive, send)
             return
-        routed = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+        routed = {**scope, "method": "GET", _IS_HEAD: True} if scope["method"] == "HEAD" else scope
         try:
             await self._app(routed, receive, send)
         except HTTPException as error:
@@ -154,6 +156,11 @@ class Methods:
     def _has(self, scope: Scope, method: str) -> bool:
         tried = {**scope, "method": method}
         return any(route.matches(tried)[0] is Match.FULL for route in self._routes)
+
+
+def is_head(scope: Scope) -> bool:
+    """Tell whether a request that is treated as GET has the method HEAD."""
+    return _IS_HEAD in scope
 
 
 def _announced_bytes(scope: Scope) -> int:

@@ -21,6 +21,9 @@ from shared.store.rows import read_observation, read_options, read_shadow, read_
 from shared.store.shadow_tables import ShadowDecisionRow
 from shared.store.tables import AuditRow, DecisionRow, Problem, StepRow
 
+_PATHS = ("steps", "decisions", "audit", "events", "cancel")
+"""Paths below the one of a problem."""
+
 Away = Mapping[WorkerRole, AwayRole]
 
 
@@ -79,7 +82,7 @@ def _show_problem(row: Problem, root_path: str, away: Away) -> problems.Problem:
         finished_at=row.finished_at,
         cancel_requested_at=row.cancel_requested_at,
         erased_at=row.erased_at,
-        links={"self": path, **{name: f"{path}/{name}" for name in ("steps", "decisions", "audit", "cancel")}},
+        links={"self": path, **{name: f"{path}/{name}" for name in _PATHS}},
     )
 
 

@@ -12,8 +12,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from services.api.app import create_app
+from services.api.following import Following
 from services.api.protocol import TimedProtocol
-from services.api.waiting import Waiting
 from shared.addresses import http_url, listen
 from shared.errors import RefusedError, RetryableError, TrimError, explain
 from shared.log import get_logger
@@ -37,12 +37,12 @@ WATCH_LIMIT_S = 60.0
 _log = get_logger(__name__)
 
 
-class _Server(uvicorn.Server):
-    """Logs its addresses once it listens, and ends waiting requests when it stops."""
+class Server(uvicorn.Server):
+    """Logs its addresses once it listens, and ends waiting requests and streams when it stops."""
 
-    def __init__(self, config: uvicorn.Config, waiting: Waiting, loop: LoopBeat) -> None:
+    def __init__(self, config: uvicorn.Config, following: Following, loop: LoopBeat) -> None:
         super().__init__(config)
-        self._waiting = waiting
+        self._following = following
         self._loop = loop
 
     async def on_tick(self, counter: int) -> bool:
@@ -51,13 +51,14 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and log the addresses."""
         await super().startup(sockets)
         for each in sockets or ():
             _log.info("api_started", address=http_url(*each.getsockname()[:2]))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer clients that wait for a problem, then wait for all requests."""
-        self._waiting.stop()
+        """Answer clients that wait for a problem and end streams, then wait for all requests."""
+        self._following.stop()
         await super().shutdown(sockets)
 
 
@@ -81,7 +82,7 @@ def serve(settings: Settings, health: Health) -> None:
             open_now.enter_context(listener)
         _check_database(settings, database, health)
         app = create_app(settings, database)
-        server = _Server(configure(app, settings), app.state.waiting, health.loop("event loop", limit_s=LOOP_LIMIT_S))
+        server = Server(configure(app, settings), app.state.following, health.loop("event loop", limit_s=LOOP_LIMIT_S))
         # uvicorn raises the signal again after it has stopped; the default handlers would end the process there.
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, server.handle_exit)

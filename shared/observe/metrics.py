@@ -112,11 +112,12 @@ HTTP_REQUESTS = API.counter(
 )
 HTTP_REQUEST_SECONDS = API.histogram(
     "http_request_seconds",
-    "Seconds to answer an HTTP request, without requests that wait for a problem's end (`wait_s`).",
+    "Seconds to answer an HTTP request, without streams and requests that wait for a problem's end (`wait_s`).",
     "method",
     "route",
     buckets=REQUEST_BUCKETS,
 )
+STREAMS_OPEN = API.gauge("streams_open", "Streams of problems that clients follow now.")
 PROBLEMS_SUBMITTED = API.counter("problems_submitted_total", "Problems that were queued.", "policy")
 
 # Processes that publish: the orchestrator and the workers

@@ -131,6 +131,18 @@ class Database:
         with translated(), Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Session]:
+        """Open a transaction as an ORM session that only reads: all its statements see the same moment.
+
+        Raises:
+            DatabaseUnavailable: The server does not answer, or the connection broke.
+            DatabaseBusy: A statement timed out.
+        """
+        engine = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        with translated(), Session(engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
     def listen(self) -> psycopg.Connection[tuple[object, ...]]:
         """Open a separate connection that listens for wake-ups; the caller closes it.
 

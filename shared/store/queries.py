@@ -7,7 +7,7 @@ caller has checked with `read_problem` or `read_status`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
@@ -102,6 +102,11 @@ _SUMS = select(
 def read_problem(session: Session, tenant_id: UUID, problem_id: UUID) -> Problem | None:
     """Read a problem. Its `HIDDEN` columns are not loaded, and raise if they are read."""
     return session.scalar(_SHOWN.where(Problem.tenant_id == tenant_id, Problem.id == problem_id))
+
+
+def read_problems(session: Session, problem_ids: Collection[UUID]) -> Mapping[UUID, Problem]:
+    """Read problems that the caller has checked, by their ids; `HIDDEN` columns as in `read_problem`."""
+    return {each.id: each for each in session.scalars(_SHOWN.where(Problem.id.in_(problem_ids)))}
 
 
 def read_status(session: Session, tenant_id: UUID, problem_id: UUID) -> str | None:

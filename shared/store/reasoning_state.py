@@ -1,7 +1,7 @@
 """The store of the orchestrator: locks, reads and writes the reasoning state of many problems in one transaction.
 
 This is the orchestrator's hot path. Its statements are SQLAlchemy expressions that are compiled once. They run on the
-driver's cursors in pipeline mode: three reads make one round trip, and up to six writes make one (see
+driver's cursors in pipeline mode: three reads make one round trip, and up to seven writes make one (see
 docs/decisions/0007-hot-path-on-the-driver.md).
 """
 
@@ -45,8 +45,8 @@ from shared.domain.steps import Step
 from shared.machine.state import State
 from shared.store import admission, policy_versions, presence
 from shared.store.database import Database, wake_orchestrators
-from shared.store.ends import NOTIFY_END
 from shared.store.known_steps import NOTHING, Known, KnownSteps
+from shared.store.notifications import NOTIFY_END, NOTIFY_PROGRESS, progress_notices
 from shared.store.pipelines import pipeline
 from shared.store.port import Change, Due, LockedProblem, SeenProcess, Transaction
 from shared.store.rows import (
@@ -144,18 +144,20 @@ class PostgresTransaction:
     def save(self, changes: Iterable[Change]) -> None:
         """Write what changed: steps, scores, decisions, those of shadows, inbox, and the problems' rows.
 
-        At commit, those who wait for problems that ended are notified.
+        At commit, those who wait for problems that ended, or that have new steps or decisions, are notified: two more
+        statements of the pipeline, so no round trip. Postgres serialises the commits of transactions that notify. An
+        orchestrator has one at a time, and one notification of progress names up to 200 problems.
         """
+        written = [change for change in changes if change.after is not change.locked.state]
+        if not written:
+            return
         problems: list[dict[str, Any]] = []
         steps: list[dict[str, Any]] = []
         decisions: list[dict[str, Any]] = []
         shadow_decisions: list[dict[str, Any]] = []
         inbox: list[dict[str, Any]] = []
-        ended: list[dict[str, Any]] = []
-        for change in changes:
+        for change in written:
             before, after = change.locked.state, change.after
-            if after is before:
-                continue
             problem_id = after.problem_id
             if change.locked.defect is None:
                 self._states[problem_id] = after
@@ -164,10 +166,6 @@ class PostgresTransaction:
             decisions += [decision_values(problem_id, record) for record in after.decisions]
             shadow_decisions += [shadow_decision_values(problem_id, record) for record in change.shadow_decisions]
             inbox += [{"id": each, "problem_id": problem_id} for each in after.booked - before.booked]
-            if after.status.is_final and not before.status.is_final:
-                ended.append({"problem_id": problem_id})
-        if not problems:
-            return
         driver = self._driver()
         with pipeline(driver), driver.cursor() as cursor:
             for statement, rows in (
@@ -176,7 +174,8 @@ class PostgresTransaction:
                 (_INSERT_DECISIONS, decisions),
                 (_INSERT_SHADOW_DECISIONS, shadow_decisions),
                 (_UPDATE_PROBLEMS, problems),
-                (NOTIFY_END, ended),
+                (NOTIFY_PROGRESS, [*progress_notices(_with_progress(written))]),
+                (NOTIFY_END, [{"problem_id": each} for each in _ended(written)]),
             ):
                 if rows:
                     cursor.executemany(statement, rows)
@@ -211,6 +210,24 @@ class PostgresTransaction:
         """Return the driver's connection; SQLAlchemy keeps its transaction."""
         driver: psycopg.Connection[Any] = self._connection.connection.driver_connection  # type: ignore[assignment]
         return driver
+
+
+def _with_progress(changes: Iterable[Change]) -> list[UUID]:
+    """List the problems that have new steps or decisions."""
+    return [
+        each.after.problem_id
+        for each in changes
+        if each.after.decisions or len(each.after.steps) > len(each.locked.state.steps)
+    ]
+
+
+def _ended(changes: Iterable[Change]) -> list[UUID]:
+    """List the problems that have ended."""
+    return [
+        each.after.problem_id
+        for each in changes
+        if each.after.status.is_final and not each.locked.state.status.is_final
+    ]
 
 
 def _changed(before: Sequence[Step], after: Sequence[Step]) -> Iterator[Step]:

@@ -13,6 +13,8 @@ from typing import Any
 import grimp
 import pytest
 
+from services.api.following import QUIET_S
+from services.api.waiting import LONGEST_WAIT_S
 from shared.settings import Settings
 from shared.version import VERSION
 from stack.credentials import FOLDERS, create
@@ -166,6 +168,8 @@ def test_nginx_agrees_with_the_api() -> None:
 
     assert int(value("client_max_body_size")) == Settings.model_fields["max_body_bytes"].default
     assert float(value("keepalive_timeout").removesuffix("s")) < Settings.model_fields["api_keep_alive_s"].default
+    assert value("proxy_buffering") == "off"
+    assert float(value("proxy_read_timeout").removesuffix("s")) > max(LONGEST_WAIT_S, QUIET_S)
     assert value("server") == f"api:{Settings.model_fields['api_port'].default} resolve"
     assert value("listen").startswith(f"{services('cpu')['nginx']['ports'][0]['target']} ")
 

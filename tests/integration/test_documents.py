@@ -24,6 +24,7 @@ from tests.unit.policies.pomdp_models import artefact_of, released_model
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
+FOLLOWING = (ROOT / "docs" / "following.md").read_text()
 AUDIT = (ROOT / "docs" / "audit.md").read_text()
 CALIBRATION = (ROOT / "docs" / "prm-calibration.md").read_text()
 SCRIPT = {
@@ -51,7 +52,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, postgres_server: str) -
 def test_every_curl_command_of_the_readme_succeeds(deployment: Deployment) -> None:
     commands = [
         command.strip()
-        for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL)
+        for block in re.findall(r"```console\n(.*?)```", README + FOLLOWING, re.DOTALL)
         for command in re.split(r"^\$ ", block, flags=re.MULTILINE)
         if command.strip()
     ]
@@ -63,6 +64,9 @@ def test_every_curl_command_of_the_readme_succeeds(deployment: Deployment) -> No
         typed = command.replace("localhost:8080", deployment.api.address).replace("$ID", problem_id)
         done = subprocess.run(["bash", "-c", f"{typed} -f"], capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        if "/events" in command:
+            assert "event: end\n" in done.stdout
+            continue
         answer = json.loads(done.stdout)
         if not problem_id:
             problem_id = answer["id"]

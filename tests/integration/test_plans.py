@@ -19,8 +19,10 @@ from shared.domain.roles import WorkerRole
 from shared.store import queries
 from shared.store.admission import find_attention, next_queued, record_processes
 from shared.store.database import Database
+from shared.store.notifications import FIND_OPEN, OPEN
 from shared.store.port import SeenProcess
 from shared.store.presence import count_waiting, find_untold
+from shared.store.progress import Place, Sought, find_end, read_gained
 from shared.store.pruning import prune_idempotency_keys, prune_inbox
 from shared.store.queries import ProblemFilter
 from shared.store.reasoning_state import PostgresStore
@@ -322,6 +324,26 @@ def test_the_record_of_a_problem_is_read_by_its_id(database: Database, executed:
         assert len(queries.list_shadow_decisions(session, RECORDED, range(1, 3))) == 2
     assert find(executed, "SELECT shadow_decisions").indexes == {"pk_shadow_decisions"}
     check(executed, rows=4 * STEPS)
+
+
+def test_streams_read_only_what_is_new_to_each_of_them(database: Database, executed: list[Plan]) -> None:
+    recorded = [UUID(int=RECORDED.int + number) for number in range(50)]
+    shadow = PolicyChoice(name="small-only", revision=1, parameters={})
+    shadowed = [submit(database, tenant_id=QUIET, shadows=[shadow]) for _ in range(10)]
+    hear(database, *(write(each, "A step.") for key, each in start(database).items() if key in shadowed))
+    executed.clear()
+    with database.snapshot() as session:
+        sought = [Sought(each, Place(STEPS - 1, STEPS - 1)) for each in recorded]
+        gained = read_gained(session, [*sought, *(Sought(each, Place()) for each in shadowed)])
+        assert all(each is not None and len(each.rows) == 2 for each in gained)
+        assert sum(len(each.shadows) for each in gained if each is not None) == len(shadowed)
+    assert find(executed, "SELECT clients.client, shadow_decisions").indexes == {"pk_shadow_decisions"}
+    check(executed, rows=60 * (1 + SHOWN_STEPS))
+    executed.clear()
+    with database.session() as session:
+        session.connection().exec_driver_sql(FIND_OPEN, (recorded, OPEN))
+        assert find_end(session, CROWDED, RECORDED) == Place()
+    check(executed, rows=50)
 
 
 def count_running(connection: Connection) -> int:

@@ -142,7 +142,7 @@ class Problem(BaseModel):
     erased_at: AwareDatetime | None = Field(
         description="Time at which the texts of the problem and its record were erased; null if they were not."
     )
-    links: dict[str, str] = Field(description="Paths of the problem, its record and its cancellation.")
+    links: dict[str, str] = Field(description="Paths of the problem, its record, its events and its cancellation.")
 
 
 class ProblemPage(Page[Problem]):

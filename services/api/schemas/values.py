@@ -78,6 +78,7 @@ ERROR_CODES = (
     "bad_policy_parameters",
     "unfit_shadow",
     "bad_cursor",
+    "place_beyond_record",
     "internal",
     "database_unavailable",
     "database_busy",

@@ -172,14 +172,14 @@ def test_hundreds_of_waiting_clients_send_no_statement_and_delay_no_request(
 ) -> None:
     monkeypatch.setattr(waiting, "LOOK_EVERY_S", 0.05)
     looks = 0
-    find_ended = waiting.EndListener.find_ended
+    find_open = waiting.ProblemListener.find_open
 
-    async def counted(listener: waiting.EndListener, problem_ids: list[UUID]) -> Any:
+    async def counted(listener: waiting.ProblemListener, problem_ids: list[UUID]) -> Any:
         nonlocal looks
         looks += 1
-        return await find_ended(listener, problem_ids)
+        return await find_open(listener, problem_ids)
 
-    monkeypatch.setattr(waiting.EndListener, "find_ended", counted)
+    monkeypatch.setattr(waiting.ProblemListener, "find_open", counted)
 
     async def body(clients: Clients) -> None:
         problem_ids = [await clients.submit() for _ in range(3)]

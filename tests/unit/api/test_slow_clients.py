@@ -5,9 +5,10 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from uuid import uuid4
 
@@ -17,14 +18,20 @@ import uvicorn
 from fastapi import FastAPI
 from structlog.testing import capture_logs
 
+from services.api import protocol
 from services.api.app import create_app
 from services.api.errors import CLIENT_GONE
+from services.api.following import Following, Stepped
 from services.api.native import problems
+from services.api.schemas.record import Step
 from services.api.server import configure
+from shared.domain.drafts import Finish
+from shared.domain.roles import Author
 from shared.domain.status import Status
 from shared.observe.metrics import HTTP_REQUESTS
 from shared.settings import Settings
 from shared.store.database import Database
+from shared.store.progress import Place
 from tests.integration.api.calls import is_refusal
 
 PATIENCE_S = 30.0
@@ -174,3 +181,32 @@ def test_a_client_that_leaves_while_it_waits_is_no_failure_and_forgotten(
         assert len(served.app.state.waiting) == 0
     assert [each for each in lines if each["log_level"] not in ("debug", "info")] == []
     assert [each for each in caplog.records if each.levelname not in ("DEBUG", "INFO")] == []
+
+
+def test_a_client_that_does_not_read_its_stream_holds_up_its_source_and_is_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(protocol, "SLOWEST_READ_S", SHORT_S)
+    step = Step(
+        step=0, author=Author.SMALL, text="x" * 10_000, finish=Finish.SEPARATOR, tokens=1, score=None, model="m",
+        worker="w", waited_ms=0, worked_ms=0, accepted_at=datetime.now(UTC),
+    )  # fmt: skip
+    sent, has_ended = 0, threading.Event()
+
+    async def happen() -> AsyncGenerator[Stepped]:
+        nonlocal sent
+        try:
+            while True:
+                yield Stepped(step, Place())
+                sent += 1
+        finally:
+            has_ended.set()
+
+    async def follow_problem(*_: object, **__: object) -> AsyncGenerator[Stepped]:
+        return happen()
+
+    monkeypatch.setattr(Following, "follow_problem", follow_problem)
+    with serving(f"GET /v1/problems/{uuid4()}/events HTTP/1.1\r\nHost: api\r\n\r\n".encode()):
+        assert has_ended.wait(PATIENCE_S)
+    # What the server and the systems of both sides buffer.
+    assert sent < 5000
