@@ -47,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.streaming", description="Measure streams of problems.")
     parser.add_argument("--sequential", type=positive, default=30, help="problems one at a time (%(default)s)")
     parser.add_argument("--in-flight", type=positive, default=64, help="problems at the same time (%(default)s)")
-    parser.add_argument("--rounds", type=positive, default=3, help="how often so many are solved (%(default)s)")
+    parser.add_argument("--rounds", type=positive, default=3, help="rounds of as many (%(default)s)")
     parser.add_argument("--streams", type=positive, default=300, help="streams beside other requests (%(default)s)")
     parser.add_argument("--seconds", type=positive, default=10, help="seconds that they are idle (%(default)s)")
     arguments = parser.parse_args()

@@ -29,7 +29,7 @@ from shared.store.progress import Gained, Place, Sought, find_end, read_gained
 from shared.store.tables import StepRow
 
 QUIET_S: Final = 15.0
-"""Seconds without an event after which a client is told so: many proxies cut a connection that is silent for 60."""
+"""Seconds without an event after which `Quiet` comes: many proxies cut a connection that is silent for 60."""
 
 START: Final = Place()
 

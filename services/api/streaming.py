@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from typing import Final
 
 from starlette.exceptions import HTTPException
 from starlette.responses import StreamingResponse
-from starlette.types import Receive, Send
+from starlette.types import Message, Receive, Send
 
 KEEP_ALIVE: Final = b": keep-alive\n\n"
-"""A comment, which clients ignore. Whoever forwards the stream sees that it is alive."""
+"""A comment. Clients ignore it, and proxies keep the connection open."""
 
 HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -34,8 +35,13 @@ class EventStream(StreamingResponse):
 
     async def stream_response(self, send: Send) -> None:
         """Send the parts. The framework alone leaves it to the garbage collector to close their iterator."""
+
+        async def send_in_turn(message: Message) -> None:
+            await send(message)
+            await asyncio.sleep(0)  # Other requests, and the news that the client has left, come before the next part.
+
         async with aclosing(self._parts):
-            await super().stream_response(send)
+            await super().stream_response(send_in_turn)
 
     async def listen_for_disconnect(self, receive: Receive) -> None:
         """Return when the client leaves, or does not complete a body that nobody reads."""

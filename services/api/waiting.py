@@ -1,4 +1,4 @@
-"""Clients that wait for problems. One connection for the whole process hears of all problems and wakes them."""
+"""Clients that wait for problems. One connection of the process receives the notices of all problems and wakes them."""
 
 from __future__ import annotations
 

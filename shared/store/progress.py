@@ -79,7 +79,10 @@ def read_gained(session: Session, sought: Sequence[Sought]) -> list[Gained | Non
     decisions: Mapping[int, list[DecisionRow]] = _by_client(session.execute(_NEW_DECISIONS, new_decisions))
     new_steps = _parameters(sought, [each.after.steps for each in sought])
     steps: Mapping[int, list[StepRow]] = _by_client(session.execute(_NEW_STEPS, new_steps))
-    shadows = _read_shadows(session, sought, decisions) if any(each.has_shadows for each in heads.values()) else {}
+    with_shadows = [
+        client for client, each in enumerate(sought) if decisions[client] and heads[each.problem_id].has_shadows
+    ]
+    shadows = _read_shadows(session, sought, decisions, with_shadows) if with_shadows else {}
     gained = [
         _combine(heads.get(each.problem_id), decisions[client], steps[client], shadows.get(client, ()))
         for client, each in enumerate(sought)
@@ -117,17 +120,16 @@ def _in_order(decisions: Sequence[DecisionRow], steps: Sequence[StepRow]) -> Seq
 
 
 def _read_shadows(
-    session: Session, sought: Sequence[Sought], decisions: Mapping[int, Sequence[DecisionRow]]
+    session: Session, sought: Sequence[Sought], decisions: Mapping[int, Sequence[DecisionRow]], clients: Sequence[int]
 ) -> Mapping[int, Sequence[ShadowDecisionRow]]:
-    """Read what shadows decided beside decisions, by client."""
-    clients = [client for client, each in decisions.items() if each]
+    """Read what shadows decided beside the decisions of some clients, by client."""
     parameters = {
         "clients": clients,
         "ids": [sought[client].problem_id for client in clients],
         "first": [decisions[client][0].number for client in clients],
         "last": [decisions[client][-1].number for client in clients],
     }
-    return _by_client(session.execute(_SHADOWS, parameters)) if clients else {}
+    return _by_client(session.execute(_SHADOWS, parameters))
 
 
 def _parameters(sought: Sequence[Sought], first: Sequence[int]) -> Mapping[str, Sequence[Any]]:

@@ -114,7 +114,7 @@ def test_clients_at_different_places_of_the_same_and_of_other_problems_are_serve
     assert [bool(each and each.problem) for each in found] == [True, False, False, True, False]
 
 
-def test_shadow_decisions_come_with_the_decisions_that_they_stand_beside(database: Database) -> None:
+def test_shadow_decisions_come_with_the_decisions_of_the_policy(database: Database) -> None:
     shadow = PolicyChoice(name="small-only", revision=1, parameters={})
     solve(database, plain := submit(database))
     solve(database, shadowed := submit(database, shadows=[shadow]))
