@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
-from cli import calibrating, learning, policies, prm
+from cli import calibrating, dead_letters, learning, policies, prm
+from cli.checking import check
 from cli.compare import compare
+from cli.doctor.command import doctor
 from cli.errors import reporting_errors
 from cli.evaluate import evaluate
 from cli.output import complete_output
@@ -27,9 +29,12 @@ policies.app.command()(learning.train)
 policies.app.command()(calibrating.calibrate)
 app.add_typer(policies.app, name="policies")
 app.add_typer(prm.app, name="prm")
+app.add_typer(dead_letters.app, name="dead-letters")
 app.command("evaluate")(evaluate)
 app.command("compare")(compare)
 app.command("replay")(replay)
+app.command("check")(check)
+app.command("doctor")(doctor)
 
 
 def _print_version(*, is_wanted: bool) -> None:

@@ -1,6 +1,6 @@
 """Exit codes of the `trim` command.
 
-0 done, 1 failed, 2 wrong usage, 3 the service cannot be reached, 4 PRM scores have shifted.
+0 done, 1 failed, 2 wrong usage, 3 the service or one of its servers cannot be reached, 4 PRM scores have shifted.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from typing import Final
 
 from shared import process
-from shared.errors import PermanentError, TrimError
+from shared.errors import PermanentError, RefusedError, RetryableError, TrimError, explain
 from stack.client import Unreachable
 from stack.interrupts import EXIT_STOPPED
+from stack.state import NoStack
 
 EXIT_USAGE: Final = process.EXIT_USAGE
 EXIT_UNREACHABLE: Final = 3
@@ -45,6 +46,18 @@ def requiring(extra: str) -> Iterator[None]:
         raise NotInstalled(
             f"This command needs {error.name}, which is not installed here; install it with pip install '.[{extra}]'."
         ) from None
+
+
+@contextmanager
+def reaching_servers() -> Iterator[None]:
+    """Report a database or broker that does not answer in one sentence, and exit with the code for that."""
+    try:
+        yield
+    except RefusedError:
+        raise
+    except (RetryableError, NoStack) as error:
+        sys.stderr.write(f"trim: {explain(error)}\n")
+        sys.exit(EXIT_UNREACHABLE)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Verifies the record of all problems: prints one line for each check."""
+"""Verifies the record of all problems: prints one line for each check. `trim check` prints the same for people."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from contextlib import closing
 from shared.bus.dead_letters import count_dead_letters
 from shared.settings import Settings
 from shared.store import verification
-from shared.store.compatibility import read_schema
 from shared.store.database import Database
 from shared.store.verification import Detached, Finding
 
@@ -38,17 +37,14 @@ def verify(settings: Settings, *, allow_open: bool, tell: Callable[[str], object
 def _lines(settings: Settings, *, allow_open: bool) -> Iterator[tuple[bool, str]]:
     """Yield the outcome of each check, with a line for people."""
     url = settings.require_database_url()
-    with closing(Database(url, statement_timeout_s=0)) as database, database.connect() as connection:
-        connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-        if error := read_schema(connection).error:
-            raise error
+    with closing(Database(url, statement_timeout_s=0)) as database, verification.snapshot(database) as connection:
         unfinished = verification.count_open(connection)
         yield allow_open or not unfinished.offenders, _describe(unfinished)
         detached = verification.find_detached(connection)
         for finding in verification.verify(connection, detached):
             yield not finding.offenders, _describe(finding)
         if detached:
-            yield True, _describe_detached(detached)
+            yield True, describe_detached(detached)
     yield _check_dead_letters(settings)
 
 
@@ -59,7 +55,8 @@ def _describe(finding: Finding) -> str:
     return f"{finding.sentence} Not so: {finding.offenders} of {finding.counted} {finding.unit}, with the ids {named}"
 
 
-def _describe_detached(detached: Sequence[Detached]) -> str:
+def describe_detached(detached: Sequence[Detached]) -> str:
+    """Name the months that were left out."""
     named = "; ".join(f"{each.table} of {', '.join(f'{month:%Y-%m}' for month in each.months)}" for each in detached)
     return f"Months without any row count as detached and are left out: {named}."
 

@@ -12,9 +12,10 @@ from rich.console import Console
 from shared.process import parser, reporting_errors
 from shared.settings import Settings
 from stack.interrupts import EXIT_STOPPED, unwind_on_signals
-from stack.psql import EXIT_UNREACHABLE, NoStack, become_psql
+from stack.psql import EXIT_UNREACHABLE, become_psql
 from stack.running import running_stack, serve
 from stack.sample import run_sample
+from stack.state import NoStack
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shared.errors import PermanentError, RetryableError
+from shared.errors import PermanentError, RetryableError, TrimError
 
 STATE = Path(".state")
 """Folder of the embedded Postgres and the logs; safe to delete while no stack runs."""
@@ -27,6 +27,12 @@ class StateUnusable(PermanentError):
     """The state folder .state cannot be used."""
 
     code = "state_unusable"
+
+
+class NoStack(TrimError):
+    """No embedded Postgres runs in this folder; start one with `make serve`, and leave it running."""
+
+    code = "no_stack"
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from shared.store.database import Database
 from shared.store.lock_holders import LockHolder, find_lock_holders
 from shared.store.presence import count_waiting
 from shared.store.process_table import Process
+from shared.version import VERSION
 
 HEARTBEATS: Final[tuple[PartName, ...]] = ("orchestrator", "broker", *WorkerRole)
 """Parts that are up while their heartbeats arrive. Orchestrators report the broker, and forward those of workers."""
@@ -37,10 +38,14 @@ def read_readiness(database: Database, settings: Settings) -> Readiness:
     parts = list(_read_parts(database, silence_s=silence_s(settings)))
     down = [part.name for part in parts if not part.is_up]
     if "database" in down or "schema" in down:
-        return Readiness(status="unavailable", down=down, parts=parts)
+        return Readiness(status="unavailable", down=down, parts=parts, service_version=VERSION)
     is_demonstration = has_demonstration(model for part in parts for model in part.models)
     return Readiness(
-        status="degraded" if down else "ready", down=down, parts=parts, note=RUNNING if is_demonstration else None
+        status="degraded" if down else "ready",
+        down=down,
+        parts=parts,
+        service_version=VERSION,
+        note=RUNNING if is_demonstration else None,
     )
 
 

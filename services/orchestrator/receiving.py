@@ -9,7 +9,7 @@ from uuid import UUID
 
 from shared.bus.consumer import Delivery
 from shared.bus.signing import UNSIGNED, MessageKeys
-from shared.bus.topology import DELIVERY_LIMIT, EVENTS, DeadLetter, decode_from
+from shared.bus.topology import DELIVERY_LIMIT, EVENTS, DeadLetter, decode_from, delivered_too_often
 from shared.log import about_message, get_logger
 from shared.messages import Event, UndecodableMessage, WorkerSeen
 from shared.store.port import SeenProcess
@@ -36,7 +36,7 @@ def receive(deliveries: Iterable[Delivery], keys: MessageKeys = UNSIGNED) -> tup
     buried: list[DeadLetter] = []
     for delivery in deliveries:
         if delivery.deliveries > DELIVERY_LIMIT:
-            buried.append(bury(delivery, f"it was delivered {delivery.deliveries} times and never settled"))
+            buried.append(bury(delivery, delivered_too_often(delivery.deliveries)))
             continue
         if (flaw := keys.find_flaw(delivery.body, delivery.signature)) is not None:
             buried.append(bury(delivery, flaw))

@@ -81,7 +81,7 @@ def broker_options(settings: Settings) -> dict[str, Any]:
     if not is_pgmq(settings):
         return {"connect_timeout": _CONNECT_TIMEOUT_S, "write_timeout": _WRITE_TIMEOUT_S}
     return {
-        "conn_string": _conninfo(settings),
+        "conn_string": pgmq_conninfo(settings),
         "init_extension": False,
         # Reads that NOTIFY wakes: an idle queue costs one query a second, and a message waits milliseconds.
         "use_notify": True,
@@ -157,11 +157,11 @@ def connect(
     )
     try:
         if is_pgmq(settings):
-            _pgmq_server().install_schema(_conninfo(settings))
+            pgmq_server().install_schema(pgmq_conninfo(settings))
         connection.connect()
     except broker_errors(connection) as error:
         connection.release()
-        raise (BrokerRefused if _is_refusal(error) else BrokerUnavailable) from error
+        raise refused_or_unavailable(error) from error
     return connection
 
 
@@ -171,6 +171,11 @@ def _is_refusal(error: Exception) -> bool:
     if isinstance(error, NotAllowed):
         return "not found" in reason or "refused for user" in reason
     return isinstance(error, AccessRefused) or is_refusal(reason)
+
+
+def refused_or_unavailable(error: Exception) -> BrokerUnavailable:
+    """Return the error to raise for one of `broker_errors` on a connection that could not be opened."""
+    return BrokerRefused() if _is_refusal(error) else BrokerUnavailable()
 
 
 def unavailable(error: Exception) -> BrokerUnavailable:
@@ -227,25 +232,31 @@ def is_pgmq(settings: Settings) -> bool:
     return url.scheme == "pgmq"
 
 
-def _conninfo(settings: Settings) -> str:
+def pgmq_conninfo(settings: Settings) -> str:
+    """Return the connection string of pgmq's database for psycopg.
+
+    Raises:
+        BadBrokerUrl: The URL names no database.
+        UnusableSetting: pgmq is not installed.
+    """
     url = settings.require_broker_url()
-    conninfo: str | None = _pgmq_server().conninfo_of(url, connect_timeout_s=_CONNECT_TIMEOUT_S)
+    conninfo: str | None = pgmq_server().conninfo_of(url, connect_timeout_s=_CONNECT_TIMEOUT_S)
     if conninfo is None:
         raise BadBrokerUrl
     return conninfo
 
 
-def _pgmq_server() -> ModuleType:
+def pgmq_server() -> ModuleType:
     """Import what needs pgmq and the Postgres driver; a worker on RabbitMQ has neither.
 
     Raises:
         UnusableSetting: pgmq is not installed.
     """
     try:
-        from shared.bus import pgmq_server  # noqa: PLC0415
+        from shared.bus import pgmq_server as server  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise UnusableSetting(
             f"TRIM_BROKER_URL names pgmq, which needs {error.name}, and that is not installed here; install it with"
             " pip install '.[pgmq]', or set TRIM_BROKER_URL to amqp://..."
         ) from None
-    return pgmq_server
+    return server

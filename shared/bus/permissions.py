@@ -1,4 +1,7 @@
-"""The permissions on RabbitMQ that each role's user needs, and no more. docs/operations/rabbitmq.md explains them."""
+"""The permissions on RabbitMQ that the users of roles and of operators need, and no more.
+
+docs/operations/rabbitmq.md explains them.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,12 @@ class Permissions(NamedTuple):
     configure: str
     write: str
     read: str
+
+
+def permissions_of_operators(prefix: str) -> Permissions:
+    """Return what the user of `trim dead-letters` needs: to read dead letters, and to publish them again."""
+    queues = "|".join(QUEUES)
+    return Permissions(configure="^$", write=rf"^{prefix}(\.dead)?$", read=rf"^{prefix}\.({queues})\.dead$")
 
 
 def permissions_of(role: QueueRole, prefix: str) -> Permissions:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 from kombu.connection import Connection
@@ -15,7 +16,8 @@ from shared.backoff import RECONNECT
 from shared.bus.connection import BrokerBlocked, BrokerUnavailable, broker_errors, close, connect, unavailable
 from shared.bus.declaring import Declarer
 from shared.bus.signing import MessageKeys
-from shared.bus.topology import DeadLetter, ReturnedCommand, Topology
+from shared.bus.topology import BURIED_HEADER, DeadLetter, Outgoing, ReplayedLetter, ReturnedCommand, Topology
+from shared.clock import SYSTEM_CLOCK
 from shared.errors import RetryableError, TrimError, explain
 from shared.log import get_logger
 from shared.messages import Message
@@ -25,7 +27,7 @@ from shared.settings import Settings
 CONFIRM_TIMEOUT_S = 10.0
 """Seconds after which a broker that has not confirmed counts as unavailable."""
 
-Publishable = Message | DeadLetter | ReturnedCommand
+Publishable = Message | DeadLetter | ReturnedCommand | ReplayedLetter
 
 _log = get_logger(__name__)
 
@@ -77,14 +79,12 @@ class Publisher:
     def _publish(self, messages: Sequence[Publishable]) -> None:
         connection, producer = self._connected()
         try:
-            for message in messages:
-                outgoing = self._topology.address(message)
-                signature = {} if isinstance(message, DeadLetter) else self._keys.sign(outgoing.body)
+            for outgoing in map(self._address, messages):
                 producer.publish(
                     outgoing.body,
                     exchange=outgoing.exchange,
                     routing_key=outgoing.routing_key,
-                    headers={**outgoing.headers, **signature},
+                    headers=dict(outgoing.headers),
                     content_type="application/json",
                     content_encoding="binary",
                     delivery_mode=2,
@@ -105,6 +105,16 @@ class Publisher:
             reason = self._refusals[0]
             self.close()
             raise Unroutable(f"The broker refused a message: {reason}.")
+
+    def _address(self, message: Publishable) -> Outgoing:
+        outgoing = self._topology.address(message)
+        if isinstance(message, ReplayedLetter):  # It keeps its signature: a replay makes nothing valid.
+            return outgoing
+        if isinstance(message, DeadLetter):
+            more: Mapping[str, str] = {BURIED_HEADER: SYSTEM_CLOCK.now().isoformat()}
+        else:
+            more = self._keys.sign(outgoing.body)
+        return replace(outgoing, headers={**outgoing.headers, **more}) if more else outgoing
 
     def close(self) -> None:
         """Close the connection; the next publication opens another."""

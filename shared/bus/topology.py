@@ -44,6 +44,9 @@ COMMAND = "trim.command"
 REASON_HEADER = "x-trim-reason"
 """Header of a dead letter: the reason why it is there."""
 
+BURIED_HEADER: Final = "x-trim-buried-at"
+"""Header of a dead letter: when it was published as one, by the clock of the process that did so."""
+
 RUNS_HEADER = "x-trim-runs"
 LOSSES_HEADER = "x-trim-losses"
 ALONE_HEADER = "x-trim-alone"
@@ -52,6 +55,11 @@ MARK_HEADER = "x-trim-mark"
 
 DELIVERY_LIMIT = 20
 """Deliveries after which a message becomes a dead letter: an event may crash every orchestrator that takes it."""
+
+
+def delivered_too_often(deliveries: int | str) -> str:
+    """Return the reason of a dead letter that reached the limit on a broker that leaves it to its readers."""
+    return f"it was delivered {deliveries} times and never settled"
 
 
 def queue_of(message: Message) -> QueueRole | None:
@@ -165,6 +173,16 @@ class ReturnedCommand:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplayedLetter:
+    """A dead letter that an operator puts on its queue again, as if it had just been published there."""
+
+    role: QueueRole
+    body: bytes
+    signature: str | None = None
+    """Signature that the letter has; without it, a process with keys refuses the message again."""
+
+
+@dataclass(frozen=True, slots=True)
 class Outgoing:
     """A message with its address."""
 
@@ -212,20 +230,20 @@ class Topology:
         exchange = Exchange(self.cancels.name, type="fanout", durable=True, no_declare=is_exclusive)
         return Queue(name, exchange, durable=not is_exclusive, exclusive=is_exclusive, auto_delete=is_exclusive)
 
-    def address(self, message: Message | DeadLetter | ReturnedCommand) -> Outgoing:
-        """Address a message of the contract, a dead letter, or a command that returns to its queue."""
+    def address(self, message: Message | DeadLetter | ReturnedCommand | ReplayedLetter) -> Outgoing:
+        """Address a message of the contract, a dead letter, or a message that returns to its queue."""
         if isinstance(message, DeadLetter):
-            headers = {REASON_HEADER: message.reason[:500]}
-            if message.signature is not None:
-                headers[SIGNATURE_HEADER] = message.signature
+            headers = {REASON_HEADER: message.reason[:500], **_signed(message.signature)}
             dead = self.dead_letters(message.role).name
             return Outgoing(message.body, self._dead.name, dead, headers, is_broadcast=False)
         if isinstance(message, ReturnedCommand):
             return self._to_queue(message.role, message.body, {"task": COMMAND, **message.past.headers})
-        role, body = queue_of(message), encode(message)
-        if role is None:
-            return Outgoing(body, self.cancels.name, "", {}, is_broadcast=True)
-        return self._to_queue(role, body, {} if role == EVENTS else {"task": COMMAND})
+        if isinstance(message, ReplayedLetter):
+            headers = {**_task(message.role), **_signed(message.signature)}
+            return self._to_queue(message.role, message.body, headers)
+        if (role := queue_of(message)) is None:
+            return Outgoing(encode(message), self.cancels.name, "", {}, is_broadcast=True)
+        return self._to_queue(role, encode(message), _task(role))
 
     def _to_queue(self, role: QueueRole, body: bytes, headers: Mapping[str, Any]) -> Outgoing:
         return Outgoing(body, self._work.name, f"{self._prefix}.{role}", headers, is_broadcast=False)
@@ -249,3 +267,12 @@ class Topology:
         """Delete everything, with all messages, from RabbitMQ; pgmq's queues go with their database."""
         for each in reversed(self.entities):
             each(connection.default_channel).delete()
+
+
+def _task(role: QueueRole) -> Mapping[str, str]:
+    """Return the header that Celery needs of a command."""
+    return {} if role == EVENTS else {"task": COMMAND}
+
+
+def _signed(signature: str | None) -> Mapping[str, str]:
+    return {} if signature is None else {SIGNATURE_HEADER: signature}

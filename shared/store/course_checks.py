@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import Connection, text
 
 from shared.domain.text import extend_digest, prefix_digest
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """A check of the stored record by one statement."""
-
-    sentence: str
-    """What holds if there are no offenders."""
-    unit: str
-    """Table whose rows are checked."""
-    offenders: str
-    """Statement that selects the ids of the offenders, possibly more than once."""
-
+from shared.store.checks import LOOK_AT_AUDIT, LOOK_AT_DECISIONS, LOOK_AT_PROBLEM, Check, Scope
 
 TIMES: Final = Check(
-    "The times of a problem are in the order of its course, and none is after its end.",
-    "problems",
-    """
+    name="times",
+    sentence="The times of a problem are in the order of its course, and none is after its end.",
+    meaning="The time was not taken under the lock of the problem.",
+    unit="problems",
+    offenders="""
     SELECT id FROM problems
     WHERE least(started_at, cancel_requested_at, finished_at) < created_at
        OR finished_at < greatest(started_at, cancel_requested_at)
@@ -46,35 +35,45 @@ TIMES: Final = Check(
     FROM steps s JOIN decisions d ON d.problem_id = s.problem_id AND d.step = s.step
     WHERE s.accepted_at < d.decided_at
     """,
+    look=LOOK_AT_AUDIT,
 )
 
 DEADLINES: Final = Check(
-    "No problem succeeded at or after its deadline.",
-    "problems",
-    "SELECT id FROM problems WHERE status = 'succeeded' AND finished_at >= deadline_at",
+    name="deadlines",
+    sentence="No problem succeeded at or after its deadline.",
+    meaning="An event was applied that came too late.",
+    unit="problems",
+    offenders="SELECT id FROM problems WHERE status = 'succeeded' AND finished_at >= deadline_at",
+    look=LOOK_AT_PROBLEM,
 )
 
 DRAFTS: Final = Check(
-    "No draft is decided twice, in one problem or in two.",
-    "decisions",
-    """
+    name="drafts",
+    sentence="No draft is decided twice, in one problem or in two.",
+    meaning="Two orchestrators decided the same step.",
+    unit="decisions",
+    offenders="""
     SELECT unnest(problem_ids) AS id
     FROM (
         SELECT array_agg(problem_id) AS problem_ids FROM decisions
         WHERE draft_id IS NOT NULL GROUP BY draft_id HAVING count(*) > 1
     ) AS decided
     """,
+    look=LOOK_AT_DECISIONS,
 )
 
 # The inbox of an ended problem is pruned, and an event that arrives later refills a part of it.
 BOOKED: Final = Check(
-    "The inbox of an open problem has every draft that was decided.",
-    "decisions",
-    """
+    name="inbox",
+    sentence="The inbox of an open problem has every draft that was decided.",
+    meaning="A draft that arrives again would be booked twice.",
+    unit="decisions",
+    offenders="""
     SELECT p.id FROM problems p JOIN decisions d ON d.problem_id = p.id
     WHERE p.status IN ('queued', 'running') AND d.draft_id IS NOT NULL
     AND NOT EXISTS (SELECT FROM inbox WHERE problem_id = d.problem_id AND id = d.draft_id)
     """,
+    look=LOOK_AT_DECISIONS,
 )
 
 PREFIXES: Final = "Every decided draft continues the steps before it."
@@ -92,15 +91,20 @@ WHERE p.erased_at IS NULL AND {has_steps}
 """
 
 
-def find_broken_prefixes(connection: Connection, has_steps: str, months: Mapping[str, Any]) -> Iterator[UUID]:
+def find_broken_prefixes(
+    connection: Connection, has_steps: str, months: Mapping[str, Any], scope: Scope
+) -> Iterator[UUID]:
     """Find problems with a decided draft that continues other steps than those before it.
 
     Args:
         connection: In a transaction.
         has_steps: Condition in SQL that holds of the problems whose steps are in the database.
         months: Parameters of the condition.
+        scope: The problems to look at.
     """
-    rows = connection.execution_options(yield_per=1000).execute(text(_DRAFTS.format(has_steps=has_steps)), months)
+    statement = text(scope.over(_DRAFTS.format(has_steps=has_steps)))
+    # A solution may have a MiB of text, and as many rows are held at a time.
+    rows = connection.execute(statement, {**months, **scope.parameters}, execution_options={"yield_per": 50})
     for problem_id, question, texts, steps, digests in rows:
         known = _digests(question, texts)
         if any(step >= len(known) or known[step] != named for step, named in zip(steps, digests, strict=True)):

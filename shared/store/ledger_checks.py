@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from shared.store.course_checks import Check
+from shared.store.checks import LOOK_AT_DECISIONS, LOOK_AT_PROBLEM, LOOK_AT_STEPS, Check
 from shared.store.rows import LEDGER_COLUMNS
 
 DISCARDED: Final = Check(
-    "The escalations and discarded tokens of a problem are those of its decisions.",
-    "problems",
-    """
+    name="discarded",
+    sentence="The escalations and discarded tokens of a problem are those of its decisions.",
+    meaning="The ledger does not add up.",
+    unit="problems",
+    offenders="""
     SELECT p.id
     FROM problems p
     LEFT JOIN (
@@ -21,13 +23,16 @@ DISCARDED: Final = Check(
     WHERE coalesce(d.rows, 0) = p.decision_count
     AND (p.escalation_count, p.small_discarded) <> (coalesce(d.escalations, 0), coalesce(d.tokens, 0))
     """,
+    look=LOOK_AT_DECISIONS,
 )
 
 # The ledger has estimates of what became no step, too.
 ESTIMATED: Final = Check(
-    "The estimated tokens of a problem's steps and escalated drafts are in its ledger.",
-    "problems",
-    """
+    name="estimated",
+    sentence="The estimated tokens of a problem's steps and escalated drafts are in its ledger.",
+    meaning="The ledger does not add up.",
+    unit="problems",
+    offenders="""
     SELECT p.id
     FROM problems p
     JOIN (
@@ -38,10 +43,14 @@ ESTIMATED: Final = Check(
     ) AS d ON d.problem_id = p.id AND NOT s.is_large
     WHERE s.tokens + coalesce(d.tokens, 0) > CASE WHEN s.is_large THEN p.large_estimated ELSE p.small_estimated END
     """,
+    look=LOOK_AT_STEPS,
 )
 
 NOT_NEGATIVE: Final = Check(
-    "No count of a ledger is negative.",
-    "problems",
-    f"SELECT id FROM problems WHERE least({', '.join(LEDGER_COLUMNS)}) < 0",
+    name="not_negative",
+    sentence="No count of a ledger is negative.",
+    meaning="The ledger does not add up.",
+    unit="problems",
+    offenders=f"SELECT id FROM problems WHERE least({', '.join(LEDGER_COLUMNS)}) < 0",
+    look=LOOK_AT_PROBLEM,
 )

@@ -10,7 +10,9 @@ table is partitioned and has no row of that month. Its rows are left out, not mi
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -18,20 +20,39 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from shared.domain.status import Status
-from shared.store.course_checks import BOOKED, DEADLINES, DRAFTS, PREFIXES, TIMES, Check, find_broken_prefixes
-from shared.store.ledger_checks import DISCARDED, ESTIMATED, NOT_NEGATIVE
+from shared.store.checks import LOOK_AT_AUDIT, LOOK_AT_PROBLEM, Check, Scope
+from shared.store.compatibility import read_schema
+from shared.store.course_checks import PREFIXES, find_broken_prefixes
+from shared.store.database import Database
+from shared.store.record_checks import CHECKS, HAS_STEPS, MONTHS
 
 EXAMPLES: Final = 5
 """Maximum number of ids that a finding names."""
 
+EVERYTHING: Final = Scope()
 
-@dataclass(frozen=True, slots=True)
+COUNT: Final = len(CHECKS) + 1
+"""Number of findings that `verify` yields."""
+
+_OPEN: Final = Check(
+    name="ended",
+    sentence="Every problem has ended.",
+    meaning="Problems are still running, or stuck.",
+    unit="problems",
+    offenders="SELECT id FROM problems WHERE finished_at IS NULL",
+    look=LOOK_AT_PROBLEM,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """The outcome of one check."""
 
+    name: str
     sentence: str
     """What holds if there are no offenders."""
+    meaning: str
+    """What it would mean if there were some."""
     counted: int
     """Number of rows that were checked."""
     unit: str
@@ -39,6 +60,8 @@ class Finding:
     offenders: int = 0
     examples: tuple[UUID, ...] = ()
     """First ids of the offenders."""
+    look: str = ""
+    """Statement that shows the rows of the first offender; empty if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,270 +72,97 @@ class Detached:
     months: tuple[datetime, ...]
 
 
-def count_open(connection: Connection) -> Finding:
+@contextmanager
+def snapshot(database: Database) -> Iterator[Connection]:
+    """Open a transaction for the block whose statements see one snapshot and write nothing.
+
+    Args:
+        database: Without a time-out for statements: the checks read whole tables.
+
+    Raises:
+        DatabaseUnavailable: The database does not answer.
+        SchemaOutdated, CodeOutdated: This version does not fit the schema.
+    """
+    with database.connect() as connection:
+        connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        if error := read_schema(connection).error:
+            raise error
+        yield connection
+
+
+def count_open(connection: Connection, scope: Scope = EVERYTHING) -> Finding:
     """Check that every problem has ended."""
-    check = Check("Every problem has ended.", "problems", "SELECT id FROM problems WHERE finished_at IS NULL")
-    return _run(connection, check, {})
+    return _run(connection, _OPEN, {}, scope)
 
 
-def find_detached(connection: Connection) -> list[Detached]:
+def find_detached(connection: Connection, scope: Scope = EVERYTHING) -> list[Detached]:
     """Find the months that were detached from partitioned tables."""
     found = []
-    for table, statement in _MONTHS.items():
+    for table, statement in MONTHS.items():
         if connection.scalar(text(f"SELECT relkind = 'p' FROM pg_class WHERE oid = '{table}'::regclass")):
-            found.append(Detached(table, tuple(connection.scalars(text(statement)))))
+            # The table itself is not limited: a month of which it has other rows is not detached.
+            limited = text(scope.over(statement, tables={"problems": "id"}))
+            found.append(Detached(table, tuple(connection.scalars(limited, scope.parameters))))
     return [each for each in found if each.months]
 
 
-def verify(connection: Connection, detached: Sequence[Detached]) -> Iterator[Finding]:
+def verify(connection: Connection, detached: Sequence[Detached], scope: Scope = EVERYTHING) -> Iterator[Finding]:
     """Run every check that holds of open problems as well.
 
     Args:
-        connection: In a transaction whose statements see one snapshot (REPEATABLE READ).
+        connection: Of `snapshot`.
         detached: What `find_detached` returned.
+        scope: The problems to check. Drafts are compared only with those of other problems in the scope.
     """
-    months: dict[str, Any] = {each: [] for each in _MONTHS}
+    months: dict[str, Any] = {each: [] for each in MONTHS}
     months |= {each.table: list(each.months) for each in detached}
-    for check in _CHECKS:
-        yield _run(connection, check, months)
-    broken = sorted(find_broken_prefixes(connection, _HAS_STEPS, {"steps": months["steps"]}))
-    counted = connection.scalar(text("SELECT count(*) FROM decisions")) or 0
-    yield Finding(PREFIXES, counted, "decisions", len(broken), tuple(broken[:EXAMPLES]))
+    for check in CHECKS:
+        yield _run(connection, check, months, scope)
+    yield _check_prefixes(connection, months, scope)
 
 
-def _run(connection: Connection, check: Check, months: dict[str, Any]) -> Finding:
-    counted = connection.scalar(text(f"SELECT count(*) FROM {check.unit}")) or 0
+def _check_prefixes(connection: Connection, months: dict[str, Any], scope: Scope) -> Finding:
+    offenders, first = 0, list[UUID]()
+    for each in find_broken_prefixes(connection, HAS_STEPS, {"steps": months["steps"]}, scope):
+        offenders += 1
+        first = heapq.nsmallest(EXAMPLES, [*first, each])
+    return Finding(
+        name="prefixes",
+        sentence=PREFIXES,
+        meaning="A step was changed, or follows from another solution.",
+        counted=_count(connection, "decisions", scope),
+        unit="decisions",
+        offenders=offenders,
+        examples=tuple(first),
+        look=_look(LOOK_AT_AUDIT, first),
+    )
+
+
+def _run(connection: Connection, check: Check, months: dict[str, Any], scope: Scope) -> Finding:
+    counted = _count(connection, check.unit, scope)
     summary = f"""
     SELECT count(*), (array_agg(id ORDER BY id))[1:{EXAMPLES}]
     FROM (SELECT DISTINCT id FROM ({check.offenders}) AS found) AS offenders
     """
-    statement = text(summary)
     used = {name: value for name, value in months.items() if f":{name}" in summary}
-    [(offenders, examples)] = connection.execute(statement, used)
-    return Finding(check.sentence, counted, check.unit, offenders, tuple(examples or ()))
-
-
-def _month_of(problem_id: str) -> str:
-    """Return SQL for the month in which a problem was submitted, which its id begins with."""
-    milliseconds = f"('x' || translate(left({problem_id}::text, 13), '-', ''))::bit(48)::bigint"
-    return f"date_trunc('month', to_timestamp({milliseconds} / 1000.0))"
-
-
-# `steps` is partitioned by the id of the problem, `decisions` by its time. No index leads to a month's decisions, but
-# the server reads only partitions that may hold some, and of these the first row.
-_MONTHS: Final = {
-    "steps": f"""
-    SELECT DISTINCT {_month_of("id")} AS month FROM problems WHERE step_count > 0
-    EXCEPT SELECT DISTINCT {_month_of("problem_id")} FROM (SELECT DISTINCT problem_id FROM steps) AS kept
-    ORDER BY month
-    """,
-    "decisions": """
-    SELECT month
-    FROM (SELECT min(started_at) AS since, greatest(max(finished_at), now()) AS until FROM problems) AS spanned,
-         generate_series(date_trunc('month', since), until, interval '1 month') AS month
-    WHERE NOT EXISTS (SELECT FROM decisions WHERE decided_at >= month AND decided_at < month + interval '1 month')
-    AND EXISTS (
-        SELECT FROM problems
-        WHERE decision_count > 0 AND started_at < month + interval '1 month' AND coalesce(finished_at, now()) >= month)
-    ORDER BY month
-    """,
-}
-"""Statements that select the months of which a partitioned table has no rows, although problems ran in them."""
-
-_HAS_STEPS = f"NOT {_month_of('p.id')} = ANY(CAST(:steps AS timestamptz[]))"
-
-_ENDED = ", ".join(f"'{each}'" for each in Status if each.is_final)
-
-_STATUS = Check(
-    "Status, result and times of a problem agree.",
-    "problems",
-    f"""
-    SELECT id FROM problems
-    WHERE (status IN ({_ENDED})) <> (finished_at IS NOT NULL)
-       OR (status = 'succeeded') <> (stop_reason IS NOT NULL)
-       OR (status = 'succeeded' AND verdict IS NULL)
-       OR (status IN ('queued', 'running') AND verdict IS NOT NULL)
-       OR (status IN ('failed', 'cancelled', 'expired') AND verdict NOT IN ('no_answer', 'unverified'))
-       OR (status = 'failed') <> (failure_code IS NOT NULL)
-       OR (status = 'running' AND due_at IS NULL AND absences = '{{}}')
-       OR (status <> 'running' AND (due_at IS NOT NULL OR absences <> '{{}}'))
-       OR (status = 'queued' AND (started_at IS NOT NULL OR request_count > 0))
-       OR (status IN ({_ENDED}) AND (request IS NOT NULL OR pending <> '[]'))
-    """,
-)
-
-_BATCHES = Check(
-    "Every batch has its problems.",
-    "batches",
-    """
-    SELECT b.id FROM batches b LEFT JOIN problems p ON p.batch_id = b.id
-    GROUP BY b.id HAVING count(p.id) <> b.size OR min(p.batch_index) <> 0 OR max(p.batch_index) <> b.size - 1
-    """,
-)
-
-_STEPS = Check(
-    "The steps of a problem have no gap, and the problem counts them.",
-    "steps",
-    f"""
-    SELECT p.id
-    FROM problems p
-    LEFT JOIN (
-        SELECT problem_id, count(*) AS rows, min(step) AS first, max(step) AS last FROM steps GROUP BY problem_id
-    ) AS s ON s.problem_id = p.id
-    WHERE (coalesce(s.rows, 0) <> p.step_count OR s.first <> 0 OR s.last <> p.step_count - 1) AND {_HAS_STEPS}
-    """,
-)
-
-# A row before the first decision and one after the last stand for the problem's start and end, so that decisions that
-# are missing there leave a gap as well. A gap is explained if its decisions may have been taken in a detached month.
-_DECISIONS = Check(
-    "The decisions of a problem have no gap and no number twice, and the problem counts them.",
-    "decisions",
-    """
-    WITH suspects AS (
-        SELECT p.id, p.decision_count, coalesce(p.started_at, p.created_at) AS since,
-               coalesce(p.finished_at, now()) AS until
-        FROM problems p
-        LEFT JOIN (
-            SELECT problem_id, count(*) AS rows, count(DISTINCT number) AS numbers, min(number) AS first,
-                   max(number) AS last
-            FROM decisions GROUP BY problem_id
-        ) AS d ON d.problem_id = p.id
-        WHERE coalesce(d.rows, 0) <> p.decision_count OR d.numbers <> d.rows OR d.first <> 0 OR d.last <> d.rows - 1
-    ), places AS (
-        SELECT id, -1 AS number, since AS at FROM suspects
-        UNION ALL SELECT id, decision_count, until FROM suspects
-        UNION ALL SELECT id, number, decided_at FROM suspects JOIN decisions ON problem_id = id
-    ), distances AS (
-        SELECT id, number, at, number - lag(number) OVER w AS distance, lag(at) OVER w AS at_before
-        FROM places WINDOW w AS (PARTITION BY id ORDER BY number, at)
+    statement = text(scope.over(summary, unit=check.unit))
+    [(offenders, examples)] = connection.execute(statement, {**used, **scope.parameters})
+    return Finding(
+        name=check.name,
+        sentence=check.sentence,
+        meaning=check.meaning,
+        counted=counted,
+        unit=check.unit,
+        offenders=offenders,
+        examples=tuple(examples or ()),
+        look=_look(check.look, examples or ()),
     )
-    SELECT id FROM distances JOIN suspects USING (id)
-    WHERE distance = 0 OR number > decision_count OR (distance > 1 AND NOT EXISTS (
-        SELECT FROM unnest(CAST(:decisions AS timestamptz[])) AS month
-        WHERE month <= greatest(at, at_before) AND month + interval '1 month' > least(at, at_before)))
-    """,
-)
 
-_ORDER = Check(
-    "The decisions of a problem are in the order of its steps and epochs.",
-    "decisions",
-    """
-    SELECT problem_id AS id
-    FROM (
-        SELECT problem_id, step, epoch, lag(step) OVER w AS step_before, lag(epoch) OVER w AS epoch_before
-        FROM decisions WINDOW w AS (PARTITION BY problem_id ORDER BY number)
-    ) AS d
-    WHERE step < step_before OR epoch < epoch_before
-    UNION ALL
-    SELECT p.id FROM problems p JOIN decisions d ON d.problem_id = p.id
-    WHERE d.epoch > p.epoch OR d.step > p.step_count
-    """,
-)
 
-# A draft without words ends the solution and becomes no step. An erasure empties both texts.
-_ACCEPTED = Check(
-    "An accepted draft is the step at its place.",
-    "decisions",
-    f"""
-    SELECT p.id
-    FROM decisions d JOIN problems p ON p.id = d.problem_id
-    LEFT JOIN steps s ON s.problem_id = d.problem_id AND s.step = d.step
-    WHERE d.action = 'accept' AND {_HAS_STEPS} AND CASE
-        WHEN s.problem_id IS NULL THEN
-            p.finished_at IS NULL OR d.step <> p.step_count OR coalesce(d.draft_text, '') ~ '\\w'
-        ELSE
-            s.author <> 'small' OR s.tokens <> d.draft_tokens
-            OR s.estimated_tokens <> coalesce(d.draft_estimated_tokens, s.estimated_tokens)
-            OR s.text <> coalesce(d.draft_text, '')
-            OR s.score IS DISTINCT FROM (d.observation ->> 'score')::double precision
-    END
-    """,
-)
+def _count(connection: Connection, unit: str, scope: Scope) -> int:
+    counted = scope.over(f"SELECT count(*) FROM {unit}", unit=unit)
+    return connection.scalar(text(counted), scope.parameters) or 0
 
-# If the budget had no room for the rewrite after all, or the large model was away, a later decision on the same step
-# accepts another draft.
-_ESCALATED = Check(
-    "The large model wrote each escalated step.",
-    "decisions",
-    f"""
-    SELECT p.id
-    FROM decisions d JOIN problems p ON p.id = d.problem_id
-    JOIN steps s ON s.problem_id = d.problem_id AND s.step = d.step
-    WHERE d.action = 'escalate' AND s.author <> 'large' AND {_HAS_STEPS} AND NOT EXISTS (
-        SELECT FROM decisions later
-        WHERE later.problem_id = d.problem_id AND later.step = d.step AND later.number > d.number
-        AND later.action = 'accept')
-    """,
-)
 
-_HAS_DECISIONS = "(SELECT count(*) FROM decisions WHERE problem_id = p.id) = p.decision_count"
-
-_DECIDED = Check(
-    "Every step has the decision that it follows from.",
-    "steps",
-    f"""
-    SELECT p.id
-    FROM steps s JOIN problems p ON p.id = s.problem_id
-    WHERE NOT EXISTS (
-        SELECT FROM decisions d
-        WHERE d.problem_id = s.problem_id AND d.step = s.step
-        AND d.action = CASE s.author WHEN 'small' THEN 'accept' ELSE 'escalate' END)
-    AND {_HAS_DECISIONS}
-    """,
-)
-
-_KEPT = Check(
-    "The kept tokens of a problem are those of its steps.",
-    "problems",
-    f"""
-    SELECT p.id
-    FROM problems p
-    LEFT JOIN (
-        SELECT problem_id, sum(tokens) FILTER (WHERE author = 'small') AS small,
-               sum(tokens) FILTER (WHERE author = 'large') AS large
-        FROM steps GROUP BY problem_id
-    ) AS kept ON kept.problem_id = p.id
-    WHERE (p.small_kept, p.large_out) <> (coalesce(kept.small, 0), coalesce(kept.large, 0)) AND {_HAS_STEPS}
-    """,
-)
-
-# An orchestrator of a version before shadows writes no rows for them, so none at all is no fault.
-_SHADOWS = Check(
-    "Every decision of a shadow has the policy's decision beside it, and no shadow of that decision is missing.",
-    "shadow_decisions",
-    """
-    SELECT s.problem_id AS id
-    FROM shadow_decisions s
-    LEFT JOIN decisions d ON (d.problem_id, d.number, d.decided_at) = (s.problem_id, s.number, s.decided_at)
-    WHERE (d.problem_id IS NULL AND NOT date_trunc('month', s.decided_at) = ANY(CAST(:decisions AS timestamptz[])))
-    OR d.decided_by <> 'policy' OR s.agrees <> (s.action = d.action)
-    UNION ALL
-    SELECT p.id
-    FROM (
-        SELECT problem_id, count(*) AS rows, max(shadow) AS last
-        FROM shadow_decisions GROUP BY problem_id, number, decided_at
-    ) AS s JOIN problems p ON p.id = s.problem_id
-    WHERE s.rows <> jsonb_array_length(p.shadows) OR s.last <> s.rows - 1
-    """,
-)
-
-_ERASED = Check(
-    "An erased problem has no text.",
-    "problems",
-    """
-    SELECT id FROM problems
-    WHERE erased_at IS NOT NULL
-    AND (question <> '' OR num_nonnulls(reference, answer, failure_detail) > 0)
-    UNION ALL
-    SELECT p.id FROM problems p JOIN steps s ON s.problem_id = p.id WHERE p.erased_at IS NOT NULL AND s.text <> ''
-    UNION ALL
-    SELECT p.id FROM problems p JOIN decisions d ON d.problem_id = p.id
-    WHERE p.erased_at IS NOT NULL AND d.draft_text IS NOT NULL
-    """,
-)
-
-_CHECKS: Final = (
-    _STATUS, _BATCHES, _STEPS, _DECISIONS, _ORDER, DRAFTS, BOOKED, _ACCEPTED, _ESCALATED, _DECIDED, _KEPT, DISCARDED,
-    ESTIMATED, NOT_NEGATIVE, _SHADOWS, _ERASED, TIMES, DEADLINES,
-)  # fmt: skip
+def _look(statement: str, examples: Sequence[UUID]) -> str:
+    return statement.replace(":id", f"'{examples[0]}'") if examples else ""

@@ -12,18 +12,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import pytest
 from kombu.connection import Connection
 from pydantic import SecretStr
+from typer.testing import CliRunner
 
 from chaos.deployment import PATIENCE_S, deployed
+from cli.app import app
+from shared.bus import amqp_dead_letters
+from shared.bus.broker_state import read_broker
 from shared.bus.connection import BrokerRefused, connect
-from shared.bus.permissions import permissions_of
-from shared.bus.topology import EVENTS, QUEUES, Topology
+from shared.bus.permissions import permissions_of, permissions_of_operators
+from shared.bus.publisher import Publisher
+from shared.bus.topology import EVENTS, QUEUES, DeadLetter, Topology
 from shared.settings import Settings
 from tests.integration.conftest import missing
 from tests.integration.deleting import SCRIPT as WORK
@@ -33,6 +38,7 @@ from tests.integration.test_recovery import SCRIPT, SOLUTION
 pytestmark = pytest.mark.servers
 
 PREFIX = "trim"
+PEOPLE = ("admin", "operator")
 
 
 def rabbitmqctl(*arguments: str, given: str = "") -> None:
@@ -50,20 +56,20 @@ def password_hash(password: str) -> str:
 
 @pytest.fixture(scope="module")
 def broker_urls(rabbitmq_server: str) -> Iterator[Mapping[str, str]]:
-    """URLs of a fresh virtual host, by role: the orchestrator's, each worker's, and the `admin`'s, who may do all."""
+    """URLs of a fresh virtual host: of each role, of the `operator`, and of the `admin`, who may do all."""
     if shutil.which("rabbitmqctl") is None:
         missing("rabbitmqctl is not in PATH")
     name = f"trim_scratch_{secrets.token_hex(4)}"
     server = urlsplit(rabbitmq_server)
-    users = {role: f"{name}_{role}" for role in (*QUEUES, "admin")}
-    everything = (".*", ".*", ".*")
+    users = {role: f"{name}_{role}" for role in (*QUEUES, *PEOPLE)}
+    allowed = {"admin": (".*", ".*", ".*"), "operator": permissions_of_operators(PREFIX)}
     definitions = {
         "vhosts": [{"name": name}],
         "users": [{"name": user, "password_hash": password_hash(user), "tags": ""} for user in users.values()],
         "permissions": [
             {"user": user, "vhost": name, "configure": configure, "write": write, "read": read}
             for role, user in users.items()
-            for configure, write, read in [everything if role == "admin" else permissions_of(role, PREFIX)]
+            for configure, write, read in [allowed[role] if role in PEOPLE else permissions_of(role, PREFIX)]
         ],
     }
     hosted = server.netloc.rpartition("@")[2]
@@ -105,7 +111,7 @@ def as_admin(broker_urls: Mapping[str, str], act: Callable[[Topology, Connection
 def test_roles_with_no_more_than_their_permissions_solve_problems_also_after_the_broker_lost_its_queues(
     tmp_path: Path, database_url: str, broker_urls: Mapping[str, str]
 ) -> None:
-    own = {role: {"broker_url": url} for role, url in broker_urls.items() if role != "admin"}
+    own = {role: {"broker_url": url} for role, url in broker_urls.items() if role not in PEOPLE}
     settings = {"queue_prefix": PREFIX, "log_level": "debug"}
     with deployed(
         tmp_path, database_url=database_url, broker_url=broker_urls["admin"], own=own, script=SCRIPT, **settings
@@ -126,7 +132,7 @@ def test_roles_with_no_more_than_their_permissions_solve_problems_also_after_the
 def test_roles_with_no_more_than_their_permissions_go_on_whatever_is_deleted(
     tmp_path: Path, database_url: str, broker_urls: Mapping[str, str]
 ) -> None:
-    own = {role: {"broker_url": url} for role, url in broker_urls.items() if role != "admin"}
+    own = {role: {"broker_url": url} for role, url in broker_urls.items() if role not in PEOPLE}
     settings = {"queue_prefix": PREFIX, "concurrency": "1"}
     with deployed(
         tmp_path, database_url=database_url, broker_url=broker_urls["admin"], own=own, script=WORK, **settings
@@ -190,3 +196,34 @@ def test_a_worker_that_may_not_read_its_queue_names_the_permission(
     *_, last = (tmp_path / "log").read_text().splitlines()
     assert last.startswith("prm: The broker forbids an operation; grant the user of TRIM_BROKER_URL the permission")
     assert "access to queue 'trim.prm' in vhost" in last
+
+
+def test_an_operator_with_no_more_than_the_permissions_handles_dead_letters_and_sees_the_queues(
+    broker_urls: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_admin(broker_urls, lambda topology, connection: topology.declare(connection.default_channel))
+    monkeypatch.setenv("TRIM_BROKER_URL", broker_urls["operator"])
+    monkeypatch.setattr(amqp_dead_letters, "RENEW_AT", 0)  # Each look publishes the letter again.
+    with closing(Publisher(Settings(broker_url=SecretStr(broker_urls["admin"])))) as publisher:
+        publisher.publish([DeadLetter("small", body, "it is broken") for body in (b"[1]", b"[2]")])
+    for arguments in (["list"], ["replay", "--all", "--queue", "small", "--yes"], ["discard", "--all", "--yes"]):
+        done = CliRunner().invoke(app, ["dead-letters", *arguments], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    state = read_broker(Settings(broker_url=SecretStr(broker_urls["operator"])))
+    assert state.takes_messages is True
+    assert [(each.role, each.ready, each.dead) for each in state.queues if each.ready or each.dead] == [("small", 2, 0)]
+    seen = read_broker(Settings(broker_url=SecretStr(broker_urls["prm"])))
+    assert (seen.queues[0].ready, seen.takes_messages) == (2, True), "workers may publish events"
+
+
+def test_an_operator_without_a_permission_learns_which(
+    broker_urls: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_admin(broker_urls, lambda topology, connection: topology.declare(connection.default_channel))
+    with closing(Publisher(Settings(broker_url=SecretStr(broker_urls["admin"])))) as publisher:
+        publisher.publish([DeadLetter("small", b"[1]", "it is broken")])
+    monkeypatch.setenv("TRIM_BROKER_URL", broker_urls["prm"])
+    done = CliRunner().invoke(app, ["dead-letters", "list"])
+    assert done.exit_code == 3
+    assert done.stderr.startswith("trim: The broker forbids an operation; grant the user of TRIM_BROKER_URL the permis")
+    assert "access to queue 'trim.small.dead' in vhost" in done.stderr

@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 import migrations
 from chaos.deployment import Deployment, deployed
-from migrations import __main__ as program
+from cli.app import app
 from migrations.verifying import verify
 from shared.store.database import Database
 from stack.scratch import scratch_database
@@ -86,14 +87,11 @@ def test_the_queries_of_the_pages_on_workers_show_who_works(deployment: Deployme
     assert {row["worker"] for row in deployment.rows(writers)} == {"small-0", "large-0"}
 
 
-def test_the_command_of_the_page_on_verifying_passes(
-    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    [options] = re.findall(r"python -m migrations (verify .*)", (PAGES / "verifying.md").read_text())
+def test_the_command_of_the_page_on_verifying_passes(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    [command] = re.findall(r"^    trim (.*)$", (PAGES / "verifying.md").read_text(), re.MULTILINE)
     monkeypatch.setenv("TRIM_DATABASE_URL", deployment.database_url)
     monkeypatch.setenv("TRIM_BROKER_URL", deployment.settings.require_broker_url())
     monkeypatch.setenv("TRIM_QUEUE_PREFIX", deployment.settings.queue_prefix)
-    monkeypatch.setattr("sys.argv", ["migrations", *options.split()])
     deployment.submit(1)
-    program.main()
-    assert "FAILED" not in capsys.readouterr().out
+    done = CliRunner().invoke(app, command.split(), catch_exceptions=False)
+    assert (done.exit_code, "BROKEN" in done.stdout) == (0, False), done.output

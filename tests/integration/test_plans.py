@@ -16,8 +16,9 @@ from sqlalchemy import Connection, text
 
 from shared.domain.options import PolicyChoice
 from shared.domain.roles import WorkerRole
-from shared.store import queries
+from shared.store import queries, verification
 from shared.store.admission import find_attention, next_queued, record_processes
+from shared.store.checks import Scope
 from shared.store.database import Database
 from shared.store.notifications import FIND_OPEN, OPEN
 from shared.store.port import SeenProcess
@@ -348,3 +349,17 @@ def test_streams_read_only_what_is_new_to_each_of_them(database: Database, execu
 
 def count_running(connection: Connection) -> int:
     return int(connection.scalar(text("SELECT count(*) FROM problems WHERE status = 'running'")) or 0)
+
+
+def test_the_check_of_one_problem_reads_no_other(database: Database, executed: list[Plan]) -> None:
+    with database.begin() as connection:
+        checked = connection.scalar(text("SELECT id FROM problems WHERE batch_id IS NOT NULL LIMIT 1"))
+    executed.clear()
+    assert isinstance(checked, UUID)
+    with verification.snapshot(database) as connection:
+        list(verification.verify(connection, [], Scope(problem=checked)))
+    limited = [each for each in executed if "NOT MATERIALIZED" in each.statement]
+    assert len(limited) == 2 * verification.COUNT
+    for each in limited:
+        assert not each.scanned & LARGE, each
+        assert each.rows_read < 200, each

@@ -22,10 +22,12 @@ from shared.domain.options import Plan, PolicyChoice
 from shared.domain.roles import WorkerRole
 from shared.messages import GenerateSteps, StepsScored
 from shared.settings import Settings
-from shared.store import submissions
+from shared.store import submissions, verification
+from shared.store.checks import Scope
 from shared.store.database import Database
 from shared.store.reasoning_state import PostgresStore
 from shared.store.tables import DEFAULT_TENANT
+from shared.store.verification import Finding
 from stack.scratch import scratch_database, scratch_prefix, scratch_queues
 from tests.integration.solving import (
     NOW,
@@ -207,6 +209,32 @@ def test_a_corrupted_row_is_found_by_its_check_and_named(database: Database, sta
     found = [line for line in failed(database) if CORRUPTIONS[statement] in line]
     assert found, f"{CORRUPTIONS[statement]}: {failed(database)}"
     assert found[0].rstrip().endswith((str(problem_id), batch))
+    for scope in (Scope(problem=problem_id), Scope(since=datetime.now(UTC) - timedelta(minutes=5))):
+        broken = [each for each in examined(database, scope) if each.offenders]
+        named = [each for each in broken if CORRUPTIONS[statement] in each.sentence]
+        assert str(named[0].examples[0]) in {str(problem_id), batch}
+        assert all(rows(database, each.look.replace(":", r"\:")) for each in broken), "the SQL shows the rows"
+    assert not any(each.offenders or each.counted for each in examined(database, Scope(since=NOW + timedelta(days=1))))
+
+
+def examined(database: Database, scope: Scope) -> list[Finding]:
+    with verification.snapshot(database) as connection:
+        detached = verification.find_detached(connection, scope)
+        found = [verification.count_open(connection, scope), *verification.verify(connection, detached, scope)]
+    assert len(found) == verification.COUNT + 1
+    return found
+
+
+def test_a_scope_leaves_out_what_is_wrong_with_other_problems(database: Database) -> None:
+    first, second = submit_batch(database, 2)
+    commands = start(database)
+    for each in (first, second):
+        solve_from(database, commands[each])
+    corrupt(database, f"DELETE FROM steps WHERE problem_id = '{first}'")
+    corrupt(database, f"UPDATE decisions SET draft_prefix_digest = '0' WHERE problem_id = '{first}'")
+    assert not any(each.offenders for each in examined(database, Scope(problem=second)))
+    broken = {each.name for each in examined(database, Scope(problem=first)) if each.offenders}
+    assert {"steps", "accepted", "kept", "prefixes"} <= broken
 
 
 def test_a_draft_that_two_problems_decided_is_found_in_both(database: Database) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.bus.permissions import permissions_of
+from shared.bus.permissions import permissions_of, permissions_of_operators
 from shared.bus.topology import EVENTS, QUEUES, QueueRole, Topology
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "operations" / "rabbitmq.md").read_text()
@@ -18,6 +18,17 @@ USERS = {EVENTS: "orchestrators", "small": "small workers", "large": "large work
 def test_the_page_lists_the_permissions_of_the_code(role: QueueRole) -> None:
     [row] = re.findall(rf"^\| {USERS[role]} \| `(.+)` \| `(.+)` \| `(.+)` \|$", PAGE, re.MULTILINE)
     assert tuple(pattern.replace("\\|", "|") for pattern in row) == permissions_of(role, "trim")
+
+
+def test_the_page_lists_the_permissions_of_operators_who_may_read_dead_letters_and_declare_nothing() -> None:
+    [row] = re.findall(r"^\| operators \| `(.+)` \| `(.+)` \| `(.+)` \|$", PAGE, re.MULTILINE)
+    allowed = permissions_of_operators("trim")
+    assert tuple(pattern.replace("\\|", "|") for pattern in row) == allowed
+    topology = Topology("trim")
+    for role in QUEUES:
+        assert re.match(allowed.read, topology.dead_letters(role).name)
+        assert not re.match(allowed.read, topology.queue(role).name)
+    assert not any(re.match(allowed.configure, each.name) for each in topology.entities)
 
 
 def test_the_command_on_the_page_sets_the_permissions_of_the_code() -> None:

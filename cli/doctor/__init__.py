@@ -1,0 +1,1 @@
+"""`trim doctor`: what is wrong with a service, and what mends it."""
