@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from shared.bus.dead_letters import DeadLetters, Letter
     from shared.bus.topology import QueueRole
 
-SEARCHED: Final = 10_000
+SEARCHED: Final = 5_000
 """Number of letters of each queue among which ids are searched: a search takes them from the queue one by one."""
 
 SHORT: Final = 8

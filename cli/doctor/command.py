@@ -48,8 +48,8 @@ def doctor(*, server: Server, as_json: AsJson = False) -> None:
     """Find out what is wrong with the service, and what mends it.
 
     It asks the API, the database of TRIM_DATABASE_URL and the broker of TRIM_BROKER_URL, or the servers of `make serve`
-    in this folder, for 8 seconds at most, and judges by what answers. The first fault is likely the cause of those after
-    it. It exits with 0 if all is well, with 1 if something is wrong, and with 3 if nothing answers.
+    in this folder, for 8 seconds at most. The first fault is likely the cause of those after it. It exits with 0 if all
+    is well, with 1 if something is wrong, and with 3 if nothing answers.
     """
     with server as api, console.status(f"Asking, for {LIMIT_S:.0f} s at most"):
         seen = look(api, Settings())

@@ -1,16 +1,17 @@
 """Dead letters on RabbitMQ, over AMQP alone.
 
-AMQP cannot look at a message: it takes one from the queue and returns it. RabbitMQ puts what is returned back to its
-place, so the order stays. But each return counts as a delivery, and since version 4 a quorum queue drops a message
-after 20 of them, for lack of a further dead-letter queue. So a letter that was returned often is published again, with
-a count of 0, at the end of its queue. The broker may have either of the two after a crash, or both.
+AMQP cannot look at a message: it takes one from the queue and returns it. The places of the letters stay, but each
+return counts as a delivery, and since version 4 a quorum queue drops a message after 20 of them, for lack of a further
+dead-letter queue. So a letter that was returned often is published again, with a count of 0, at the end of its queue.
+The broker may have either of the two after a crash, or both.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from typing import Any, Final
 
 from amqp import Message
@@ -26,8 +27,15 @@ from shared.settings import Settings
 RENEW_AT: Final = DELIVERY_LIMIT // 2
 """Number of returns after which a letter is published again instead."""
 
-_RETURN_S: Final = 2.0
-"""Seconds to wait for letters to be back on their queue. More may be missing if another reader holds some."""
+_AT_ONCE: Final = 9
+"""Number of letters that one channel takes.
+
+RabbitMQ puts what a closing channel holds back to the head of the queue. It orders that by the text of the delivery
+tags, so only the tags 1 to 9 keep the order of the letters. What a client rejects goes to the end of the queue instead.
+"""
+
+_PATIENCE_S: Final = 30.0
+"""Seconds to wait in total for the broker to put letters back."""
 
 _COUNTS: Final = ("x-delivery-count", "x-acquired-count")
 """Headers in which quorum queues report how often a message was returned."""
@@ -52,12 +60,8 @@ class AmqpDeadLetters:
     def __init__(self, connection: Connection, topology: Topology) -> None:
         self._connection = connection
         self._topology = topology
-        self._channel: Any = None
-        """Channel of the letters that are taken: closing it returns those that are not removed."""
-        self._removed = 0
-        """Number of letters that were removed since the present iteration began."""
-        self._removed_last = 0
-        """Delivery tag of the last of them."""
+        self._held: dict[int, tuple[Any, int]] = {}
+        """Channel and delivery tag of each letter that is taken and stays, by its handle."""
 
     def count(self) -> Mapping[QueueRole, int]:
         """Count the letters that are ready; those that another reader holds at this moment are not."""
@@ -65,52 +69,69 @@ class AmqpDeadLetters:
 
     def read(self, role: QueueRole, *, limit: int) -> Generator[Letter, None, None]:
         """Take letters from the queue, and return them to their places at the end."""
-        # Those that are published again during the iteration are behind these.
-        stored = self._count(role)
-        self._removed = self._removed_last = 0
+        channels: list[Any] = []
+        self._held.clear()
+        taken = self._take(role, channels)
+        was_returned = False
         try:
-            with closing(self._connection.channel()) as self._channel:
-                self._channel.auto_decode = False
-                yield from self._take(role, count=min(limit, stored))
+            for message, letter in itertools.islice(taken, limit):
+                was_returned = _returns(message) > 0
+                try:
+                    yield letter
+                finally:
+                    self._keep(message, letter)
         finally:
-            with suppress(*broker_errors(self._connection)):
-                self._await_return(role, count=stored - self._removed)
+            # The broker has all that were ever returned at the head of the queue, and puts further ones behind them.
+            while was_returned and (further := next(taken, None)):
+                was_returned = _returns(further[0]) > 0
+                self._keep(*further)
+            self._return_held(role, channels)
+
+    def _take(self, role: QueueRole, channels: list[Any]) -> Iterator[tuple[Any, Letter]]:
+        """Take the letters that are on the queue now; those that are published again meanwhile are behind these."""
+        queue = self._topology.dead_letters(role).name
+        for handle in range(self._count(role)):
+            if handle % _AT_ONCE == 0:
+                channels.append(self._connection.channel())
+                channels[-1].auto_decode = False
+            message = channels[-1].basic_get(queue)
+            if message is None:
+                return
+            self._held[handle] = channels[-1], message.delivery_tag
+            yield message, _letter(role, message, handle)
 
     def remove(self, letter: Letter) -> None:
         """Acknowledge a letter."""
-        self._channel.basic_ack(letter.handle)
-        self._removed += 1
-        self._removed_last = letter.handle
+        self._acknowledge(letter.handle)
 
-    def _take(self, role: QueueRole, *, count: int) -> Generator[Letter, None, None]:
-        queue = self._topology.dead_letters(role).name
-        for _ in range(count):
-            message = self._channel.basic_get(queue)
-            if message is None:
-                return
-            try:
-                yield _letter(role, message)
-            except GeneratorExit:  # The caller has seen enough.
-                self._keep(queue, message)
-                raise
-            self._keep(queue, message)
+    def _acknowledge(self, handle: int) -> None:
+        channel, tag = self._held.pop(handle)
+        channel.basic_ack(tag)
 
-    def _keep(self, queue: str, message: Any) -> None:
+    def _keep(self, message: Any, letter: Letter) -> None:
         """Publish a letter again that was returned often, unless the caller has removed it."""
-        if message.delivery_tag == self._removed_last or _returns(message) < RENEW_AT:
+        if letter.handle not in self._held or _returns(message) < RENEW_AT:
             return
         headers = {name: value for name, value in (message.headers or {}).items() if name not in _COUNTS}
         copy = Message(message.body, **{**message.properties, "application_headers": headers})
-        exchange = self._topology.dead_letters("events").exchange.name
+        queue = self._topology.dead_letters(letter.role)
         with closing(self._connection.channel()) as channel:
-            channel.basic_publish_confirm(copy, exchange, queue, mandatory=True, confirm_timeout=CONFIRM_TIMEOUT_S)
-        self._channel.basic_ack(message.delivery_tag)
+            channel.basic_publish_confirm(
+                copy, queue.exchange.name, queue.name, mandatory=True, confirm_timeout=CONFIRM_TIMEOUT_S
+            )
+        self._acknowledge(letter.handle)
 
-    def _await_return(self, role: QueueRole, *, count: int) -> None:
-        """Wait until the broker has put the letters back: it does so a moment after the channel has closed."""
-        until = time.monotonic() + _RETURN_S
-        while self._count(role) < count and time.monotonic() < until:
-            time.sleep(0.01)
+    def _return_held(self, role: QueueRole, channels: Sequence[Any]) -> None:
+        """Close the channels, oldest first, so that RabbitMQ puts what they hold back to its places."""
+        until = time.monotonic() + _PATIENCE_S
+        present = self._count(role)
+        for channel in channels:
+            present += sum(holder is channel for holder, _ in self._held.values())
+            channel.close()
+            # Another reader may hold what was returned, so the number may never be reached.
+            while self._count(role) < present and time.monotonic() < until:
+                time.sleep(0.002)
+        self._held.clear()
 
     def _count(self, role: QueueRole) -> int:
         with closing(self._connection.channel()) as channel:
@@ -120,9 +141,9 @@ class AmqpDeadLetters:
                 return 0
 
 
-def _letter(role: QueueRole, message: Any) -> Letter:
+def _letter(role: QueueRole, message: Any, handle: int) -> Letter:
     headers = {str(name): value for name, value in (message.headers or {}).items()}
-    return Letter(role=role, body=_bytes(message.body), headers=headers, handle=message.delivery_tag)
+    return Letter(role=role, body=_bytes(message.body), headers=headers, handle=handle)
 
 
 def _bytes(body: str | bytes | memoryview) -> bytes:

@@ -84,7 +84,7 @@ _BATCHES = Check(
     unit="batches",
     offenders="""
     SELECT b.id FROM batches b LEFT JOIN problems p ON p.batch_id = b.id
-    GROUP BY b.id HAVING count(p.id) <> b.size OR min(p.batch_index) <> 0 OR max(p.batch_index) <> b.size - 1
+    GROUP BY b.id, b.size HAVING count(p.id) <> b.size OR min(p.batch_index) <> 0 OR max(p.batch_index) <> b.size - 1
     """,
     look=LOOK_AT_BATCH,
 )
