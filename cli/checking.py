@@ -146,8 +146,8 @@ def _print_broken(finding: Finding) -> None:
     _line("BROKEN", finding.sentence)
     _line("", finding.meaning)
     further = finding.offenders - len(finding.examples)
-    what = "batches" if finding.unit == "batches" else "problems"
-    _line("", f"{finding.offenders} {what} break it:")
+    what = ("batch", "batches") if finding.unit == "batches" else ("problem", "problems")
+    _line("", f"{finding.offenders} {what[finding.offenders > 1]}:")
     for each in finding.examples:
         _line("", str(each))
     if further:

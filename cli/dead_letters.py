@@ -279,12 +279,12 @@ def _content(letter: Letter, *, texts: bool) -> Any:
 
 
 def _print_row(each: dict[str, Any]) -> None:
-    at = (each["at"] or "unknown time")[:19].replace("T", " ")
+    at = (each["at"] or "unknown time")[:16].replace("T", " ")
     columns = (
         each["id"][:SHORT],
         f"{each['queue']:6}",
         f"{each['reason']:14}",
-        f"{at:19}",
+        f"{at:16}",
         f"{each['kind'] or '?':15}",
     )
     print("  ".join((*columns, decimal(each["bytes"]))))

@@ -101,9 +101,15 @@ def _print(findings: list[Finding]) -> None:
         lines = [printable(each.sentence)] if each.sentence else []
         for fault in each.faults:
             lines += [printable(fault.sentence), f"-> {printable(fault.remedy)}"]
+            lines += [f"   $ {fault.command}"] if fault.command else []
         indent = _WORD + _NAME
         text = Text(hanging(f"{each.state:{_WORD}}{each.name:{_NAME}}", lines[0], indent=indent))
         text.stylize(_STYLES[each.state], 0, len(each.state))
         shown.print(text)
         for line in lines[1:]:
-            shown.print(Text(hanging(" " * indent, line, indent=indent + 3 * line.startswith("->"))))
+            is_command = line.startswith("   $")
+            further = hanging(" " * indent, line, indent=indent + 3 * line.startswith("->"))
+            shown.print(Text(" " * indent + line if is_command else further))
+    wrong = [each.name for each in findings if each.state is State.WRONG]
+    if len(wrong) > 1:
+        shown.print(f"{len(wrong)} things are wrong. Begin with {wrong[0]}: the others may follow from it.")

@@ -23,7 +23,9 @@ class Fault:
 
     sentence: str
     remedy: str
-    """What to do next, as a sentence or a command."""
+    """What to do next, in a sentence."""
+    command: str = ""
+    """The command that the sentence means; empty if it means none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +54,9 @@ class Finding:
             "name": self.name,
             "state": self.state.value,
             "sentence": self.sentence,
-            "faults": [{"sentence": each.sentence, "remedy": each.remedy} for each in self.faults],
+            "faults": [
+                {"sentence": each.sentence, "remedy": each.remedy, "command": each.command} for each in self.faults
+            ],
             "facts": dict(self.facts),
         }
 

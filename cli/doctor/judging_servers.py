@@ -20,7 +20,7 @@ SKEW_S: Final = 5.0
 """Seconds by which a clock may be off."""
 
 MIGRATE: Final = "python -m migrations upgrade"
-SYNCHRONISE: Final = "Synchronise it with NTP, then restart nothing: timedatectl set-ntp true"
+SYNCHRONISE: Final = "Synchronise that machine with NTP; no process needs a restart."
 
 
 def judge_disk(seen: Seen) -> Iterator[Finding]:
@@ -71,7 +71,8 @@ def _locks(part: Part) -> Iterator[Fault]:
         yield Fault(
             f"{each.application or each.user} (process {each.pid}, {each.state}) has held locks since"
             f" {each.since:%Y-%m-%dT%H:%M:%SZ}; the problems that it has locked wait.",
-            f"If nobody needs that session, end it in psql: SELECT pg_terminate_backend({each.pid});",
+            "If nobody needs that session, end it.",
+            f'psql "$TRIM_DATABASE_URL" -c "SELECT pg_terminate_backend({each.pid})"',
         )
 
 
@@ -81,10 +82,11 @@ def _judge_schema(report: DatabaseReport) -> Finding:
     schema = report.schema
     facts = {"revision": schema.revision, "needed": REVISION, "oldest_code": schema.oldest_code}
     faults = {
-        Fit.MISSING: Fault("The database has no schema.", f"Create it: {MIGRATE}"),
+        Fit.MISSING: Fault("The database has no schema.", "Create it.", MIGRATE),
         Fit.TOO_OLD: Fault(
             f"The schema is {schema.revision}, and version {VERSION} needs {REVISION}.",
-            f"Bring it up to date: {MIGRATE}",
+            "Bring it up to date.",
+            MIGRATE,
         ),
         Fit.TOO_NEW: Fault(
             f"The schema is {schema.revision} and allows no version before {schema.oldest_code}; this is {REVISION}.",
@@ -176,13 +178,13 @@ def judge_clocks(seen: Seen) -> Iterator[Finding]:
         for part in seen.parts.values():
             machines |= part.clocks_ahead_s
     faults = [
-        Fault(f"The clock of {name} is {_off(ahead_s)} the database's.", SYNCHRONISE)
+        Fault(f"The clock of {name} is {_off(ahead_s)} the database's.", SYNCHRONISE, "timedatectl set-ntp true")
         for name, ahead_s in machines.items()
         if abs(ahead_s) > SKEW_S
     ]
     most = max(machines.values(), key=abs, default=0.0)
     sentence = (
-        f"{len(machines)} clocks differ from the database's by {abs(most):.1f} s at most."
+        f"Differences from the database: {abs(most):.1f} s at most, on this machine and {len(machines) - 1} workers."
         if isinstance(seen.database, DatabaseReport)
         else f"No worker's clock is off by more than {SKEW_S:.0f} s. (By the API; TRIM_DATABASE_URL is not set here.)"
     )
@@ -214,8 +216,8 @@ def _judge_broker(seen: Seen, report: BrokerReport) -> Finding:
         faults.append(
             Fault(
                 "It takes no messages: an alarm of memory or disk is set.",
-                "Find out what is short, and free some: rabbitmq-diagnostics alarms"
-                " (docs/operations/runbooks/TrimBrokerAlarm.md)",
+                "Find out what is short, and free some (docs/operations/runbooks/TrimBrokerAlarm.md).",
+                "rabbitmq-diagnostics alarms",
             )
         )
     elif seen.is_record_readable and parts["orchestrator"].is_up and not parts["broker"].is_up:

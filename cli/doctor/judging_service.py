@@ -34,7 +34,7 @@ def _judge_role(seen: Seen, part: Part) -> Finding:
     beats = [each for each in _beats(seen) if each.role == part.name]
     faults = [_unfit(each) for each in part.unfit]
     if not part.is_up and not part.unfit:
-        faults.append(Fault(_silence(seen, beats), _start(seen, part)))
+        faults.append(Fault(_silence(seen, beats), *_start(seen, part)))
     waiting = f"{part.waiting} problems wait for it." if part.waiting else ""
     models = f"Model: {', '.join(part.models)}." if part.models else ""
     return Finding(
@@ -68,13 +68,14 @@ def _silence(seen: Seen, beats: list[Beat]) -> str:
     return f"{silent}; {newest.name} was seen last, at {newest.seen_at:%Y-%m-%dT%H:%M:%SZ}."
 
 
-def _start(seen: Seen, part: Part) -> str:
+def _start(seen: Seen, part: Part) -> tuple[str, str]:
+    """Return what to do about a silent role, with the command."""
     command = f"python {' '.join(ROLES[str(part.name)])}"
     if isinstance(seen.broker, Exception):
-        return "Mend the broker first: heartbeats and commands come through it."
+        return "Mend the broker first: heartbeats and commands come through it.", ""
     if part.name != "orchestrator" and not seen.parts["orchestrator"].is_up:
-        return f"Start an orchestrator first, which records heartbeats; if this stays, start a worker: {command}"
-    return f"Look for its end in its log, and start it: {command}"
+        return "Start an orchestrator first: it records the heartbeats. If this stays, start a worker.", command
+    return "Look for its end in its log, and start it.", command
 
 
 def _beats(seen: Seen) -> list[Beat]:
@@ -98,9 +99,8 @@ def judge_queues(seen: Seen) -> Iterator[Finding]:
                 )
             )
         elif state.consumers == 0:
-            faults.append(
-                Fault(f"Nobody takes from {state.name}, where {state.ready} wait.", _subscribe(seen, state.role))
-            )
+            unheard = f"Nobody takes from {state.name}, where {state.ready} wait."
+            faults.append(Fault(unheard, *_subscribe(seen, state.role)))
         held = "" if state.unacknowledged is None else f", {state.unacknowledged} unacknowledged"
         subscribed = "" if state.consumers is None else f", {state.consumers} consumers"
         named = f" ({', '.join(consumers)})" if consumers else ""
@@ -134,16 +134,17 @@ def _consumers(seen: Seen, queue: str) -> list[str]:
     ]
 
 
-def _subscribe(seen: Seen, queue: str) -> str:
+def _subscribe(seen: Seen, queue: str) -> tuple[str, str]:
+    """Return what to do about a queue without consumers, with the command."""
     role = queue if queue in frozenset(WorkerRole) else "orchestrator"
     if consumers := _consumers(seen, queue):
         return (
             f"{consumers[0]} sends heartbeats: restart it, or compare its TRIM_BROKER_URL and TRIM_QUEUE_PREFIX with"
             " those of this shell."
-        )
-    if (part := seen.parts.get(role)) is not None and part.unfit:
-        return "Mend its unfit worker, above; it then subscribes by itself."
-    return f"Start one: python {' '.join(ROLES[role])}"
+        ), ""
+    if (part := seen.parts.get(role)) is not None and not part.is_up and seen.is_record_readable:
+        return f"Mend {role}, above.", ""
+    return "Start one.", f"python {' '.join(ROLES[role])}"
 
 
 def _judge_dead_letters(broker: BrokerReport) -> Finding:
@@ -151,7 +152,7 @@ def _judge_dead_letters(broker: BrokerReport) -> Finding:
     found = ", ".join(f"{count} of {role}" for role, count in counts.items() if count)
     if not found:
         return Finding(name="dead letters", sentence="There are none.", facts={"counts": counts})
-    fault = Fault(f"The service could not use some messages: {found}.", "See why: trim dead-letters list")
+    fault = Fault(f"The service could not use some messages: {found}.", "See why.", "trim dead-letters list")
     return Finding(name="dead letters", faults=[fault], facts={"counts": counts})
 
 

@@ -12,17 +12,17 @@ from shared.errors import TrimError
 
 _ADDRESS: Final = "check host and port in {variable}, and firewalls on the way"
 
-_REMEDIES: Final[Sequence[tuple[str, str]]] = (
+_REMEDIES: Final[Sequence[Sequence[str]]] = (
     (r"password authentication failed|no password supplied|ACCESS_REFUSED|AccessRefused|Login was refused",
      "Correct user and password in {variable}."),
     (r'database ".*" does not exist',
-     "Correct the name in {variable}; or create it, and run: python -m migrations upgrade"),
+     "Correct the name in {variable}; or create it, and migrate it.", "python -m migrations upgrade"),
     (r'role ".*" does not exist|not permitted to log in', "Correct the user in {variable}, or create it."),
     (r"no pg_hba\.conf entry", "Allow this machine and user in pg_hba.conf of the server, and reload it."),
     (r"vhost .* not found",
-     "Correct the virtual host in {variable}, or create it: rabbitmqctl add_vhost NAME"),
+     "Correct the virtual host in {variable}, or create it.", "rabbitmqctl add_vhost NAME"),
     (r"refused for user",
-     "Grant the user the virtual host: rabbitmqctl set_permissions (docs/operations/rabbitmq.md)"),
+     "Grant the user the virtual host with rabbitmqctl set_permissions (docs/operations/rabbitmq.md)."),
     (r"read-only", "Name the primary in {variable}: this server is a standby."),
     (r"could not translate host name|[Nn]ame or service not known|resolve host|No address associated",
      "Correct the host in {variable}; this machine cannot resolve it."),
@@ -43,11 +43,11 @@ def fault_of(error: TrimError, what: str, variable: str) -> Fault:
         variable: The setting that names it.
     """
     reason = _reason(error)
-    found = (remedy for pattern, remedy in _REMEDIES if re.search(pattern, reason))
-    remedy = next(found, "Start the server, or correct {variable}.").format(variable=variable)
+    found = (remedy for pattern, *remedy in _REMEDIES if re.search(pattern, reason))
+    remedy, *command = next(found, ["Start the server, or correct {variable}."])
     if error.code == "not_installed":
         return Fault(f"{what} was not looked at.", str(error))
-    return Fault(f"{what}: {reason}", remedy)
+    return Fault(f"{what}: {reason}", remedy.format(variable=variable), *command)
 
 
 def _reason(error: TrimError) -> str:

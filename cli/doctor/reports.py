@@ -105,7 +105,7 @@ def _read_default(api: Api, name: str) -> str | None:
     try:
         return f"{name}@{api.get(f'/v1/policies/{name}/default')['version']}"
     except ApiRefused as error:
-        if error.reason != "no_default_policy_version":
+        if error.reason not in {"no_default_policy_version", "not_found"}:
             raise
         return None
 

@@ -201,6 +201,7 @@ def test_a_worker_that_may_not_read_its_queue_names_the_permission(
 def test_an_operator_with_no_more_than_the_permissions_handles_dead_letters_and_sees_the_queues(
     broker_urls: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    as_admin(broker_urls, Topology.delete)
     as_admin(broker_urls, lambda topology, connection: topology.declare(connection.default_channel))
     monkeypatch.setenv("TRIM_BROKER_URL", broker_urls["operator"])
     monkeypatch.setattr(amqp_dead_letters, "RENEW_AT", 0)  # Each look publishes the letter again.

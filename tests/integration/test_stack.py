@@ -216,6 +216,14 @@ def psql(folder: Path, environment: Mapping[str, str], *arguments: str) -> subpr
     )  # fmt: skip
 
 
+def trim(folder: Path, environment: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the `trim` command in a folder."""
+    return subprocess.run(
+        [sys.executable, "-c", "from cli.entry import main; main()", *arguments],
+        cwd=folder, env=dict(environment), capture_output=True, text=True, timeout=800, check=False,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_a_termination_and_a_closed_terminal_stop_every_process(
     folder: Path, environment: dict[str, str], number: signal.Signals
@@ -238,6 +246,13 @@ def test_everything_ends_with_a_killed_stack_and_the_next_one_uses_its_database(
         others = {"PGSERVICE": "nowhere", "PGHOSTADDR": "127.0.0.1", "PGSSLMODE": "require"}
         counted = psql(folder, environment | others, "-At", "-c", "SELECT count(*) FROM problems")
         assert (counted.returncode, counted.stdout, counted.stderr) == (0, "1\n", "")
+        found = trim(folder, environment | others, "doctor", "--server", f"http://127.0.0.1:{served.port}")
+        assert found.returncode == 0, found.stdout + found.stderr
+        assert "at the embedded Postgres in .state answers" in found.stdout
+        checked = trim(folder, environment | others, "check")
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+        listed = trim(folder, environment | others, "dead-letters", "list")
+        assert (listed.returncode, listed.stdout, listed.stderr) == (0, "", "There are no dead letters.\n")
         served.process.kill()
         until(lambda: left_running(folder), lambda left: left == [])
     unreachable = psql(folder, environment, "-c", "SELECT 1")

@@ -68,7 +68,7 @@ def test_a_broken_record_names_meaning_ids_and_sql_and_is_exit_code_1(
     shown = done.stdout.partition("BROKEN  The steps of a problem have no gap, and the problem counts them.\n")[2]
     assert shown.splitlines()[:3] == [
         "        A write was lost, or done twice.",
-        "        1 problems break it:",
+        "        1 problem:",
         f"        {problem}",
     ]
     look = shown.splitlines()[3].strip().removeprefix("Look: ")

@@ -32,7 +32,7 @@ def test_the_reason_of_a_client_leads_to_what_mends_it(reason: str, remedy: str)
     error.__cause__ = psycopg.OperationalError(f"{reason}\nfurther lines")
     fault = fault_of(error, "The database at db:5432/trim", "TRIM_X")
     assert fault.sentence == f"The database at db:5432/trim: {reason.rpartition('failed: ')[2]}."
-    assert remedy in fault.remedy
+    assert remedy in f"{fault.remedy} {fault.command}"
 
 
 def test_a_library_that_is_missing_is_named_with_its_extra() -> None:
@@ -61,7 +61,7 @@ def test_a_defect_of_the_command_itself_is_raised() -> None:
         look_at_all({"defect": lambda: 1 / 0})
 
 
-def test_a_finding_is_wrong_if_it_has_faults_and_unchecked_only_if_it_says_so() -> None:
+def test_a_finding_with_faults_is_wrong_and_one_without_is_ok_or_unchecked() -> None:
     assert Finding(name="x").state is State.OK
     assert Finding(name="x", faults=[Fault("a", "b")]).state is State.WRONG
     assert unchecked("x", "Why.").value == {
