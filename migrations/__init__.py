@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from migrations import session
 from migrations.drift import find_drift
+from migrations.grants import grant
 from migrations.phases import Phase
 from shared.errors import PermanentError, RetryableError
 from shared.store.compatibility import read_schema
@@ -65,7 +66,8 @@ def _literal(path: Path) -> str:
 def upgrade(database_url: str, revision: str = "head", *versions: Path) -> str:
     """Bring a database to a revision. Processes that do so at the same time take turns.
 
-    A schema that is newer than this version stays as it is, as long as it allows this version.
+    A schema that is newer than this version stays as it is, as long as it allows this version. At the newest revision,
+    users of services get their privileges.
 
     Args:
         database_url: The database's URL.
@@ -94,6 +96,9 @@ def upgrade(database_url: str, revision: str = "head", *versions: Path) -> str:
         return f"{before} (newer than {head}, and compatible with this version)"
     with _explained(database_url):
         command.upgrade(configured, revision)
+        if revision == "head":
+            with session.migrating(database_url) as connection, connection.begin():
+                grant(connection)
     after = read_revision(database_url)
     return f"{after} (nothing to do)" if after == before else f"{after} (it was {before or 'missing'})"
 

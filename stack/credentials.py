@@ -37,16 +37,17 @@ PERMISSIONS: Mapping[str, Permissions] = {
 }
 """What the user of each role may do on the broker."""
 
+DATABASE_USERS: Mapping[str, str] = {"migrate": "trim", "api": "trim_api", "orchestrator": "trim_orchestrator"}
+"""User of the database that each consumer logs in as. The one that migrates owns the tables."""
+
 SOURCES: Mapping[str, str] = {
     "postgres": "postgres/superuser_password",
-    "database": "postgres/trim_password",
+    **{f"database-{consumer}": f"postgres/{consumer}_password" for consumer in DATABASE_USERS},
     **{role: f"{role}/broker_url" for role in PERMISSIONS},
     "grafana": "grafana/admin_password",
     "messages": "orchestrator/message_keys",
 }
 """File that is the source of each password, by the name that `rotate` takes."""
-
-DATABASE_CONSUMERS = ("api", "migrate", "orchestrator")
 
 QUEUE_BYTES = 2**30
 """Room of a queue of work. Its publishers are refused when it is full, and publish again later."""
@@ -70,9 +71,9 @@ def create(folders: Path) -> list[str]:
     missing = [name for name, source in SOURCES.items() if not (folders / source).exists()]
     for name in missing:
         write(folders / SOURCES[name], _new(name))
-    database_url = f"postgresql://trim:{(folders / SOURCES['database']).read_text(encoding='utf-8')}@postgres:5432/trim"
-    for consumer in DATABASE_CONSUMERS:
-        write(folders / consumer / "database_url", database_url)
+    for consumer, user in DATABASE_USERS.items():
+        password = (folders / SOURCES[f"database-{consumer}"]).read_text(encoding="utf-8")
+        write(folders / consumer / "database_url", f"postgresql://{user}:{password}@postgres:5432/trim")
     for role in WorkerRole:
         write(folders / role / "message_keys", (folders / SOURCES["messages"]).read_text(encoding="utf-8"))
     path = folders / "rabbitmq" / "definitions.json"

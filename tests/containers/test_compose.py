@@ -86,7 +86,8 @@ def test_a_password_is_rotated_while_the_project_runs(project: Project) -> None:
     project.run("run", "--rm", "credentials", "rotate", "small")
     project.run("exec", "-T", "rabbitmq", "rabbitmqctl", "import_definitions", "/run/credentials/definitions.json")
     project.run("restart", "small")
-    project.run("run", "--rm", "credentials", "rotate", "database")
+    for role in ("orchestrator", "api"):
+        project.run("run", "--rm", "credentials", "rotate", f"database-{role}")
     project.run("exec", "-T", "postgres", "sh", "/docker-entrypoint-initdb.d/10-trim.sh")
     project.run("restart", "orchestrator", "api")
     until(lambda: project.is_healthy(ROLES))

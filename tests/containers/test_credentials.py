@@ -56,9 +56,10 @@ def test_no_container_but_their_user_gets_a_password(folders: Path) -> None:
     for role in ("orchestrator", "small", "prm", "large"):
         holders = {path.split("/")[0] for path, text in _files(folders).items() if _password(folders, role) in text}
         assert holders == {role}
-    database = (folders / "postgres" / "trim_password").read_text()
-    holders = {path.split("/")[0] for path, text in _files(folders).items() if database in text}
-    assert holders == {"postgres", "migrate", "api", "orchestrator"}
+    for consumer in ("migrate", "api", "orchestrator"):
+        password = (folders / "postgres" / f"{consumer}_password").read_text()
+        holders = {path.split("/")[0] for path, text in _files(folders).items() if password in text}
+        assert holders == {"postgres", consumer}
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -69,10 +70,10 @@ def test_rotating_changes_one_password_and_what_follows_from_it(folders: Path, n
     changed = {path for path in before if before[path] != after[path]}
     assert SOURCES[name] in changed
     expected = {SOURCES[name]}
-    if name == "database":
-        expected |= {f"{each}/database_url" for each in ("api", "migrate", "orchestrator")}
     if name == "messages":
         expected |= {f"{each}/message_keys" for each in ("small", "prm", "large")}
+    if name.startswith("database-"):
+        expected |= {f"{name.removeprefix('database-')}/database_url"}
     if SOURCES[name].endswith("broker_url"):
         expected |= {"rabbitmq/definitions.json"}
         assert _accepts(folders, name, _password(folders, name))
@@ -99,13 +100,13 @@ def test_a_run_mends_what_a_killed_one_left(folders: Path) -> None:
     definitions, url = folders / "rabbitmq" / "definitions.json", folders / "api" / "database_url"
     earlier = {path: path.read_text() for path in (definitions, url)}
     rotate(folders, "small")
-    rotate(folders, "database")
+    rotate(folders, "database-api")
     for path, text in earlier.items():
         path.chmod(0o644)
         path.write_text(text)
     create(folders)
     assert _accepts(folders, "small", _password(folders, "small"))
-    assert (folders / "postgres" / "trim_password").read_text() in url.read_text()
+    assert (folders / "postgres" / "api_password").read_text() in url.read_text()
 
 
 def test_a_certificate_is_made_once_and_one_that_is_given_stays(tmp_path: Path) -> None:
