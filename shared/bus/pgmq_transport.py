@@ -39,7 +39,7 @@ class Channel(pgmq.Channel):
                 self.pgmq.enable_notify(name, throttle_interval_ms=0, conn=connection)
         self.connection._register_notify_queue(name)  # noqa: SLF001 - as the overridden method does
 
-    def _put_fanout(self, exchange: str, message: dict[str, Any], _routing_key: str, **_more: object) -> None:
+    def _put_fanout(self, exchange: str, message: dict[str, Any], routing_key: str, **kwargs: object) -> None:  # noqa: ARG002
         # Of the forms of `send_topic`, the one with headers takes a delay.
         sending = {"delay": 0, **self._pgmq_send_kwargs(message)}
         self.pgmq.send_topic(self._fanout_topic_key(exchange), message, **sending)
