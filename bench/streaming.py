@@ -2,8 +2,9 @@
 
     python -m bench.streaming
 
-Every role runs as a process with a scripted engine without delay. TRIM_DATABASE_URL and TRIM_BROKER_URL name the
-servers; the default is the standard ports on this machine. The benchmark deletes what it creates.
+Every role runs as a process with a scripted engine whose steps take as long as on a GPU. TRIM_DATABASE_URL and
+TRIM_BROKER_URL name the servers; the default is the standard ports on this machine. The benchmark deletes what it
+creates.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from rich.table import Table
 
 from bench.arguments import positive
 from bench.report_times import ReportTimes
+from bench.scripted import SCRIPT, STEP_TOKENS, TOKEN_MS
 from bench.servers import servers
 from bench.service import MEASURED, POLICY, Service, running_service
 from bench.waiting import connect, count_idle, end_all, running_api, submit, time_requests, until_alive
@@ -45,7 +47,7 @@ CHOICE = {"name": POLICY.name, "parameters": POLICY.model_dump()}
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(prog="python -m bench.streaming", description="Measure streams of problems.")
-    parser.add_argument("--sequential", type=positive, default=30, help="problems one at a time (%(default)s)")
+    parser.add_argument("--sequential", type=positive, default=5, help="problems one at a time (%(default)s)")
     parser.add_argument("--in-flight", type=positive, default=64, help="problems at the same time (%(default)s)")
     parser.add_argument("--rounds", type=positive, default=3, help="rounds of as many (%(default)s)")
     parser.add_argument("--streams", type=positive, default=300, help="streams beside other requests (%(default)s)")
@@ -97,8 +99,9 @@ def measure_latencies(
             broker_url,
             Service,
             window=in_flight,
+            script=SCRIPT,
             roles={**MEASURED, "api": ROLES["api"]},
-            environment={"TRIM_API_PORT": str(port)},
+            environment={"TRIM_API_PORT": str(port), "TRIM_CONCURRENCY": str(in_flight)},
         ) as service,
     ):
         address = f"http://127.0.0.1:{port}"
@@ -111,16 +114,18 @@ def measure_latencies(
 
 
 async def _solve(address: str, rounds: int, at_once: int) -> Sequence[Followed]:
-    """Solve problems in rounds, and follow each of them."""
+    """Solve problems in rounds, and follow each of them. A round begins them over the time that a step takes."""
     found: list[Followed] = []
     async with connect(address) as http, asyncio.timeout(TIMEOUT_S):
         await until_alive(http)
         for _ in range(rounds):
-            found += await asyncio.gather(*(_submit_and_follow(http) for _ in range(at_once)))
+            waits = [STEP_TOKENS * TOKEN_MS / 1000 * number / at_once for number in range(at_once)]
+            found += await asyncio.gather(*(_submit_and_follow(http, wait_s=each) for each in waits))
     return found
 
 
-async def _submit_and_follow(http: httpx2.AsyncClient) -> Followed:
+async def _submit_and_follow(http: httpx2.AsyncClient, *, wait_s: float) -> Followed:
+    await asyncio.sleep(wait_s)
     made = await http.post("/v1/problems", json={"question": "What is the problem?", "policy": CHOICE})
     return await _follow(http, Followed(UUID(made.raise_for_status().json()["id"])))
 

@@ -169,6 +169,23 @@ def test_the_benchmark_of_waiting_clients_answers_all_of_them(postgres_server: s
     assert printed["with_others"].keys() == printed["alone"].keys()
 
 
+def test_the_benchmark_of_streams_finds_the_report_of_each_step_that_arrives(
+    postgres_server: str, rabbitmq_server: str
+) -> None:
+    sizes = ["--sequential", "1", "--in-flight", "2", "--rounds", "1", "--streams", "3", "--seconds", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.streaming", *sizes],
+        cwd=ROOT, env=environment(postgres_server, rabbitmq_server), capture_output=True, text=True, timeout=800,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout.splitlines()[-1])
+    assert printed["streams"] == 3
+    for part in ("alone", "crowded"):
+        assert printed[part]["steps"] > 0
+        assert 0 < printed[part]["median_ms"] <= printed[part]["p95_ms"]
+
+
 def test_a_run_with_long_and_short_solutions_prints_what_a_step_of_each_costs(
     postgres_server: str, rabbitmq_server: str
 ) -> None:
