@@ -34,8 +34,8 @@ Trim = Callable[..., Result]
 
 
 @pytest.fixture
-def settings(broker_url: str) -> Iterator[Settings]:
-    made = Settings.model_validate({"broker_url": broker_url, "queue_prefix": scratch_prefix()})
+def settings(module_servers: dict[str, str]) -> Iterator[Settings]:
+    made = Settings.model_validate({"broker_url": module_servers["broker_url"], "queue_prefix": scratch_prefix()})
     with scratch_queues(made):
         yield made
 

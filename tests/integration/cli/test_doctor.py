@@ -32,7 +32,6 @@ from shared.store.database import Database
 from shared.store.port import SeenProcess
 from shared.version import VERSION
 from stack.scratch import scratch_prefix, scratch_queues
-from tests.integration.solving import empty
 
 pytestmark = pytest.mark.servers
 
@@ -57,19 +56,23 @@ def beat(database: Database, *roles: str, **changes: Any) -> None:
         record_processes(connection, seen)
 
 
+@pytest.fixture(scope="module")
+def settings(database: Database) -> Settings:
+    """A database, and the queues of pgmq on it."""
+    url = url_of(database)
+    broker_url = url.replace("postgresql", "pgmq", 1)
+    made = Settings.model_validate({"database_url": url, "broker_url": broker_url, "queue_prefix": scratch_prefix()})
+    with closing(Publisher(made)) as publisher:
+        publisher.check()
+    return made
+
+
 @pytest.fixture
-def well(database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Settings:
-    """A database with a heartbeat of every part, and the variables that name it; the broker is pgmq on it."""
+def well(settings: Settings, database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Settings:
+    """A service of which every part sends heartbeats, and the variables that name its servers."""
     with database.begin() as connection:
         connection.exec_driver_sql("DELETE FROM processes")
-    empty(database)
     beat(database, *ROLES)
-    url = url_of(database)
-    settings = Settings.model_validate(
-        {"database_url": url, "broker_url": url.replace("postgresql", "pgmq", 1), "queue_prefix": scratch_prefix()}
-    )
-    with closing(Publisher(settings)) as publisher:
-        publisher.check()
     monkeypatch.setenv("TRIM_DATABASE_URL", settings.require_database_url())
     monkeypatch.setenv("TRIM_BROKER_URL", settings.require_broker_url())
     monkeypatch.setenv("TRIM_QUEUE_PREFIX", settings.queue_prefix)
@@ -229,12 +232,12 @@ def test_queues_of_rabbitmq_without_consumers_and_missing_ones_are_named(
     found = findings(doctor("--json"))
     [fault] = found["queue small"]["faults"]
     assert fault["sentence"] == f"The broker has no queue {well.queue_prefix}.small."
-    settings = Settings.model_validate({"broker_url": rabbitmq_server, "queue_prefix": well.queue_prefix})
-    topology = Topology(settings.queue_prefix)
-    with scratch_queues(settings), ExitStack() as stack:
-        with closing(Publisher(settings)) as publisher:
+    there = Settings.model_validate({"broker_url": rabbitmq_server, "queue_prefix": well.queue_prefix})
+    topology = Topology(there.queue_prefix)
+    with scratch_queues(there), ExitStack() as stack:
+        with closing(Publisher(there)) as publisher:
             publisher.publish([DeadLetter("prm", b"{", "it is broken")])
-        connection = connect(settings)
+        connection = connect(there)
         stack.callback(connection.release)
         taken = [topology.queue(role) for role in QUEUES if role != "large"]
         Consumer(connection.channel(), taken, callbacks=[lambda *_: None], auto_declare=False).consume()
@@ -308,4 +311,5 @@ def test_an_empty_folder_leads_to_the_command_that_starts_a_service(
     monkeypatch.chdir(tmp_path)
     result = doctor(server=f"http://{NOBODY}")
     assert result.exit_code == 3
-    assert "-> Start one (make serve, or python -m services.api), or name its address with --server." in result.stdout
+    shown = " ".join(result.stdout.split())
+    assert "-> Start one (make serve, or python -m services.api), or name its address with --server." in shown
