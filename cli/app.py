@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from cli import calibrating, dead_letters, learning, policies, prm
+from cli import calibrating, dead_letters, keys, learning, policies, prm
 from cli.checking import check
 from cli.compare import compare
+from cli.credentials import KeyFile, choose_key_file
 from cli.doctor.command import doctor
 from cli.errors import reporting_errors
 from cli.evaluate import evaluate
@@ -30,6 +31,7 @@ policies.app.command()(calibrating.calibrate)
 app.add_typer(policies.app, name="policies")
 app.add_typer(prm.app, name="prm")
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(keys.app, name="keys")
 app.command("evaluate")(evaluate)
 app.command("compare")(compare)
 app.command("replay")(replay)
@@ -49,9 +51,11 @@ def about(
     version: Annotated[  # noqa: ARG001 - its callback uses it
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    key_file: KeyFile = None,
 ) -> None:
     """Use a running TRIM service, and fit, train and measure its policies."""
     check_setting_names(Settings)
+    choose_key_file(key_file)
 
 
 def main() -> None:

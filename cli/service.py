@@ -6,6 +6,7 @@ from typing import Annotated, Final
 
 import typer
 
+from cli.credentials import read_key
 from stack.client import Api
 
 DEFAULT_SERVER: Final = "http://127.0.0.1:8080"
@@ -16,7 +17,7 @@ Limit = Annotated[int, typer.Option("-n", min=1, help="Maximum number of rows.")
 
 def _api(address: str) -> Api:
     try:
-        return Api(address)
+        return Api(address, key=read_key())
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 

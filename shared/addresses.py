@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
 from collections.abc import Sequence
@@ -45,6 +46,16 @@ def listen(host: str, port: int, *, settings: str) -> Sequence[socket.socket]:
             f"The process cannot listen on {host}, port {port} ({reason}); change {settings}."
         ) from None
     return listeners
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches a listener on a host: all its addresses are of the loopback."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    # An address of IPv6 may name its interface, as in fe80::1%eth0.
+    return all(ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found)
 
 
 def http_url(host: str, port: int) -> str:

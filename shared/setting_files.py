@@ -38,12 +38,20 @@ def read_setting_files(settings: type[BaseSettings]) -> dict[str, str]:
             continue
         if setting in environment:
             raise UnusableSettingFile(f"{setting} and {variable} are both set; remove one of them.")
-        values[name] = _read(variable, environment[variable])
+        values[name] = read_setting_file(variable, environment[variable])
     return values
 
 
-def _read(variable: str, path: str) -> str:
-    """Read a file without its last line break. Errors never quote the content: it may be a password."""
+def read_setting_file(variable: str, path: str) -> str:
+    """Read a file without its last line break. Errors never quote the content: it may be a password.
+
+    Args:
+        variable: What names the path, for errors.
+        path: Path of the file.
+
+    Raises:
+        UnusableSettingFile: It cannot be read, or holds nothing.
+    """
     if not path:
         raise UnusableSettingFile(f"{variable} is empty; set it to the path of a file, or remove it.")
     try:

@@ -13,8 +13,8 @@ from shared.spelling import nearest
 FILE = "_FILE"
 """End of the name of a variable that holds the path of a setting's file."""
 
-OTHER_VARIABLES = frozenset({"TRIM_SERVER"})
-"""Variables that are no settings of a process: the address for the `trim` command."""
+OTHER_VARIABLES = frozenset({"TRIM_SERVER", "TRIM_API_KEY", "TRIM_API_KEY_FILE"})
+"""Variables that are no settings of a process: address and key of the service, for the `trim` command."""
 
 OF_TESTS = "TRIM_TEST_"
 """Prefix of the variables for the tests."""

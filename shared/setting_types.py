@@ -7,10 +7,36 @@ import re
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo
 from pydantic_settings import NoDecode
 
+from shared.messages import MAX_PREFIX_BYTES
 from shared.parameters import Parameters
+
+MAX_QUESTION_CHARS = MAX_PREFIX_BYTES // 8
+"""Largest value of `max_question_chars`.
+
+A character takes up to 4 bytes of UTF-8, so the longest question fills at most half of the prefix at which a solution
+ends. The other half holds as many steps as `max_tokens` allows, at 4 bytes a token.
+"""
+
+JSON_BYTES_PER_CHAR = 12
+"""Largest size of one character in a JSON string: two escapes, such as `\\ud83d\\ude00`."""
+
+OTHER_FIELDS_BYTES = 65_536
+"""Room in a request body for everything besides one question."""
+
+
+def holds_one_question(value: int, info: ValidationInfo) -> int:
+    """Refuse a body limit that makes `max_question_chars` unreachable."""
+    max_question_chars = info.data.get("max_question_chars", 0)
+    needed = JSON_BYTES_PER_CHAR * max_question_chars + OTHER_FIELDS_BYTES
+    if value < needed:
+        raise ValueError(
+            f"a request with a question of {max_question_chars} characters (TRIM_MAX_QUESTION_CHARS) takes up to "
+            f"{needed} bytes; raise this limit or lower that one"
+        )
+    return value
 
 
 def _base_url(value: str) -> str:
@@ -97,6 +123,7 @@ def _signing_keys(value: SecretStr | None) -> SecretStr | None:
 
 Name = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
+OptionalCount = Annotated[Count | None, BeforeValidator(_unless_empty)]
 PositiveSeconds = Annotated[float, Field(gt=0)]
 BaseUrl = Annotated[str, AfterValidator(_base_url)]
 ServerParameters = Annotated[Parameters, NoDecode, BeforeValidator(_json)]

@@ -7,25 +7,29 @@ import socket
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationInfo
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from shared.domain.options import Bridging
 from shared.errors import PermanentError
-from shared.messages import MAX_PREFIX_BYTES
 from shared.setting_files import read_setting_files
 from shared.setting_names import check_setting_names
 from shared.setting_types import (
+    JSON_BYTES_PER_CHAR,
+    MAX_QUESTION_CHARS,
+    OTHER_FIELDS_BYTES,
     ApiKey,
     BaseUrl,
     Count,
     EngineArguments,
     Name,
+    OptionalCount,
     PositiveSeconds,
     ServerParameters,
     SigningKeys,
     Template,
     ThinkingMode,
+    holds_one_question,
     receiver_url,
 )
 
@@ -47,31 +51,6 @@ class UnusableSetting(PermanentError):
 
 SETTINGS_TITLE = "settings of a process"
 """Title by which an error of validation names the settings; other models have errors of the same type."""
-
-MAX_QUESTION_CHARS = MAX_PREFIX_BYTES // 8
-"""Largest value of `max_question_chars`.
-
-A character takes up to 4 bytes of UTF-8, so the longest question fills at most half of the prefix at which a solution
-ends. The other half holds as many steps as `max_tokens` allows, at 4 bytes a token.
-"""
-
-JSON_BYTES_PER_CHAR = 12
-"""Largest size of one character in a JSON string: two escapes, such as `\\ud83d\\ude00`."""
-
-OTHER_FIELDS_BYTES = 65_536
-"""Room in a request body for everything besides one question."""
-
-
-def _holds_one_question(value: int, info: ValidationInfo) -> int:
-    """Refuse a body limit that makes `max_question_chars` unreachable."""
-    max_question_chars = info.data.get("max_question_chars", 0)
-    needed = JSON_BYTES_PER_CHAR * max_question_chars + OTHER_FIELDS_BYTES
-    if value < needed:
-        raise ValueError(
-            f"a request with a question of {max_question_chars} characters (TRIM_MAX_QUESTION_CHARS) takes up to "
-            f"{needed} bytes; raise this limit or lower that one"
-        )
-    return value
 
 
 class Settings(BaseSettings):
@@ -113,6 +92,20 @@ class Settings(BaseSettings):
     api_port: Annotated[int, Field(ge=0, le=65535)] = Field(
         8080, description="Port that the API listens on; 0 picks a free one."
     )
+    api_keys: Literal["local", "required", "none"] = Field(
+        "local",
+        description="Which requests need a key. `local`: none, and the API listens on the loopback alone (127.0.0.1, "
+        "::1, localhost). `required`: all but those for `/health` and `/openapi.json`. `none`: none, wherever the API "
+        "listens. A key that a request presents is always checked.",
+    )
+    tenant_requests_per_minute: OptionalCount = Field(
+        None,
+        description="Maximum number of requests with keys in a minute, for each tenant that has no other limit; if "
+        "it is not set, there is none.",
+    )
+    tenant_max_queued: OptionalCount = Field(
+        None, description="Maximum number of queued problems, for the same tenants; the API refuses further ones."
+    )
     api_root_path: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*$")] = Field(
         "",
         description="Path under which a proxy serves the API, such as `/trim`. The proxy strips it, and links begin "
@@ -132,7 +125,7 @@ class Settings(BaseSettings):
     max_question_chars: Annotated[int, Field(ge=1, le=MAX_QUESTION_CHARS)] = Field(
         20_000, description=f"Maximum length of a question, in characters; at most {MAX_QUESTION_CHARS}."
     )
-    max_body_bytes: Annotated[int, Field(ge=1), AfterValidator(_holds_one_question)] = Field(
+    max_body_bytes: Annotated[int, Field(ge=1), AfterValidator(holds_one_question)] = Field(
         4_194_304,
         description="Maximum size of a request body, in bytes; at least "
         f"{JSON_BYTES_PER_CHAR} * `TRIM_MAX_QUESTION_CHARS` + {OTHER_FIELDS_BYTES}, so that it holds one question.",
@@ -162,6 +155,11 @@ class Settings(BaseSettings):
     # Orchestrator
     window: Count = Field(
         128, description="Maximum number of problems that run at the same time; the others wait in the database."
+    )
+    tenant_max_running: OptionalCount = Field(
+        None,
+        description="Maximum number of problems that run at the same time, for each tenant that has no other "
+        "limit; if it is not set, the window is the only one.",
     )
     batch_events: Count = Field(64, description="Maximum number of events that one transaction applies.")
     shadow_time_ms: Annotated[float, Field(gt=0)] = Field(

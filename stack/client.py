@@ -75,12 +75,13 @@ class NoVersion(PermanentError):
 class Api:
     """Client for the REST API at an address."""
 
-    def __init__(self, address: str, *, is_here: bool = False) -> None:
+    def __init__(self, address: str, *, is_here: bool = False, key: str | None = None) -> None:
         """Take the address, such as `http://127.0.0.1:8080`.
 
         Args:
             address: URL of the service; its path precedes the API's, as behind a proxy that serves it under a path.
             is_here: Whether the service certainly runs on this machine, whatever its host name.
+            key: Key of the API; `None` for a service that needs none.
 
         Raises:
             ValueError: It is not an address of HTTP.
@@ -88,8 +89,10 @@ class Api:
         """
         host = _host_of(address)
         self.address = address
+        headers = None if key is None else {"Authorization": f"Bearer {key}"}
+        trust_env = not (is_here or is_this_machine(host))
         with explaining_proxies():
-            self._http = httpx2.Client(base_url=address, timeout=30.0, trust_env=not (is_here or is_this_machine(host)))
+            self._http = httpx2.Client(base_url=address, timeout=30.0, trust_env=trust_env, headers=headers)
 
     def __enter__(self) -> Self:
         """Return the client."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import migrations
+from services.api.access.exposure import check_exposure, describe_keys
 from shared.addresses import http_url
 from shared.domain.demonstration import BUNDLED
 from shared.domain.roles import WorkerRole
@@ -53,6 +55,7 @@ def running_stack(
     with ExitStack() as stack:
         stack.enter_context(state_folder())
         port = free_port(settings.api_host, 0 if any_port else settings.api_port)
+        check_exposure(settings)
         check_servers: Callable[[], None] = lambda: None  # noqa: E731
         if settings.database_url:
             database_url = settings.require_database_url()
@@ -72,6 +75,7 @@ def running_stack(
         tell(f"Schema:   {migrations.upgrade(database_url)}")
         if _runs_bundled(settings):
             tell(f"Models:   {BUNDLED}")
+        tell(f"Keys:     {describe_keys(settings)}")
         _prepare(database_url)
         environment = {"TRIM_DATABASE_URL": database_url, "TRIM_BROKER_URL": broker_url, "TRIM_API_PORT": str(port)}
         running = running_roles(
@@ -113,8 +117,10 @@ def running_roles(
         problems_may_wait: Whether the block begins once submissions are accepted.
     """
     host = LOOPBACKS.get(settings.api_host, settings.api_host)
+    # A key in the environment may be one of another service, which this one would refuse.
+    key = os.environ.get("TRIM_API_KEY") if settings.api_keys == "required" else None
     with (
-        Api(http_url(host, int(environment["TRIM_API_PORT"])), is_here=True) as api,
+        Api(http_url(host, int(environment["TRIM_API_PORT"])), is_here=True, key=key) as api,
         Roles(environment, LOGS, check_servers=check_servers, tell=tell) as roles,
     ):
         api.wait_until_ready(

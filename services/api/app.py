@@ -7,10 +7,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from services.api import errors
+from services.api.access import keys, tenants
+from services.api.access.description import describe_access
+from services.api.access.middleware import Access, Gate
 from services.api.counting import RequestCounts
+from services.api.dependencies import check_needed_scope
 from services.api.following import Following
 from services.api.lanes import limit_request_threads
 from services.api.middleware import BodyDeadline, BodyLimit, Methods, RequestIds
@@ -24,9 +28,10 @@ from shared.version import VERSION
 
 class _Application(FastAPI):
     def openapi(self) -> dict[str, Any]:
-        """Describe the API. FastAPI has no setting for the media type of errors, so it is corrected here."""
+        """Describe the API, with what FastAPI has no settings for: the media type of errors, and who may use what."""
         if self.openapi_schema is None:
             schema = super().openapi()
+            describe_access(schema, is_required=self.state.gate.needs_key)
             for path in schema["paths"].values():
                 for operation in path.values():
                     for response in operation["responses"].values():
@@ -47,29 +52,35 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
         lifespan=_run,
         # A redirect would name the host and the scheme of this process, which clients behind a proxy cannot reach.
         redirect_slashes=False,
+        dependencies=[Depends(check_needed_scope)],
     )
     app.state.settings = settings
     app.state.database = database
     app.state.waiting = Waiting()
     app.state.following = Following(database, app.state.waiting, silence_s=silence_s(settings))
+    app.state.gate = Gate(settings, database)
     errors.install(app)
     app.add_middleware(BodyDeadline, timeout_s=settings.api_request_timeout_s)
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(RequestIds)
     app.add_middleware(RequestCounts)
-    for part in (problems, events, batches, policies, health):
+    for part in (problems, events, batches, policies, keys, tenants, health):
         app.include_router(part.router)
     # Not as the middleware above, which stand outside of the handlers of errors.
-    app.router.middleware_stack = Methods(app.router.middleware_stack, app.routes)
+    app.router.middleware_stack = Methods(Access(app.router.middleware_stack, app.state.gate), app.routes)
     return app
 
 
 @asynccontextmanager
 async def _run(app: FastAPI) -> AsyncIterator[None]:
-    """Wake clients that wait, for as long as the app serves."""
+    """Wake clients that wait, and count requests, for as long as the app serves."""
     limit_request_threads()
-    hearing = asyncio.create_task(app.state.waiting.follow(app.state.database))
+    tasks = [
+        asyncio.create_task(app.state.waiting.follow(app.state.database)),
+        asyncio.create_task(app.state.gate.keep_records()),
+    ]
     yield
-    hearing.cancel()
-    with suppress(asyncio.CancelledError):
-        await hearing
+    for task in tasks:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

@@ -7,11 +7,11 @@ from uuid import UUID
 
 from fastapi import Depends, Header, Path, Query, Request
 
+from services.api.access.callers import Caller, caller_of, check_scope
 from services.api.following import Following
 from services.api.waiting import Waiting
 from shared.settings import Settings
 from shared.store.database import Database
-from shared.store.tables import DEFAULT_TENANT
 
 IdempotencyKey = Annotated[
     str | None,
@@ -65,13 +65,26 @@ async def get_following(request: Request) -> Following:
     return following
 
 
-async def get_tenant() -> UUID:
-    """Return the tenant of the request; the service has one tenant."""
-    return DEFAULT_TENANT
+async def check_needed_scope(request: Request) -> None:
+    """Check that the caller may use the route; every route has this dependency."""
+    check_scope(request.scope)
+
+
+async def get_caller(request: Request) -> Caller:
+    """Return who sends the request."""
+    caller = caller_of(request.scope)
+    assert caller is not None, "the path needs no key, so its endpoint takes no caller"
+    return caller
+
+
+async def get_tenant(request: Request) -> UUID:
+    """Return the tenant that sends the request."""
+    return (await get_caller(request)).tenant_id
 
 
 WithDatabase = Annotated[Database, Depends(get_database)]
 WithSettings = Annotated[Settings, Depends(get_settings)]
+WithCaller = Annotated[Caller, Depends(get_caller)]
 WithTenant = Annotated[UUID, Depends(get_tenant)]
 RootPath = Annotated[str, Depends(get_root_path)]
 WithWaiting = Annotated[Waiting, Depends(get_waiting)]

@@ -43,8 +43,17 @@ _STATUS = {
     "malformed_json": HTTPStatus.BAD_REQUEST,
     "unsupported_content_encoding": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     "unsupported_media_type": HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    "unauthenticated": HTTPStatus.UNAUTHORIZED,
+    "key_expired": HTTPStatus.UNAUTHORIZED,
+    "key_revoked": HTTPStatus.UNAUTHORIZED,
+    "scope_missing": HTTPStatus.FORBIDDEN,
+    "default_tenant_only": HTTPStatus.FORBIDDEN,
     "not_found": HTTPStatus.NOT_FOUND,
     "idempotency_conflict": HTTPStatus.CONFLICT,
+    "tenant_exists": HTTPStatus.CONFLICT,
+    "key_ended": HTTPStatus.CONFLICT,
+    "rate_limited": HTTPStatus.TOO_MANY_REQUESTS,
+    "backlog_full": HTTPStatus.TOO_MANY_REQUESTS,
 }
 """HTTP status by the error's code. Other permanent errors are 422, other retryable ones 503."""
 
@@ -54,7 +63,7 @@ T = TypeVar("T")
 
 
 class NotFound(PermanentError):
-    """No problem or batch has this id."""
+    """Nothing has this id."""
 
     code = "not_found"
 
@@ -141,12 +150,15 @@ class ProblemDetails(BaseModel):
 
 _REFUSALS = {
     400: "The body is not one JSON object in UTF-8.",
+    401: "The request has no valid key.",
+    403: "The key lacks the scope that the request needs.",
     404: "Nothing has this id or name.",
     408: "The body did not arrive in time.",
-    409: "The idempotency key belongs to another request.",
+    409: "Another request has the idempotency key or the name, or the key has ended.",
     413: "The body is too large.",
     415: "The content type is not JSON in UTF-8, or the body is compressed.",
     422: "A parameter, a field of the body or a combination of them is wrong.",
+    429: "The tenant has reached a limit; try again after `Retry-After` seconds.",
     500: "The service failed; its log has the details.",
     503: "The service cannot answer now; try again after `Retry-After` seconds.",
 }
@@ -201,7 +213,11 @@ async def _on_trim_error(request: Request, error: TrimError) -> Response:
     default = HTTPStatus.SERVICE_UNAVAILABLE if isinstance(error, RetryableError) else HTTPStatus.UNPROCESSABLE_ENTITY
     status = _STATUS.get(error.code, default)
     wrong = [WrongField(field=error.field, message=error.message)] if isinstance(error, InvalidSubmission) else []
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if isinstance(error, RetryableError) else None
+    headers = None
+    if isinstance(error, RetryableError):
+        headers = {"Retry-After": str(getattr(error, "retry_after_s", RETRY_AFTER_S))}
+    if status == HTTPStatus.UNAUTHORIZED:
+        headers = {"WWW-Authenticate": "Bearer"}
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         _log.warning("request_unserved", code=error.code, detail=explain(error))
     if isinstance(error, UnsupportedContentEncoding):

@@ -39,6 +39,12 @@ READS: Final = Lane("reads", threads=4)
 
 READINESS: Final = Lane("readiness", threads=1)
 
+KEYS: Final = Lane("keys", threads=1)
+"""Looks up keys, many in one statement."""
+
+KEY_RECORDS: Final = Lane("records of keys", threads=1)
+"""Records uses of keys and numbers of requests: no request waits for it."""
+
 
 def limit_request_threads() -> None:
     """Limit the threads of endpoints without a lane, on the event loop that is running."""

@@ -20,6 +20,9 @@ from shared.clock import SYSTEM_CLOCK
 SLOWEST_BYTES_PER_S = 1_000
 """Bytes of a body that buy its client another second."""
 
+RESPONSE_HEADERS = "trim.response_headers"
+"""Key of the headers, in the scope of a request, that its response gets whatever becomes of it."""
+
 _NO_CONTENT, _NOT_ALLOWED, _TIMED_OUT, _TOO_LARGE = 204, 405, 408, 413
 
 _IS_HEAD = "trim.is_head"
@@ -33,7 +36,7 @@ _WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{1,64}")
 class RequestIds:
     """Adds X-Request-ID to responses and logs: the client's own if it is well-formed, otherwise a random one.
 
-    Notes also when the request arrived.
+    Notes also when the request arrived, and adds the headers that other parts put into the scope (`RESPONSE_HEADERS`).
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -48,10 +51,12 @@ class RequestIds:
         request_id = given if _WELL_FORMED.fullmatch(given) else uuid.uuid4().hex
         scope["trim.request_id"] = request_id
         scope["trim.received_at"] = SYSTEM_CLOCK.now()
+        added: dict[str, str] = {}
+        scope[RESPONSE_HEADERS] = added
 
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                MutableHeaders(scope=message).update({"X-Request-ID": request_id, **added})
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):

@@ -29,6 +29,8 @@ HEARTBEATS: Final[tuple[PartName, ...]] = ("orchestrator", "broker", *WorkerRole
 """Parts that are up while their heartbeats arrive. Orchestrators report the broker, and forward those of workers."""
 
 
+_HIDDEN: Final = "A request with a key that has the scope `read` shows the details."
+
 SKEW_S: Final = 5.0
 """Seconds by which a worker's clock may be off before readiness names it."""
 
@@ -47,6 +49,12 @@ def read_readiness(database: Database, settings: Settings) -> Readiness:
         service_version=VERSION,
         note=RUNNING if is_demonstration else None,
     )
+
+
+def summarise(readiness: Readiness) -> Readiness:
+    """Reduce what readiness shows to what everyone may see: which parts are up, and no names or messages of them."""
+    parts = [Part(name=each.name, is_up=each.is_up, detail=_HIDDEN) for each in readiness.parts]
+    return readiness.model_copy(update={"parts": parts})
 
 
 def _read_parts(database: Database, *, silence_s: float) -> Iterator[Part]:

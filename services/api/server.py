@@ -11,6 +11,7 @@ from functools import partial
 import uvicorn
 from fastapi import FastAPI
 
+from services.api.access.exposure import check_exposure
 from services.api.app import create_app
 from services.api.following import Following
 from services.api.protocol import TimedProtocol
@@ -22,7 +23,7 @@ from shared.settings import Settings
 from shared.store.database import Database
 from shared.store.watching import watch_database
 
-POOL_SIZE = 10
+POOL_SIZE = 11
 LOCK_TIMEOUT_S = 5.0
 """Seconds that a statement waits for a lock. What waits in order is a request with an idempotency key that another
 request is just using."""
@@ -40,9 +41,10 @@ _log = get_logger(__name__)
 class Server(uvicorn.Server):
     """Logs its addresses once it listens, and ends waiting requests and streams when it stops."""
 
-    def __init__(self, config: uvicorn.Config, following: Following, loop: LoopBeat) -> None:
+    def __init__(self, config: uvicorn.Config, following: Following, loop: LoopBeat, *, keys: str) -> None:
         super().__init__(config)
         self._following = following
+        self._keys = keys
         self._loop = loop
 
     async def on_tick(self, counter: int) -> bool:
@@ -54,7 +56,7 @@ class Server(uvicorn.Server):
         """Listen, and log the addresses."""
         await super().startup(sockets)
         for each in sockets or ():
-            _log.info("api_started", address=http_url(*each.getsockname()[:2]))
+            _log.info("api_started", address=http_url(*each.getsockname()[:2]), keys=self._keys)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer clients that wait for a problem and end streams, then wait for all requests."""
@@ -73,6 +75,7 @@ def serve(settings: Settings, health: Health) -> None:
 
     Raises:
         AddressUnusable: The process cannot listen on its address.
+        KeysNotRequired: It would listen for other machines, and nobody has decided about keys.
         DatabaseRefused, CodeOutdated: The process cannot use its database, and waiting does not help.
     """
     with ExitStack() as open_now:
@@ -80,9 +83,11 @@ def serve(settings: Settings, health: Health) -> None:
         listeners = listen(settings.api_host, settings.api_port, settings="TRIM_API_HOST or TRIM_API_PORT")
         for listener in listeners:
             open_now.enter_context(listener)
+        check_exposure(settings)
         _check_database(settings, database, health)
         app = create_app(settings, database)
-        server = Server(configure(app, settings), app.state.following, health.loop("event loop", limit_s=LOOP_LIMIT_S))
+        loop = health.loop("event loop", limit_s=LOOP_LIMIT_S)
+        server = Server(configure(app, settings), app.state.following, loop, keys=settings.api_keys)
         # uvicorn raises the signal again after it has stopped; the default handlers would end the process there.
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, server.handle_exit)

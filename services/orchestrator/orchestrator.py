@@ -97,7 +97,7 @@ class Orchestrator:
             lock_timeout_s=LOCK_TIMEOUT_S,
             is_retried=True,
         )
-        self._store = PostgresStore(self._database)
+        self._store = PostgresStore(self._database, max_running=settings.tenant_max_running)
         self._policies = PolicyCache(self._store, shadow_time_s=settings.shadow_time_ms / 1000)
         self._stopping = threading.Event()
         self._has_cancellations = threading.Event()

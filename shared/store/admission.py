@@ -21,6 +21,7 @@ from sqlalchemy import (
     delete,
     func,
     literal_column,
+    or_,
     select,
     true,
     union_all,
@@ -31,6 +32,7 @@ from sqlalchemy.orm import aliased
 from shared.domain.roles import WorkerRole
 from shared.domain.status import Status
 from shared.machine.admitting import room_of
+from shared.store.access_tables import TenantRow
 from shared.store.port import Due, SeenProcess
 from shared.store.presence import is_waiting
 from shared.store.process_table import Process
@@ -57,10 +59,17 @@ def _has_status(problem: type[Problem], *statuses: str) -> ColumnElement[bool]:
 
 
 def next_queued(
-    connection: Connection, *, now: datetime, window: int, limit: int, away: Collection[WorkerRole] = ()
+    connection: Connection,
+    *,
+    now: datetime,
+    window: int,
+    limit: int,
+    away: Collection[WorkerRole] = (),
+    max_running: int | None = None,
 ) -> list[UUID]:
     """Find the queued problems that fit into the window beside the running ones, fairly between tenants.
 
+    No tenant gets more than its limit of running problems, which is `max_running` for those that have none.
     The window holds across replicas until the transaction ends. A replica gets an empty list while another one admits.
     Problems that are locked by another transaction, to be cancelled or past their deadline are left out, and the next
     ones take their place. So are those that `shared.machine.admitting` has wait while roles are away.
@@ -72,7 +81,7 @@ def next_queued(
     room = min(room_of(window, running=running, waiting=waiting), limit)
     if room == 0:
         return []
-    parameters = {"now": now, "room": room, "candidates": _count_candidates(room)}
+    parameters = {"now": now, "room": room, "candidates": _count_candidates(room), "max_running": max_running}
     if not away:
         return list(connection.scalars(_NEXT_QUEUED, parameters))
     kinds = list_startable(away, is_crowded=waiting >= window)
@@ -145,7 +154,7 @@ def _queued_tenants() -> CTE:
     first = (
         select(Problem.tenant_id).where(_has_status(Problem, "queued")).order_by(Problem.tenant_id).limit(1).subquery()
     )
-    tenants = select(first.c.tenant_id).cte("tenants", recursive=True)
+    tenants = select(first.c.tenant_id).cte("queued_tenants", recursive=True)
     following = (
         select(Problem.tenant_id)
         .where(_has_status(Problem, "queued"), Problem.tenant_id > tenants.c.tenant_id)
@@ -186,28 +195,42 @@ def _queue_of(
     )
 
 
-def _next_queued(*, of_kinds: bool = False) -> Select[UUID]:
-    """Select queued problems by turn: the number of the tenant's problems that run or are ahead in its queue.
-
-    So tenants fill the window in equal parts, and a long queue delays only its own tenant.
-    """
-    now = bindparam("now", type_=Problem.due_at.type)
-    room, candidates = (bindparam(name, type_=Problem.batch_index.type) for name in ("room", "candidates"))
-    tenants, kinds = _queued_tenants(), KINDS if of_kinds else None
-    running = (
+def _running_by_tenant(*, without_waiting: bool) -> CTE:
+    """Count the running problems of each tenant; those that wait for a role are left out if that is wanted."""
+    return (
         select(Problem.tenant_id, func.count().label("problems"))
-        .where(_has_status(Problem, "running"), *([~is_waiting()] if of_kinds else []))
+        .where(_has_status(Problem, "running"), *([~is_waiting()] if without_waiting else []))
         .group_by(Problem.tenant_id)
         .cte("running")
     )
+
+
+def _next_queued(*, of_kinds: bool = False) -> Select[UUID]:
+    """Select queued problems by turn: the number of the tenant's problems that run or are ahead in its queue.
+
+    So tenants fill the window in equal parts, and a long queue delays only its own tenant. Turns past a tenant's limit
+    are left out.
+    """
+    now = bindparam("now", type_=Problem.due_at.type)
+    room, candidates, max_running = (
+        bindparam(name, type_=Problem.batch_index.type) for name in ("room", "candidates", "max_running")
+    )
+    tenants, kinds = _queued_tenants(), KINDS if of_kinds else None
+    running = _running_by_tenant(without_waiting=of_kinds)
     queue = _queue_of(tenants, kinds, now=now, candidates=candidates).lateral("queue")
     queued = tenants if kinds is None else tenants.join(kinds, true())
     place = func.row_number().over(partition_by=tenants.c.tenant_id, order_by=queue.c.id)
     turn = (func.coalesce(running.c.problems, 0) + place).label("turn")
+    queues = queued.join(queue, true()).outerjoin(running, running.c.tenant_id == tenants.c.tenant_id)
+    ranked = (
+        select(queue.c.id, turn, func.coalesce(TenantRow.max_running, max_running).label("last_turn"))
+        .select_from(queues.outerjoin(TenantRow, TenantRow.id == tenants.c.tenant_id))
+        .subquery("ranked")
+    )
     chosen = (
-        select(queue.c.id, turn)
-        .select_from(queued.join(queue, true()).outerjoin(running, running.c.tenant_id == tenants.c.tenant_id))
-        .order_by(turn, queue.c.id)
+        select(ranked.c.id, ranked.c.turn)
+        .where(or_(ranked.c.last_turn.is_(None), ranked.c.turn <= ranked.c.last_turn))
+        .order_by(ranked.c.turn, ranked.c.id)
         .limit(candidates)
         .cte("chosen")
     )

@@ -71,8 +71,10 @@ _INBOX: Table = InboxRow.metadata.tables["inbox"]
 class PostgresStore:
     """Reasoning state in Postgres."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, max_running: int | None = None) -> None:
+        """Take the database, and the limit of running problems for tenants that have none."""
         self._database = database
+        self._max_running = max_running
         self._known_steps = KnownSteps()
         event.listen(database.engine, "connect", lambda *_: self._known_steps.clear())
 
@@ -85,7 +87,7 @@ class PostgresStore:
         """
         with self._database.begin() as connection:
             generation = self._known_steps.generation
-            transaction = PostgresTransaction(connection, self._known_steps)
+            transaction = PostgresTransaction(connection, self._known_steps, max_running=self._max_running)
             yield transaction
         self._known_steps.keep(transaction.states, generation=generation)
 
@@ -98,8 +100,9 @@ class PostgresStore:
 class PostgresTransaction:
     """An open transaction; `shared.store.port.Transaction` describes the methods."""
 
-    def __init__(self, connection: Connection, known_steps: KnownSteps) -> None:
+    def __init__(self, connection: Connection, known_steps: KnownSteps, *, max_running: int | None) -> None:
         self._connection = connection
+        self._max_running = max_running
         self._known_steps = known_steps
         self._states: dict[UUID, State] = {}
 
@@ -192,7 +195,9 @@ class PostgresTransaction:
         self, *, now: datetime, window: int, limit: int, away: Collection[WorkerRole] = ()
     ) -> Sequence[UUID]:
         """Find queued problems that fit into the window beside the running ones, fairly between tenants."""
-        return admission.next_queued(self._connection, now=now, window=window, limit=limit, away=away)
+        return admission.next_queued(
+            self._connection, now=now, window=window, limit=limit, away=away, max_running=self._max_running
+        )
 
     def find_attention(self, *, now: datetime, limit: int) -> Sequence[Due]:
         """Find problems that are overdue, past their deadline, or to be cancelled."""

@@ -18,6 +18,7 @@ from shared.domain.status import Status
 from shared.errors import PermanentError, RetryableError
 from shared.store import policy_versions
 from shared.store.database import wake_orchestrators
+from shared.store.quotas import check_backlog
 from shared.store.rows import choice_values, options_values
 from shared.store.tables import Batch, IdempotencyKey, Problem
 
@@ -94,6 +95,7 @@ def submit_problem(
     idempotency: Idempotency | None,
     *,
     silence_s: float,
+    max_queued: int | None = None,
 ) -> Stored:
     """Queue one problem.
 
@@ -104,14 +106,17 @@ def submit_problem(
         idempotency: Key and digest of the request, if it has a key.
         silence_s: Seconds without a heartbeat after which a model no longer counts for the choice of a version, if
             another one runs in its place.
+        max_queued: Maximum number of queued problems of a tenant that has no limit; `None` for no limit.
 
     Raises:
         IdempotencyConflict: The key belongs to another request.
+        BacklogFull, LargerThanBacklog: The tenant's queue has no room. A repeated request needs none.
         UnknownVersion, RetiredVersion, NoDefault: The policy has no version for the problem.
         ModelsUnknown: The version depends on models that no worker has reported yet.
     """
     stored = _claim(session, tenant_id, "problem_id", idempotency)
     if stored.is_new:
+        check_backlog(session, tenant_id, adding=1, max_queued=max_queued)
         values = _values(stored.id, submission, _Versions(session, silence_s))
         session.execute(insert(Problem).values(tenant_id=tenant_id, **values))
         wake_orchestrators(session, to="admit")
@@ -126,10 +131,12 @@ def submit_batch(
     idempotency: Idempotency | None,
     *,
     silence_s: float,
+    max_queued: int | None = None,
 ) -> Stored:
     """Queue many problems together: all of them or none; see `submit_problem`."""
     stored = _claim(session, tenant_id, "batch_id", idempotency)
     if stored.is_new:
+        check_backlog(session, tenant_id, adding=len(submissions), max_queued=max_queued)
         session.execute(insert(Batch).values(id=stored.id, tenant_id=tenant_id, size=len(submissions)))
         # Ids that one process makes rise, so listings show a batch in its order.
         shared, versions = {"tenant_id": tenant_id, "batch_id": stored.id}, _Versions(session, silence_s)

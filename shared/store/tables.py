@@ -32,7 +32,7 @@ from shared.domain.status import Status, StopReason
 from shared.domain.verdict import Verdict
 
 DEFAULT_TENANT: Final = UUID(int=0)
-"""Tenant of all rows until requests carry keys."""
+"""Tenant of requests without a key, where none is needed."""
 
 _TYPES: Final[dict[Any, Any]] = {
     str: Text(),

@@ -174,6 +174,16 @@ def test_nginx_agrees_with_the_api() -> None:
     assert value("listen").startswith(f"{services('cpu')['nginx']['ports'][0]['target']} ")
 
 
+@pytest.mark.parametrize(("keys", "status"), [("required", 0), ("none", 1)])
+def test_the_port_that_is_open_to_others_opens_only_if_the_api_requires_keys(keys: str, status: int) -> None:
+    nginx = services("cpu")["nginx"]
+    assert nginx["environment"]["API_KEYS"] == services("cpu")["api"]["environment"]["TRIM_API_KEYS"]
+    [script] = [each["source"] for each in nginx["volumes"] if each["target"].startswith("/docker-entrypoint.d/14-")]
+    done = subprocess.run([script], env={"API_KEYS": keys}, capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert ("set API_KEYS=required" in done.stderr) == bool(status)
+
+
 def test_prometheus_asks_the_port_that_the_images_serve() -> None:
     served = {
         port for name, rest in instructions() if name == "ENV" for port in re.findall(r"METRICS_PORT=(\d+)", rest)
@@ -182,7 +192,8 @@ def test_prometheus_asks_the_port_that_the_images_serve() -> None:
     assert served == asked
 
 
-@pytest.mark.parametrize("file", ["postgres/10-trim.sh", "nginx/16-first-resolver.envsh", "run-role", "install-locked"])
+@pytest.mark.parametrize("file", ["postgres/10-trim.sh", "nginx/14-keys-required.sh", "nginx/16-first-resolver.envsh",
+                                  "run-role", "install-locked"])  # fmt: skip
 def test_scripts_are_executable(file: str) -> None:
     """The servers' images read a script that is not into their own shell, or pass it over."""
     assert os.access(ROOT / "docker" / file, os.X_OK)

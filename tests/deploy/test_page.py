@@ -50,9 +50,8 @@ def run(script: str, folder: Path) -> list[str]:
     """Run commands of the page in a folder, and return the calls of kubectl."""
     programs = folder / "bin"
     programs.mkdir()
-    for name, program in (("kubectl", KUBECTL), ("htpasswd", "#!/bin/sh\necho client:hash\n")):
-        (programs / name).write_text(program.format(kubectl=kubectl_path()))
-        (programs / name).chmod(0o755)
+    (programs / "kubectl").write_text(KUBECTL.format(kubectl=kubectl_path()))
+    (programs / "kubectl").chmod(0o755)
     done = subprocess.run(
         [
             "bash",
@@ -95,7 +94,6 @@ def keys_named(each: Object) -> Iterator[tuple[str, str]]:
         case "ObjectStore":
             yield from ((ref["name"], ref["key"]) for ref in each["spec"]["configuration"]["s3Credentials"].values())
         case "Ingress":
-            yield each["metadata"]["annotations"]["nginx.org/basic-auth-secret"], "htpasswd"
             yield each["spec"]["tls"][0]["secretName"], "tls.crt"
 
 

@@ -139,6 +139,7 @@ def empty(database: Database) -> None:
         connection.execute(text("SET LOCAL session_replication_role = replica"))
         tables = "batches, problems, idempotency_keys, steps, decisions, shadow_decisions, inbox, processes"
         connection.execute(text(f"TRUNCATE {tables}"))
+        connection.execute(text("DELETE FROM tenants WHERE name <> 'default'"))
 
 
 def execute(database: Database, statement: str, **values: Any) -> None:

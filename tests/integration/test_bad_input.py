@@ -92,6 +92,12 @@ def ends_with(role: str, environment: Mapping[str, str]) -> str:
         ("orchestrator", "TRIM_BROKER_URL", "amqp://", NOT_A_BROKER),
         ("prm", "TRIM_BROKER_URL_FILE", "/proc/self", "TRIM_BROKER_URL_FILE names /proc/self, which cannot be read"),
         ("api", "TRIM_API_HOST", "203.0.113.1", "The process cannot listen on 203.0.113.1, port 0 (Cannot assign"),
+        (
+            "api",
+            "TRIM_API_HOST",
+            "0.0.0.0",
+            "The API would listen on 0.0.0.0 (TRIM_API_HOST) without requiring keys; set",
+        ),
     ],
 )
 def test_a_role_that_cannot_start_ends_with_one_sentence(

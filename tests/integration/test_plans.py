@@ -17,6 +17,7 @@ from sqlalchemy import Connection, text
 from shared.domain.options import PolicyChoice
 from shared.domain.roles import WorkerRole
 from shared.store import queries, verification
+from shared.store.access import find_keys, list_keys, record_use
 from shared.store.admission import find_attention, next_queued, record_processes
 from shared.store.checks import Scope
 from shared.store.database import Database
@@ -26,8 +27,10 @@ from shared.store.presence import count_waiting, find_untold
 from shared.store.progress import Place, Sought, find_end, read_gained
 from shared.store.pruning import prune_idempotency_keys, prune_inbox
 from shared.store.queries import ProblemFilter
+from shared.store.quotas import BacklogFull, check_backlog
 from shared.store.reasoning_state import PostgresStore
 from shared.store.submissions import Idempotency, request_cancel, submit_batch, submit_problem
+from shared.store.tables import DEFAULT_TENANT
 from stack.scratch import scratch_database
 from tests.integration.plans import Plan, explain_everything
 from tests.integration.solving import NOW, hear, make_submission, start, submit, write
@@ -78,6 +81,11 @@ SELECT pg_temp.uuid_of(3, n), gen_random_uuid() FROM generate_series(1, {FINISHE
 INSERT INTO idempotency_keys (tenant_id, key, request_digest, problem_id, created_at)
 SELECT '{QUIET}', n::text, 'd', pg_temp.uuid_of(3, n), now() - interval '8 days' + n * interval '1 minute'
 FROM generate_series(1, {FINISHED}) n;
+"""
+KEYS = f"""
+INSERT INTO api_keys (id, tenant_id, name, prefix, secret_hash, scopes)
+SELECT gen_random_uuid(), '{DEFAULT_TENANT}', 'k', 'p' || n, sha256(n::text::bytea), '{{read}}'
+FROM generate_series(1, 5000) n
 """
 BATCH = UUID("00000001-0000-7000-8000-000000000005")
 FIRST_QUEUED = UUID("00000002-0000-7000-8000-000000000001")
@@ -236,6 +244,35 @@ def test_heartbeats_are_recorded_by_name(database: Database, executed: list[Plan
     with database.begin() as connection:
         record_processes(connection, [SeenProcess("one", role="small", model="m", seen_at=NOW)])
     check(executed, rows=0)
+
+
+def test_a_full_queue_is_not_counted_past_the_limit(database: Database, executed: list[Plan]) -> None:
+    with database.session() as session, pytest.raises(BacklogFull):
+        check_backlog(session, CROWDED, adding=5, max_queued=100)
+    assert find(executed, "SELECT count(*)").indexes == {"ix_problems_queued"}
+    check(executed, rows=100)
+
+
+def test_keys_are_found_by_their_prefixes_and_listed_in_the_order_of_their_index(
+    database: Database, executed: list[Plan]
+) -> None:
+    with database.begin() as connection:
+        connection.execute(text(KEYS))
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE api_keys, tenants"))
+    executed.clear()
+    with database.session() as session:
+        found = find_keys(session, ["p7", "p8", "none"])
+        assert {each.prefix for each in found} == {"p7", "p8"}
+        page = list_keys(session, DEFAULT_TENANT, limit=4, cursor=None)
+        assert list_keys(session, DEFAULT_TENANT, limit=4, cursor=page.next_cursor).items
+    with database.begin() as connection:
+        record_use(connection, [each.id for each in found])
+    assert "uq_api_keys_prefix" in find(executed, "SELECT api_keys.id, api_keys.tenant_id, api_keys.prefix").indexes
+    assert not any(plan.is_sorted for plan in executed if "LIMIT" in plan.statement)
+    for plan in executed:
+        assert "api_keys" not in plan.scanned, plan
+        assert plan.rows_read <= 10, plan
 
 
 def test_submissions_read_nothing(database: Database, executed: list[Plan]) -> None:

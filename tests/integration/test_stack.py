@@ -59,6 +59,8 @@ ODD_SHELL = {
     "ALL_PROXY": "socks5://127.0.0.1:9",
     "http_proxy": "http://127.0.0.1:9",
     "TRIM_API_HOST": "0.0.0.0",
+    "TRIM_API_KEYS": "none",
+    "TRIM_API_KEY": "trim_of_another_service",
     "PGPORT": "1",
     "PGSERVICE": "missing",
     "PGOPTIONS": "--no-such=option",

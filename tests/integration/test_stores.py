@@ -9,8 +9,10 @@ from functools import cached_property
 from uuid import UUID
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, text
 
+from shared.domain.roles import WorkerRole
+from shared.domain.status import Status
 from shared.store.database import Database
 from shared.store.port import SeenProcess, Store
 from shared.store.process_table import Process
@@ -22,7 +24,7 @@ from stack.scratch import scratch_database
 from tests.integration.solving import empty
 from tests.presence_suite import *  # noqa: F403
 from tests.store_suite import *  # noqa: F403
-from tests.store_suite import NOW, SECOND, TENANTS, NewProblem, TestedStore, find_attention, next_queued, run
+from tests.store_suite import NOW, SECOND, TENANTS, NewProblem, TestedStore, find_attention, next_queued, run, save
 
 pytestmark = pytest.mark.servers
 
@@ -113,3 +115,22 @@ def test_a_locked_problem_that_needs_attention_delays_only_itself(database: Data
     with locked(database, ids[0]):
         assert [each.problem_id for each in find_attention(tested, limit=1)] == [ids[1]]
         assert [each.problem_id for each in find_attention(tested, limit=2)] == ids[1:]
+
+
+def test_no_tenant_gets_more_running_problems_than_its_limit(database: Database, tested: TestedStore) -> None:
+    with database.begin() as connection:
+        row = {"id": TENANTS[0], "name": "bound"}
+        connection.execute(text("INSERT INTO tenants (id, name, max_running) VALUES (:id, :name, 2)"), row)
+    bound = [tested.add(NewProblem(tenant_id=TENANTS[0])) for _ in range(4)]
+    free = [tested.add(NewProblem(tenant_id=TENANTS[1])) for _ in range(3)]
+    assert next_queued(tested) == [bound[0], free[0], bound[1], free[1], free[2]]
+    run(tested, bound[0])
+    assert next_queued(tested) == [free[0], bound[1], free[1], free[2]]
+    run(tested, bound[1])
+    assert next_queued(tested) == free
+    assert next_queued(tested, WorkerRole.LARGE) == free, "also while a role is away"
+    limited = TestedPostgres(database)
+    limited.__dict__["store"] = PostgresStore(database, max_running=1)
+    assert next_queued(limited) == free[:1]
+    save(tested, bound[0], status=Status.SUCCEEDED, finished_at=NOW)
+    assert next_queued(limited) == [free[0], bound[2]], "its limit is 2, and not the deployment's"

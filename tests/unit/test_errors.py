@@ -47,7 +47,7 @@ print(type("WithoutSource", (PermanentError,), {"__doc__": None})())
         env={"PYTHONPATH": ":".join(sys.path)}, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert ended.stdout.splitlines() == [
-        "No problem or batch has this id.",
+        "Nothing has this id.",
         "Escalate a draft whose PRM score is below a threshold, strictly (TRIM-Thr, section 4 of the TRIM paper).",
         "WithoutSource.",
     ], ended.stderr

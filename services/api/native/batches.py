@@ -59,6 +59,7 @@ def submit(  # noqa: PLR0917 - FastAPI passes arguments by name
             [each.submission for each in checked],
             idempotency(idempotency_key, *checked),
             silence_s=silence_s(settings),
+            max_queued=settings.tenant_max_queued,
         )
         batch = show_batch(found(queries.read_batch(session, tenant_id, stored.id)), root_path)
         problem_ids = queries.list_batch_ids(session, tenant_id, stored.id)

@@ -1,4 +1,7 @@
-"""Endpoints of the policies that a submission can name, and of the versions of those that are fitted to models."""
+"""Endpoints of the policies that a submission can name, and of the versions of those that are fitted to models.
+
+All tenants share them. Every reader sees all of them, and changing them needs the scope `admin`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response, status
 
+from services.api.access.callers import ADMIN
 from services.api.dependencies import Cursor, Limit, RootPath, WithDatabase, WithSettings
 from services.api.errors import BODY_REFUSALS, NotFound, refusals
 from services.api.presenting import show_policy_artefact, show_policy_version
@@ -81,6 +85,7 @@ def versions(
         200: {"model": PolicyVersion, "description": "Version that has this artefact already."},
         **refusals(*BODY_REFUSALS, 404, 503),
     },
+    openapi_extra=ADMIN,
 )
 def register(
     name: PolicyName, body: PolicyArtefact, response: Response, database: WithDatabase, root_path: RootPath
@@ -114,14 +119,14 @@ def artefact(name: PolicyName, version: Version, database: WithDatabase) -> Poli
     return show_policy_artefact(stored)
 
 
-@router.post("/{name}/versions/{version}/default", responses=refusals(404, 503))
+@router.post("/{name}/versions/{version}/default", responses=refusals(404, 503), openapi_extra=ADMIN)
 def make_default(name: PolicyName, version: Version, database: WithDatabase) -> PolicyVersion:
     """Make a version the default for its models, in place of the present one."""
     with database.session() as session, _not_found():
         return show_policy_version(policy_versions.make_default(session, name, version))
 
 
-@router.post("/{name}/versions/{version}/retire", responses=refusals(404, 503))
+@router.post("/{name}/versions/{version}/retire", responses=refusals(404, 503), openapi_extra=ADMIN)
 def retire(name: PolicyName, version: Version, database: WithDatabase) -> PolicyVersion:
     """Withdraw a version from new submissions. Problems that have it keep it; it cannot return."""
     with database.session() as session, _not_found():

@@ -68,7 +68,12 @@ def submit(  # noqa: PLR0917 - FastAPI passes arguments by name
     checked = check_problem(body, settings)
     with database.session() as session:
         stored = submit_problem(
-            session, tenant_id, checked.submission, idempotency(idempotency_key, checked), silence_s=silence_s(settings)
+            session,
+            tenant_id,
+            checked.submission,
+            idempotency(idempotency_key, checked),
+            silence_s=silence_s(settings),
+            max_queued=settings.tenant_max_queued,
         )
         row = found(queries.read_problem(session, tenant_id, stored.id))
         problem = show_problem(session, row, root_path, silence_s=silence_s(settings))

@@ -19,12 +19,22 @@ BODIES: dict[str, Any] = {
     "POST /v1/problems": QUESTION,
     "POST /v1/batches": {"problems": [QUESTION]},
     "POST /v1/policies/{name}/versions": {"card": {}, "arrays": ""},
+    "POST /v1/keys": {"name": "nightly", "scopes": ["read"]},
+    "POST /v1/keys/{key_id}/rotate": {"overlap_s": 60},
+    "POST /v1/tenants": {"name": "research"},
+    "PATCH /v1/tenants/{tenant_id}": {"max_queued": 1000},
+    "POST /v1/tenants/{tenant_id}/keys": {"name": "first", "scopes": ["admin"]},
 }
+UNKNOWN = {
+    **dict.fromkeys(("problem_id", "batch_id", "key_id", "tenant_id"), UUID(int=1)), "name": "pomdp", "version": 1,
+}  # fmt: skip
 
 
 def send(api: TestClient, operation: str, values: dict[str, Any], *, query: str = "", body: Any = None) -> int:
     method, path = operation.split(" ")
     sent = BODIES.get(operation) if body is None else body
+    if operation == "POST /v1/tenants" and body is None:
+        sent = {"name": uuid4().hex}
     return api.request(method, path.format(**values) + query, json=sent).status_code
 
 
@@ -35,8 +45,15 @@ def test_every_endpoint_answers_as_described(api: TestClient, database: Database
         add_step(database, made["id"], step)
     if name.endswith("/events"):
         change(database, made["id"], status=Status.CANCELLED)  # Otherwise its stream would go on.
-    values = {"problem_id": made["id"], "batch_id": batch["id"], "name": "pomdp", "version": 1}
-    unknown = {"problem_id": UUID(int=1), "batch_id": UUID(int=1), "name": "nothing", "version": 1}
+    key = api.post("/v1/keys", json={"name": "k", "scopes": ["read"]}).json()
+    values = {
+        **UNKNOWN,
+        "problem_id": made["id"],
+        "batch_id": batch["id"],
+        "key_id": key["id"],
+        "tenant_id": UUID(int=0),
+    }
+    unknown = {**UNKNOWN, "name": "nothing"}
     has_versions = "{version}" in name or name.endswith(("/default", "{name}/versions"))
     assert send(api, name, values) in ((200, 404, 422) if has_versions else (200, 201, 202))
     assert send(api, name, unknown) in ((404,) if "{" in name else (200, 201))
@@ -47,8 +64,7 @@ def test_every_endpoint_answers_as_described(api: TestClient, database: Database
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_every_endpoint_answers_as_described_without_a_database(dead_api: TestClient, name: str) -> None:
-    values = {"problem_id": UUID(int=1), "batch_id": UUID(int=1), "name": "pomdp", "version": 1}
-    assert send(dead_api, name, values) in {200, 422, 503}
+    assert send(dead_api, name, UNKNOWN) in {200, 422, 503}
 
 
 @pytest.mark.parametrize(("path", "body"), [("/v1/problems", QUESTION), ("/v1/batches", {"problems": [QUESTION]})])

@@ -1,0 +1,1 @@
+"""Who may use the API: keys, scopes, tenants and their limits."""
