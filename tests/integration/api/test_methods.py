@@ -18,7 +18,9 @@ API = checked_client(create_app(SETTINGS, Database("postgresql://127.0.0.1:1/x")
 
 PATHS = {path: {method.upper() for method in methods} for path, methods in DESCRIPTION["paths"].items()}
 PATHS["/openapi.json"] = {"GET"}
-VALUES = {"problem_id": UUID(int=1), "batch_id": UUID(int=1), "name": "pomdp", "version": 1}
+VALUES = {
+    **dict.fromkeys(("problem_id", "batch_id", "key_id", "tenant_id"), UUID(int=1)), "name": "pomdp", "version": 1,
+}  # fmt: skip
 
 
 def listed(methods: set[str]) -> str:
@@ -30,7 +32,7 @@ def test_options_and_allow_name_every_method_of_a_path(path: str) -> None:
     named = listed(PATHS[path])
     options = API.options(path.format(**VALUES))
     assert (options.status_code, options.headers["allow"], options.content) == (204, named, b"")
-    for method in ("DELETE", "PATCH", "PUT", "TRACE", "BREW"):
+    for method in {"DELETE", "PATCH", "PUT", "TRACE", "BREW"} - PATHS[path]:
         refused = API.request(method, path.format(**VALUES))
         is_refusal(refused, 405, "method_not_allowed")
         assert refused.headers["allow"] == named
