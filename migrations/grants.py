@@ -31,9 +31,15 @@ GRANTS: Final[Mapping[str, Mapping[str, str]]] = {
         # A submission, and the request to cancel it. Reasoning state has one writer.
         "problems": "SELECT, INSERT, UPDATE (cancel_requested_at)",
         "policy_versions": "SELECT, INSERT, UPDATE (is_default, retired_at)",
+        "tenants": "SELECT, INSERT, UPDATE",
+        # A key keeps its tenant, its scopes and its hash.
+        "api_keys": "SELECT, INSERT, UPDATE (expires_at, revoked_at, last_used_at)",
+        "request_counts": "SELECT, INSERT, UPDATE (minute, requests)",
     },
     ORCHESTRATOR: {
-        **dict.fromkeys(("alembic_version", "schema_compatibility", "batches", "policy_versions", "audit"), READ),
+        **dict.fromkeys(
+            ("alembic_version", "schema_compatibility", "batches", "policy_versions", "audit", "tenants"), READ
+        ),
         "problems": "SELECT, UPDATE",
         "steps": "SELECT, INSERT, UPDATE (score)",
         # Nobody changes or deletes a decision; a trigger refuses it to the owner too.

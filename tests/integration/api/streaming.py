@@ -66,7 +66,7 @@ async def serving(served: Database, database: Database) -> AsyncIterator[Served]
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = "http://127.0.0.1:{1}".format(*listener.getsockname())
         beat = Health(role="api", node="api-0", conditions=()).loop("event loop", limit_s=LOOP_LIMIT_S)
-        server = Server(configure(app, SETTINGS), app.state.following, beat)
+        server = Server(configure(app, SETTINGS), app.state.following, beat, keys=SETTINGS.api_keys)
         task = asyncio.create_task(server.serve(sockets=[listener]))
         limits = httpx2.Limits(max_connections=None)
         async with httpx2.AsyncClient(base_url=address, timeout=PATIENCE_S, limits=limits, trust_env=False) as http:
