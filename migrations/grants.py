@@ -27,7 +27,8 @@ GRANTS: Final[Mapping[str, Mapping[str, str]]] = {
             READ,
         ),
         "batches": "SELECT, INSERT",
-        "idempotency_keys": "SELECT, INSERT, UPDATE (request_digest)",
+        # A client that leaves takes its key with it.
+        "idempotency_keys": "SELECT, INSERT, UPDATE (request_digest, created_at), DELETE",
         # A submission, and the request to cancel it. Reasoning state has one writer.
         "problems": "SELECT, INSERT, UPDATE (cancel_requested_at)",
         "policy_versions": "SELECT, INSERT, UPDATE (is_default, retired_at)",

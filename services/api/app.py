@@ -17,8 +17,11 @@ from services.api.counting import RequestCounts
 from services.api.dependencies import check_needed_scope
 from services.api.following import Following
 from services.api.lanes import limit_request_threads
+from services.api.leaving import Leaving
 from services.api.middleware import BodyDeadline, BodyLimit, Methods, RequestIds
 from services.api.native import batches, events, health, policies, problems
+from services.api.openai import chat, models
+from services.api.openai.solving import Solving
 from services.api.waiting import Waiting
 from shared.heartbeats import silence_s
 from shared.settings import Settings
@@ -59,12 +62,13 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app.state.waiting = Waiting()
     app.state.following = Following(database, app.state.waiting, silence_s=silence_s(settings))
     app.state.gate = Gate(settings, database)
+    app.state.solving = Solving(settings, database, app.state.waiting, Leaving(database))
     errors.install(app)
     app.add_middleware(BodyDeadline, timeout_s=settings.api_request_timeout_s)
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(RequestIds)
     app.add_middleware(RequestCounts)
-    for part in (problems, events, batches, policies, keys, tenants, health):
+    for part in (problems, events, batches, policies, models, chat, keys, tenants, health):
         app.include_router(part.router)
     # Not as the middleware above, which stand outside of the handlers of errors.
     app.router.middleware_stack = Methods(Access(app.router.middleware_stack, app.state.gate), app.routes)
@@ -80,6 +84,7 @@ async def _run(app: FastAPI) -> AsyncIterator[None]:
         asyncio.create_task(app.state.gate.keep_records()),
     ]
     yield
+    await app.state.solving.leaving.stop()
     for task in tasks:
         task.cancel()
         with suppress(asyncio.CancelledError):

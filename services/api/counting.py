@@ -18,6 +18,9 @@ OTHER: Final = "other"
 STREAM: Final = "text/event-stream"
 """Media type of streams."""
 
+UNTIMED: Final = "trim.is_untimed"
+"""Key of the scope of a request that lasts as long as its problem."""
+
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -55,5 +58,5 @@ class RequestCounts:
             method = scope["method"] if scope["method"] in METHODS else OTHER
             route = getattr(scope.get("route"), "path", OTHER)
             metrics.HTTP_REQUESTS.labels(method, route, status).inc()
-            if is_timed:
+            if is_timed and UNTIMED not in scope:
                 metrics.HTTP_REQUEST_SECONDS.labels(method, route).observe(time.monotonic() - began)

@@ -9,6 +9,7 @@ from fastapi import Depends, Header, Path, Query, Request
 
 from services.api.access.callers import Caller, caller_of, check_scope
 from services.api.following import Following
+from services.api.openai.solving import Solving
 from services.api.waiting import Waiting
 from shared.settings import Settings
 from shared.store.database import Database
@@ -65,6 +66,12 @@ async def get_following(request: Request) -> Following:
     return following
 
 
+async def get_solving(request: Request) -> Solving:
+    """Return the requests that wait for solutions."""
+    solving: Solving = request.app.state.solving
+    return solving
+
+
 async def check_needed_scope(request: Request) -> None:
     """Check that the caller may use the route; every route has this dependency."""
     check_scope(request.scope)
@@ -89,3 +96,4 @@ WithTenant = Annotated[UUID, Depends(get_tenant)]
 RootPath = Annotated[str, Depends(get_root_path)]
 WithWaiting = Annotated[Waiting, Depends(get_waiting)]
 WithFollowing = Annotated[Following, Depends(get_following)]
+WithSolving = Annotated[Solving, Depends(get_solving)]

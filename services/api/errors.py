@@ -1,4 +1,4 @@
-"""Error responses: RFC 9457 problem details."""
+"""Error responses: RFC 9457 problem details, and OpenAI's form on the paths of its API."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from services.api.openai import errors as openai
 from services.api.schemas.values import ErrorCode
 from shared.errors import PermanentError, RetryableError, TrimError, explain
 from shared.log import get_logger
@@ -191,8 +192,9 @@ def found(result: T | None) -> T:
 
 
 def install(app: FastAPI) -> None:
-    """Install handlers that turn every error into problem details."""
+    """Install handlers that turn every error into a response."""
     app.exception_handler(TrimError)(_on_trim_error)
+    app.exception_handler(openai.OpenAIError)(_on_openai_error)
     app.exception_handler(RequestValidationError)(_on_invalid)
     app.exception_handler(HTTPException)(_on_http_error)
     app.exception_handler(ProgrammingError)(_on_programming_error)
@@ -225,6 +227,10 @@ async def _on_trim_error(request: Request, error: TrimError) -> Response:
     return _respond(request, status, error.code, str(error), errors=wrong, headers=headers)
 
 
+async def _on_openai_error(request: Request, error: openai.OpenAIError) -> Response:
+    return _respond(request, error.status, error.code, str(error), headers=error.headers, param=error.param)
+
+
 async def _on_invalid(request: Request, error: RequestValidationError) -> Response:
     all_errors = error.errors()
     wrong = [
@@ -234,7 +240,10 @@ async def _on_invalid(request: Request, error: RequestValidationError) -> Respon
     detail = f"{wrong[0].field}: {wrong[0].message}"
     if more := len(all_errors) - 1:
         detail += f" {more} more {'field is' if more == 1 else 'fields are'} wrong."
-    return _respond(request, HTTPStatus.UNPROCESSABLE_ENTITY, "invalid_request", detail, errors=wrong)
+    code = "invalid_request"
+    if openai.has_openai_form(request.scope):
+        code = openai.code_of_wrong_field(all_errors[0]["type"])
+    return _respond(request, HTTPStatus.UNPROCESSABLE_ENTITY, code, detail, errors=wrong)
 
 
 def _explain(request: Request, error: Mapping[str, Any]) -> str:
@@ -312,16 +321,26 @@ def _respond(
     *,
     errors: Sequence[WrongField] = (),
     headers: Mapping[str, str] | None = None,
+    param: str | None = None,
 ) -> Response:
     request_id = request.scope.get("trim.request_id", "")
-    body = ProblemDetails(
-        title=status.phrase, status=status, detail=detail, code=code, request_id=request_id, errors=list(errors)
-    )
+    if openai.has_openai_form(request.scope):
+        if errors:
+            param = openai.param_of(errors[0].field)
+            detail = f"{param}: {errors[0].message}"
+        status, media_type = openai.status_of(status), "application/json"
+        headers = {**openai.headers_for(status), **(headers or {})}
+        body = openai.make_body(detail, code=code, status=status, param=param)
+    else:
+        media_type = _MEDIA_TYPE
+        body = ProblemDetails(
+            title=status.phrase, status=status, detail=detail, code=code, request_id=request_id, errors=list(errors)
+        ).model_dump()
     # The response to a crash bypasses the middleware that adds the id, so it is added here too.
     return Response(
         # In ASCII: names from a request may hold half of a surrogate pair, which UTF-8 cannot encode.
-        json.dumps(body.model_dump()),
+        json.dumps(body),
         status_code=status,
         headers={**(headers or {}), "X-Request-ID": request_id},
-        media_type=_MEDIA_TYPE,
+        media_type=media_type,
     )

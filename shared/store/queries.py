@@ -165,6 +165,15 @@ def list_steps(session: Session, problem_id: UUID, *, limit: int, cursor: str | 
     return _page(session, query, limit, lambda last: make_cursor(listing, last.step))
 
 
+def list_steps_of(session: Session, problem_ids: Collection[UUID]) -> Mapping[UUID, Sequence[StepRow]]:
+    """List all accepted steps of problems that the caller has checked, by the problem."""
+    steps: dict[UUID, list[StepRow]] = {each: [] for each in problem_ids}
+    query = select(StepRow).where(StepRow.problem_id.in_(problem_ids)).order_by(StepRow.problem_id, StepRow.step)
+    for row in session.scalars(query) if problem_ids else ():
+        steps[row.problem_id].append(row)
+    return steps
+
+
 def list_decisions(session: Session, problem_id: UUID, *, limit: int, cursor: str | None) -> Page[DecisionRow]:
     """List the decisions on a problem in the order in which they were taken.
 

@@ -6,7 +6,9 @@ import itertools
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import openai
 import pytest
 
 from chaos.deployment import Deployment, deployed
@@ -47,6 +49,18 @@ def test_the_service_and_an_answer_of_a_bundled_model_carry_a_note(deployment: D
     deployment.finish([problem_id])
     assert "five kinds of arithmetic stories" in deployment.api.get(f"/v1/problems/{problem_id}")["note"]
     assert "five kinds of arithmetic stories" in deployment.api.get("/health/ready")["note"]
+
+
+def test_openais_client_gets_solutions_of_the_bundled_models(deployment: Deployment) -> None:
+    question, answer = STORIES[0]["question"], STORIES[0]["reference"]
+    messages: Any = [{"role": "user", "content": question}]
+    http = openai.DefaultHttpxClient(trust_env=False)
+    with openai.OpenAI(base_url=f"{deployment.api.address}/v1", api_key="none", http_client=http) as client:
+        plain = client.chat.completions.create(model="trim-large", messages=messages, temperature=0)
+        chunks = list(client.chat.completions.create(model="trim-large", messages=messages, temperature=0, stream=True))
+    text = plain.choices[0].message.content
+    assert f"\\boxed{{{answer}}}" in (text or "")
+    assert "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices) == text
 
 
 def test_no_process_ends_and_no_problem_hangs_when_many_are_cancelled_or_time_out(deployment: Deployment) -> None:

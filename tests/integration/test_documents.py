@@ -74,6 +74,32 @@ def test_every_curl_command_of_the_readme_succeeds(deployment: Deployment) -> No
             assert answer["status"] == "succeeded"
 
 
+OPENAI = (ROOT / "docs" / "openai.md").read_text()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the page's examples are written for curl")
+def test_every_command_for_clients_of_openais_api_succeeds(deployment: Deployment) -> None:
+    [block] = re.findall(r"```console\n(.*?)```", OPENAI, re.DOTALL)
+    commands = re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]
+    assert len(commands) == 3
+    for command in commands:
+        typed = command.strip().replace("localhost:8080", deployment.api.address)
+        done = subprocess.run(["bash", "-c", f"{typed} -f"], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        assert ("[DONE]" in done.stdout) == ('"stream": true' in command)
+
+
+def test_the_example_for_openais_client_runs_as_printed(deployment: Deployment) -> None:
+    [example] = re.findall(r"```python\n(.*?)```", OPENAI, re.DOTALL)
+    typed = example.replace("http://127.0.0.1:8080", deployment.api.address)
+    direct = {**os.environ, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    done = subprocess.run([sys.executable, "-c", typed], env=direct, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    first, *_ = done.stdout.splitlines()
+    assert first, done.stdout
+    assert "42" in done.stdout
+
+
 def recipes(deployment: Deployment) -> list[str]:
     """List the recipes for auditors, with the ids of a problem that was solved for them."""
     [problem_id] = deployment.submit(1, shadows=[{"name": "small-only"}])

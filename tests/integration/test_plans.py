@@ -13,12 +13,14 @@ from uuid import UUID
 import psycopg
 import pytest
 from sqlalchemy import Connection, text
+from uuid_utils.compat import uuid7
 
 from shared.domain.options import PolicyChoice
 from shared.domain.roles import WorkerRole
 from shared.store import queries, verification
 from shared.store.access import find_keys, list_keys, record_use
 from shared.store.admission import find_attention, next_queued, record_processes
+from shared.store.awaited import Try, release, submit_awaited
 from shared.store.checks import Scope
 from shared.store.database import Database
 from shared.store.notifications import FIND_OPEN, OPEN
@@ -230,6 +232,32 @@ def test_inboxes_are_pruned_along_an_index_and_once(database: Database, executed
             break
     assert sum(pruned) == FINISHED - PRUNED
     check(executed, rows=0)
+
+
+def test_a_retry_finds_its_problem_among_many_keys_and_a_client_that_leaves_cancels_it(
+    database: Database, executed: list[Plan]
+) -> None:
+    first = Try(digest="a" * 64, is_retry=False)
+    retry = Try(digest="a" * 64, is_retry=True)
+    made: UUID = uuid7()
+    with database.session() as session:
+        submit_awaited(session, QUIET, make_submission(), first, problem_id=made, silence_s=15)
+    executed.clear()
+    with database.session() as session:
+        stored, hold = submit_awaited(session, QUIET, make_submission(), retry, problem_id=uuid7(), silence_s=15)
+        assert (stored.id, stored.is_new) == (made, False)
+    check(executed, rows=10)
+    assert "pk_idempotency_keys" in find(executed, "SELECT idempotency_keys.key").indexes
+    with database.session() as session:
+        assert release(session, hold)
+    check(executed, rows=10)
+
+
+def test_the_steps_of_several_problems_are_read_by_their_keys(database: Database, executed: list[Plan]) -> None:
+    with database.session() as session:
+        read = queries.list_steps_of(session, [RECORDED, FIRST_QUEUED])
+    assert [len(read[each]) for each in (RECORDED, FIRST_QUEUED)] == [STEPS, 0]
+    check(executed, rows=2 * STEPS)
 
 
 def test_idempotency_keys_are_pruned_by_their_age(database: Database, executed: list[Plan]) -> None:

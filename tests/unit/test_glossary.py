@@ -17,6 +17,7 @@ from typing import Any, get_args
 import pytest
 
 from services.api.app import create_app
+from services.api.openai.errors import CODES as OPENAI_CODES
 from services.api.schemas.values import ERROR_CODES, FAILURE_CODES, REASONS
 from shared import domain, messages
 from shared.domain.drafts import Finish
@@ -78,8 +79,8 @@ def reasons() -> set[str]:
 
 
 def codes() -> set[str]:
-    """Find the codes of errors: attributes and constants of that name, and those that the API's handlers write."""
-    found = set[str]()
+    """Find the codes of errors: attributes and constants of that name, and those that the API writes."""
+    found = set(OPENAI_CODES)
     for tree in trees(*CODES_IN):
         for node in ast.walk(tree):
             match node:
@@ -148,6 +149,7 @@ def explained(title: str) -> set[str]:
         ("Reasons", REASONS),
         ("Failures of problems", FAILURE_CODES),
         ("Errors of the API", ERROR_CODES),
+        ("Errors in OpenAI's form", OPENAI_CODES),
     ],
 )
 def test_a_section_explains_the_values_that_the_api_describes_and_no_other(title: str, values: Iterable[str]) -> None:

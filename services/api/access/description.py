@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from pydantic import BaseModel
+
 from services.api.access.callers import SCHEME, scope_needed
-from services.api.errors import refusals
+from services.api.errors import ProblemDetails, refusals
+from services.api.openai.errors import ErrorResponse, has_openai_form
 
 _REFUSALS: Final = (401, 403, 429)
 
@@ -24,18 +27,19 @@ def describe_access(schema: dict[str, Any], *, is_required: bool) -> None:
             "description": "Key of the API, `trim_<prefix>_<secret>`. Each operation names the scope that it needs.",
         }
     }
-    for path in schema["paths"].values():
-        for method, operation in path.items():
+    for path, operations in schema["paths"].items():
+        model = ErrorResponse if has_openai_form({"path": path}) else ProblemDetails
+        for method, operation in operations.items():
             needed = scope_needed(method.upper(), operation)
             if needed is None:
                 continue
             with_key = {SCHEME: [needed.value]}
             operation["security"] = [with_key] if is_required else [with_key, {}]
             for status, described in refusals(*_REFUSALS, has_input=False).items():
-                operation["responses"].setdefault(str(status), _as_response(described))
+                operation["responses"].setdefault(str(status), _as_response(described["description"], model))
             operation["responses"] = dict(sorted(operation["responses"].items()))
 
 
-def _as_response(described: dict[str, Any]) -> dict[str, Any]:
-    reference = {"$ref": f"#/components/schemas/{described['model'].__name__}"}
-    return {"description": described["description"], "content": {"application/json": {"schema": reference}}}
+def _as_response(description: str, model: type[BaseModel]) -> dict[str, Any]:
+    reference = {"$ref": f"#/components/schemas/{model.__name__}"}
+    return {"description": description, "content": {"application/json": {"schema": reference}}}

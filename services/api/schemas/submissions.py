@@ -87,6 +87,11 @@ Whole = Annotated[int, BeforeValidator(_whole)]
 
 Text = Annotated[str, AfterValidator(_plain_text)]
 
+Reference = (
+    Annotated[Text, Field(max_length=1000), BeforeValidator(_number_as_text, json_schema_input_type=str | int | float)]
+    | None
+)
+
 Lookahead = Annotated[
     Annotated[Whole, Field(ge=0, le=MAX_LOOKAHEAD)] | Literal["unlimited"], WrapValidator(_number_or_unlimited)
 ]
@@ -252,12 +257,7 @@ class ProblemRequest(Choices):
     """Problem to solve."""
 
     question: Annotated[Text, AfterValidator(_not_blank)] = Field(description="Problem statement.")
-    reference: (
-        Annotated[
-            Text, Field(max_length=1000), BeforeValidator(_number_as_text, json_schema_input_type=str | int | float)
-        ]
-        | None
-    ) = Field(
+    reference: Reference = Field(
         None,
         description="Correct answer, if known; the verdict compares the solution's answer with it. A number is read as "
         "its text.",

@@ -24,10 +24,14 @@ BODIES: dict[str, Any] = {
     "POST /v1/tenants": {"name": "research"},
     "PATCH /v1/tenants/{tenant_id}": {"max_queued": 1000},
     "POST /v1/tenants/{tenant_id}/keys": {"name": "first", "scopes": ["admin"]},
+    "POST /v1/chat/completions": {"model": "trim", "messages": [{"role": "user", "content": "What?"}]},
 }
 UNKNOWN = {
-    **dict.fromkeys(("problem_id", "batch_id", "key_id", "tenant_id"), UUID(int=1)), "name": "pomdp", "version": 1,
+    **dict.fromkeys(("problem_id", "batch_id", "key_id", "tenant_id"), UUID(int=1)), "name": "pomdp", "version": 1, "model": "trim",
 }  # fmt: skip
+
+WAITING = ("POST /v1/chat/completions",)
+"""Operations that answer once a problem has ended, which none does here."""
 
 
 def send(api: TestClient, operation: str, values: dict[str, Any], *, query: str = "", body: Any = None) -> int:
@@ -38,7 +42,7 @@ def send(api: TestClient, operation: str, values: dict[str, Any], *, query: str 
     return api.request(method, path.format(**values) + query, json=sent).status_code
 
 
-@pytest.mark.parametrize("name", OPERATIONS)
+@pytest.mark.parametrize("name", [each for each in OPERATIONS if each not in WAITING])
 def test_every_endpoint_answers_as_described(api: TestClient, database: Database, name: str) -> None:
     made, batch = submit(api, reference="42"), submit_batch(api, 2)
     for step in range(2):
@@ -52,19 +56,21 @@ def test_every_endpoint_answers_as_described(api: TestClient, database: Database
         "batch_id": batch["id"],
         "key_id": key["id"],
         "tenant_id": UUID(int=0),
+        "model": "trim",
     }
     unknown = {**UNKNOWN, "name": "nothing"}
     has_versions = "{version}" in name or name.endswith(("/default", "{name}/versions"))
     assert send(api, name, values) in ((200, 404, 422) if has_versions else (200, 201, 202))
     assert send(api, name, unknown) in ((404,) if "{" in name else (200, 201))
-    assert send(api, name, values, query="?unknown=1") == (200 if "/health/" in name else 422)
+    wrong = 400 if "/v1/models" in name else 422
+    assert send(api, name, values, query="?unknown=1") == (200 if "/health/" in name else wrong)
     if name in BODIES:
         assert send(api, name, values, body=[]) == 422
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_every_endpoint_answers_as_described_without_a_database(dead_api: TestClient, name: str) -> None:
-    assert send(dead_api, name, UNKNOWN) in {200, 422, 503}
+    assert send(dead_api, name, {**UNKNOWN, "model": "trim"}) in {200, 422, 503}
 
 
 @pytest.mark.parametrize(("path", "body"), [("/v1/problems", QUESTION), ("/v1/batches", {"problems": [QUESTION]})])

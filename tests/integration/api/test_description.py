@@ -12,6 +12,7 @@ from jsonschema import Draft202012Validator
 from starlette.testclient import TestClient
 
 from services.api.app import create_app
+from services.api.openai.errors import has_openai_form
 from shared.domain.decisions import Action, DecidedBy
 from shared.domain.drafts import Finish
 from shared.domain.roles import Author, WorkerRole
@@ -88,10 +89,13 @@ def test_every_listing_is_paged_by_cursor(name: str, operation: dict[str, Any]) 
 
 
 @pytest.mark.parametrize(("name", "operation"), [each for each in OPERATIONS if " /v1" in each[0]])
-def test_every_error_is_problem_json(name: str, operation: dict[str, Any]) -> None:
+def test_every_error_is_problem_json_or_in_openais_form(name: str, operation: dict[str, Any]) -> None:
+    is_openai = has_openai_form({"path": name.partition(" ")[2]})
+    wrong, media_type = ("400", "application/json") if is_openai else ("422", "application/problem+json")
     refused = [response for code, response in operation["responses"].items() if code[0] in "45"]
-    assert {"422", "500"} <= set(operation["responses"]), "every endpoint has these"
-    assert all(set(response["content"]) == {"application/problem+json"} for response in refused)
+    assert {wrong, "500"} <= set(operation["responses"]), "every endpoint has these"
+    schema = {"$ref": f"#/components/schemas/{'ErrorResponse' if is_openai else 'ProblemDetails'}"}
+    assert all(response["content"] == {media_type: {"schema": schema}} for response in refused)
 
 
 def test_an_error_has_an_example() -> None:

@@ -7,6 +7,7 @@ from uuid import UUID
 import pytest
 
 from services.api.app import create_app
+from services.api.openai.errors import has_openai_form
 from shared.observe import metrics
 from shared.store.database import Database
 from tests.integration.api.calls import SETTINGS, is_refusal
@@ -20,6 +21,7 @@ PATHS = {path: {method.upper() for method in methods} for path, methods in DESCR
 PATHS["/openapi.json"] = {"GET"}
 VALUES = {
     **dict.fromkeys(("problem_id", "batch_id", "key_id", "tenant_id"), UUID(int=1)), "name": "pomdp", "version": 1,
+    "model": "trim",
 }  # fmt: skip
 
 
@@ -34,7 +36,10 @@ def test_options_and_allow_name_every_method_of_a_path(path: str) -> None:
     assert (options.status_code, options.headers["allow"], options.content) == (204, named, b"")
     for method in {"DELETE", "PATCH", "PUT", "TRACE", "BREW"} - PATHS[path]:
         refused = API.request(method, path.format(**VALUES))
-        is_refusal(refused, 405, "method_not_allowed")
+        if has_openai_form({"path": path}):
+            assert (refused.status_code, refused.json()["error"]["code"]) == (405, "method_not_allowed")
+        else:
+            is_refusal(refused, 405, "method_not_allowed")
         assert refused.headers["allow"] == named
     if "GET" not in PATHS[path]:
         head = API.head(path.format(**VALUES))
