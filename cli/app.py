@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cli import calibrating, dead_letters, keys, learning, policies, prm
+from cli import batches, calibrating, dead_letters, keys, learning, policies, prm, problems
 from cli.checking import check
 from cli.compare import compare
 from cli.credentials import KeyFile, choose_key_file
@@ -15,6 +15,8 @@ from cli.errors import reporting_errors
 from cli.evaluate import evaluate
 from cli.output import complete_output
 from cli.replay import replay
+from cli.solve import solve
+from cli.submit import submit
 from shared.setting_names import check_setting_names
 from shared.settings import Settings
 from shared.version import PRODUCT
@@ -28,6 +30,10 @@ app = typer.Typer(
 policies.app.command()(learning.fit)
 policies.app.command()(learning.train)
 policies.app.command()(calibrating.calibrate)
+app.command("solve")(solve)
+app.command("submit")(submit)
+app.add_typer(problems.app, name="problems")
+app.add_typer(batches.app, name="batches")
 app.add_typer(policies.app, name="policies")
 app.add_typer(prm.app, name="prm")
 app.add_typer(dead_letters.app, name="dead-letters")

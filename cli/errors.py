@@ -15,6 +15,17 @@ from shared.errors import PermanentError, RefusedError, RetryableError, TrimErro
 from stack.client import Unreachable
 from stack.interrupts import EXIT_STOPPED
 from stack.state import NoStack
+from trim_client import (
+    Forbidden,
+    InvalidRequest,
+    NotTheService,
+    Refused,
+    ServiceFailed,
+    TrimClientError,
+    Unauthenticated,
+    UnusableProxy,
+)
+from trim_client import Unreachable as NobodyAnswers
 
 EXIT_USAGE: Final = process.EXIT_USAGE
 EXIT_UNREACHABLE: Final = 3
@@ -72,3 +83,27 @@ def reporting_errors() -> Iterator[None]:
         except Interrupted as error:
             sys.stderr.write(f"trim: {error}\n")
             sys.exit(EXIT_STOPPED)
+        except TrimClientError as error:
+            sys.stderr.write(f"trim: {_advice(error)}\n")
+            sys.exit(_EXIT_OF.get(type(error), 1))
+
+
+_EXIT_OF: Final = {NobodyAnswers: EXIT_UNREACHABLE, InvalidRequest: EXIT_USAGE, UnusableProxy: EXIT_USAGE}
+"""Exit codes of errors of the client; others are 1."""
+
+
+def _advice(error: TrimClientError) -> str:
+    """Return an error of the client in one sentence, with the next thing to try."""
+    sentence = (error.detail if isinstance(error, Refused) else str(error)).removesuffix(".")
+    sentence = sentence.removeprefix("body.").removeprefix("query.")  # The user wrote neither.
+    match error:
+        case NobodyAnswers():
+            return f"{sentence}; start one with `make serve`, or name its address with --server."
+        case NotTheService():
+            return f"{sentence}; check --server."
+        case Unauthenticated() | Forbidden():
+            return f"{sentence}; set TRIM_API_KEY to a key that permits it."
+        case ServiceFailed():
+            return f"{sentence} (request {error.request_id})."
+        case _:
+            return sentence if sentence.endswith("?") else f"{sentence}."

@@ -74,7 +74,7 @@ class ProblemFile:
     """SHA-256 digest of the file."""
 
 
-class _Unusable(Exception):
+class UnusableLine(Exception):
     """A line is no problem; the message has the reason."""
 
 
@@ -96,7 +96,7 @@ def read_problems(path: Path, *, max_question_chars: int = MAX_QUESTION_CHARS) -
         text = line.removeprefix(_BYTE_ORDER_MARK) if number == 1 else line
         try:
             problem = _read(text, line_number=number, max_question_chars=max_question_chars)
-        except _Unusable as reason:
+        except UnusableLine as reason:
             bad_lines.append(BadLine(number, str(reason)))
             continue
         if (earlier := problems.setdefault(problem.id, problem)) is not problem:
@@ -119,45 +119,63 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 def _read(line: bytes, *, line_number: int, max_question_chars: int) -> KnownProblem:
     if len(line) > MAX_LINE_BYTES:
-        raise _Unusable(f"It is too long: it has {len(line)} bytes; the maximum is {MAX_LINE_BYTES}.")
+        raise UnusableLine(f"It is too long: it has {len(line)} bytes; the maximum is {MAX_LINE_BYTES}.")
     if not line.strip():
-        raise _Unusable(BLANK)
-    values = _object(line)
+        raise UnusableLine(BLANK)
+    values = read_object(line)
     question, reference = _question(values), _reference(values)
     if len(question) > max_question_chars:
-        raise _Unusable(f"The question is too long: {len(question)} characters; the maximum is {max_question_chars}.")
+        raise UnusableLine(
+            f"The question is too long: {len(question)} characters; the maximum is {max_question_chars}."
+        )
     if len(reference) > MAX_REFERENCE_CHARS:
-        raise _Unusable(f"The answer is too long: {len(reference)} characters; the maximum is {MAX_REFERENCE_CHARS}.")
+        raise UnusableLine(
+            f"The answer is too long: {len(reference)} characters; the maximum is {MAX_REFERENCE_CHARS}."
+        )
     given = _first(values, _IDS)
     name = f"line {line_number}" if given is None else _plain(given)
     if not name:
-        raise _Unusable("Its id is neither text nor a number.")
+        raise UnusableLine("Its id is neither text nor a number.")
     return KnownProblem(line=line_number, id=name, question=question, reference=reference)
 
 
-def _object(line: bytes) -> Mapping[str, Any]:
+def read_object(line: bytes) -> Mapping[str, Any]:
+    """Read a line.
+
+    Raises:
+        UnusableLine: The line is not a JSON object.
+    """
     try:
         values = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise _Unusable("It is not UTF-8.") from error
+        raise UnusableLine("It is not UTF-8.") from error
     except (ValueError, RecursionError) as error:
-        raise _Unusable("It is not JSON.") from error
+        raise UnusableLine("It is not JSON.") from error
     if not isinstance(values, dict):
-        raise _Unusable("It is not a JSON object.")
+        raise UnusableLine("It is not a JSON object.")
     return values
 
 
 def _question(values: Mapping[str, Any]) -> str:
     question = _first(values, _QUESTIONS)
     if not isinstance(question, str) or not question.strip():
-        raise _Unusable("It has no question (`question` or `problem`).")
+        raise UnusableLine("It has no question (`question` or `problem`).")
     return _storable(question)
 
 
 def _reference(values: Mapping[str, Any]) -> str:
-    reference = _plain(_first(values, _REFERENCES)).rpartition(_SOLUTION_END)[2].strip()
+    return read_reference(_first(values, _REFERENCES))
+
+
+def read_reference(value: object) -> str:
+    """Read the answer of a problem as text. One of GSM8K ends with `#### ` and the number; only that number counts.
+
+    Raises:
+        UnusableLine: It is neither text nor a number.
+    """
+    reference = _plain(value).rpartition(_SOLUTION_END)[2].strip()
     if not reference:
-        raise _Unusable("It has no answer (`reference` or `answer`, text or a number).")
+        raise UnusableLine("It has no answer (`reference` or `answer`, text or a number).")
     return _storable(reference)
 
 
@@ -178,5 +196,5 @@ def _plain(value: object) -> str:
 
 def _storable(text: str) -> str:
     if "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text):
-        raise _Unusable("It has a character that the database cannot store (NUL, or half of a surrogate pair).")
+        raise UnusableLine("It has a character that the database cannot store (NUL, or half of a surrogate pair).")
     return text

@@ -1,21 +1,21 @@
-"""Builds the source distribution and the wheel, and checks what they hold."""
+"""Builds the source distributions and the wheels of the service and its client, and checks what they hold."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from email.parser import HeaderParser
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zipfile import ZipFile
 
 from packaging.metadata import Metadata
 from uv import find_uv_bin
 
-from release.project import EXTRAS, PYPROJECT, ROOT, ReleaseRefused, tracked_files
+from release.project import CLIENT_FOLDER, CLIENT_PYPROJECT, PYPROJECT, ROOT, ReleaseRefused, tracked_files
 from shared.version import VERSION
 
 
@@ -24,26 +24,33 @@ class Artefacts(NamedTuple):
 
     source: Path
     wheel: Path
+    client_source: Path
+    client_wheel: Path
 
 
 def build(folder: Path) -> Artefacts:
-    """Build both artefacts from a copy of the tracked files.
+    """Build all artefacts from a copy of the tracked files.
 
-    The copy keeps old build folders and untracked files out. uv builds the wheel from the source distribution, which
+    The copy keeps old build folders and untracked files out. uv builds each wheel from its source distribution, which
     is thereby known to be complete.
     """
     copy = folder / "source"
     for name in tracked_files():
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, copy / name)
-    built = folder / "dist"
+    service = _build(copy, folder / "dist")
+    client = _build(copy / CLIENT_FOLDER.name, folder / "dist of the client")
+    return Artefacts(*service, *client)
+
+
+def _build(source: Path, built: Path) -> tuple[Path, Path]:
     done = subprocess.run(
-        [find_uv_bin(), "build", "--quiet", "--out-dir", built, copy], capture_output=True, text=True, check=False
+        [find_uv_bin(), "build", "--quiet", "--out-dir", built, source], capture_output=True, text=True, check=False
     )
     if done.returncode:
         raise ReleaseRefused(f"The build failed:\n{done.stdout}{done.stderr}")
-    [source], [wheel] = built.glob("*.tar.gz"), built.glob("*.whl")
-    return Artefacts(source, wheel)
+    [archive], [wheel] = built.glob("*.tar.gz"), built.glob("*.whl")
+    return archive, wheel
 
 
 def check_contents(artefacts: Artefacts) -> str:
@@ -52,15 +59,24 @@ def check_contents(artefacts: Artefacts) -> str:
     Raises:
         ReleaseRefused: A file is missing, does not belong there, or the metadata are wrong.
     """
-    with ZipFile(artefacts.wheel) as archive:
-        wheel = {name for name in archive.namelist() if ".dist-info/" not in name}
-        [name] = (each for each in archive.namelist() if each.endswith(".dist-info/METADATA"))
-        metadata = archive.read(name).decode()
-    with tarfile.open(artefacts.source) as tar:
+    in_client = f"{CLIENT_FOLDER.name}/"
+    tracked = tracked_files()
+    services = {name for name in tracked if name.partition("/")[0] in _packages()}
+    clients = {name.removeprefix(in_client) for name in tracked if name.startswith(f"{in_client}trim_client/")}
+    service = _check_one(artefacts.wheel, artefacts.source, services, PYPROJECT)
+    client = _check_one(artefacts.client_wheel, artefacts.client_source, clients, CLIENT_PYPROJECT)
+    return f"{service}; of the client, {client}"
+
+
+def _check_one(built: Path, archive: Path, expected: AbstractSet[str], pyproject: Mapping[str, Any]) -> str:
+    with ZipFile(built) as opened:
+        wheel = {name for name in opened.namelist() if ".dist-info/" not in name}
+        [name] = (each for each in opened.namelist() if each.endswith(".dist-info/METADATA"))
+        metadata = opened.read(name).decode()
+    with tarfile.open(archive) as tar:
         source = {member.name.partition("/")[2] for member in tar.getmembers() if member.isfile()}
-    expected = {name for name in tracked_files() if name.partition("/")[0] in _packages()}
-    if faults := [*file_faults(wheel, source, expected), *metadata_faults(metadata)]:
-        raise ReleaseRefused("\n".join(faults))
+    if faults := [*file_faults(wheel, source, expected), *metadata_faults(metadata, pyproject)]:
+        raise ReleaseRefused("\n".join(f"{built.name}: {fault}" for fault in faults))
     return f"{len(wheel)} files in the wheel, {len(source)} in the source distribution"
 
 
@@ -71,13 +87,14 @@ def file_faults(wheel: AbstractSet[str], source: AbstractSet[str], expected: Abs
     yield from (f"The source distribution lacks {name}." for name in sorted(expected - source))
 
 
-def metadata_faults(text: str) -> Iterator[str]:
-    """Describe what is wrong with the metadata of a wheel, by the rules of PyPI and by pyproject.toml."""
+def metadata_faults(text: str, pyproject: Mapping[str, Any] = PYPROJECT) -> Iterator[str]:
+    """Describe what is wrong with the metadata of a wheel, by the rules of PyPI and by its pyproject.toml."""
+    project = pyproject["project"]
     metadata = Metadata.from_email(text, validate=True)
     stated = (
         ("version", str(metadata.version), VERSION),
-        ("licence", metadata.license_expression, PYPROJECT["project"]["license"]),
-        ("extras", sorted(metadata.provides_extra or ()), sorted(EXTRAS)),
+        ("licence", metadata.license_expression, project["license"]),
+        ("extras", sorted(metadata.provides_extra or ()), sorted(project.get("optional-dependencies", {}))),
         ("format of the description", metadata.description_content_type, "text/markdown"),
     )
     yield from (f"Metadata: {what} is {found}, not {right}." for what, found, right in stated if found != right)

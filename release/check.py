@@ -58,7 +58,7 @@ def _try_out(artefacts: Artefacts, folder: Path, python: str) -> None:
     print(f"Installed with each extra, for {python}:", flush=True)
     folder.mkdir()
     faults = []
-    for result in run_trials(artefacts.wheel, folder, python=python):
+    for result in run_trials(artefacts, folder, python=python):
         print(f"  {'FAILED' if result.fault else 'passed'}  {result.extras:<24}{result.seconds:6.1f} s", flush=True)
         if result.fault:
             faults.append(f"[{result.extras}] {result.fault}")

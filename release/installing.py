@@ -1,4 +1,4 @@
-"""Installs the wheel with each extra into a clean environment, and runs the programs of that extra."""
+"""Installs the wheel with each extra into a clean environment, and runs its programs; then the client alone."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 from uv import find_uv_bin
 
+from release.building import Artefacts
 from release.locks import DEVELOPMENT
-from release.project import EXTRAS, NAME, REQUIREMENTS, ReleaseRefused, included_extras
-from shared.version import PRODUCT
+from release.project import CLIENT, EXTRAS, NAME, REQUIREMENTS, ReleaseRefused, included_extras
+from shared.version import PRODUCT, VERSION
 
 COMMAND_TIMEOUT_S = 600
 """Time limit of one command; the sample takes a minute on a busy machine."""
@@ -77,6 +78,25 @@ TRIALS = (
 )
 
 
+USE_CLIENT = f"""
+from importlib.util import find_spec
+
+import trim_client
+
+assert trim_client.VERSION == {VERSION!r}
+assert not [name for name in ("shared", "services", "cli", "rich", "typer", "numpy") if find_spec(name)]
+with trim_client.Client("http://127.0.0.1:9", max_retries=0) as client:
+    try:
+        client.health.live()
+    except trim_client.Unreachable:
+        pass
+"""
+"""Program that needs the client and its two libraries alone, in an environment that has nothing else."""
+
+CLIENT_ALONE = Trial(CLIENT, [["python", "-c", USE_CLIENT]])
+"""The client in an environment without the service."""
+
+
 class Result(NamedTuple):
     """How a trial ended."""
 
@@ -93,19 +113,20 @@ def trials() -> Iterator[Trial]:
     yield from (Trial(extra) for extra in EXTRAS if extra not in covered and extra not in NOT_INSTALLED)
 
 
-def run_trials(wheel: Path, folder: Path, *, python: str) -> Iterator[Result]:
+def run_trials(artefacts: Artefacts, folder: Path, *, python: str) -> Iterator[Result]:
     """Run all trials with one Python, two at a time on two cores, and yield their results in their order."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(lambda trial: _run_trial(trial, wheel, folder, python=python), trials())
+        every = (*trials(), CLIENT_ALONE)
+        yield from pool.map(lambda trial: _run_trial(trial, artefacts, folder, python=python), every)
 
 
-def _run_trial(trial: Trial, wheel: Path, folder: Path, *, python: str) -> Result:
+def _run_trial(trial: Trial, artefacts: Artefacts, folder: Path, *, python: str) -> Result:
     started = time.monotonic()
     place = folder / trial.extras.replace(",", " and ")  # With spaces, which a path may have.
     place.mkdir()
     fault = ""
     try:
-        _install(trial, wheel, place, python=python)
+        _install(trial, artefacts, place, python=python)
         for command in trial.commands:
             _check(command, _run([str(place / "bin" / command[0]), *command[1:]], place / "run", trial.settings))
     except ReleaseRefused as refusal:
@@ -113,8 +134,8 @@ def _run_trial(trial: Trial, wheel: Path, folder: Path, *, python: str) -> Resul
     return Result(trial.extras, time.monotonic() - started, fault)
 
 
-def _install(trial: Trial, wheel: Path, place: Path, *, python: str) -> None:
-    """Install the wheel with the versions that the lock files pin."""
+def _install(trial: Trial, artefacts: Artefacts, place: Path, *, python: str) -> None:
+    """Install the wheels that a trial needs, with the versions that the lock files pin."""
     uv = find_uv_bin()
     excluded = place / "excluded.txt"
     excluded.write_text(trial.without, encoding="utf-8")
@@ -122,8 +143,19 @@ def _install(trial: Trial, wheel: Path, place: Path, *, python: str) -> None:
     (place / "run").mkdir()
     _run([uv, "venv", "--quiet", "--allow-existing", "--no-python-downloads", "--python", python, str(place)], place)
     target = ["--quiet", "--python", str(place / "bin" / "python")]
-    wanted = f"{NAME}[{trial.extras}] @ {wheel.as_uri()}"
-    _run([uv, "pip", "install", *target, *constraints, wanted], place)
+    _run([uv, "pip", "install", *target, *constraints, *_wheels(trial, artefacts)], place)
+
+
+def _wheels(trial: Trial, artefacts: Artefacts) -> Iterator[str]:
+    """Name what to install: the client is not taken from an index, where another release of it may be."""
+    client = f"{CLIENT} @ {artefacts.client_wheel.as_uri()}"
+    if trial is CLIENT_ALONE:
+        yield client
+        return
+    yield f"{NAME}[{trial.extras}] @ {artefacts.wheel.as_uri()}"
+    included = [each for extra in trial.extras.split(",") for each in included_extras(extra)]
+    if any(requirement.startswith(CLIENT) for extra in included for requirement in EXTRAS[extra]):
+        yield client
 
 
 def _run(command: Sequence[str], place: Path, settings: Mapping[str, str] | None = None) -> str:

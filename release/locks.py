@@ -8,7 +8,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from release.project import NAME, REQUIREMENTS
+from release.project import CLIENT, NAME, REQUIREMENTS
 
 DEVELOPMENT = "dev"
 """The one lock file whose libraries do not run in the service."""
@@ -35,7 +35,8 @@ def lock_files() -> list[Path]:
 
 def read_lock(path: Path) -> list[Pin]:
     """Read the entries of a lock file. A library has several where platforms differ."""
-    entries = re.split(r"\n(?=[a-zA-Z0-9])", path.read_text(encoding="utf-8"))
+    # What follows a blank line names the packages that a lock leaves out.
+    entries = re.split(r"\n(?=[a-zA-Z0-9])", path.read_text(encoding="utf-8").partition("\n\n")[0])
     return [_pin(entry) for entry in entries if not entry.startswith("#")]
 
 
@@ -54,6 +55,8 @@ def _pin(entry: str) -> Pin:
     comment = entry.partition("# via")[2]
     # "-c" names a constraint file. The project is listed with its file in parentheses.
     required_by = {name.strip() for name in re.sub(r"\(.*?\)|-c \S+", "", comment).replace("#", "").splitlines()}
+    if CLIENT in required_by:  # It is this project's, too, and no lock holds it.
+        required_by = required_by - {CLIENT} | {NAME}
     return Pin(
         name=requirement.name,
         version=version.version,

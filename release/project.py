@@ -15,6 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent
 REQUIREMENTS = ROOT / "requirements"
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 NAME: str = PYPROJECT["project"]["name"]
+CLIENT_FOLDER = ROOT / "client"
+CLIENT_PYPROJECT: dict[str, Any] = tomllib.loads((CLIENT_FOLDER / "pyproject.toml").read_text(encoding="utf-8"))
+CLIENT: str = CLIENT_PYPROJECT["project"]["name"]
+"""Name of the Python client, which is built and published beside the service."""
 EXTRAS: dict[str, list[str]] = PYPROJECT["project"]["optional-dependencies"]
 
 

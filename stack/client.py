@@ -1,38 +1,22 @@
-"""A client for the REST API."""
+"""Reads the REST API as plain JSON, through the Python client; errors are those of this project."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
 
-import httpx2
-
+import trim_client
 from shared.errors import PermanentError, RetryableError, TrimError
-from shared.proxies import explaining_proxies
-from shared.this_machine import is_this_machine
+from shared.proxies import UnusableProxy
 
 READY_TIMEOUT_S = 600.0
 """Seconds until `wait_until_ready` gives up; large models take minutes to load."""
 
 REPORT_AFTER_S = 5.0
 """Seconds after which `wait_until_ready` reports what it waits for."""
-
-PAGE = 200
-"""Number of problems in one request: the API's maximum."""
-
-
-_PASSING = frozenset(
-    {
-        httpx2.codes.TOO_MANY_REQUESTS,
-        httpx2.codes.BAD_GATEWAY,
-        httpx2.codes.SERVICE_UNAVAILABLE,
-        httpx2.codes.GATEWAY_TIMEOUT,
-    }
-)
-"""Statuses of refusals that may pass; those but 503 come from gateways."""
 
 
 class NotReady(RetryableError):
@@ -73,7 +57,7 @@ class NoVersion(PermanentError):
 
 
 class Api:
-    """Client for the REST API at an address."""
+    """The REST API at an address. Requests are not repeated: callers have their own patience."""
 
     def __init__(self, address: str, *, is_here: bool = False, key: str | None = None) -> None:
         """Take the address, such as `http://127.0.0.1:8080`.
@@ -81,18 +65,19 @@ class Api:
         Args:
             address: URL of the service; its path precedes the API's, as behind a proxy that serves it under a path.
             is_here: Whether the service certainly runs on this machine, whatever its host name.
-            key: Key of the API; `None` for a service that needs none.
+            key: Key of the API; `None` for a service that needs none, also if the environment has one.
 
         Raises:
             ValueError: It is not an address of HTTP.
             UnusableProxy: A proxy of the environment cannot be used.
         """
-        host = _host_of(address)
         self.address = address
-        headers = None if key is None else {"Authorization": f"Bearer {key}"}
-        trust_env = not (is_here or is_this_machine(host))
-        with explaining_proxies():
-            self._http = httpx2.Client(base_url=address, timeout=30.0, trust_env=trust_env, headers=headers)
+        try:
+            self._client = trim_client.Client(
+                address, api_key=key or "", max_retries=0, trust_env=False if is_here else None
+            )
+        except trim_client.UnusableProxy as error:
+            raise UnusableProxy from error.__cause__
 
     def __enter__(self) -> Self:
         """Return the client."""
@@ -102,7 +87,7 @@ class Api:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the connections."""
-        self._http.close()
+        self._client.close()
 
     def wait_until_ready(
         self,
@@ -139,10 +124,9 @@ class Api:
     def readiness(self) -> dict[str, Any] | None:
         """Read which parts of the service are up; `None` while the API does not answer."""
         try:
-            answer: dict[str, Any] = self._http.get("/health/ready").json()
-        except (httpx2.TransportError, ValueError):
+            return self._client.health.ready().model_dump(mode="json")
+        except trim_client.TrimClientError:
             return None
-        return answer
 
     def submit(
         self, problems: Sequence[Mapping[str, Any]], defaults: Mapping[str, Any], *, key: str | None = None
@@ -179,15 +163,8 @@ class Api:
             ApiRefused: The API refused a request.
             Unreachable: No service answers.
         """
-        cursor: dict[str, str] = {}
-        while count is None or count > 0:
-            limit = PAGE if count is None else min(count, PAGE)
-            page = self.get(path, {**cursor, "limit": str(limit)})
-            yield from page["items"]
-            if page["next_cursor"] is None:
-                return
-            count = None if count is None else count - len(page["items"])
-            cursor = {"cursor": page["next_cursor"]}
+        with _translating(f"GET {path}"):
+            yield from self._client.items(path, limit=count)
 
     def cancel(self, problem_id: str) -> None:
         """Cancel a problem."""
@@ -222,50 +199,21 @@ class Api:
         query: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Any:
-        try:
-            response = self._http.request(method, path, json=body, params=query, headers=headers)
-        except httpx2.TransportError as error:
-            raise Unreachable(
-                f"No service answers at {self.address} ({type(error).__name__}); start one with `make serve`, or name"
-                " its address with --server."
-            ) from error
-        if response.is_error:
-            code, detail = _code_and_detail(response)
-            raise ApiRefused(
-                f"{method} {path} was refused with {response.status_code}: {detail}",
-                reason=code,
-                may_pass=response.status_code in _PASSING,
-            )
-        try:
-            return response.raise_for_status().json()
-        except (httpx2.HTTPStatusError, ValueError) as error:
-            raise NotTheService(
-                f"{self.address} does not answer as this service (status {response.status_code}); check --server."
-            ) from error
+        with _translating(f"{method} {path}"):
+            return self._client.request(method, path, body=body, query=query, headers=headers)
 
 
-def _host_of(address: str) -> str:
-    """Return the host of an address.
-
-    Raises:
-        ValueError: It is not an address of HTTP.
-    """
+@contextmanager
+def _translating(request: str) -> Iterator[None]:
+    """Turn errors of the client into those of this project, with the next thing to try."""
     try:
-        httpx2.URL(address)
-        parts = urlsplit(address)
-        is_address = parts.scheme in {"http", "https"} and parts.port != 0
-    except (ValueError, httpx2.InvalidURL):
-        is_address = False
-    if not is_address or not parts.hostname:
-        raise ValueError(f"{address!r} is not an address such as http://127.0.0.1:8080")
-    return parts.hostname
-
-
-def _code_and_detail(response: httpx2.Response) -> tuple[str, str]:
-    """Return code and detail of problem details, or no code and the text of a response that is none."""
-    try:
-        body = response.json()
-    except ValueError:
-        body = None
-    problem = body if isinstance(body, dict) else {}
-    return str(problem.get("code", "")), str(problem.get("detail", response.text[:500]))
+        yield
+    except trim_client.Unreachable as error:
+        sentence = str(error).removesuffix(".")
+        raise Unreachable(f"{sentence}; start one with `make serve`, or name its address with --server.") from error
+    except trim_client.NotTheService as error:
+        raise NotTheService(f"{str(error).removesuffix('.')}; check --server.") from error
+    except trim_client.Refused as error:
+        raise ApiRefused(
+            f"{request} was refused with {error.status}: {error.detail}", reason=error.code, may_pass=error.may_pass
+        ) from error

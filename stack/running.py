@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
@@ -27,9 +29,17 @@ from stack.policies import register_bundled
 from stack.postgres import EmbeddedPostgres, forget_other_servers
 from stack.roles import ROLES, Roles, node_name
 from stack.state import LOGS, STATE, state_folder
+from trim_client.addresses import DEFAULT_SERVER
 
 EXPLAIN_AFTER_S = 10.0
 """Seconds after which `serve` shows what a role that is still down logs; models take seconds to load."""
+
+
+DEMONSTRATION_QUESTION = (
+    "Amy has 46 beads. 1) Amy finds 45 more beads. 2) Amy loses 49 beads. 3) Amy finds 34 more beads."
+    " How many beads does Amy have now?"
+)
+"""Question of a kind that the bundled models solve; the small one is mostly wrong at one step."""
 
 
 class PortTaken(RetryableError):
@@ -154,11 +164,22 @@ def _why_down(name: str, readiness: Mapping[str, Any], roles: Roles) -> str:
     return f"it reports: {reported[0]}" if reported else f"its log: {roles.last_line(name)}"
 
 
+def first_command(address: str, *, is_demonstration: bool) -> str:
+    """Return the command that a newcomer runs next, as the shell in this folder takes it."""
+    program = Path(sys.executable).with_name("trim")
+    if program.is_relative_to(Path.cwd()):
+        program = program.relative_to(Path.cwd())
+    server = "" if address == DEFAULT_SERVER else f" --server {shlex.quote(address)}"
+    question = DEMONSTRATION_QUESTION if is_demonstration else "your question"
+    return f'{shlex.quote(str(program))} solve "{question}"{server}'
+
+
 def serve(api: Api, roles: Roles, tell: Callable[[str], object]) -> None:
     """Serve until Ctrl-C; restart roles that end, and tell which are not up: problems may not need them."""
     tell(f"Serving:  {api.address} (try {api.address}/v1/policies , logs are in {LOGS} , Ctrl-C stops)")
     down: list[str] | None = None
     explain_at = math.inf
+    has_shown_command = False
     while True:
         for sentence in roles.mend():
             tell(sentence)
@@ -169,6 +190,9 @@ def serve(api: Api, roles: Roles, tell: Callable[[str], object]) -> None:
             explain_at = time.monotonic() + EXPLAIN_AFTER_S
             waiting = f"{', '.join(down)} not up yet; problems that need them wait, fitted policies may be refused"
             tell(f"Waiting:  {waiting}" if down else "Ready:    every role is up")
+            if not down and not has_shown_command:
+                tell(f"Try:      {first_command(api.address, is_demonstration=readiness.get('note') is not None)}")
+                has_shown_command = True
         if down and time.monotonic() > explain_at:
             explain_at = math.inf
             for name in set(down) & set(ROLES):

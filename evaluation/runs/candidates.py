@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from pydantic import ValidationError
@@ -14,9 +12,7 @@ from services.api.schemas.submissions import PolicyChoice
 from shared.domain.options import Wrappers
 from shared.policies.registry import BadParameters, build_routing
 from shared.policies.wrapping import Routing
-
-_FORM: Final = re.compile(r"(?P<name>[a-z0-9-]+)(@(?P<version>[1-9][0-9]{0,9}))?(:(?P<options>.+))?")
-_WRAPPERS: Final = frozenset(each.name for each in fields(Wrappers))
+from trim_client import BadPolicyText, parse_policy
 
 SMALL_ONLY: Final = "small-only"
 LARGE_ONLY: Final = "large-only"
@@ -42,15 +38,16 @@ class Candidate:
             BadParameters: The text has another form, or a parameter or wrapper is wrong.
         """
         label = text.strip()
-        if (found := _FORM.fullmatch(label)) is None:
-            raise BadParameters(f"{label[:80]!r} is no policy such as `threshold:threshold=0.5` or `pomdp@3`.")
-        options = _options(found["options"] or "", label=label)
+        try:
+            choice = parse_policy(label)
+        except BadPolicyText as error:
+            raise BadParameters(str(error)) from error
         made = cls(
             label=label,
-            name=found["name"],
-            version=int(found["version"]) if found["version"] else None,
-            parameters={name: value for name, value in options.items() if name not in _WRAPPERS},
-            wrappers={name: value for name, value in options.items() if name in _WRAPPERS},
+            name=choice["name"],
+            version=choice.get("version"),
+            parameters=choice["parameters"],
+            wrappers=choice.get("wrappers", {}),
         )
         made.routing  # noqa: B018 - it checks
         return made
@@ -94,16 +91,3 @@ class Candidate:
         if version is not None:
             chosen["version"] = version
         return chosen
-
-
-def _options(text: str, *, label: str) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    for part in filter(None, text.split(",")):
-        name, equals, value = (each.strip() for each in part.partition("="))
-        if not (name and equals and value) or name in options:
-            raise BadParameters(f"{label[:80]!r}: write each parameter once, as `name=value`, separated by commas.")
-        try:
-            options[name] = json.loads(value)
-        except ValueError:
-            options[name] = value
-    return options

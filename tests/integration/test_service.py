@@ -61,7 +61,7 @@ def solve(deployment: Deployment, question: str, **choices: object) -> dict[str,
 def test_the_problems_of_a_batch_are_read_page_by_page_in_the_order_of_their_submission(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch, page: int
 ) -> None:
-    monkeypatch.setattr("stack.client.PAGE", page)
+    monkeypatch.setattr("trim_client.connection.PAGE", page)
     batch = deployment.api.submit([{"question": f"What is problem {index}?"} for index in range(6)], {})
     read = list(deployment.api.batch_problems(batch))
     assert [problem["question"] for problem in read] == [f"What is problem {index}?" for index in range(6)]

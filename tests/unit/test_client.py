@@ -1,4 +1,4 @@
-"""The stack's client for the REST API."""
+"""The REST API as plain JSON: what it adds to the Python client."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class Answer(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         status = int(self.path.split("/")[2]) if self.path.startswith("/status/") else None
-        body = json.dumps({"id": self.path}).encode() if status is None else b"<html>A page</html>"
+        found = {"key": self.headers.get("authorization")} if self.path == "/key" else {"id": self.path}
+        body = json.dumps(found).encode() if status is None else b"<html>A page</html>"
         self.send_response(status or 200)
         if status == 302:
             self.send_header("location", "/login")
@@ -40,17 +41,6 @@ def address() -> Iterator[str]:
         thread.join()
 
 
-@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "ALL_PROXY"])
-def test_requests_to_the_local_api_ignore_a_proxy_of_the_environment(
-    address: str, variable: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("no_proxy", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv(variable, "http://127.0.0.1:9")
-    with Api(address) as api:
-        assert api.batch("1") == {"id": "/v1/batches/1"}
-
-
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "socks9://127.0.0.1:9", "http://x:port"])
 def test_a_proxy_that_cannot_be_used_is_one_sentence_and_does_not_matter_on_this_machine(
     address: str, proxy: str, monkeypatch: pytest.MonkeyPatch
@@ -58,14 +48,16 @@ def test_a_proxy_that_cannot_be_used_is_one_sentence_and_does_not_matter_on_this
     monkeypatch.setenv("ALL_PROXY", proxy)
     with pytest.raises(UnusableProxy, match=r"^A proxy of the environment cannot be used; change http_proxy"):
         Api("http://trim.example.com")
-    with Api(address) as api:
-        assert api.get("/v1/policies") == {"id": "/v1/policies"}
+    for is_here, given in ((False, address), (True, "http://trim.example.com")):
+        with Api(given, is_here=is_here) as api:
+            assert is_here or api.get("/v1/policies") == {"id": "/v1/policies"}
 
 
-def test_the_path_of_the_address_precedes_every_path_of_the_api(address: str) -> None:
-    for given in (f"{address}/trim", f"{address}/trim/"):
-        with Api(given) as api:
-            assert api.batch("1") == {"id": "/trim/v1/batches/1"}
+def test_only_a_key_that_is_given_is_sent(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRIM_API_KEY", "of another service")
+    for key in (None, "mine"):
+        with Api(address, key=key) as api:
+            assert api.get("/key")["key"] == (key and f"Bearer {key}")
 
 
 @pytest.mark.parametrize("status", [200, 302, 304])

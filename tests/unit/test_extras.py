@@ -12,7 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tests.unit.test_repository import IMAGES, ROOT, pins_of, requirements_of
+from tests.unit.test_repository import CLIENT, IMAGES, PROJECT, ROOT, pins_of, requirements_of
 
 WITHOUT = """
 import importlib, runpy, sys
@@ -56,7 +56,8 @@ def installed_by(extras: str) -> set[str]:
 
 def importable_without(extras: str) -> Iterator[str]:
     """Name the modules of this environment that extras do not install."""
-    installed = {"trim-service", *installed_by(extras)}
+    named = {each.partition("=")[0] for extra in extras.split(",") for each in PROJECT["optional-dependencies"][extra]}
+    installed = {PROJECT["name"], *installed_by(extras), *({CLIENT["name"]} & named)}
     for module, libraries in packages_distributions().items():
         if installed.isdisjoint(map(canonicalize_name, libraries)):
             yield module

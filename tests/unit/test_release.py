@@ -12,11 +12,11 @@ from cyclonedx.schema import OutputFormat
 from cyclonedx.validation.json import JsonStrictValidator
 
 from release import installing, licences
-from release.building import file_faults, metadata_faults
+from release.building import Artefacts, file_faults, metadata_faults
 from release.installing import NOT_INSTALLED, Trial, run_trials, trials
 from release.licences import Row, check_licences, current, licence_faults, read_page
 from release.locks import Pin, lock_files, locked_names, read_lock
-from release.project import EXTRAS, NAME, ROOT, ReleaseRefused, included_extras
+from release.project import CLIENT, EXTRAS, NAME, ROOT, ReleaseRefused, included_extras
 from release.sbom import SCHEMA, bill
 from shared.version import VERSION
 
@@ -40,7 +40,10 @@ numpy==2.4.6 ; python_full_version < '3.12' \\
     #   onnxruntime
 onnxruntime==1.32.0 \\
     --hash=sha256:{"c" * 64}
-    # via {NAME} (pyproject.toml)
+    # via {CLIENT}
+
+# The following packages were excluded from the output:
+# {CLIENT}
 """
 
 
@@ -136,6 +139,16 @@ def test_metadata_are_those_of_the_project() -> None:
 # Installation
 
 
+def test_the_client_is_installed_from_its_wheel_where_an_extra_needs_it() -> None:
+    made = Artefacts(*(Path(f"/dist/{name}") for name in ("a.tar.gz", "a.whl", "c.tar.gz", "c.whl")))
+    client = f"{CLIENT} @ file:///dist/c.whl"
+    wheels = {each.extras: list(installing._wheels(each, made)) for each in (*trials(), installing.CLIENT_ALONE)}
+    assert wheels["cli"] == [f"{NAME}[cli] @ file:///dist/a.whl", client]
+    assert client in wheels["stack"]
+    assert wheels["api"] == [f"{NAME}[api] @ file:///dist/a.whl"]
+    assert wheels[CLIENT] == [client]
+
+
 def test_every_extra_is_tried_or_has_a_reason_why_not() -> None:
     tried = {each for trial in trials() for extra in trial.extras.split(",") for each in included_extras(extra)}
     assert tried | set(NOT_INSTALLED) == set(EXTRAS)
@@ -157,9 +170,11 @@ def test_an_extra_that_no_trial_names_gets_a_trial(monkeypatch: pytest.MonkeyPat
 def test_a_trial_that_fails_shows_the_output_and_no_variable_of_the_checkout_reaches_it(
     code: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(installing, "_install", lambda trial, wheel, place, python: (place / "run").mkdir())
+    monkeypatch.setattr(installing, "_install", lambda trial, artefacts, place, python: (place / "run").mkdir())
     monkeypatch.setattr(installing, "TRIALS", [Trial("dev", [[sys.executable, "-c", code]])])
     monkeypatch.setenv("TRIM_WINDOW", "1")
     monkeypatch.setenv("PYTHONPATH", "somewhere")
-    [fault] = [each.fault for each in run_trials(Path("no.whl"), tmp_path, python="") if each.extras == "dev"]
+    monkeypatch.setattr(installing, "CLIENT_ALONE", Trial("trim-client"))
+    none = Artefacts(*[Path("no.whl")] * 4)
+    [fault] = [each.fault for each in run_trials(none, tmp_path, python="") if each.extras == "dev"]
     assert fault.removeprefix(f"{sys.executable} -c {code}").strip() == shown

@@ -19,6 +19,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+CLIENT = tomllib.loads((ROOT / "client" / "pyproject.toml").read_text())["project"]
+"""The client, which is built from this repository, so that no lock holds it."""
 MAKEFILE = (ROOT / "Makefile").read_text()
 LOCKS = {path.stem: path for path in (ROOT / "requirements").glob("*.lock")}
 IMAGES = {image: extras.split() for image, extras in re.findall(r"^EXTRAS_([a-z-]+) := (.+)$", MAKEFILE, re.MULTILINE)}
@@ -38,12 +40,14 @@ PIN = re.compile(r"[a-z0-9-]+==[0-9][^;\s]*( ; [^\n]+)? \\(\n    --hash=sha256:[
 
 
 def requirements_of(extra: str) -> Iterator[Requirement]:
-    """List what an extra installs, with the extras of this project that it includes."""
+    """List the libraries that an extra installs, with those of its other extras and of the client that it includes."""
     for text in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"][extra]]:
         requirement = Requirement(text)
         if requirement.name == PROJECT["name"]:
             for included in requirement.extras:
                 yield from requirements_of(included)
+        elif requirement.name == CLIENT["name"]:
+            yield from map(Requirement, CLIENT["dependencies"])
         else:
             yield requirement
 
@@ -51,7 +55,8 @@ def requirements_of(extra: str) -> Iterator[Requirement]:
 def pins_of(lock: str) -> Mapping[str, Sequence[str]]:
     """Read the entries of a lock file, each with its hashes; a library has several where platforms differ."""
     pins = defaultdict(list)
-    for entry in re.split(r"\n(?=[a-zA-Z0-9])", LOCKS[lock].read_text()):
+    # What follows a blank line names the packages that a lock leaves out.
+    for entry in re.split(r"\n(?=[a-zA-Z0-9])", LOCKS[lock].read_text().partition("\n\n")[0]):
         if not entry.startswith("#"):
             pins[canonicalize_name(entry.partition("==")[0])].append(entry)
     return pins
@@ -109,9 +114,9 @@ def test_every_image_has_a_lock_and_every_lock_is_one_of_an_image_or_an_environm
     assert {*LOCKS} == {"stack", "dev", *IMAGES}
 
 
-def test_no_lock_chooses_a_build_of_torch() -> None:
+def test_no_lock_chooses_a_build_of_torch_or_a_release_of_the_client() -> None:
     for lock in LOCKS:
-        assert not {"torch", "vllm"} & set(pins_of(lock))
+        assert not {"torch", "vllm", CLIENT["name"]} & set(pins_of(lock))
 
 
 # Make targets
@@ -146,7 +151,7 @@ def test_every_make_target_is_explained_and_at_most_three_lines_long() -> None:
 
 def sources() -> Iterator[tuple[str, str]]:
     """Read the modules whose size is limited."""
-    for folder in ("services", "shared"):
+    for folder in ("client", "services", "shared"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             yield path.relative_to(ROOT).as_posix(), path.read_text()
 

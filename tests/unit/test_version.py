@@ -22,10 +22,12 @@ from stack.roles import ROLES
 
 ROOT = Path(__file__).resolve().parents[2]
 
-IMAGE_TAGS = {
+STATED = {
     "compose.yaml": r"image: trim-[a-z-]+:\$\{VERSION:-(.+)\}",
     "docker/Dockerfile": r"^ARG VERSION=(.+)",
     "deploy/components/release/kustomization.yaml": r"newTag: ([^}]+)\}",
+    "client/trim_client/version.py": r'^VERSION = "(.+)"',
+    "pyproject.toml": r'"trim-client==([^"]+)"',
 }
 """Where files that cannot read the version name it, as patterns."""
 
@@ -68,9 +70,9 @@ def test_the_description_of_the_api_has_the_version() -> None:
     assert description["info"]["version"] == VERSION
 
 
-@pytest.mark.parametrize("file", IMAGE_TAGS)
-def test_images_have_the_version_as_their_tag(file: str) -> None:
-    assert set(re.findall(IMAGE_TAGS[file], (ROOT / file).read_text(), re.MULTILINE)) == {VERSION}
+@pytest.mark.parametrize("file", STATED)
+def test_images_have_the_version_as_their_tag_and_the_client_as_its_own(file: str) -> None:
+    assert set(re.findall(STATED[file], (ROOT / file).read_text(), re.MULTILINE)) == {VERSION}
 
 
 def test_an_image_has_the_metadata_that_an_installation_would_have(tmp_path: Path) -> None:

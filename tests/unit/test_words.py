@@ -14,6 +14,7 @@ FOLDERS = (
     "bench",
     "chaos",
     "cli",
+    "client",
     "deploy",
     "docs",
     "evaluation",

@@ -27,7 +27,8 @@ BODIES: dict[str, Any] = {
     "POST /v1/chat/completions": {"model": "trim", "messages": [{"role": "user", "content": "What?"}]},
 }
 UNKNOWN = {
-    **dict.fromkeys(("problem_id", "batch_id", "key_id", "tenant_id"), UUID(int=1)), "name": "pomdp", "version": 1, "model": "trim",
+    **dict.fromkeys(("problem_id", "batch_id", "key_id", "tenant_id"), UUID(int=1)), "name": "pomdp",
+    "version": 1, "model": "trim",
 }  # fmt: skip
 
 WAITING = ("POST /v1/chat/completions",)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import re
 
 import pytest
 from rich.console import Console
 
-from cli import progress
+from cli import output, progress
 from cli.estimates import lacks_interval, number, p_value, percent, seconds
+from cli.output import print_table
 
 
 def test_estimates_have_their_interval_where_there_is_one() -> None:
@@ -84,3 +87,19 @@ def test_progress_on_a_terminal_is_a_bar_for_each_part(monkeypatch: pytest.Monke
         show("decisions computed")(7, 0)
     for shown in ("[b]solving", "100/100", "decisions computed", "7/?"):
         assert shown in written.getvalue()
+
+
+def test_a_table_leaves_out_columns_that_a_narrow_terminal_has_no_room_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [("0193ad2e", "12", "a \x1b[31mlong\x9b answer", "42")]
+    for width, shown in (("60", ["id", "steps", "answer", "verdict"]), ("45", ["id", "answer", "verdict"])):
+        monkeypatch.setenv("COLUMNS", width)
+        monkeypatch.setattr(output, "Console", functools.partial(Console, force_terminal=True, no_color=True))
+        print_table(("id", "steps", "answer", "verdict"), rows, less=("steps", "verdict"))
+        heading, row = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out).splitlines()
+        assert heading.split() == shown
+        assert "\\x1b[31mlong\\x9b answer" in row
+    monkeypatch.undo()
+    print_table(("id", "steps", "answer", "verdict"), rows, less=("steps", "verdict"))
+    assert capsys.readouterr().out.split()[:4] == ["id", "steps", "answer", "verdict"]

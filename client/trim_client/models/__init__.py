@@ -1,0 +1,1 @@
+"""What the service returns, as values. Fields and values that a later service adds break nothing."""
