@@ -9,6 +9,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, text
 
 from shared.store.access_tables import KeyRow
+from shared.store.change_feed import ChangeRow
 from shared.store.compatibility import REVISION, read_schema
 from shared.store.policy_tables import PolicyVersionRow
 from shared.store.process_table import Process
@@ -17,7 +18,7 @@ from shared.store.views_and_triggers import OBJECTS
 
 _SCRATCH = "trim_wanted_objects"
 
-[_TABLES] = {KeyRow.metadata, PolicyVersionRow.metadata, Process.metadata, ShadowDecisionRow.metadata}
+[_TABLES] = {each.metadata for each in (ChangeRow, KeyRow, PolicyVersionRow, Process, ShadowDecisionRow)}
 """All tables: this module and `compatibility` import the modules of all others."""
 
 # The catalog prints both sides from what the server parsed, so spelling is no drift. Operators tune autovacuum, so its

@@ -26,7 +26,8 @@ GRANTS: Final[Mapping[str, Mapping[str, str]]] = {
             ("alembic_version", "schema_compatibility", "steps", "decisions", "shadow_decisions", "audit", "processes"),
             READ,
         ),
-        "batches": "SELECT, INSERT",
+        "batches": "SELECT, INSERT, UPDATE (cancel_requested_at)",
+        "changes": "SELECT, INSERT",
         # A client that leaves takes its key with it.
         "idempotency_keys": "SELECT, INSERT, UPDATE (request_digest, created_at), DELETE",
         # A submission, and the request to cancel it. Reasoning state has one writer.
@@ -48,6 +49,7 @@ GRANTS: Final[Mapping[str, Mapping[str, str]]] = {
         "shadow_decisions": "SELECT, INSERT",
         "inbox": "SELECT, INSERT, DELETE",
         # To lock the old ones takes the privilege to update them.
+        "changes": "SELECT, INSERT, UPDATE (changed_at), DELETE",
         "idempotency_keys": "SELECT, UPDATE (request_digest), DELETE",
         "processes": "SELECT, INSERT, UPDATE, DELETE",
     },

@@ -68,6 +68,7 @@ TRIALS = (
     # First, because it takes longest.
     Trial("stack", [["python", "-m", "stack", "--version"], ["python", "-m", "stack", "run"]]),
     Trial("api", _help("services.api")),
+    Trial("api,exports", [["python", "-c", "from services.api.exports.tables import ParquetTable; ParquetTable()"]]),
     Trial("orchestrator,migrations", _help("services.orchestrator", "migrations")),
     Trial("worker,embedded", WORKER),
     Trial("worker,openai", WORKER, SERVERS),

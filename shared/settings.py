@@ -130,7 +130,13 @@ class Settings(BaseSettings):
         description="Maximum size of a request body, in bytes; at least "
         f"{JSON_BYTES_PER_CHAR} * `TRIM_MAX_QUESTION_CHARS` + {OTHER_FIELDS_BYTES}, so that it holds one question.",
     )
-    max_batch_size: Count = Field(1_000, description="Maximum number of problems in one batch.")
+    max_batch_size: Count = Field(1_000, description="Maximum number of problems in a batch that is one JSON document.")
+    max_stream_lines: Count = Field(100_000, description="Maximum number of problems in a batch that is JSON Lines.")
+    max_stream_bytes: Count = Field(
+        134_217_728,
+        description="Maximum size of a body of JSON Lines, in bytes. Each line may have `TRIM_MAX_BODY_BYTES`. Until "
+        "the last one arrives, the api keeps the problems compressed in its folder for temporary files.",
+    )
     when_prm_away: Literal["wait", "escalate", "accept"] = Field(
         "wait",
         description="What problems do while no PRM worker is fit: `wait`; `escalate` steps without a draft; or "

@@ -19,7 +19,7 @@ from services.api.following import Following
 from services.api.lanes import limit_request_threads
 from services.api.leaving import Leaving
 from services.api.middleware import BodyDeadline, BodyLimit, Methods, RequestIds
-from services.api.native import batches, events, health, policies, problems
+from services.api.native import batch_problems, batches, changes, events, exports, health, policies, problems
 from services.api.openai import chat, models
 from services.api.openai.solving import Solving
 from services.api.waiting import Waiting
@@ -65,10 +65,13 @@ def create_app(settings: Settings, database: Database) -> FastAPI:
     app.state.solving = Solving(settings, database, app.state.waiting, Leaving(database))
     errors.install(app)
     app.add_middleware(BodyDeadline, timeout_s=settings.api_request_timeout_s)
-    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes, max_stream_bytes=settings.max_stream_bytes)
     app.add_middleware(RequestIds)
     app.add_middleware(RequestCounts)
-    for part in (problems, events, batches, policies, models, chat, keys, tenants, health):
+    # `exports` comes before the problem whose id would be `export`. A route of `batch_problems` has the path of one of
+    # `batches`, and takes a part of its requests.
+    native = (exports, problems, events, batch_problems, batches, changes, policies)
+    for part in (*native, models, chat, keys, tenants, health):
         app.include_router(part.router)
     # Not as the middleware above, which stand outside of the handlers of errors.
     app.router.middleware_stack = Methods(Access(app.router.middleware_stack, app.state.gate), app.routes)

@@ -55,6 +55,8 @@ _STATUS = {
     "key_ended": HTTPStatus.CONFLICT,
     "rate_limited": HTTPStatus.TOO_MANY_REQUESTS,
     "backlog_full": HTTPStatus.TOO_MANY_REQUESTS,
+    "cursor_expired": HTTPStatus.GONE,
+    "format_unavailable": HTTPStatus.NOT_IMPLEMENTED,
 }
 """HTTP status by the error's code. Other permanent errors are 422, other retryable ones 503."""
 
@@ -115,8 +117,20 @@ class InvalidSubmission(PermanentError):
 class WrongField(BaseModel):
     """A wrong field of a request."""
 
-    field: str = Field(description="Place of the field, such as `body.limits.max_steps`.")
+    field: str = Field(description="Place of the field, such as `body.limits.max_steps` or `line 3.question`.")
+    line: int | None = Field(None, description="Number of the line, from 1; null unless the body is JSON Lines.")
     message: str = Field(description="Explanation in one sentence.")
+
+
+class InvalidSubmissions(PermanentError):
+    """Problems of the request are wrong; the errors name their fields."""
+
+    code = "invalid_request"
+
+    def __init__(self, wrong: Sequence[WrongField], *, rejected: int, received: int) -> None:
+        sums = f"{rejected} of {received} problems are wrong, none was stored."
+        super().__init__(f"{wrong[0].field}: {wrong[0].message} In all, {sums}")
+        self.wrong = wrong[:MAX_LISTED]
 
 
 class ProblemDetails(BaseModel):
@@ -133,7 +147,11 @@ class ProblemDetails(BaseModel):
                     "code": "invalid_request",
                     "request_id": "6f0c1b0e5d0a4c0f9a7e0d6c2b1a3f4e",
                     "errors": [
-                        {"field": "body.limits.max_steps", "message": "Input should be less than or equal to 200."}
+                        {
+                            "field": "body.limits.max_steps",
+                            "line": None,
+                            "message": "Input should be less than or equal to 200.",
+                        }
                     ],
                 }
             ]
@@ -156,11 +174,13 @@ _REFUSALS = {
     404: "Nothing has this id or name.",
     408: "The body did not arrive in time.",
     409: "Another request has the idempotency key or the name, or the key has ended.",
+    410: "What the cursor leads to was deleted.",
     413: "The body is too large.",
     415: "The content type is not JSON in UTF-8, or the body is compressed.",
     422: "A parameter, a field of the body or a combination of them is wrong.",
     429: "The tenant has reached a limit; try again after `Retry-After` seconds.",
     500: "The service failed; its log has the details.",
+    501: "The service lacks the library for this.",
     503: "The service cannot answer now; try again after `Retry-After` seconds.",
 }
 """Statuses of errors, with what they mean."""
@@ -215,6 +235,8 @@ async def _on_trim_error(request: Request, error: TrimError) -> Response:
     default = HTTPStatus.SERVICE_UNAVAILABLE if isinstance(error, RetryableError) else HTTPStatus.UNPROCESSABLE_ENTITY
     status = _STATUS.get(error.code, default)
     wrong = [WrongField(field=error.field, message=error.message)] if isinstance(error, InvalidSubmission) else []
+    if isinstance(error, InvalidSubmissions):
+        wrong = [*error.wrong]
     headers = None
     if isinstance(error, RetryableError):
         headers = {"Retry-After": str(getattr(error, "retry_after_s", RETRY_AFTER_S))}
@@ -233,8 +255,13 @@ async def _on_openai_error(request: Request, error: openai.OpenAIError) -> Respo
 
 async def _on_invalid(request: Request, error: RequestValidationError) -> Response:
     all_errors = error.errors()
+    body = getattr(request.scope["route"], "body_field", None)
+    annotation = None if body is None else body.field_info.annotation
     wrong = [
-        WrongField(field=".".join(str(part) for part in each["loc"])[:MAX_FIELD_CHARS], message=_explain(request, each))
+        WrongField(
+            field=".".join(str(part) for part in each["loc"])[:MAX_FIELD_CHARS],
+            message=explain_field(each, each["loc"][1:], annotation),
+        )
         for each in all_errors[:MAX_LISTED]
     ]
     detail = f"{wrong[0].field}: {wrong[0].message}"
@@ -246,13 +273,20 @@ async def _on_invalid(request: Request, error: RequestValidationError) -> Respon
     return _respond(request, HTTPStatus.UNPROCESSABLE_ENTITY, code, detail, errors=wrong)
 
 
-def _explain(request: Request, error: Mapping[str, Any]) -> str:
-    """Explain what is wrong with one field in a sentence."""
+def explain_field(error: Mapping[str, Any], place: Sequence[str | int], annotation: object) -> str:
+    """Explain what is wrong with one field in a sentence.
+
+    Args:
+        error: Error of the validation.
+        place: Place of the field in the model.
+        annotation: Annotation that holds the model.
+    """
     message = error["msg"]
+    if error["type"] == "model_type":
+        message = "Input should be an object"
     if error["type"] == "extra_forbidden":
-        _, *place, name = error["loc"]
-        known = _fields_at(request.scope["route"].body_field.field_info.annotation, place)
-        message = f"There is no such field; {suggest(str(name), known)}"
+        *outer, name = place
+        message = f"There is no such field; {suggest(str(name), _fields_at(annotation, outer))}"
     return message[:MAX_MESSAGE_CHARS] if message.endswith((".", "?")) else f"{message[:MAX_MESSAGE_CHARS]}."
 
 
@@ -286,7 +320,7 @@ async def _on_http_error(request: Request, error: HTTPException) -> Response:
         ),
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE: (
             "body_too_large",
-            "The body exceeds the limit (TRIM_MAX_BODY_BYTES); send less in one request, or raise the limit.",
+            "The body exceeds TRIM_MAX_BODY_BYTES, or JSON Lines TRIM_MAX_STREAM_BYTES; send less, or raise the limit.",
         ),
     }.get(status, (status.name.lower(), str(error.detail)))
     return _respond(request, status, code, detail, headers=error.headers)

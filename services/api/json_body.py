@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final, Self
 
 from fastapi import Request
@@ -34,8 +35,8 @@ class Number(float):
 
 
 class _TooDeep(MalformedJson):
-    def __init__(self) -> None:
-        super().__init__(f"The body has more than {MAX_DEPTH} objects and lists inside each other; send fewer.")
+    def __init__(self, what: str) -> None:
+        super().__init__(f"The {what} has more than {MAX_DEPTH} objects and lists inside each other; send fewer.")
 
 
 class JsonRequest(Request):
@@ -54,40 +55,50 @@ class JsonRequest(Request):
             MalformedBody, MalformedJson: The body cannot be read.
         """
         if not hasattr(self, "_json"):
-            encoding, content_type = (
-                ",".join(self.headers.getlist(name)) for name in ("content-encoding", "content-type")
-            )
-            if encoding.strip().lower() not in ("", "identity"):
+            if is_compressed(self):
                 raise UnsupportedContentEncoding
-            if not _is_json(content_type):
+            if not _is_json(",".join(self.headers.getlist("content-type"))):
                 raise UnsupportedMediaType
             self._json = read_json(await self.body())
         return self._json
 
+    def replace_json(self, value: object) -> None:
+        """Have the framework read another value in place of the body."""
+        self._json = value
 
-def read_json(body: bytes) -> object:
-    """Read a body.
+
+def is_compressed(request: Request) -> bool:
+    """Tell whether the body of a request is compressed, as its header says."""
+    return ",".join(request.headers.getlist("content-encoding")).strip().lower() not in ("", "identity")
+
+
+def read_json(body: bytes, *, what: str = "body") -> object:
+    """Read one JSON object.
+
+    Args:
+        body: The object.
+        what: Name of it in error messages.
 
     Raises:
         MalformedBody: It is empty, or not in UTF-8.
         MalformedJson: It is not valid JSON, or beyond the limits of this service.
     """
     if not body.strip():
-        raise MalformedBody("The body is empty; send one JSON object.")
+        raise MalformedBody(f"The {what} is empty; send one JSON object.")
     try:
         value = json.loads(
-            _text(body),
+            _text(body, what),
             parse_float=Number,
-            parse_int=_whole_number,
-            object_pairs_hook=_object,
+            parse_int=partial(_whole_number, what=what),
+            object_pairs_hook=partial(_object, what=what),
         )
     except json.JSONDecodeError as error:
-        place = f"{error.msg} at line {error.lineno}, column {error.colno}"
-        raise MalformedJson(f"The body is not valid JSON ({place}); send one JSON object.") from error
+        place = f"{error.msg} at {'' if what == 'line' else f'line {error.lineno}, '}column {error.colno}"
+        raise MalformedJson(f"The {what} is not valid JSON ({place}); send one JSON object.") from error
     except RecursionError as error:
-        raise _TooDeep from error
+        raise _TooDeep(what) from error
     if _is_deeper(value, MAX_DEPTH):
-        raise _TooDeep
+        raise _TooDeep(what)
     return value
 
 
@@ -100,29 +111,29 @@ def _is_json(content_type: str) -> bool:
     )
 
 
-def _text(body: bytes) -> str:
+def _text(body: bytes, what: str) -> str:
     if json.detect_encoding(body).startswith("utf-8"):
         try:
             return body.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise MalformedBody(
-                f"The body is not in UTF-8 (byte {error.start}); send one JSON object in UTF-8."
+                f"The {what} is not in UTF-8 (byte {error.start}); send one JSON object in UTF-8."
             ) from error
-    raise MalformedBody("The body is in UTF-16 or UTF-32; send one JSON object in UTF-8.")
+    raise MalformedBody(f"The {what} is in UTF-16 or UTF-32; send one JSON object in UTF-8.")
 
 
-def _whole_number(text: str) -> int:
+def _whole_number(text: str, *, what: str) -> int:
     if len(text) > MAX_DIGITS:
-        raise MalformedJson(f"The body has a number of {len(text)} digits; the maximum is {MAX_DIGITS}.")
+        raise MalformedJson(f"The {what} has a number of {len(text)} digits; the maximum is {MAX_DIGITS}.")
     return int(text)
 
 
-def _object(pairs: Sequence[tuple[str, Any]]) -> Mapping[str, Any]:
+def _object(pairs: Sequence[tuple[str, Any]], *, what: str) -> Mapping[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
         names = [name for name, _ in pairs]
         repeated = next(name for name in names if names.count(name) > 1)
-        raise MalformedJson(f"An object of the body has the field {repeated[:80]!r} twice; send it once.")
+        raise MalformedJson(f"An object of the {what} has the field {repeated[:80]!r} twice; send it once.")
     return made
 
 

@@ -13,7 +13,7 @@ from anyio.lowlevel import RunVar
 
 T = TypeVar("T")
 
-REQUEST_THREADS: Final = 14
+REQUEST_THREADS: Final = 11
 """Number of threads of all endpoints without a lane."""
 
 
@@ -44,6 +44,12 @@ KEYS: Final = Lane("keys", threads=1)
 
 KEY_RECORDS: Final = Lane("records of keys", threads=1)
 """Records uses of keys and numbers of requests: no request waits for it."""
+
+EXPORTS: Final = Lane("exports", threads=1)
+"""Reads and writes portions of exports, which take turns so that they leave the database to other requests."""
+
+INTAKE: Final = Lane("intake", threads=2)
+"""Reads streams of problems; its threads use no connection."""
 
 
 def limit_request_threads() -> None:

@@ -63,28 +63,34 @@ class RequestIds:
             await self._app(scope, receive, send_named)
 
 
+STREAM_SCOPE = "trim.is_stream"
+"""Name in the scope by which a route says that it reads the body as a stream, for which another limit holds."""
+
+
 class BodyLimit:
     """Refuses bodies above the limit, whether their length is announced or not.
 
     The framework has such a limit too, but for announced lengths it responds in plain text, without our error handlers.
     """
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_body_bytes: int, max_stream_bytes: int) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
+        self._max_stream_bytes = max_stream_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
         announced = _announced_bytes(scope) if scope["type"] == "http" else 0
-        left = self._max_body_bytes
+        read = 0
 
         async def receive_within_limit() -> Message:
-            nonlocal left
-            if announced > self._max_body_bytes:
+            nonlocal read
+            limit = self._max_stream_bytes if STREAM_SCOPE in scope else self._max_body_bytes
+            if announced > limit:
                 raise HTTPException(_TOO_LARGE)
             message = await receive()
-            left -= len(message.get("body", b""))
-            if left < 0:
+            read += len(message.get("body", b""))
+            if read > limit:
                 raise HTTPException(_TOO_LARGE)
             return message
 

@@ -15,11 +15,13 @@ from shared.domain import demonstration
 from shared.domain.absences import Absence, AwayRole, find_away
 from shared.domain.artefacts import EncodedArtefact
 from shared.domain.roles import WorkerRole
-from shared.store import queries
+from shared.domain.status import BatchStatus
+from shared.store import batches, queries
+from shared.store.change_feed import ChangeRow
 from shared.store.policy_tables import PolicyVersionRow
 from shared.store.rows import read_observation, read_options, read_shadow, read_waits_for
 from shared.store.shadow_tables import ShadowDecisionRow
-from shared.store.tables import AuditRow, DecisionRow, Problem, StepRow
+from shared.store.tables import AuditRow, Batch, DecisionRow, Problem, StepRow
 
 _PATHS = ("steps", "decisions", "audit", "events", "cancel")
 """Paths below the one of a problem."""
@@ -117,19 +119,33 @@ def _show_shadow(values: Any) -> problems.Policy:
     )
 
 
-def show_batch(summary: queries.BatchSummary, root_path: str) -> problems.Batch:
+def show_listed_batch(row: batches.ListedBatch, root_path: str) -> problems.ListedBatch:
+    """Turn a batch's row into a response, with links below the API's root path."""
+    return problems.ListedBatch(size=row.batch.size, **_show_batch(row.batch, row.status, root_path))
+
+
+def show_batch(summary: batches.BatchSummary, root_path: str) -> problems.Batch:
     """Turn a batch and its sums into a response, with links below the API's root path."""
-    path = f"{root_path}/v1/batches/{summary.batch.id}"
     return problems.Batch(
-        id=summary.batch.id,
-        created_at=summary.batch.created_at,
+        failures=[problems.Failures.model_validate(each, from_attributes=True) for each in summary.failures],
         arms={name: problems.Sums(**_show_sums(sums)) for name, sums in summary.arms.items()},
-        links={"self": path, "problems": f"{path}/problems"},
+        **_show_batch(summary.batch, summary.status, root_path),
         **_show_sums(summary.sums),
     )
 
 
-def _show_sums(sums: queries.Sums) -> dict[str, Any]:
+def _show_batch(row: Batch, status: BatchStatus, root_path: str) -> dict[str, Any]:
+    path = f"{root_path}/v1/batches/{row.id}"
+    return {
+        "id": row.id,
+        "status": status,
+        "created_at": row.created_at,
+        "cancel_requested_at": row.cancel_requested_at,
+        "links": {"self": path, **{name: f"{path}/{name}" for name in ("problems", "cancel")}},
+    }
+
+
+def _show_sums(sums: batches.Sums) -> dict[str, Any]:
     return {
         "size": sums.size,
         "statuses": dict(sums.statuses),
@@ -138,6 +154,16 @@ def _show_sums(sums: queries.Sums) -> dict[str, Any]:
         "escalations": sums.escalation_count,
         "ledger": problems.Ledger.model_validate(sums.ledger),
     }
+
+
+def show_change(row: ChangeRow, root_path: str) -> problems.Change:
+    """Turn a change's row into a response, with links below the API's root path."""
+    return problems.Change(
+        problem_id=row.problem_id,
+        status=row.status,
+        changed_at=row.changed_at,
+        links={"problem": f"{root_path}/v1/problems/{row.problem_id}"},
+    )
 
 
 def show_policy_version(row: PolicyVersionRow) -> policies.PolicyVersion:

@@ -1,4 +1,4 @@
-"""HTTP on one connection, with a limit on how long a client may take to send a header."""
+"""HTTP on one connection, with limits on how long a client may take to send a header, and to read a response."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Checked:
     """What the request asks for, without what it would get by default: the same however it is written."""
 
 
-class _Built:
+class BuiltChoices:
     """What a request chooses, each different choice built once: a batch has the same for each of its problems."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class _Built:
 
 
 def check_problem(
-    body: ProblemRequest, settings: Settings, *, field: str = "body", built: _Built | None = None
+    body: ProblemRequest, settings: Settings, *, field: str = "body", built: BuiltChoices | None = None
 ) -> Checked:
     """Check what the schema cannot, and turn a request into a submission.
 
@@ -87,7 +87,7 @@ def check_problem(
     if len(body.question) > settings.max_question_chars:
         detail = f"The question has {len(body.question)} characters; the maximum is {settings.max_question_chars}."
         raise InvalidSubmission(f"{field}.question", detail)
-    built = built or _Built()
+    built = built or BuiltChoices()
     arms, shadows = _deciding(body, built, field=field)
     seed = secrets.randbelow(MAX_SEED) if body.sampling.seed is None else body.sampling.seed
     deadline_at = None
@@ -135,7 +135,7 @@ def _bridging(body: Choices, settings: Settings, arms: Sequence[Arm], *, field: 
     )
 
 
-def _deciding(body: Choices, built: _Built, *, field: str) -> tuple[tuple[Arm, ...], tuple[Chosen, ...]]:
+def _deciding(body: Choices, built: BuiltChoices, *, field: str) -> tuple[tuple[Arm, ...], tuple[Chosen, ...]]:
     """Build the arms and the shadows.
 
     Raises:
@@ -149,7 +149,7 @@ def _deciding(body: Choices, built: _Built, *, field: str) -> tuple[tuple[Arm, .
     return tuple(arms), tuple(map(_chosen, body.shadows, shadows))
 
 
-def _arms(body: Choices, built: _Built, *, field: str) -> tuple[Arm, ...]:
+def _arms(body: Choices, built: BuiltChoices, *, field: str) -> tuple[Arm, ...]:
     """Build the policies of which one decides: those of the split, or the only one.
 
     Raises:
@@ -157,14 +157,14 @@ def _arms(body: Choices, built: _Built, *, field: str) -> tuple[Arm, ...]:
     """
     if body.split is None:
         return (_arm(body.policy, built, field=f"{field}.policy"),)
-    _check_one_choice(body, field=field)
+    check_one_choice(body, field=field)
     return tuple(
         replace(_arm(each.policy, built, field=f"{field}.split.{place}.policy"), name=each.name, weight=each.weight)
         for place, each in enumerate(body.split)
     )
 
 
-def _check_one_choice(body: Choices, *, field: str) -> None:
+def check_one_choice(body: Choices, *, field: str) -> None:
     """Check that a request does not name both a policy and a split.
 
     Raises:
@@ -174,7 +174,7 @@ def _check_one_choice(body: Choices, *, field: str) -> None:
         raise InvalidSubmission(f"{field}.split", "A split takes the place of `policy`; omit one of the two.")
 
 
-def _arm(choice: PolicyChoice, built: _Built, *, field: str) -> Arm:
+def _arm(choice: PolicyChoice, built: BuiltChoices, *, field: str) -> Arm:
     routing = built.routing(choice, field=field)
     return Arm(chosen=_chosen(choice, routing), plan=routing.plan)
 
@@ -214,15 +214,24 @@ def check_batch(body: BatchRequest, settings: Settings) -> Sequence[Checked]:
     Raises:
         InvalidSubmission: A field is wrong; the error names it.
     """
-    if len(body.problems) > settings.max_batch_size:
-        detail = f"The batch has {len(body.problems)} problems; the maximum is {settings.max_batch_size}."
-        raise InvalidSubmission("body.problems", BatchTooLarge(detail))
-    _check_one_choice(body.defaults, field="body.defaults")
-    built = _Built()
+    check_size(len(body.problems), settings)
+    check_one_choice(body.defaults, field="body.defaults")
+    built = BuiltChoices()
     return [
-        check_problem(_completed(each, body.defaults), settings, field=f"body.problems.{index}", built=built)
+        check_problem(completed(each, body.defaults), settings, field=f"body.problems.{index}", built=built)
         for index, each in enumerate(body.problems)
     ]
+
+
+def check_size(problems: int, settings: Settings) -> None:
+    """Check the number of problems of a batch that is one JSON document.
+
+    Raises:
+        InvalidSubmission: There are too many.
+    """
+    if problems > settings.max_batch_size:
+        detail = f"The batch has {problems} problems; the maximum is {settings.max_batch_size}."
+        raise InvalidSubmission("body.problems", BatchTooLarge(detail))
 
 
 def idempotency(key: str | None, *checked: Checked) -> Idempotency | None:
@@ -233,12 +242,36 @@ def idempotency(key: str | None, *checked: Checked) -> Idempotency | None:
     """
     if key is None:
         return None
-    content = json.dumps([each.meaning for each in checked], sort_keys=True)
-    return Idempotency(key=key, digest=hashlib.sha256(content.encode()).hexdigest())
+    digest = MeaningDigest()
+    for each in checked:
+        digest.add(each.meaning)
+    return Idempotency(key=key, digest=digest.hexdigest())
 
 
-def _completed(problem: ProblemRequest, defaults: Choices) -> ProblemRequest:
+class MeaningDigest:
+    """Digest of what the problems of a request ask for, which may arrive one by one."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256(b"[")
+        self._is_empty = True
+
+    def add(self, meaning: Mapping[str, Any] | None) -> None:
+        """Add what the next problem asks for; `None` for one that cannot be used."""
+        written = json.dumps(meaning, sort_keys=True)
+        self._hash.update((written if self._is_empty else f", {written}").encode())
+        self._is_empty = False
+
+    def hexdigest(self) -> str:
+        """Return the digest of all problems so far."""
+        whole = self._hash.copy()
+        whole.update(b"]")
+        return whole.hexdigest()
+
+
+def completed(problem: ProblemRequest, defaults: Choices) -> ProblemRequest:
     """Add the defaults of a batch to a problem that omits them."""
+    if not defaults.model_fields_set:
+        return problem
     given = problem.model_dump(exclude_unset=True)
     default = defaults.model_dump(exclude_unset=True)
     merged = {name: {**default.get(name, {}), **given.get(name, {})} for name in _MERGED}

@@ -17,7 +17,7 @@ from shared.store.admission import BROKER, count_open, forget_silent_processes, 
 from shared.store.database import Database
 from shared.store.port import SeenProcess
 from shared.store.presence import count_waiting
-from shared.store.pruning import prune_idempotency_keys, prune_inbox
+from shared.store.pruning import prune_changes, prune_idempotency_keys, prune_inbox
 
 PRUNE_EVERY: Final = timedelta(minutes=10)
 
@@ -73,14 +73,14 @@ class OpenProblems:
 
 
 def prune(database: Database, *, now: datetime, on_portion: Callable[[int], object] = lambda _: None) -> list[str]:
-    """Delete old inboxes, idempotency keys and silent processes; return the names of these processes.
+    """Delete old inboxes, idempotency keys, changes and silent processes; return the names of these processes.
 
     Args:
         database: The database.
         now: The time.
         on_portion: Called after each transaction, of which there may be thousands, with the number of rows.
     """
-    for prune_portion in (prune_inbox, prune_idempotency_keys):
+    for prune_portion in (prune_inbox, prune_idempotency_keys, prune_changes):
         is_left = True
         while is_left:
             with database.begin() as connection:  # One transaction for each portion, so that none holds locks for long.

@@ -22,6 +22,17 @@ class Status(StrEnum):
         return self not in (Status.QUEUED, Status.RUNNING)
 
 
+class BatchStatus(StrEnum):
+    """Status of a batch, as follows from its problems."""
+
+    RUNNING = "running"
+    """Some of its problems are queued or running."""
+    CANCELLING = "cancelling"
+    """The same, and the cancellation of the batch was requested."""
+    ENDED = "ended"
+    """All of its problems have ended, however each of them did."""
+
+
 class StopReason(StrEnum):
     """Why the trajectory of a succeeded problem ends where it does."""
 

@@ -13,7 +13,7 @@ from sqlalchemy import Boolean, CheckConstraint, Column, Connection, Table, Text
 from shared.errors import PermanentError, RetryableError
 from shared.store.tables import Base
 
-REVISION = "0011"
+REVISION = "0012"
 """The newest migration that this code knows."""
 
 _NEEDED = f"{REVISION} is needed; run `python -m migrations upgrade`."

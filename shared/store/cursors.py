@@ -5,11 +5,19 @@ from __future__ import annotations
 import base64
 import json
 from typing import Any, Final
+from uuid import UUID
 
 from shared.errors import PermanentError
 
 _MAX_NUMBER: Final = 2**31 - 1
 """Largest integer that the database stores."""
+
+
+FIRST_ID: Final = UUID(int=0)
+"""Comes before all ids."""
+
+LAST_ID: Final = UUID(int=2**128 - 1)
+"""Comes after all ids."""
 
 
 class BadCursor(PermanentError):
@@ -39,3 +47,16 @@ def read_cursor(listing: str, cursor: str, *kinds: type[str | int]) -> list[Any]
     if any(isinstance(each, int) and abs(each) > _MAX_NUMBER for each in place):
         raise BadCursor
     return place
+
+
+def read_id(listing: str, cursor: str) -> UUID:
+    """Decode a cursor that holds an id.
+
+    Raises:
+        BadCursor: It is not a cursor of this listing.
+    """
+    (written,) = read_cursor(listing, cursor, str)
+    try:
+        return UUID(written)
+    except ValueError as error:
+        raise BadCursor from error

@@ -10,6 +10,7 @@ from typing import Final
 
 from sqlalchemy import Connection, bindparam, delete, select, update
 
+from shared.store.change_feed import CHANGES_KEPT, MARGIN, ChangeRow
 from shared.store.tables import IdempotencyKey, InboxRow, Problem
 
 INBOX_KEPT: Final = timedelta(hours=24)
@@ -52,6 +53,26 @@ def prune_idempotency_keys(connection: Connection, *, now: datetime, limit: int 
     return len(keys)
 
 
+def prune_changes(connection: Connection, *, now: datetime, limit: int = PORTION) -> int:
+    """Delete changes that no valid cursor of the feed leads to; return their number."""
+    old = (
+        select(*_PLACE)
+        .where(ChangeRow.changed_at < now - CHANGES_KEPT - 2 * MARGIN)
+        .order_by(ChangeRow.changed_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    names = ("tenant", "transaction", "place")
+    places = [dict(zip(names, row, strict=True)) for row in connection.execute(old)]
+    if places:
+        connection.execute(_DELETE_CHANGE, places)
+    return len(places)
+
+
+_PLACE = (ChangeRow.tenant_id, ChangeRow.transaction_id, ChangeRow.number)
+_DELETE_CHANGE = delete(ChangeRow).where(
+    *(column == bindparam(name) for column, name in zip(_PLACE, ("tenant", "transaction", "place"), strict=True))
+)
 _DELETE_KEY = delete(IdempotencyKey).where(
     IdempotencyKey.tenant_id == bindparam("tenant"), IdempotencyKey.key == bindparam("name")
 )

@@ -44,6 +44,7 @@ from shared.domain.roles import WorkerRole
 from shared.domain.steps import Step
 from shared.machine.state import State
 from shared.store import admission, policy_versions, presence
+from shared.store.change_feed import RECORD_END
 from shared.store.database import Database, wake_orchestrators
 from shared.store.known_steps import NOTHING, Known, KnownSteps
 from shared.store.notifications import NOTIFY_END, NOTIFY_PROGRESS, progress_notices
@@ -147,9 +148,10 @@ class PostgresTransaction:
     def save(self, changes: Iterable[Change]) -> None:
         """Write what changed: steps, scores, decisions, those of shadows, inbox, and the problems' rows.
 
-        At commit, those who wait for problems that ended, or that have new steps or decisions, are notified: two more
-        statements of the pipeline, so no round trip. Postgres serialises the commits of transactions that notify. An
-        orchestrator has one at a time, and one notification of progress names up to 200 problems.
+        Problems that ended are recorded in the feed of changes. At commit, those who wait for problems that ended, or
+        that have new steps or decisions, are notified: two more statements of the pipeline, so no round trip. Postgres
+        serialises the commits of transactions that notify. An orchestrator has one at a time, and one notification of
+        progress names up to 200 problems.
         """
         written = [change for change in changes if change.after is not change.locked.state]
         if not written:
@@ -169,6 +171,7 @@ class PostgresTransaction:
             decisions += [decision_values(problem_id, record) for record in after.decisions]
             shadow_decisions += [shadow_decision_values(problem_id, record) for record in change.shadow_decisions]
             inbox += [{"id": each, "problem_id": problem_id} for each in after.booked - before.booked]
+        ended = [{"problem_id": each} for each in _ended(written)]
         driver = self._driver()
         with pipeline(driver), driver.cursor() as cursor:
             for statement, rows in (
@@ -177,8 +180,9 @@ class PostgresTransaction:
                 (_INSERT_DECISIONS, decisions),
                 (_INSERT_SHADOW_DECISIONS, shadow_decisions),
                 (_UPDATE_PROBLEMS, problems),
+                (RECORD_END, ended),
                 (NOTIFY_PROGRESS, [*progress_notices(_with_progress(written))]),
-                (NOTIFY_END, [{"problem_id": each} for each in _ended(written)]),
+                (NOTIFY_END, ended),
             ):
                 if rows:
                     cursor.executemany(statement, rows)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from itertools import islice
+from typing import Any, Final, Literal, Protocol
 from uuid import UUID
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import Select, func, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
@@ -17,10 +18,15 @@ from shared.domain.options import Options, Plan, PolicyChoice
 from shared.domain.status import Status
 from shared.errors import PermanentError, RetryableError
 from shared.store import policy_versions
+from shared.store.batches import IS_OPEN
+from shared.store.change_feed import record_submissions
 from shared.store.database import wake_orchestrators
 from shared.store.quotas import check_backlog
 from shared.store.rows import choice_values, options_values
 from shared.store.tables import Base, Batch, IdempotencyKey, Problem
+
+PORTION: Final = 500
+"""Maximum number of problems that one statement writes."""
 
 
 class IdempotencyConflict(PermanentError):
@@ -121,15 +127,28 @@ def submit_problem(
         check_backlog(session, tenant_id, adding=1, max_queued=max_queued)
         values = _values(stored.id, submission, _Versions(session, silence_s))
         session.connection().execute(_INSERT_PROBLEM, {"tenant_id": tenant_id, **values})
+        record_submissions(session, tenant_id, [stored.id])
         wake_orchestrators(session, to="admit")
         stored = replace(stored, policies=(values["policy"],))
     return stored
 
 
+class Submissions(Protocol):
+    """Problems that are submitted together; they need not be in memory."""
+
+    def __len__(self) -> int:
+        """Count the problems."""
+        ...
+
+    def __iter__(self) -> Iterator[Submission]:
+        """Yield the problems in their order."""
+        ...
+
+
 def submit_batch(
     session: Session,
     tenant_id: UUID,
-    submissions: Sequence[Submission],
+    submissions: Submissions,
     idempotency: Idempotency | None,
     *,
     silence_s: float,
@@ -142,13 +161,18 @@ def submit_batch(
         session.execute(insert(Batch).values(id=stored.id, tenant_id=tenant_id, size=len(submissions)))
         # Ids that one process makes rise, so listings show a batch in its order.
         shared, versions = {"tenant_id": tenant_id, "batch_id": stored.id}, _Versions(session, silence_s)
-        rows = [
-            {"batch_index": index, **shared, **_values(uuid7(), submission, versions)}
-            for index, submission in enumerate(submissions)
-        ]
-        session.execute(insert(Problem), rows)
+        policies: list[str] = []
+        numbered = enumerate(submissions)
+        while portion := list(islice(numbered, PORTION)):
+            rows = [
+                {"batch_index": index, **shared, **_values(uuid7(), submission, versions)}
+                for index, submission in portion
+            ]
+            session.execute(insert(Problem), rows)
+            record_submissions(session, tenant_id, [row["id"] for row in rows])
+            policies += [row["policy"] for row in rows]
         wake_orchestrators(session, to="admit")
-        stored = replace(stored, policies=tuple(row["policy"] for row in rows))
+        stored = replace(stored, policies=tuple(policies))
     return stored
 
 
@@ -183,6 +207,67 @@ def request_cancel(session: Session, tenant_id: UUID, problem_id: UUID) -> bool:
 
 _INSERT_PROBLEM = insert(Base.metadata.tables[Problem.__tablename__])
 """On the table: an insert of the mapped class takes twice the processor time."""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelledPortion:
+    """What one transaction of `request_batch_cancel` did."""
+
+    count: int
+    """Number of problems whose cancellation it requested."""
+    last: UUID | None
+    """Id of the last of them; `None` once no further problem can be cancelled."""
+
+
+def begin_batch_cancel(session: Session, tenant_id: UUID, batch_id: UUID) -> None:
+    """Record that a batch is to be cancelled, unless it has ended; the time of the first request stays."""
+    session.execute(
+        update(Batch)
+        .where(Batch.tenant_id == tenant_id, Batch.id == batch_id, Batch.cancel_requested_at.is_(None))
+        .where(select(Problem.id).where(Problem.batch_id == Batch.id, IS_OPEN).limit(1).scalar_subquery().is_not(None))
+        .values(cancel_requested_at=func.clock_timestamp())
+    )
+
+
+def request_batch_cancel(
+    session: Session, tenant_id: UUID, batch_id: UUID, *, after: UUID | None, limit: int = PORTION
+) -> CancelledPortion:
+    """Record that some problems of a batch are to be cancelled: open ones, in the order of their ids.
+
+    Those that another transaction has locked are left out. An orchestrator holds a problem for milliseconds, so the
+    caller begins again until `count_uncancelled` finds none.
+
+    Args:
+        session: The session; its transaction should be short, because orchestrators pass over problems that it locks.
+        tenant_id: The tenant.
+        batch_id: The batch.
+        after: Id of the last problem of the portion before.
+        limit: Maximum number of problems.
+    """
+    wanted = _uncancelled(tenant_id, batch_id)
+    if after is not None:
+        wanted = wanted.where(Problem.id > after)
+    free = wanted.order_by(Problem.id).limit(limit).with_for_update(skip_locked=True, key_share=True).cte("free")
+    ids = session.scalars(
+        update(Problem)
+        .where(Problem.id == free.c.id)
+        .values(cancel_requested_at=func.clock_timestamp())
+        .returning(Problem.id)
+    ).all()
+    if ids:
+        wake_orchestrators(session, to="cancel")
+    return CancelledPortion(len(ids), max(ids, default=None))
+
+
+def count_uncancelled(session: Session, tenant_id: UUID, batch_id: UUID) -> int:
+    """Count the open problems of a batch whose cancellation is not requested."""
+    return session.scalar(select(func.count()).select_from(_uncancelled(tenant_id, batch_id).subquery())) or 0
+
+
+def _uncancelled(tenant_id: UUID, batch_id: UUID) -> Select[UUID]:
+    return select(Problem.id).where(
+        Problem.tenant_id == tenant_id, Problem.batch_id == batch_id, IS_OPEN, Problem.cancel_requested_at.is_(None)
+    )
 
 
 def _claim(

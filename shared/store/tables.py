@@ -88,11 +88,13 @@ class Batch(Base):
     """Problems that were submitted together."""
 
     __tablename__ = "batches"
+    __table_args__ = (Index("ix_batches_tenant_id_id", "tenant_id", "id"),)
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     tenant_id: Mapped[UUID] = _tenant()
     size: Mapped[int]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    cancel_requested_at: Mapped[datetime | None]
 
 
 class IdempotencyKey(Base):
@@ -130,17 +132,12 @@ class Problem(Base):
         Index("ix_problems_tenant_id_policy_status_id", "tenant_id", "policy", "status", "id"),
         # An arm usually has one policy, so the policy comes last: it is compared in the index, and orders nothing.
         Index("ix_problems_tenant_id_arm_id_policy", "tenant_id", "arm", "id", "policy", postgresql_where=_HAS_ARM),
-        Index(
-            "ix_problems_tenant_id_arm_status_id_policy",
-            "tenant_id",
-            "arm",
-            "status",
-            "id",
-            "policy",
-            postgresql_where=_HAS_ARM,
-        ),
+        Index("ix_problems_tenant_id_arm_status_id_policy", "tenant_id", "arm", "status", "id", "policy",
+              postgresql_where=_HAS_ARM),
         Index("ix_problems_queued", "tenant_id", "id", postgresql_where=_IS_QUEUED),
         Index("ix_problems_queued_plan", "tenant_id", *map(text, QUEUED_PLAN), "id", postgresql_where=_IS_QUEUED),
+        Index("ix_problems_open_of_batch", "batch_id", "id",
+              postgresql_where=text(f"batch_id IS NOT NULL AND {_IS_OPEN}")),
         Index("ix_problems_running", "tenant_id", postgresql_where=text("status = 'running'")),
         Index("ix_problems_deadline", "deadline_at", postgresql_where=text(f"deadline_at IS NOT NULL AND {_IS_OPEN}")),
         Index(
@@ -157,7 +154,7 @@ class Problem(Base):
         # holds a changed column and the page has room. So no index holds a column that changes with a step (overdue
         # problems are searched among the running ones, which the window bounds), and pages are filled to 70 %.
         {"postgresql_with": {"fillfactor": 70}},
-    )
+    )  # fmt: skip
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
     tenant_id: Mapped[UUID] = _tenant()

@@ -137,7 +137,7 @@ def empty(database: Database) -> None:
     """Empty all tables; the triggers of `decisions` would refuse it."""
     with database.begin() as connection:
         connection.execute(text("SET LOCAL session_replication_role = replica"))
-        tables = "batches, problems, idempotency_keys, steps, decisions, shadow_decisions, inbox, processes"
+        tables = "batches, problems, idempotency_keys, steps, decisions, shadow_decisions, inbox, processes, changes"
         connection.execute(text(f"TRUNCATE {tables}"))
         connection.execute(text("DELETE FROM tenants WHERE name <> 'default'"))
 

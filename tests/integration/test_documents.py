@@ -27,6 +27,7 @@ README = (ROOT / "README.md").read_text()
 FOLLOWING = (ROOT / "docs" / "following.md").read_text()
 AUDIT = (ROOT / "docs" / "audit.md").read_text()
 CALIBRATION = (ROOT / "docs" / "prm-calibration.md").read_text()
+MANY = (ROOT / "docs" / "many-problems.md").read_text()
 SCRIPT = {
     "default": [{"small": "One.", "large": "Two.", "score": 0.1}, {"small": "So \\boxed{42}."}],
     "problems": {"What has other scores?": [{"small": "So \\boxed{42}.", "score": 0.7}]},
@@ -196,6 +197,23 @@ def test_every_command_on_the_quality_of_a_prm_works_as_printed(shell: Shell) ->
     refused = shell.run("trim prm drift $BATCH --reference reference.json", **names)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr == ("trim: The problems have no scores of another/prm, but of scripted/prm.\n")
+
+
+@pytest.mark.skipif(not all(map(shutil.which, ("curl", "jq"))), reason="the page's commands need curl and jq")
+def test_every_command_on_many_problems_works_as_printed(shell: Shell) -> None:
+    commands = [
+        command.strip().replace("localhost:8080", shell.deployment.api.address)
+        for block in re.findall(r"```console\n(.*?)```", MANY, re.DOTALL)
+        for command in re.split(r"^\$ ", block, flags=re.MULTILINE)
+        if command.strip()
+    ]
+    assert len(commands) >= 16
+    done = shell.run("set -euxo pipefail\n" + "\n".join(commands))
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+    made = json.loads((shell.folder / "batch.json").read_text())
+    assert (made["received"], made["accepted"], [each["line"] for each in made["errors"]]) == (3, 2, [3])
+    for name in ("problems-out.jsonl", "problems-out.csv", "preferences.jsonl", "prm800k.jsonl"):
+        assert (shell.folder / name).exists(), name
 
 
 def test_every_document_that_is_linked_exists() -> None:

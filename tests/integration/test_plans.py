@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import psycopg
@@ -17,21 +18,30 @@ from uuid_utils.compat import uuid7
 
 from shared.domain.options import PolicyChoice
 from shared.domain.roles import WorkerRole
-from shared.store import queries, verification
+from shared.store import batches, queries, verification
 from shared.store.access import find_keys, list_keys, record_use
 from shared.store.admission import find_attention, next_queued, record_processes
 from shared.store.awaited import Try, release, submit_awaited
+from shared.store.change_feed import list_changes
 from shared.store.checks import Scope
 from shared.store.database import Database
+from shared.store.finding import LOOKED_AT, ProblemFilter, list_batch_problems, list_problems
 from shared.store.notifications import FIND_OPEN, OPEN
 from shared.store.port import SeenProcess
 from shared.store.presence import count_waiting, find_untold
 from shared.store.progress import Place, Sought, find_end, read_gained
-from shared.store.pruning import prune_idempotency_keys, prune_inbox
-from shared.store.queries import ProblemFilter
+from shared.store.pruning import prune_changes, prune_idempotency_keys, prune_inbox
 from shared.store.quotas import BacklogFull, check_backlog
 from shared.store.reasoning_state import PostgresStore
-from shared.store.submissions import Idempotency, request_cancel, submit_batch, submit_problem
+from shared.store.submissions import (
+    Idempotency,
+    begin_batch_cancel,
+    count_uncancelled,
+    request_batch_cancel,
+    request_cancel,
+    submit_batch,
+    submit_problem,
+)
 from shared.store.tables import DEFAULT_TENANT
 from stack.scratch import scratch_database
 from tests.integration.plans import Plan, explain_everything
@@ -39,7 +49,7 @@ from tests.integration.solving import NOW, hear, make_submission, start, submit,
 
 pytestmark = pytest.mark.servers
 
-LARGE = {"batches", "problems", "steps", "decisions", "shadow_decisions", "inbox", "idempotency_keys"}
+LARGE = {"batches", "problems", "steps", "decisions", "shadow_decisions", "inbox", "idempotency_keys", "changes"}
 
 CROWDED = UUID(int=1)
 QUIET = UUID(int=2)
@@ -80,6 +90,10 @@ INSERT INTO shadow_decisions (problem_id, number, shadow, decided_at, policy, po
 SELECT problem_id, number, 0, decided_at, 'random', 2, 'd', 'accept' FROM decisions;
 INSERT INTO inbox (problem_id, id)
 SELECT pg_temp.uuid_of(3, n), gen_random_uuid() FROM generate_series(1, {FINISHED}) n, generate_series(1, {2 * STEPS});
+INSERT INTO changes (tenant_id, transaction_id, problem_id, status, changed_at)
+SELECT '{QUIET}', n, pg_temp.uuid_of(3, n), 'queued', now() - interval '8 days' FROM generate_series(1, {FINISHED}) n;
+INSERT INTO changes (tenant_id, problem_id, status)
+SELECT '{CROWDED}', pg_temp.uuid_of(2, n), 'queued' FROM generate_series(1, {QUEUED}) n;
 INSERT INTO idempotency_keys (tenant_id, key, request_digest, problem_id, created_at)
 SELECT '{QUIET}', n::text, 'd', pg_temp.uuid_of(3, n), now() - interval '8 days' + n * interval '1 minute'
 FROM generate_series(1, {FINISHED}) n;
@@ -268,6 +282,23 @@ def test_idempotency_keys_are_pruned_by_their_age(database: Database, executed: 
     check(executed, rows=100)
 
 
+def test_changes_are_listed_by_their_key_and_pruned_by_their_age(database: Database, executed: list[Plan]) -> None:
+    with database.session() as session:
+        cursor = None
+        for _ in range(2):
+            page = list_changes(session, CROWDED, limit=4, cursor=cursor)
+            assert len(page.items) == 4
+            cursor = page.next_cursor
+    listed = [plan for plan in executed if plan.statement.startswith("SELECT changes")]
+    assert [plan.indexes for plan in listed] == [{"pk_changes"}] * 2
+    assert not any(plan.is_sorted for plan in listed)
+    with database.begin() as connection:
+        assert prune_changes(connection, now=NOW, limit=100) == 100
+    assert "ix_changes_changed_at" in find(executed, "SELECT changes").indexes
+    assert find(executed, "DELETE FROM changes").indexes == {"pk_changes"}
+    check(executed, rows=100)
+
+
 def test_heartbeats_are_recorded_by_name(database: Database, executed: list[Plan]) -> None:
     with database.begin() as connection:
         record_processes(connection, [SeenProcess("one", role="small", model="m", seen_at=NOW)])
@@ -317,14 +348,17 @@ def test_submissions_read_nothing(database: Database, executed: list[Plan]) -> N
 
 LISTINGS = [
     (ProblemFilter(), {"ix_problems_tenant_id_id"}),
-    (ProblemFilter(status="queued"), {"ix_problems_tenant_id_status_id", "ix_problems_queued"}),
-    (ProblemFilter(status="failed"), {"ix_problems_tenant_id_status_id"}),
-    (ProblemFilter(status="succeeded", policy="threshold"), {"ix_problems_tenant_id_policy_status_id"}),
+    (ProblemFilter(statuses=("queued",)), {"ix_problems_tenant_id_status_id", "ix_problems_queued"}),
+    (ProblemFilter(statuses=("failed",)), {"ix_problems_tenant_id_status_id"}),
+    (ProblemFilter(statuses=("succeeded",), policy="threshold"), {"ix_problems_tenant_id_policy_status_id"}),
     (ProblemFilter(policy="random"), {"ix_problems_tenant_id_policy_id"}),
     (ProblemFilter(arm="b"), {"ix_problems_tenant_id_arm_id_policy"}),
-    (ProblemFilter(arm="b", status="succeeded"), {"ix_problems_tenant_id_arm_status_id_policy"}),
+    (ProblemFilter(arm="b", statuses=("succeeded",)), {"ix_problems_tenant_id_arm_status_id_policy"}),
     (ProblemFilter(arm="b", policy="threshold"), {"ix_problems_tenant_id_arm_id_policy"}),
-    (ProblemFilter(arm="b", status="succeeded", policy="threshold"), {"ix_problems_tenant_id_arm_status_id_policy"}),
+    (
+        ProblemFilter(arm="b", statuses=("succeeded",), policy="threshold"),
+        {"ix_problems_tenant_id_arm_status_id_policy"},
+    ),
     (ProblemFilter(batch_id=BATCH), {"uq_problems_batch_id_batch_index"}),
 ]
 
@@ -336,7 +370,7 @@ def test_every_page_of_a_listing_is_read_in_the_order_of_an_index(
     cursor = None
     with database.session() as session:
         for _ in range(2):
-            page = queries.list_problems(session, CROWDED, wanted, limit=4, cursor=cursor)
+            page = list_problems(session, CROWDED, wanted, limit=4, cursor=cursor)
             assert len(page.items) == 4
             cursor = page.next_cursor
     for plan in executed:
@@ -345,12 +379,83 @@ def test_every_page_of_a_listing_is_read_in_the_order_of_an_index(
     check(executed, rows=5 * (1 + SHOWN_STEPS))
 
 
+def id_time(identifier: UUID) -> datetime:
+    """Return the time that an id has in its first 48 bits, as those of UUIDv7."""
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=identifier.int >> 80)
+
+
+def test_a_range_of_times_is_a_range_of_an_index(database: Database, executed: list[Plan]) -> None:
+    """The ids of a kind have one time; those of the next kind have a later one."""
+    queued, ended = id_time(FIRST_QUEUED), id_time(RECORDED)
+    wanted = [
+        (ProblemFilter(created_before=ended), "queued"),
+        (ProblemFilter(created_after=ended, created_before=ended + timedelta(days=900)), "ended"),
+        (ProblemFilter(created_after=queued, created_before=ended, statuses=("queued",)), "queued"),
+        (ProblemFilter(created_after=ended, created_before=ended + timedelta(days=900), statuses=("queued",)), None),
+        (ProblemFilter(created_before=queued), None),
+    ]
+    with database.session() as session:
+        for each, kind in wanted:
+            items = list_problems(session, CROWDED, each, limit=4, cursor=None).items
+            assert {"queued" if item.status == "queued" else "ended" for item in items} == ({kind} if kind else set())
+    check(executed, rows=5 * (1 + SHOWN_STEPS))
+
+
+@pytest.mark.parametrize("policy", [None, "threshold"])
+@pytest.mark.parametrize("arm", [None, "b"])
+def test_several_statuses_are_read_along_their_indexes(
+    database: Database, executed: list[Plan], policy: str | None, arm: str | None
+) -> None:
+    wanted = ProblemFilter(statuses=("failed", "succeeded", "expired"), policy=policy, arm=arm)
+    with database.session() as session:
+        page = list_problems(session, CROWDED, wanted, limit=4, cursor=None)
+        assert len(list_problems(session, CROWDED, wanted, limit=4, cursor=page.next_cursor).items) == 4
+    assert all("status" in index or index.startswith("pk_") for plan in executed for index in plan.indexes)
+    check(executed, rows=2 * 5 * (1 + SHOWN_STEPS))
+
+
+@pytest.mark.parametrize("batch_id", [None, BATCH])
+def test_a_condition_without_an_index_looks_at_a_bounded_number_of_problems(
+    database: Database, executed: list[Plan], batch_id: UUID | None
+) -> None:
+    wanted = ProblemFilter(verdict="incorrect", has_escalations=True, batch_id=batch_id)
+    with database.session() as session:
+        page = list_problems(session, CROWDED, wanted, limit=4, cursor=None)
+        assert list(page.items) == []
+        assert (page.next_cursor is None) == (batch_id is not None), "the batch ends before the bound"
+        assert not any(plan.is_sorted for plan in executed)
+    check(executed, rows=LOOKED_AT)
+
+
+def test_batches_are_listed_along_an_index_with_a_probe_for_each(database: Database, executed: list[Plan]) -> None:
+    with database.session() as session:
+        page = batches.list_batches(session, CROWDED, limit=4, cursor=None)
+        assert len(batches.list_batches(session, CROWDED, limit=4, cursor=page.next_cursor).items) == 4
+    for plan in executed:
+        assert plan.indexes == {"ix_batches_tenant_id_id", "ix_problems_open_of_batch"}, plan
+        assert not plan.is_sorted, plan
+    check(executed, rows=5 * 2)
+
+
+def test_a_batch_is_cancelled_along_its_open_problems(database: Database, executed: list[Plan]) -> None:
+    batch_id = UUID(int=BATCH.int + 1)
+    with database.session() as session:
+        begin_batch_cancel(session, CROWDED, batch_id)
+        first = request_batch_cancel(session, CROWDED, batch_id, after=None, limit=6)
+        assert request_batch_cancel(session, CROWDED, batch_id, after=first.last, limit=6).count == 4
+        assert count_uncancelled(session, CROWDED, batch_id) == 0
+        session.rollback()
+    for beginning in ("UPDATE batches", "WITH free", "SELECT count(*)"):
+        assert "ix_problems_open_of_batch" in find(executed, beginning).indexes
+    check(executed, rows=3 * 10)
+
+
 def test_a_listing_without_problems_reads_none(database: Database, executed: list[Plan]) -> None:
     """The tenant has thousands of problems with the status or the policy alone."""
     with database.session() as session:
         for status, policy in (("succeeded", "random"), ("failed", "threshold"), ("queued", "random")):
-            wanted = ProblemFilter(status=status, policy=policy)
-            assert queries.list_problems(session, CROWDED, wanted, limit=4, cursor=None).items == []
+            wanted = ProblemFilter(statuses=(status,), policy=policy)
+            assert list_problems(session, CROWDED, wanted, limit=4, cursor=None).items == []
     check(executed, rows=0)
 
 
@@ -359,21 +464,21 @@ def test_a_policy_that_no_problem_of_an_arm_has_is_compared_in_the_index(
     database: Database, executed: list[Plan], status: str | None
 ) -> None:
     with database.session() as session:
-        wanted = ProblemFilter(arm="b", policy="pomdp", status=status)
-        assert queries.list_problems(session, CROWDED, wanted, limit=4, cursor=None).items == []
+        wanted = ProblemFilter(arm="b", policy="pomdp", statuses=() if status is None else (status,))
+        assert list_problems(session, CROWDED, wanted, limit=4, cursor=None).items == []
     check(executed, rows=0)
 
 
 def test_a_batch_is_read_along_its_index(database: Database, executed: list[Plan]) -> None:
     with database.session() as session:
-        page = queries.list_batch_problems(session, CROWDED, BATCH, limit=4, cursor=None)
-        assert queries.list_batch_problems(session, CROWDED, BATCH, limit=4, cursor=page.next_cursor).items
+        page = list_batch_problems(session, CROWDED, BATCH, limit=4, cursor=None)
+        assert list_batch_problems(session, CROWDED, BATCH, limit=4, cursor=page.next_cursor).items
         assert not any(plan.is_sorted for plan in executed)
-        assert len(queries.list_batch_ids(session, CROWDED, BATCH)) == 10
-        summary = queries.read_batch(session, CROWDED, BATCH)
+        assert len(batches.list_batch_ids(session, CROWDED, BATCH)) == 10
+        summary = batches.read_batch(session, CROWDED, BATCH)
         assert summary is not None
         assert sum(summary.sums.statuses.values()) == 10
-        assert queries.has_batch(session, CROWDED, BATCH)
+        assert batches.has_batch(session, CROWDED, BATCH)
     summed = find(executed, "SELECT problems.status")
     assert not {"steps", "decisions"} & {each.get("Relation Name") for each in summed.nodes}
     check(executed, rows=10)

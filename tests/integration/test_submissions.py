@@ -14,15 +14,18 @@ import pytest
 from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
-from shared.store import queries
+from shared.store import batches, queries
 from shared.store.cursors import BadCursor, make_cursor
 from shared.store.database import Database, DatabaseUnavailable
+from shared.store.finding import ProblemFilter, list_batch_problems, list_problems
 from shared.store.pruning import IDEMPOTENCY_KEYS_KEPT, prune_idempotency_keys
-from shared.store.queries import ProblemFilter
 from shared.store.submissions import (
     Idempotency,
     IdempotencyConflict,
     Stored,
+    begin_batch_cancel,
+    count_uncancelled,
+    request_batch_cancel,
     request_cancel,
     submit_batch,
     submit_problem,
@@ -69,7 +72,7 @@ def list_ids(database: Database, tenant_id: UUID, wanted: ProblemFilter = ALL, *
     cursor = None
     while True:
         with database.session() as session:
-            page = queries.list_problems(session, tenant_id, wanted, limit=limit, cursor=cursor)
+            page = list_problems(session, tenant_id, wanted, limit=limit, cursor=cursor)
         found += [each.id for each in page.items]
         cursor = page.next_cursor
         if cursor is None:
@@ -90,22 +93,22 @@ def test_problems_are_listed_newest_first(database: Database) -> None:
     ids = [submit(database, tenant_id=ONE) for _ in range(4)]
     with database.session() as session:
         batch = submit_batch(session, ONE, [make_submission()] * 4, None, silence_s=15)
-        of_batch = list(queries.list_batch_ids(session, ONE, batch.id))
+        of_batch = list(batches.list_batch_ids(session, ONE, batch.id))
     ids += of_batch
     assert list_ids(database, ONE) == ids[::-1]
     assert list_ids(database, ONE, ProblemFilter(batch_id=batch.id)) == of_batch[::-1]
-    assert list_ids(database, ONE, ProblemFilter(status="queued", policy="threshold"), limit=1) == ids[::-1]
-    assert list_ids(database, ONE, ProblemFilter(status="running")) == []
+    assert list_ids(database, ONE, ProblemFilter(statuses=("queued",), policy="threshold"), limit=1) == ids[::-1]
+    assert list_ids(database, ONE, ProblemFilter(statuses=("running",))) == []
     assert list_ids(database, ONE, ProblemFilter(policy="random")) == []
-    assert list_ids(database, ONE, ProblemFilter(batch_id=batch.id, status="running")) == []
+    assert list_ids(database, ONE, ProblemFilter(batch_id=batch.id, statuses=("running",))) == []
     assert list_ids(database, ONE, ProblemFilter(batch_id=batch.id, policy="random")) == []
 
 
 def test_a_batch_is_listed_in_the_order_of_its_submission(database: Database) -> None:
     with database.session() as session:
         batch = submit_batch(session, ONE, [make_submission(f"{number}?") for number in range(5)], None, silence_s=15)
-        first = queries.list_batch_problems(session, ONE, batch.id, limit=3, cursor=None)
-        second = queries.list_batch_problems(session, ONE, batch.id, limit=3, cursor=first.next_cursor)
+        first = list_batch_problems(session, ONE, batch.id, limit=3, cursor=None)
+        second = list_batch_problems(session, ONE, batch.id, limit=3, cursor=first.next_cursor)
     assert [each.question for each in (*first.items, *second.items)] == [f"{number}?" for number in range(5)]
     assert [each.batch_index for each in (*first.items, *second.items)] == list(range(5))
     assert second.next_cursor is None
@@ -114,10 +117,10 @@ def test_a_batch_is_listed_in_the_order_of_its_submission(database: Database) ->
 def test_new_problems_do_not_shift_the_pages(database: Database) -> None:
     ids = [submit(database, tenant_id=ONE) for _ in range(4)]
     with database.session() as session:
-        page = queries.list_problems(session, ONE, ProblemFilter(), limit=2, cursor=None)
+        page = list_problems(session, ONE, ProblemFilter(), limit=2, cursor=None)
     submit(database, tenant_id=ONE)
     with database.session() as session:
-        rest = queries.list_problems(session, ONE, ProblemFilter(), limit=9, cursor=page.next_cursor)
+        rest = list_problems(session, ONE, ProblemFilter(), limit=9, cursor=page.next_cursor)
     assert [each.id for each in (*page.items, *rest.items)] == ids[::-1]
 
 
@@ -125,23 +128,23 @@ def test_new_problems_do_not_shift_the_pages(database: Database) -> None:
 def test_a_cursor_that_the_listing_did_not_issue_is_refused(database: Database, cursor: str) -> None:
     with database.session() as session:
         with pytest.raises(BadCursor):
-            queries.list_problems(session, ONE, ProblemFilter(), limit=1, cursor=cursor)
+            list_problems(session, ONE, ProblemFilter(), limit=1, cursor=cursor)
         with pytest.raises(BadCursor):
-            queries.list_problems(session, ONE, ProblemFilter(batch_id=uuid4()), limit=1, cursor=cursor)
+            list_problems(session, ONE, ProblemFilter(batch_id=uuid4()), limit=1, cursor=cursor)
         with pytest.raises(BadCursor):
-            queries.list_batch_problems(session, ONE, uuid4(), limit=1, cursor=cursor)
+            list_batch_problems(session, ONE, uuid4(), limit=1, cursor=cursor)
 
 
 def test_a_batch_is_summed_up_from_the_counters_of_its_problems(database: Database) -> None:
     with database.session() as session:
         batch = submit_batch(session, ONE, [make_submission(reference="42")] * 3, None, silence_s=15)
-        [solved, cancelled, _] = queries.list_batch_ids(session, ONE, batch.id)
+        [solved, cancelled, _] = batches.list_batch_ids(session, ONE, batch.id)
     solve(database, solved)
     with database.session() as session:
         request_cancel(session, ONE, cancelled)
     execute(database, "UPDATE problems SET status = 'cancelled' WHERE id = :id", id=cancelled)
     with database.session() as session:
-        summary = queries.read_batch(session, ONE, batch.id)
+        summary = batches.read_batch(session, ONE, batch.id)
     assert summary is not None
     sums = summary.sums
     assert (summary.batch.id, summary.batch.size, sums.size) == (batch.id, 3, 3)
@@ -256,23 +259,26 @@ def test_no_query_finds_a_row_of_another_tenant(database: Database, mine: dict[s
     problem_id, batch_id = mine["problem"], mine["batch"]
     with database.session() as session:
         for tenant_id, is_found in ((OTHER, True), (ONE, False), (UUID(int=3), False)):
-            page = queries.list_batch_problems(session, tenant_id, batch_id, limit=9, cursor=None)
+            page = list_batch_problems(session, tenant_id, batch_id, limit=9, cursor=None)
             assert bool(page.items) is is_found
-            found = [
+            found: list[Any] = [
                 queries.read_problem(session, tenant_id, problem_id),
                 queries.read_status(session, tenant_id, problem_id),
-                queries.read_batch(session, tenant_id, batch_id),
-                queries.list_batch_ids(session, tenant_id, batch_id),
-                queries.has_batch(session, tenant_id, batch_id),
+                batches.read_batch(session, tenant_id, batch_id),
+                batches.list_batch_ids(session, tenant_id, batch_id),
+                batches.has_batch(session, tenant_id, batch_id),
+                batches.list_batches(session, tenant_id, limit=9, cursor=None).items,
+                count_uncancelled(session, tenant_id, batch_id),
             ]
+            found[-2] = batch_id in {each.batch.id for each in found[-2]}
             assert [bool(each) for each in found] == [is_found] * len(found)
             listed = [
-                queries.list_problems(session, tenant_id, wanted, limit=99, cursor=None).items
+                list_problems(session, tenant_id, wanted, limit=99, cursor=None).items
                 for wanted in (
                     ProblemFilter(),
-                    ProblemFilter(status="queued"),
+                    ProblemFilter(statuses=("queued",)),
                     ProblemFilter(policy="threshold"),
-                    ProblemFilter(status="queued", policy="threshold"),
+                    ProblemFilter(statuses=("queued",), policy="threshold"),
                     ProblemFilter(batch_id=batch_id),
                 )
             ]
@@ -283,8 +289,8 @@ def test_no_query_finds_a_row_of_another_tenant(database: Database, mine: dict[s
 
 def test_a_cursor_of_another_tenant_gives_only_rows_of_ones_own(database: Database, mine: dict[str, Any]) -> None:
     with database.session() as session:
-        cursor = queries.list_problems(session, OTHER, ProblemFilter(), limit=1, cursor=None).next_cursor
-        page = queries.list_problems(session, ONE, ProblemFilter(), limit=99, cursor=cursor)
+        cursor = list_problems(session, OTHER, ProblemFilter(), limit=1, cursor=None).next_cursor
+        page = list_problems(session, ONE, ProblemFilter(), limit=99, cursor=cursor)
     assert {each.tenant_id for each in page.items} == {ONE}
     assert len(page.items) == 3
 
@@ -295,6 +301,16 @@ def test_a_problem_of_another_tenant_cannot_be_cancelled(database: Database, min
     assert rows(database, "SELECT 1 FROM problems WHERE cancel_requested_at IS NOT NULL") == []
     with database.session() as session:
         assert request_cancel(session, OTHER, mine["problem"])
+
+
+def test_a_batch_of_another_tenant_cannot_be_cancelled(database: Database, mine: dict[str, Any]) -> None:
+    for tenant_id, count in ((ONE, 0), (OTHER, 2)):
+        with database.session() as session:
+            begin_batch_cancel(session, tenant_id, mine["batch"])
+            assert request_batch_cancel(session, tenant_id, mine["batch"], after=None).count == count
+        of_batches = rows(database, "SELECT 1 FROM batches WHERE cancel_requested_at IS NOT NULL")
+        assert len(of_batches) == count / 2
+    assert len(rows(database, "SELECT 1 FROM problems WHERE cancel_requested_at IS NOT NULL")) == 2
 
 
 def test_a_cancellation_of_an_ended_problem_changes_nothing(database: Database) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from functools import partial
-from typing import Annotated, Final
+from typing import Annotated
 from uuid import UUID
 
 from anyio import to_thread
@@ -23,7 +22,9 @@ from services.api.dependencies import (
     WithWaiting,
 )
 from services.api.errors import BODY_REFUSALS, found, refusals
+from services.api.filters import WithFilter
 from services.api.lanes import READS
+from services.api.lock_retries import retry_while_locked
 from services.api.presenting import show_audit, show_decision, show_problem, show_problems, show_step
 from services.api.route import CheckedRoute
 from services.api.schemas.problems import Problem, ProblemPage
@@ -32,16 +33,11 @@ from services.api.schemas.submissions import ProblemRequest
 from services.api.submitting import check_problem, idempotency
 from services.api.tracing import export_submission
 from services.api.waiting import LONGEST_WAIT_S, wait_for
-from shared.domain.status import Status
 from shared.heartbeats import silence_s
 from shared.store import queries
 from shared.store.database import Database
-from shared.store.submissions import ProblemLocked, request_cancel, submit_problem
-
-LOCK_DELAY_S: Final = 0.02
-LOCK_ATTEMPTS: Final = 7
-"""A cancellation waits for a locked problem for 20 ms and twice as long each time, so for 2.5 s in all. An orchestrator
-holds it for milliseconds."""
+from shared.store.finding import list_problems
+from shared.store.submissions import request_cancel, submit_problem
 
 router = APIRouter(prefix="/v1/problems", tags=["problems"], route_class=CheckedRoute)
 
@@ -92,21 +88,18 @@ def list_(  # noqa: PLR0917 - FastAPI passes arguments by name
     settings: WithSettings,
     tenant_id: WithTenant,
     root_path: RootPath,
-    status: Annotated[Status | None, Query(description="Status of the problems to list.")] = None,
-    policy: Annotated[
-        str | None, Query(max_length=80, pattern="^[a-z0-9-]+$", description="Policy of the problems to list.")
-    ] = None,
-    arm: Annotated[
-        str | None, Query(max_length=40, pattern="^[a-z0-9_-]+$", description="Arm of the problems to list.")
-    ] = None,
-    batch_id: Annotated[UUID | None, Query(description="Batch of the problems to list.")] = None,
+    wanted: WithFilter,
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> ProblemPage:
-    """List problems, newest first; the problems of a batch in reverse order of submission."""
-    wanted = queries.ProblemFilter(status=status, policy=policy, arm=arm, batch_id=batch_id)
+    """List problems, newest first; the problems of a batch in reverse order of submission.
+
+    No index has the verdict, the stop reason and whether steps were escalated, and for a batch no other condition
+    either. With such a condition a page looks at 2,000 problems at most. It may have fewer items than `limit`, or none,
+    and still a `next_cursor`.
+    """
     with database.session() as session:
-        page = queries.list_problems(session, tenant_id, wanted, limit=limit, cursor=cursor)
+        page = list_problems(session, tenant_id, wanted, limit=limit, cursor=cursor)
         items = show_problems(session, page.items, root_path, silence_s=silence_s(settings))
     return ProblemPage(items=items, next_cursor=page.next_cursor)
 
@@ -157,19 +150,10 @@ async def cancel(  # noqa: PLR0917 - FastAPI passes arguments by name
 ) -> Problem:
     """Cancel a problem: status 202 while it is open, 200 if it has ended already."""
     work = partial(_cancel, database, tenant_id, problem_id, root_path, silence_s=silence_s(settings))
-    attempt = 0
-    while True:
-        try:
-            is_open, problem = await to_thread.run_sync(work)
-        except ProblemLocked:
-            if attempt == LOCK_ATTEMPTS:
-                raise
-            await asyncio.sleep(LOCK_DELAY_S * 2**attempt)  # Holds no thread, which other clients may need.
-            attempt += 1
-        else:
-            if not is_open:
-                response.status_code = status.HTTP_200_OK
-            return problem
+    is_open, problem = await retry_while_locked(partial(to_thread.run_sync, work))
+    if not is_open:
+        response.status_code = status.HTTP_200_OK
+    return problem
 
 
 def _cancel(

@@ -9,10 +9,10 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from services.api.schemas.pages import Page
 from services.api.schemas.submissions import LimitsChoice, SamplingChoice, WrappersChoice
-from services.api.schemas.values import FailureCode
+from services.api.schemas.values import ErrorCode, FailureCode
 from shared.domain.options import WhenLargeAway, WhenPrmAway, WhenSmallAway
 from shared.domain.roles import WorkerRole
-from shared.domain.status import Status, StopReason
+from shared.domain.status import BatchStatus, Status, StopReason
 from shared.domain.verdict import Verdict
 
 
@@ -149,6 +149,19 @@ class ProblemPage(Page[Problem]):
     """One page of problems."""
 
 
+class Change(BaseModel):
+    """A problem that was submitted, or has ended."""
+
+    problem_id: UUID = Field(description="Id of the problem.")
+    status: Status = Field(description="Status that the problem took: `queued` on its submission, or a final one.")
+    changed_at: AwareDatetime = Field(description="Time at which the transaction with the change began.")
+    links: dict[str, str] = Field(description="Path of the problem.")
+
+
+class ChangePage(Page[Change]):
+    """One page of changes. Its cursor is never null, so that a reader can go on when later changes have come."""
+
+
 class Sums(BaseModel):
     """Sums over problems of a batch."""
 
@@ -160,18 +173,68 @@ class Sums(BaseModel):
     ledger: Ledger = Field(description="Tokens and calls used for all problems.")
 
 
-class Batch(Sums):
-    """A batch with the sums over its problems, and over those of each arm."""
+class Failures(BaseModel):
+    """Problems of a batch that failed for one reason."""
+
+    code: FailureCode = Field(description="Code of the failures.")
+    count: int = Field(description="Number of problems of the batch that failed with the code.")
+    detail: str = Field(description="Explanation of one of these failures; empty after an erasure.")
+
+
+class ListedBatch(BaseModel):
+    """A batch without the sums over its problems."""
 
     id: UUID = Field(description="Id of the batch.")
+    size: int = Field(description="Number of problems.")
+    status: BatchStatus = Field(description="Status of the batch, as follows from those of its problems.")
     created_at: AwareDatetime = Field(description="Time of the submission.")
+    cancel_requested_at: AwareDatetime | None = Field(
+        description="Time at which the cancellation of the batch was first requested; null if it was not."
+    )
+    links: dict[str, str] = Field(description="Paths of the batch, its problems and its cancellation.")
+
+
+class BatchPage(Page[ListedBatch]):
+    """One page of batches."""
+
+
+class Batch(Sums, ListedBatch):
+    """A batch with the sums over its problems, and over those of each arm."""
+
+    failures: list[Failures] = Field(
+        description="Why problems of the batch failed, the commonest code first; empty if none failed."
+    )
     arms: dict[str, Sums] = Field(
         description="Sums over the problems of each arm, by its name; empty if the submission named no split."
     )
-    links: dict[str, str] = Field(description="Paths of the batch and its problems.")
+
+
+class CancelledBatch(Batch):
+    """A batch after a request to cancel it."""
+
+    newly_cancelled: int = Field(
+        description="Number of problems whose cancellation this request recorded; others had ended, or it was recorded."
+    )
+
+
+class RejectedField(BaseModel):
+    """Wrong field of a problem that was skipped."""
+
+    line: int | None = Field(description="Number of the line, from 1; null unless the body is JSON Lines.")
+    index: int = Field(description="Index of the problem among the received ones, from 0.")
+    field: str = Field(description="Place of the field in the problem; empty if the whole problem is wrong.")
+    code: ErrorCode = Field(description="Short, stable name of the error.")
+    message: str = Field(description="Explanation in one sentence.")
 
 
 class SubmittedBatch(Batch):
-    """A batch with the ids of its problems."""
+    """A batch with the ids of its problems, and what became of the others of the request."""
 
-    problem_ids: list[UUID] = Field(description="Ids of the problems, in the order of the request.")
+    problem_ids: list[UUID] | None = Field(
+        description="Ids of the problems, in the order of the request; null if they are more than TRIM_MAX_BATCH_SIZE, "
+        "which the batch's list of problems has in this order."
+    )
+    received: int = Field(description="Number of problems of the request: the accepted and the rejected ones.")
+    accepted: int = Field(description="Number of problems of the request that the batch has.")
+    rejected: int = Field(description="Number of problems of the request that are wrong, and were skipped.")
+    errors: list[RejectedField] = Field(description="Wrong fields of the rejected problems, the first 100 of them.")

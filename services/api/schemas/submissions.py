@@ -272,3 +272,20 @@ class BatchRequest(_Request):
         description="Options for problems that omit them. `limits` and `sampling` are completed field by field.",
     )
     problems: list[ProblemRequest] = Field(min_length=1, description="Problems to solve.")
+
+
+class UncheckedBatch(_Request):
+    """A batch whose problems are checked one by one."""
+
+    defaults: Choices = Field(default_factory=Choices, description="As in `BatchRequest`.")
+    problems: list[Any] = Field(min_length=1, description="Problems to solve, and wrong ones.")
+
+
+def _unchanged(value: object) -> object:
+    return value
+
+
+BatchBody = Annotated[
+    BatchRequest, BeforeValidator(_unchanged, json_schema_input_type=BatchRequest | list[ProblemRequest])
+]
+"""A batch; an array of problems stands for the object with these problems, as which the route reads it."""

@@ -46,6 +46,8 @@ def check(response: httpx2.Response) -> None:
         assert "content" not in described[status], f"{name} describes a body for status {status}"
         return
     assert media_type in described[status]["content"], f"{name} does not describe {media_type} for status {status}"
+    if media_type != "text/event-stream" and not media_type.endswith("json"):
+        return
     body = response.text if media_type == "text/event-stream" else response.json()
     first = next(_validator(name, status, media_type).iter_errors(body), None)
     assert first is None, f"{name}, status {status}: {first}"

@@ -12,7 +12,15 @@ from starlette.testclient import TestClient
 
 from shared.domain.ledger import Ledger
 from shared.store.database import Database
-from tests.integration.api.calls import QUESTION, change, submit_batch, wrong_fields
+from tests.integration.api.calls import (
+    QUESTION,
+    change,
+    is_refusal,
+    read_pages,
+    submit,
+    submit_batch,
+    wrong_fields,
+)
 
 pytestmark = pytest.mark.servers
 
@@ -107,6 +115,86 @@ def test_a_batch_adds_up_statuses_verdicts_steps_and_ledgers(api: TestClient, da
     assert batch["ledger"] == expected
 
 
+def test_a_batch_lists_why_its_problems_failed_with_the_commonest_code_first(
+    api: TestClient, database: Database
+) -> None:
+    made = submit_batch(api, 5)
+    assert api.get(f"/v1/batches/{made['id']}").json()["failures"] == []
+    for each, code, detail in zip(
+        made["problem_ids"], ["large_away", "no_output", "no_output", "no_output"], ["", "One.", None, "Two."],
+        strict=False,
+    ):  # fmt: skip
+        change(database, each, status="failed", failure_code=code, failure_detail=detail, finished_at=datetime.now(UTC))
+    batch = api.get(f"/v1/batches/{made['id']}").json()
+    assert batch["failures"] == [
+        {"code": "no_output", "count": 3, "detail": "Two."},
+        {"code": "large_away", "count": 1, "detail": ""},
+    ]
+    assert batch["status"] == "running"
+    change(database, made["problem_ids"][4], status="expired", finished_at=datetime.now(UTC))
+    assert api.get(f"/v1/batches/{made['id']}").json()["status"] == "ended"
+
+
+def test_batches_are_listed_newest_first_with_their_status(api: TestClient, database: Database) -> None:
+    made = [submit_batch(api, 2) for _ in range(4)]
+    submit(api)
+    for each in made[0]["problem_ids"]:
+        change(database, each, status="succeeded", finished_at=datetime.now(UTC))
+    assert api.post(made[2]["links"]["cancel"]).status_code == 202
+    ids = [each["id"] for each in made]
+    found = read_pages(api, "/v1/batches", lambda: submit_batch(api, 1), limit=3)
+    listed = [each for each in found if each["id"] in ids]
+    assert [each["id"] for each in listed] == ids[::-1]
+    assert [each["status"] for each in listed] == ["running", "cancelling", "running", "ended"]
+    assert {each["size"] for each in listed} == {2}
+    assert all(api.get(each["links"]["self"]).json()["status"] == each["status"] for each in listed)
+    is_refusal(api.get("/v1/batches?cursor=x"), 422, "bad_cursor")
+
+
+def test_a_cancelled_batch_keeps_its_results_and_can_be_cancelled_again(api: TestClient, database: Database) -> None:
+    made, other = submit_batch(api, 5), submit_batch(api, 1)
+    ended, running, *_ = made["problem_ids"]
+    change(database, ended, status="succeeded", answer="1", finished_at=datetime.now(UTC))
+    change(database, running, status="running")
+    first = api.post(made["links"]["cancel"])
+    assert (first.status_code, first.json()["newly_cancelled"], first.json()["status"]) == (202, 4, "cancelling")
+    shown = {each["id"]: each for each in read_pages(api, made["links"]["problems"])}
+    assert [each for each, problem in shown.items() if problem["cancel_requested_at"] is None] == [ended]
+    assert shown[ended]["answer"] == "1"
+    again = api.post(made["links"]["cancel"])
+    assert (again.status_code, again.json()["newly_cancelled"]) == (202, 0)
+    assert again.json()["cancel_requested_at"] == first.json()["cancel_requested_at"]
+    for each in made["problem_ids"][1:]:
+        change(database, each, status="cancelled", finished_at=datetime.now(UTC))
+    late = api.post(made["links"]["cancel"])
+    assert (late.status_code, late.json()["newly_cancelled"], late.json()["status"]) == (200, 0, "ended")
+    [alone] = read_pages(api, other["links"]["problems"])
+    assert alone["cancel_requested_at"] is None
+
+
+def test_a_batch_that_ended_has_no_cancellation(api: TestClient, database: Database) -> None:
+    made = submit_batch(api, 1)
+    change(database, made["problem_ids"][0], status="succeeded", finished_at=datetime.now(UTC))
+    late = api.post(made["links"]["cancel"])
+    assert (late.status_code, late.json()["cancel_requested_at"]) == (200, None)
+
+
+def test_locked_problems_of_a_batch_hold_up_no_cancellation_of_the_others(
+    api: TestClient, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.api.lock_retries.LOCK_ATTEMPTS", 2)
+    monkeypatch.setattr("services.api.native.batches.request_batch_cancel.__kwdefaults__", {"limit": 2})
+    made = submit_batch(api, 5)
+    locked = made["problem_ids"][1]
+    with database.begin() as connection:
+        connection.execute(text("SELECT FROM problems WHERE id = :id FOR UPDATE"), {"id": locked})
+        refused = is_refusal(api.post(made["links"]["cancel"]), 503, "problem_locked")
+        assert "1 problem" in refused["detail"]
+    shown = read_pages(api, made["links"]["problems"])
+    assert [each["id"] for each in shown if each["cancel_requested_at"] is None] == [locked]
+    assert api.post(made["links"]["cancel"]).json()["newly_cancelled"] == 1
+
+
 def count_problems(database: Database) -> int:
     with database.session() as session:
         return int(session.scalar(text("SELECT count(*) FROM problems")) or 0)
@@ -116,3 +204,7 @@ def count_problems(database: Database) -> int:
 def test_an_unknown_batch_is_not_found_and_a_malformed_id_is_refused(api: TestClient, rest: str) -> None:
     assert api.get(f"/v1/batches/{uuid4()}{rest}").status_code == 404
     assert "batch_id" in wrong_fields(api.get(f"/v1/batches/1%00{rest}"))
+
+
+def test_an_unknown_batch_cannot_be_cancelled(api: TestClient) -> None:
+    is_refusal(api.post(f"/v1/batches/{uuid4()}/cancel"), 404, "not_found")

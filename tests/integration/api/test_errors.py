@@ -54,7 +54,7 @@ def test_a_body_that_is_not_utf_8_is_refused(api: TestClient, body: bytes) -> No
         "text/json",
         "application/x-www-form-urlencoded",
         "multipart/form-data; boundary=x",
-        "application/jsonl",
+        "application/jsonx",
         "application/json/x",
         "application/json, text/plain",
         "application/+json",

@@ -55,7 +55,7 @@ def test_a_request_that_waits_is_counted_and_not_measured(before: Scrape, api: T
 def test_a_request_that_breaks_the_service_counts_with_status_500(
     before: Scrape, api: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.api.native.batches.queries.read_batch", Mock(side_effect=ZeroDivisionError))
+    monkeypatch.setattr("services.api.native.batches.batches.read_batch", Mock(side_effect=ZeroDivisionError))
     assert api.get(f"/v1/batches/{uuid4()}").status_code == 500
     counted = scrape().since(before)
     assert counted.by("trim_http_requests_total", "route", "status") == {("/v1/batches/{batch_id}", "500"): 1}

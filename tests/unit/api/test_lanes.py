@@ -13,7 +13,7 @@ import httpx2
 from sqlalchemy.orm import Session
 
 from services.api.app import create_app
-from services.api.lanes import KEY_RECORDS, KEYS, READINESS, READS, REQUEST_THREADS
+from services.api.lanes import EXPORTS, KEY_RECORDS, KEYS, READINESS, READS, REQUEST_THREADS
 from services.api.server import POOL_SIZE
 from shared.settings import Settings
 from shared.store.database import Database, DatabaseUnavailable
@@ -77,6 +77,6 @@ def test_while_every_transaction_hangs_each_kind_of_request_begins_its_own_and_l
 
 
 def test_no_thread_of_the_process_waits_for_a_connection_of_the_pool() -> None:
-    lanes = (READS, READINESS, KEYS, KEY_RECORDS)
+    lanes = (READS, EXPORTS, READINESS, KEYS, KEY_RECORDS)
     watcher = 1
     assert REQUEST_THREADS + sum(each.threads for each in lanes) + watcher <= 2 * POOL_SIZE

@@ -1,0 +1,1 @@
+"""Exports of problems: their formats, and the stream in which a client gets them."""
