@@ -7,6 +7,7 @@ the proof.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -16,8 +17,8 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from shared.domain.status import Status
-from shared.store.submissions import Idempotency, Stored, Submission, request_cancel, submit_problem
-from shared.store.tables import IdempotencyKey, Problem
+from shared.store.submissions import Idempotency, Stored, Submission, request_cancel, submit_problem, submit_problems
+from shared.store.tables import Base, IdempotencyKey, Problem
 
 RETRIED_FOR: Final = timedelta(minutes=15)
 """Time for which a retry attaches to a problem of an earlier try. OpenAI's clients wait for 10 minutes by default, then
@@ -38,6 +39,11 @@ class Try:
     """Whether its client has sent it before."""
     idempotency: Idempotency | None = None
     """The client's own key, which takes the place of the digest."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether nothing that is stored can make it the same as an earlier one."""
+        return self.idempotency is None and not self.is_retry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,13 +91,31 @@ def submit_awaited(
     if tried.is_retry and (found := _find_earlier(session, tenant_id, tried.digest, problem_id)) is not None:
         key, earlier_id = found
         return Stored(earlier_id, is_new=False), _hold(session, tenant_id, key, earlier_id)
-    stored = submit_problem(
-        session, tenant_id, submission, None, silence_s=silence_s, max_queued=max_queued, problem_id=problem_id
-    )
-    key = _key(tried.digest, problem_id)
-    values = {"tenant_id": tenant_id, "key": key, "request_digest": tried.digest, "problem_id": problem_id}
-    since = session.scalars(insert(IdempotencyKey).values(values).returning(IdempotencyKey.created_at)).one()
-    return stored, Hold(tenant_id=tenant_id, problem_id=problem_id, key=key, since=since)
+    tries = [(tenant_id, problem_id, submission, tried)]
+    [made] = submit_first_tries(session, tries, silence_s=silence_s, max_queued=max_queued)
+    return made
+
+
+def submit_first_tries(
+    session: Session,
+    tries: Sequence[tuple[UUID, UUID, Submission, Try]],
+    *,
+    silence_s: float,
+    max_queued: int | None = None,
+) -> list[tuple[Stored, Hold]]:
+    """Queue the problems of first tries together, each with its tenant and its id: all of them or none."""
+    stored = submit_problems(session, [each[:3] for each in tries], silence_s=silence_s, max_queued=max_queued)
+    keys = [_key(tried.digest, problem_id) for _, problem_id, _, tried in tries]
+    rows = [
+        {"tenant_id": tenant_id, "key": key, "request_digest": tried.digest, "problem_id": problem_id}
+        for (tenant_id, problem_id, _, tried), key in zip(tries, keys, strict=True)
+    ]
+    since = session.connection().scalars(_INSERT_KEY, rows).all()[0]  # The same for all: that of the transaction.
+    holds = [
+        Hold(tenant_id=tenant_id, problem_id=problem_id, key=key, since=since)
+        for (tenant_id, problem_id, *_), key in zip(tries, keys, strict=True)
+    ]
+    return list(zip(stored, holds, strict=True))
 
 
 def release(session: Session, hold: Hold) -> bool:
@@ -148,6 +172,10 @@ def _hold(session: Session, tenant_id: UUID, key: str, problem_id: UUID) -> Hold
         .returning(IdempotencyKey.created_at)
     ).one()
     return Hold(tenant_id=tenant_id, problem_id=problem_id, key=key, since=since)
+
+
+_KEYS = Base.metadata.tables[IdempotencyKey.__tablename__]
+_INSERT_KEY = insert(_KEYS).returning(_KEYS.c.created_at)
 
 
 def _key(digest: str, problem_id: UUID) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any, Final, Literal, Protocol
@@ -143,6 +144,28 @@ class Submissions(Protocol):
     def __iter__(self) -> Iterator[Submission]:
         """Yield the problems in their order."""
         ...
+
+
+def submit_problems(
+    session: Session,
+    problems: Sequence[tuple[UUID, UUID, Submission]],
+    *,
+    silence_s: float,
+    max_queued: int | None = None,
+) -> list[Stored]:
+    """Queue problems of several requests together, each with its tenant and its id; see `submit_problem`."""
+    of_tenant = defaultdict[UUID, list[UUID]](list)
+    for tenant_id, made, _ in problems:
+        of_tenant[tenant_id].append(made)
+    for tenant_id in sorted(of_tenant):  # In one order, as each check may lock.
+        check_backlog(session, tenant_id, adding=len(of_tenant[tenant_id]), max_queued=max_queued)
+    versions = _Versions(session, silence_s)
+    rows = [{"tenant_id": tenant_id, **_values(made, each, versions)} for tenant_id, made, each in problems]
+    session.connection().execute(_INSERT_PROBLEM, rows)
+    for tenant_id, ids in of_tenant.items():
+        record_submissions(session, tenant_id, ids)
+    wake_orchestrators(session, to="admit")
+    return [Stored(row["id"], is_new=True, policies=(row["policy"],)) for row in rows]
 
 
 def submit_batch(

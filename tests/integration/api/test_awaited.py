@@ -13,7 +13,7 @@ from uuid import uuid4
 import httpx2
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import select, text
+from sqlalchemy import event, select, text
 
 from services.api import leaving
 from services.api.app import create_app
@@ -238,6 +238,32 @@ def test_equal_requests_are_two_problems_and_one_key_is_one(run: Callable[..., N
         assert {(await each.answer())["trim"]["problem_id"] for each in keyed} == {str(problem.id)}
         other = chats.ask("Another?", headers=key)
         assert (await other.answer())["error"]["code"] == "idempotency_conflict"
+
+    run(body, grace_s=NEVER_S)
+
+
+def test_requests_are_submitted_together_and_one_that_cannot_be_holds_up_no_other(run: Callable[..., None]) -> None:
+    question = f"Together {uuid4()}?"
+
+    async def body(chats: Chats) -> None:
+        statements: list[str] = []
+        event.listen(chats.database.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+        good = [chats.ask(f"{question}{number}") for number in range(8)]
+        bad = chats.ask(question, model="trim-sequence")
+        assert (await bad.answer())["error"]["code"] == "model_not_found"
+        await chats.until_waited_for(8)
+        for number in range(8):
+            [problem] = chats.problems(f"{question}{number}")
+            chats.end(problem)
+        assert {each["trim"]["status"] for each in [await each.answer() for each in good]} == {"succeeded"}
+        assert chats.problems(question) == []
+        statements.clear()
+        more = [chats.ask(f"{question}!") for _ in range(8)]
+        await chats.until_waited_for(8)
+        assert len([each for each in statements if each.startswith("INSERT INTO problems")]) < 8
+        for problem in chats.problems(f"{question}!"):
+            chats.end(problem)
+        assert len({(await each.answer())["id"] for each in more}) == 8
 
     run(body, grace_s=NEVER_S)
 
