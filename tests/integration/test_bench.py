@@ -186,6 +186,20 @@ def test_the_benchmark_of_streams_finds_the_report_of_each_step_that_arrives(
         assert 0 < printed[part]["median_ms"] <= printed[part]["p95_ms"]
 
 
+def test_a_run_of_completions_prints_what_a_request_costs(postgres_server: str, rabbitmq_server: str) -> None:
+    sizes = ["--sequential", "3", "--requests", "6", "--clients", "2", "--repeats", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.gateway", *sizes],
+        cwd=ROOT, env=environment(postgres_server, rabbitmq_server), capture_output=True, text=True, timeout=800,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout.splitlines()[-1])
+    assert printed["clients"] == 2
+    assert printed["ms_per_request"] > printed["ms_until_started"] + printed["ms_until_solved"] > 0
+    assert {"api", "orchestrator", "small"} <= set(printed["cpu_ms_per_request"])
+
+
 def test_a_run_with_long_and_short_solutions_prints_what_a_step_of_each_costs(
     postgres_server: str, rabbitmq_server: str
 ) -> None:

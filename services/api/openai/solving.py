@@ -64,12 +64,11 @@ class Solving:
 
     def __init__(self, settings: Settings, database: Database, waiting: Waiting, leaving: Leaving) -> None:
         """Take the settings, the database, the clients that wait, and those that leave."""
-        self._settings = settings
         self._database = database
         self._waiting = waiting
         self.leaving = leaving
         self._silence_s = silence_s(settings)
-        # Joined as reads are: a transaction for each would take twice the processor time of both processes.
+        # Joined as reads are: a transaction for each would take ten times the processor time.
         self._first_tries: JoinedReads[tuple[Asked, UUID], tuple[Stored, Hold]] = JoinedReads(self._submit_all)
         self._reads: JoinedReads[tuple[UUID, str], Solved | None] = JoinedReads(self._read)
 
