@@ -62,8 +62,8 @@ def check(
     """
     if since is not None and problem is not None:
         raise typer.BadParameter("name --since or --problem, not both")
-    with requiring("store"):
-        from shared.store.checks import Scope
+    from shared.store.checks import Scope
+
     scope = Scope(since=since and (since if since.tzinfo else since.replace(tzinfo=UTC)), problem=problem)
     with reaching_servers():
         named = Settings()
@@ -84,9 +84,9 @@ def check(
 
 def _examine(settings: Settings, scope: Scope) -> tuple[list[Finding], list[Detached]]:
     """Run all checks in one snapshot of the database."""
-    from shared.store import verification
-    from shared.store.database import Database
-
+    with requiring("store"):
+        from shared.store import verification
+        from shared.store.database import Database
     url = settings.require_database_url()
     with (
         closing(Database(url, statement_timeout_s=0)) as database,

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import packages_distributions, requires
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
@@ -106,3 +107,25 @@ def test_a_role_without_pgmq_reports_the_extra_that_its_broker_url_needs(role: S
     [line] = done.stderr.splitlines()
     assert "TRIM_BROKER_URL names pgmq, which needs pgmq, and that is not installed" in line
     assert "pip install '.[pgmq]'" in line
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "sentence"),
+    [
+        (["check"], 2, "install it with pip install '.[store]'."),
+        (["dead-letters", "list"], 2, "install it with pip install '.[bus]'."),
+        (["doctor", "--server", "http://127.0.0.1:1"], 3, "install it with pip install '.[store]'."),
+    ],
+)
+def test_a_command_for_operators_names_the_extra_that_it_lacks(
+    command: Sequence[str], status: int, sentence: str, tmp_path: Path
+) -> None:
+    program = WITHOUT + "sys.argv[:2] = ['trim']; from cli.entry import main; main()"
+    named = {"TRIM_DATABASE_URL": "postgresql://127.0.0.1:1/x", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program, ",".join(importable_without("cli")), *command],
+        cwd=tmp_path, env={**os.environ, **named}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    shown = " ".join((done.stdout + done.stderr).split())
+    assert (done.returncode, sentence in shown) == (status, True), shown
+    assert "Traceback" not in shown
