@@ -111,7 +111,6 @@ def test_both_clients_solve_problems_and_batches(deployment: Deployment) -> None
         assert client.problems.cancel(batch.problem_ids[0]).has_ended if batch.problem_ids else False
 
 
-@needs_events
 def test_solve_prints_the_solution_and_its_reasons(environment: Mapping[str, str]) -> None:
     done = trim(environment, "solve", "What is 6 times 7?", "--reference", "42", "--threshold", "0.5")
     assert done.returncode == 0, done.stderr
@@ -130,7 +129,6 @@ def test_solve_prints_the_solution_and_its_reasons(environment: Mapping[str, str
         assert [line for line in lines if sentence in line], done.stdout
 
 
-@needs_events
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_a_signal_cancels_the_problem_that_is_being_solved(
     deployment: Deployment, environment: Mapping[str, str], number: signal.Signals
@@ -170,8 +168,6 @@ def test_every_command_of_the_page_works_as_printed(
     [problem_id] = deployment.submit(1)
     batch_id = deployment.finish([problem_id])[0]["batch_id"]
     later = {
-        "solve": "GET /v1/problems/{problem_id}/events",
-        "problems watch": "GET /v1/problems/{problem_id}/events",
         "batches list": "GET /v1/batches",
         "batches cancel": "POST /v1/batches/{batch_id}/cancel",
     }
