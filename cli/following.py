@@ -12,10 +12,7 @@ from rich.status import Status
 from cli.output import print_line
 from cli.progress import console, note
 from cli.solutions import SolutionPrinter
-from trim_client import Client, DecisionMade, Ended, Event, NotFound, Problem, StepAccepted
-
-NO_SUCH_PATH = "no_such_path"
-"""Code of a service that has no streams of events."""
+from trim_client import Client, DecisionMade, Ended, Event, Problem, StepAccepted
 
 
 class View(Protocol):
@@ -81,30 +78,11 @@ def follow(client: Client, problem_id: UUID, *, as_json: bool) -> Problem:
         TrimClientError: The service refused it, or did not answer.
     """
     with view(as_json=as_json) as shown:
-        for event in _events(client, problem_id):
+        for event in client.problems.stream(problem_id):
             shown.hear(event)
             if isinstance(event, Ended):
                 return event.problem
     raise AssertionError("a stream ends with the end of its problem")
-
-
-def _events(client: Client, problem_id: UUID) -> Iterator[Event]:
-    """Yield the events of a problem; from a service that streams none, all of them at its end."""
-    try:
-        yield from client.problems.stream(problem_id)
-    except NotFound as error:
-        if error.code != NO_SUCH_PATH:
-            raise
-        yield from _recorded(client, client.problems.wait(problem_id))
-
-
-def _recorded(client: Client, problem: Problem) -> Iterator[Event]:
-    """Yield what a stream would have had of a problem that has ended."""
-    decisions = list(client.problems.decisions(problem.id))
-    for step in client.problems.steps(problem.id):
-        yield from (DecisionMade(each, "") for each in decisions if each.step == step.step)
-        yield StepAccepted(step, "")
-    yield Ended(problem, "")
 
 
 def event_fields(event: Event) -> Mapping[str, Any]:

@@ -15,9 +15,6 @@ from pathlib import Path
 import pytest
 
 from chaos.deployment import Deployment, deployed
-from services.api.app import create_app
-from shared.settings import Settings
-from shared.store.database import Database
 from stack.scratch import scratch_database
 from trim_client import AsyncClient, Client, DecisionMade, Ended, StepAccepted
 
@@ -55,19 +52,6 @@ def trim(environment: Mapping[str, str], *arguments: str) -> subprocess.Complete
     return subprocess.run([*TRIM, *arguments], env=environment, capture_output=True, text=True, check=False)
 
 
-def serves(line: str) -> bool:
-    """Tell whether this version of the service answers a request."""
-    method, path = line.split()
-    found = create_app(Settings(), Database("postgresql://127.0.0.1:1/x")).openapi()["paths"]
-    return method.lower() in found.get(path, {})
-
-
-needs_events = pytest.mark.skipif(
-    not serves("GET /v1/problems/{problem_id}/events"), reason="the service streams no events"
-)
-
-
-@needs_events
 def test_a_stream_has_every_decision_before_its_step_and_then_the_end(deployment: Deployment) -> None:
     with Client(deployment.api.address) as client:
         submitted = client.problems.submit("What is 6 times 7?", reference="42", policy="threshold:threshold=0.5")
@@ -167,15 +151,9 @@ def test_every_command_of_the_page_works_as_printed(
 ) -> None:
     [problem_id] = deployment.submit(1)
     batch_id = deployment.finish([problem_id])[0]["batch_id"]
-    later = {
-        "batches list": "GET /v1/batches",
-        "batches cancel": "POST /v1/batches/{batch_id}/cancel",
-    }
     commands = re.findall(r"^\$ (trim .*)$", (DOCS / "command.md").read_text(), re.MULTILINE)
     assert len(commands) >= 10
     for command in commands:
-        if any(command.startswith(f"trim {name}") and not serves(line) for name, line in later.items()):
-            continue
         done = subprocess.run(
             ["bash", "-c", command],
             cwd=folder, env=environment | {"PROBLEM": problem_id, "BATCH": str(batch_id)},
@@ -199,8 +177,6 @@ def test_every_python_example_runs_as_printed(page: str, environment: Mapping[st
     examples = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
     assert examples
     for example in examples:
-        if "stream(" in example and not serves("GET /v1/problems/{problem_id}/events"):
-            continue
         code = example.replace('"http://127.0.0.1:8080"', "")
         done = subprocess.run(
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False

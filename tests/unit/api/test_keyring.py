@@ -103,7 +103,9 @@ def test_a_key_expires_to_the_moment(ring: Keyring, database: PlayedDatabase) ->
 
 
 @pytest.mark.parametrize(
-    "text", ["", "trim_", "trim_0123456789_", invent().upper(), f"{invent()}\n", f" {invent()}", invent()[:-1], "é"]
+    "text",
+    ["", "trim_", "trim_0123456789_", invent().upper(), f"{invent()}\n", f" {invent()}", invent()[:-1], "é"],
+    ids=range(8),
 )
 def test_what_has_not_the_form_of_a_key_is_refused_without_a_look(
     ring: Keyring, database: PlayedDatabase, text: str

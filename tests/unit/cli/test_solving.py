@@ -18,7 +18,7 @@ from tests.unit.cli.fake_service import FakeService
 from tests.unit.client import samples
 from tests.unit.client.samples import PROBLEM_ID
 from tests.unit.client.service import answer, events
-from trim_client import Decision, NotFound
+from trim_client import Decision
 
 
 @pytest.fixture
@@ -80,17 +80,6 @@ def test_solve_prints_events_as_lines_of_json(service: FakeService) -> None:
 def test_solve_reads_a_question_from_standard_input(service: FakeService) -> None:
     trim("solve", "-", input="What is\n6 times 7?\n")
     assert service.bodies("POST /v1/problems") == [{"question": "What is\n6 times 7?"}]
-
-
-def test_a_service_that_streams_no_events_shows_the_solution_at_its_end(service: FakeService) -> None:
-    missing = answer(samples.refusal(404, "no_such_path", "No endpoint has this path."), 404)
-    service.answers[f"GET /v1/problems/{PROBLEM_ID}/events"] = lambda _: missing
-    shown = trim("solve", "What?").stdout
-    assert "   0 small       0.9 Step 0.\n                     kept: its PRM score 0.9" in shown
-    assert "answer    42\n" in shown
-    service.answers[f"GET /v1/problems/{PROBLEM_ID}/events"] = lambda _: answer(samples.refusal(404, "not_found"), 404)
-    with pytest.raises(NotFound):
-        trim("problems", "watch", str(PROBLEM_ID))
 
 
 def test_a_problem_without_a_solution_is_exit_code_1(service: FakeService) -> None:
