@@ -68,6 +68,7 @@ class Solving:
         self._waiting = waiting
         self.leaving = leaving
         self._silence_s = silence_s(settings)
+        self._max_queued = settings.tenant_max_queued
         # Joined as reads are: a transaction for each would take ten times the processor time.
         self._first_tries: JoinedReads[tuple[Asked, UUID], tuple[Stored, Hold]] = JoinedReads(self._submit_all)
         self._reads: JoinedReads[tuple[UUID, str], Solved | None] = JoinedReads(self._read)
@@ -126,9 +127,7 @@ class Solving:
         tries = [(each.tenant_id, problem_id, each.submission, each.tried) for each, problem_id in asked]
         try:
             with self._database.session() as session:
-                submitted = submit_first_tries(
-                    session, tries, silence_s=self._silence_s, max_queued=self._settings.tenant_max_queued
-                )
+                submitted = submit_first_tries(session, tries, silence_s=self._silence_s, max_queued=self._max_queued)
                 return [*submitted]
         except (DatabaseUnavailable, DatabaseBusy) as error:
             return [error] * len(asked)
@@ -151,7 +150,7 @@ class Solving:
                     asked.tried,
                     problem_id=problem_id,
                     silence_s=self._silence_s,
-                    max_queued=self._settings.tenant_max_queued,
+                    max_queued=self._max_queued,
                 )
         except (NoDefault, RetiredVersion, UnknownVersion) as error:
             raise refused(error, asked.body) from error
