@@ -92,6 +92,7 @@ def test_the_sample_is_solved_in_an_odd_shell_and_nothing_is_left_running(
         cwd=folder, env=environment | ODD_SHELL, capture_output=True, text=True, timeout=800, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert "\nKeys:     none are needed, so everyone may use the API who can reach it\n" in done.stdout
     assert "\nModels:   the bundled demonstration models, which solve five kinds" in done.stdout
     printed = done.stdout.replace("|", "│")  # Lines as far as the encoding has them.
     rows = re.findall(

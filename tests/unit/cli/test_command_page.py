@@ -28,7 +28,7 @@ def commands(group: object, name: str = "trim") -> Iterator[str]:
 
 def test_every_command_is_on_the_page_and_no_other() -> None:
     [table] = re.findall(r"## All commands\n(.*?)\n## ", f"{PAGE}\n## ", re.DOTALL)
-    assert set(re.findall(r"`(trim [a-z ]+)`", table)) == set(commands(typer.main.get_command(app)))
+    assert set(re.findall(r"`(trim [a-z -]+)`", table)) == set(commands(typer.main.get_command(app)))
 
 
 def test_every_option_of_solve_and_submit_is_on_the_page() -> None:
