@@ -54,6 +54,7 @@ class Readiness(Model):
     down: list[str]
     """Names of the parts that are down."""
     parts: list[Part]
+    service_version: str | None = None
     note: str | None = None
 
     @property
