@@ -16,9 +16,10 @@ import pytest
 from sqlalchemy import Connection, text
 from uuid_utils.compat import uuid7
 
+from services.api.exports.portions import RECORDED_PROBLEMS
 from shared.domain.options import PolicyChoice
 from shared.domain.roles import WorkerRole
-from shared.store import batches, queries, verification
+from shared.store import batches, queries, records, verification
 from shared.store.access import find_keys, list_keys, record_use
 from shared.store.admission import find_attention, next_queued, record_processes
 from shared.store.awaited import Try, release, submit_awaited
@@ -515,6 +516,20 @@ def test_streams_read_only_what_is_new_to_each_of_them(database: Database, execu
         session.connection().exec_driver_sql(FIND_OPEN, (recorded, OPEN))
         assert find_end(session, CROWDED, RECORDED) == Place()
     check(executed, rows=50)
+
+
+def test_an_export_reads_what_was_recorded_of_its_problems_by_their_ids(
+    database: Database, executed: list[Plan]
+) -> None:
+    """Also once the server has stopped planning for the values at hand."""
+    ids = [UUID(int=RECORDED.int + number) for number in range(RECORDED_PROBLEMS)]
+    with database.session() as session:
+        for _ in range(7):
+            assert sum(map(len, records.read_steps(session, ids).values())) == STEPS * RECORDED_PROBLEMS
+            assert not records.read_escalated_drafts(session, ids)
+    assert find(executed, "SELECT steps").indexes == {"pk_steps"}
+    assert find(executed, "SELECT decisions").indexes == {"pk_decisions"}
+    check(executed, rows=2 * STEPS * RECORDED_PROBLEMS)  # Each in the index, and in the table.
 
 
 def count_running(connection: Connection) -> int:
