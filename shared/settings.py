@@ -99,9 +99,7 @@ class Settings(BaseSettings):
         "listens. A key that a request presents is always checked.",
     )
     tenant_requests_per_minute: OptionalCount = Field(
-        None,
-        description="Maximum number of requests with keys in a minute, for each tenant that has no other limit; if "
-        "it is not set, there is none.",
+        None, description="Maximum number of requests with keys in a minute, for each tenant without another limit."
     )
     tenant_max_queued: OptionalCount = Field(
         None, description="Maximum number of queued problems, for the same tenants; the API refuses further ones."
@@ -163,9 +161,7 @@ class Settings(BaseSettings):
         128, description="Maximum number of problems that run at the same time; the others wait in the database."
     )
     tenant_max_running: OptionalCount = Field(
-        None,
-        description="Maximum number of problems that run at the same time, for each tenant that has no other "
-        "limit; if it is not set, the window is the only one.",
+        None, description="Maximum number of problems that run at the same time, for each tenant without another limit."
     )
     batch_events: Count = Field(64, description="Maximum number of events that one transaction applies.")
     shadow_time_ms: Annotated[float, Field(gt=0)] = Field(

@@ -11,8 +11,8 @@ from starlette.datastructures import Headers, QueryParams
 from starlette.routing import Match
 from starlette.types import Scope
 
-from services.api.errors import UnsupportedContentEncoding, explain_field
-from services.api.json_body import JsonRequest, is_compressed, read_json
+from services.api.errors import explain_field
+from services.api.json_body import JsonRequest, UnsupportedContentEncoding, is_compressed, read_json
 from services.api.lines import is_lines
 from services.api.middleware import STREAM_SCOPE
 from services.api.route import CheckedRoute

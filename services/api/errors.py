@@ -71,36 +71,6 @@ class NotFound(PermanentError):
     code = "not_found"
 
 
-class MalformedBody(PermanentError):
-    """The body cannot be read; send one JSON object in UTF-8."""
-
-    code = "malformed_body"
-
-
-class MalformedJson(PermanentError):
-    """The body is not valid JSON; send one JSON object."""
-
-    code = "malformed_json"
-
-
-class UnsupportedContentEncoding(PermanentError):
-    """The body is compressed, as the header `content-encoding` says; send it as it is, without this header."""
-
-    code = "unsupported_content_encoding"
-
-
-class UnsupportedMediaType(PermanentError):
-    """The content type is not JSON in UTF-8; send the header `content-type: application/json`."""
-
-    code = "unsupported_media_type"
-
-
-class BatchTooLarge(PermanentError):
-    """The batch has too many problems; submit several smaller ones."""
-
-    code = "batch_too_large"
-
-
 class InvalidSubmission(PermanentError):
     """A field of the submission is wrong; the error names it."""
 
@@ -244,7 +214,7 @@ async def _on_trim_error(request: Request, error: TrimError) -> Response:
         headers = {"WWW-Authenticate": "Bearer"}
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         _log.warning("request_unserved", code=error.code, detail=explain(error))
-    if isinstance(error, UnsupportedContentEncoding):
+    if error.code == "unsupported_content_encoding":
         headers = {"Accept-Encoding": "identity"}
     return _respond(request, status, error.code, str(error), errors=wrong, headers=headers)
 

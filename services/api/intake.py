@@ -16,7 +16,6 @@ from pydantic import TypeAdapter, ValidationError
 
 from services.api.errors import (
     MAX_FIELD_CHARS,
-    BatchTooLarge,
     InvalidSubmission,
     InvalidSubmissions,
     WrongField,
@@ -26,7 +25,15 @@ from services.api.json_body import read_json
 from services.api.lines import Line
 from services.api.schemas.problems import RejectedField
 from services.api.schemas.submissions import Choices, ProblemRequest
-from services.api.submitting import BuiltChoices, Checked, MeaningDigest, check_one_choice, check_problem, completed
+from services.api.submitting import (
+    BatchTooLarge,
+    BuiltChoices,
+    Checked,
+    MeaningDigest,
+    check_one_choice,
+    check_problem,
+    completed,
+)
 from shared.errors import PermanentError, RetryableError
 from shared.settings import Settings
 from shared.store.submissions import Idempotency, Submission

@@ -10,7 +10,7 @@ from typing import Any, Final, Self
 
 from fastapi import Request
 
-from services.api.errors import MalformedBody, MalformedJson, UnsupportedContentEncoding, UnsupportedMediaType
+from shared.errors import PermanentError
 
 MAX_DIGITS: Final = 1000
 """Maximum number of digits of a whole number; Python refuses to parse a few thousand."""
@@ -20,6 +20,30 @@ MAX_DEPTH: Final = 32
 
 _JSON = re.compile(r"application/(?:[a-z0-9!#$&^_.+-]+\+)?json")
 _UTF_8 = ("utf-8", "utf8")
+
+
+class MalformedBody(PermanentError):
+    """The body cannot be read; send one JSON object in UTF-8."""
+
+    code = "malformed_body"
+
+
+class MalformedJson(PermanentError):
+    """The body is not valid JSON; send one JSON object."""
+
+    code = "malformed_json"
+
+
+class UnsupportedContentEncoding(PermanentError):
+    """The body is compressed, as the header `content-encoding` says; send it as it is, without this header."""
+
+    code = "unsupported_content_encoding"
+
+
+class UnsupportedMediaType(PermanentError):
+    """The content type is not JSON in UTF-8; send the header `content-type: application/json`."""
+
+    code = "unsupported_media_type"
 
 
 class Number(float):

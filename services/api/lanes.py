@@ -13,7 +13,7 @@ from anyio.lowlevel import RunVar
 
 T = TypeVar("T")
 
-REQUEST_THREADS: Final = 11
+REQUEST_THREADS: Final = 13
 """Number of threads of all endpoints without a lane."""
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from shared.store.submissions import ProblemLocked
+from shared.store.cancelling import ProblemLocked
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from services.api.errors import BatchTooLarge, InvalidSubmission
+from services.api.errors import InvalidSubmission
 from services.api.schemas.submissions import MAX_SEED, BatchRequest, Choices, PolicyChoice, ProblemRequest
 from shared.domain.options import Bridging, Limits, Options, Sampling, Wrappers
 from shared.errors import PermanentError
@@ -27,6 +27,12 @@ _BRIDGING = TypeAdapter(Bridging)
 
 _MERGED = ("limits", "sampling")
 """Fields that a batch's defaults complete field by field; other fields are replaced as a whole."""
+
+
+class BatchTooLarge(PermanentError):
+    """The batch has too many problems; submit several smaller ones."""
+
+    code = "batch_too_large"
 
 
 @dataclass(frozen=True, slots=True)

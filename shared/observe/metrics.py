@@ -112,7 +112,8 @@ HTTP_REQUESTS = API.counter(
 )
 HTTP_REQUEST_SECONDS = API.histogram(
     "http_request_seconds",
-    "Seconds to answer an HTTP request, without streams and requests that wait for a problem's end (`wait_s`).",
+    "Seconds to answer an HTTP request, without streams, completions and requests that wait for a problem's end "
+    "(`wait_s`).",
     "method",
     "route",
     buckets=REQUEST_BUCKETS,

@@ -17,7 +17,8 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from shared.domain.status import Status
-from shared.store.submissions import Idempotency, Stored, Submission, request_cancel, submit_problem, submit_problems
+from shared.store.cancelling import request_cancel
+from shared.store.submissions import Idempotency, Stored, Submission, submit_problem, submit_problems
 from shared.store.tables import Base, IdempotencyKey, Problem
 
 RETRIED_FOR: Final = timedelta(minutes=15)

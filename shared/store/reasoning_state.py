@@ -149,9 +149,8 @@ class PostgresTransaction:
         """Write what changed: steps, scores, decisions, those of shadows, inbox, and the problems' rows.
 
         Problems that ended are recorded in the feed of changes. At commit, those who wait for problems that ended, or
-        that have new steps or decisions, are notified: two more statements of the pipeline, so no round trip. Postgres
-        serialises the commits of transactions that notify. An orchestrator has one at a time, and one notification of
-        progress names up to 200 problems.
+        that have new steps or decisions, are notified. Postgres serialises the commits of transactions that notify: an
+        orchestrator has one at a time, and one notification of progress names up to 200 problems.
         """
         written = [change for change in changes if change.after is not change.locked.state]
         if not written:

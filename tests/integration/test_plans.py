@@ -23,6 +23,7 @@ from shared.store import batches, queries, records, verification
 from shared.store.access import find_keys, list_keys, record_use
 from shared.store.admission import find_attention, next_queued, record_processes
 from shared.store.awaited import Try, release, submit_awaited
+from shared.store.cancelling import begin_batch_cancel, count_uncancelled, request_batch_cancel, request_cancel
 from shared.store.change_feed import list_changes
 from shared.store.checks import Scope
 from shared.store.database import Database
@@ -34,15 +35,7 @@ from shared.store.progress import Place, Sought, find_end, read_gained
 from shared.store.pruning import prune_changes, prune_idempotency_keys, prune_inbox
 from shared.store.quotas import BacklogFull, check_backlog
 from shared.store.reasoning_state import PostgresStore
-from shared.store.submissions import (
-    Idempotency,
-    begin_batch_cancel,
-    count_uncancelled,
-    request_batch_cancel,
-    request_cancel,
-    submit_batch,
-    submit_problem,
-)
+from shared.store.submissions import Idempotency, submit_batch, submit_problem
 from shared.store.tables import DEFAULT_TENANT
 from stack.scratch import scratch_database
 from tests.integration.plans import Plan, explain_everything

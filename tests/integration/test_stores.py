@@ -13,12 +13,13 @@ from sqlalchemy import select, text
 
 from shared.domain.roles import WorkerRole
 from shared.domain.status import Status
+from shared.store.cancelling import request_cancel
 from shared.store.database import Database
 from shared.store.port import SeenProcess, Store
 from shared.store.process_table import Process
 from shared.store.queries import list_shadow_decisions
 from shared.store.reasoning_state import PostgresStore
-from shared.store.submissions import Arm, Chosen, Submission, request_cancel, submit_problem
+from shared.store.submissions import Arm, Chosen, Submission, submit_problem
 from shared.store.tables import Problem
 from stack.scratch import scratch_database
 from tests.integration.solving import empty

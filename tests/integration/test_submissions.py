@@ -15,21 +15,12 @@ from sqlalchemy import text
 from uuid_utils.compat import uuid7
 
 from shared.store import batches, queries
+from shared.store.cancelling import begin_batch_cancel, count_uncancelled, request_batch_cancel, request_cancel
 from shared.store.cursors import BadCursor, make_cursor
 from shared.store.database import Database, DatabaseUnavailable
 from shared.store.finding import ProblemFilter, list_batch_problems, list_problems
 from shared.store.pruning import IDEMPOTENCY_KEYS_KEPT, prune_idempotency_keys
-from shared.store.submissions import (
-    Idempotency,
-    IdempotencyConflict,
-    Stored,
-    begin_batch_cancel,
-    count_uncancelled,
-    request_batch_cancel,
-    request_cancel,
-    submit_batch,
-    submit_problem,
-)
+from shared.store.submissions import Idempotency, IdempotencyConflict, Stored, submit_batch, submit_problem
 from stack.scratch import scratch_database
 from tests.integration.solving import NOW, empty, execute, make_submission, rows, solve, submit
 

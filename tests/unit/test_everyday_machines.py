@@ -54,7 +54,9 @@ def checkout(tmp_path: Path) -> Path:
     made = tmp_path / "it's 100% #1"
     (made / "requirements").mkdir(parents=True)
     (made / "requirements" / "stack.lock").touch()
-    (made / "pyproject.toml").touch()
+    (made / "client").mkdir()
+    for folder in (made, made / "client"):
+        (folder / "pyproject.toml").touch()
     shutil.copy(ROOT / "Makefile", made)
     return made
 

@@ -31,15 +31,15 @@ from services.api.submitting import check_batch, idempotency
 from shared.domain.status import BatchStatus
 from shared.heartbeats import silence_s
 from shared.store import batches
-from shared.store.database import Database
-from shared.store.finding import list_batch_problems
-from shared.store.submissions import (
+from shared.store.cancelling import (
     CancelledPortion,
     ProblemLocked,
     begin_batch_cancel,
     count_uncancelled,
     request_batch_cancel,
 )
+from shared.store.database import Database
+from shared.store.finding import list_batch_problems
 
 SUBMISSION: Final = """Submit problems together, as one JSON document or as JSON Lines.
 

@@ -35,9 +35,10 @@ from services.api.tracing import export_submission
 from services.api.waiting import LONGEST_WAIT_S, wait_for
 from shared.heartbeats import silence_s
 from shared.store import queries
+from shared.store.cancelling import request_cancel
 from shared.store.database import Database
 from shared.store.finding import list_problems
-from shared.store.submissions import request_cancel, submit_problem
+from shared.store.submissions import submit_problem
 
 router = APIRouter(prefix="/v1/problems", tags=["problems"], route_class=CheckedRoute)
 

@@ -75,7 +75,7 @@ def test_a_client_sees_that_an_export_breaks_off() -> None:
 
 
 def test_a_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "UNREAD_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(protocol, "SLOWEST_READ_S", 0.3)
     portions = Portions(float("inf"))
     with exporting(portions, lambda _: b"x" * 1_000_000) as address, socket.create_connection(address) as client:
         client.settimeout(PATIENCE_S)
