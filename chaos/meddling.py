@@ -15,6 +15,7 @@ from kombu.messaging import Producer
 
 from chaos.deployment import PATIENCE_S, Deployment, NeverHappened
 from shared.bus.connection import connect
+from shared.bus.signing import SIGNATURE_HEADER
 from shared.bus.topology import QUEUES, REASON_HEADER, QueueRole, Topology
 from shared.domain.roles import WorkerRole
 from shared.settings import Settings
@@ -57,7 +58,13 @@ class Meddler:
             if message is None:
                 continue
             body = message.body.encode() if isinstance(message.body, str) else bytes(message.body)
-            self._disturb(Seen(queue, body, {key: message.headers[key] for key in ("task",) if key in message.headers}))
+            self._disturb(
+                Seen(
+                    queue,
+                    body,
+                    {key: message.headers[key] for key in ("task", SIGNATURE_HEADER) if key in message.headers},
+                )
+            )
             break
         if self._seen and self._draw.random() < 0.3:
             self._send("replayed", self._draw.choice(self._seen))

@@ -68,7 +68,9 @@ def grant(connection: Connection, names: Mapping[str, str] | None = None) -> lis
     Returns:
         The names of the users that got privileges.
     """
-    known = set(connection.scalars(text("SELECT rolname FROM pg_roles")))
+    # Not the owner itself, which may have any name: it would lose its rights.
+    known = set(connection.scalars(text("SELECT rolname FROM pg_roles WHERE rolname <> current_user")))
+    ours = [_quoted(connection, each) for each in connection.scalars(_OURS)]
     schema = _quoted(connection, connection.scalar(text("SELECT current_schema()")))
     granted = []
     for service, tables in GRANTS.items():
@@ -77,13 +79,21 @@ def grant(connection: Connection, names: Mapping[str, str] | None = None) -> lis
             continue
         user = _quoted(connection, name)
         statements = [
-            f"REVOKE ALL ON ALL TABLES IN SCHEMA {schema} FROM {user}",
+            f"REVOKE ALL ON {', '.join(f'{schema}.{each}' for each in ours)} FROM {user}",
             *(f"GRANT {privileges} ON {schema}.{table} TO {user}" for table, privileges in tables.items()),
             f"GRANT USAGE ON SCHEMA {schema} TO {user}",
         ]
         connection.execute(text("; ".join(statements)))
         granted.append(name)
     return granted
+
+
+_OURS: Final = text("""
+    SELECT relname FROM pg_class
+    WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'v')
+      AND relowner = current_user::regrole
+""")
+"""The tables and views of the owner: the schema may have those of other applications."""
 
 
 def _quoted(connection: Connection, name: str) -> str:

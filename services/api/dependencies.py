@@ -8,11 +8,13 @@ from uuid import UUID
 from fastapi import Depends, Header, Path, Query, Request
 
 from services.api.access.callers import Caller, caller_of, check_scope
+from services.api.access.errors import DefaultTenantOnly
 from services.api.following import Following
 from services.api.openai.solving import Solving
 from services.api.waiting import Waiting
 from shared.settings import Settings
 from shared.store.database import Database
+from shared.store.tables import DEFAULT_TENANT
 
 IdempotencyKey = Annotated[
     str | None,
@@ -97,3 +99,13 @@ RootPath = Annotated[str, Depends(get_root_path)]
 WithWaiting = Annotated[Waiting, Depends(get_waiting)]
 WithFollowing = Annotated[Following, Depends(get_following)]
 WithSolving = Annotated[Solving, Depends(get_solving)]
+
+
+async def check_is_operator(tenant_id: WithTenant) -> None:
+    """Check that the caller belongs to the default tenant.
+
+    Raises:
+        DefaultTenantOnly: It does not; the same for tenants that exist and others.
+    """
+    if tenant_id != DEFAULT_TENANT:
+        raise DefaultTenantOnly

@@ -66,14 +66,17 @@ class Totals(NamedTuple):
     """The database's time, in seconds since 1970."""
 
 
-def check_backlog(session: Session, tenant_id: UUID, *, adding: int, max_queued: int | None) -> None:
-    """Check that problems fit into the queue of their tenant. Holds until the transaction ends.
+def check_backlog(session: Session, tenant_id: UUID, *, adding: int, max_queued: int | None) -> int | None:
+    """Check, before problems are inserted, that they fit into the queue of their tenant as it is now.
 
     Args:
         session: The session.
         tenant_id: The tenant.
         adding: Number of problems.
         max_queued: Limit of tenants that have none; `None` for no limit.
+
+    Returns:
+        The tenant's limit, for `hold_backlog`; `None` for no limit.
 
     Raises:
         BacklogFull: They do not fit now.
@@ -82,20 +85,40 @@ def check_backlog(session: Session, tenant_id: UUID, *, adding: int, max_queued:
     own = session.scalar(select(TenantRow.max_queued).where(TenantRow.id == tenant_id))
     limit = max_queued if own is None else own
     if limit is None:
-        return
+        return None
     if adding > limit:
         raise LargerThanBacklog(
             f"The batch has {adding} problems, and the tenant may have {limit} queued; submit several smaller ones."
         )
-    session.execute(select(func.pg_advisory_xact_lock(_BACKLOG_LOCK, func.hashtext(str(tenant_id)))))
-    # No more rows are read than decide it. The literal, because an index of queued problems has this condition.
-    queued = select(Problem.id).where(Problem.tenant_id == tenant_id, Problem.status == _QUEUED)
-    found = session.scalar(select(func.count()).select_from(queued.limit(limit - adding + 1).subquery())) or 0
-    if found + adding > limit:
+    if _count_queued(session, tenant_id, most=limit - adding + 1) + adding > limit:
         raise BacklogFull(
             f"The tenant may have {limit} problems queued, and {adding} more would exceed that; submit again when "
             "some have started."
         )
+    return limit
+
+
+def hold_backlog(session: Session, tenant_id: UUID, *, limit: int | None) -> None:
+    """Check, after problems were inserted, that the limit holds, also if others insert at the same time.
+
+    Submissions of the tenant take turns from here to the end of the transaction, so call it last: a large batch is
+    inserted for seconds, in which others would wait.
+
+    Raises:
+        BacklogFull: Others were faster.
+    """
+    if limit is None:
+        return
+    session.execute(select(func.pg_advisory_xact_lock(_BACKLOG_LOCK, func.hashtext(str(tenant_id)))))
+    if _count_queued(session, tenant_id, most=limit + 1) > limit:
+        raise BacklogFull
+
+
+def _count_queued(session: Session, tenant_id: UUID, *, most: int) -> int:
+    """Count queued problems of a tenant, and no more than some."""
+    # The literal, because an index of queued problems has this condition.
+    queued = select(Problem.id).where(Problem.tenant_id == tenant_id, Problem.status == _QUEUED)
+    return session.scalar(select(func.count()).select_from(queued.limit(most).subquery())) or 0
 
 
 def add_requests(connection: Connection, counted: Iterable[Counted]) -> Totals:

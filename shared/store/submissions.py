@@ -20,7 +20,7 @@ from shared.errors import PermanentError
 from shared.store import policy_versions
 from shared.store.change_feed import record_submissions
 from shared.store.database import wake_orchestrators
-from shared.store.quotas import check_backlog
+from shared.store.quotas import check_backlog, hold_backlog
 from shared.store.rows import choice_values, options_values
 from shared.store.tables import Base, Batch, IdempotencyKey, Problem
 
@@ -117,10 +117,11 @@ def submit_problem(
     """
     stored = _claim(session, tenant_id, "problem_id", idempotency, made=problem_id)
     if stored.is_new:
-        check_backlog(session, tenant_id, adding=1, max_queued=max_queued)
+        limit = check_backlog(session, tenant_id, adding=1, max_queued=max_queued)
         values = _values(stored.id, submission, _Versions(session, silence_s))
         session.connection().execute(_INSERT_PROBLEM, {"tenant_id": tenant_id, **values})
         record_submissions(session, tenant_id, [stored.id])
+        hold_backlog(session, tenant_id, limit=limit)
         wake_orchestrators(session, to="admit")
         stored = replace(stored, policies=(values["policy"],))
     return stored
@@ -149,13 +150,17 @@ def submit_problems(
     of_tenant = defaultdict[UUID, list[UUID]](list)
     for tenant_id, made, _ in problems:
         of_tenant[tenant_id].append(made)
-    for tenant_id in sorted(of_tenant):  # In one order, as each check may lock.
-        check_backlog(session, tenant_id, adding=len(of_tenant[tenant_id]), max_queued=max_queued)
+    limits = {
+        tenant_id: check_backlog(session, tenant_id, adding=len(ids), max_queued=max_queued)
+        for tenant_id, ids in of_tenant.items()
+    }
     versions = _Versions(session, silence_s)
     rows = [{"tenant_id": tenant_id, **_values(made, each, versions)} for tenant_id, made, each in problems]
     session.connection().execute(_INSERT_PROBLEM, rows)
     for tenant_id, ids in of_tenant.items():
         record_submissions(session, tenant_id, ids)
+    for tenant_id in sorted(limits):  # In one order, as each may lock.
+        hold_backlog(session, tenant_id, limit=limits[tenant_id])
     wake_orchestrators(session, to="admit")
     return [Stored(row["id"], is_new=True, policies=(row["policy"],)) for row in rows]
 
@@ -172,7 +177,7 @@ def submit_batch(
     """Queue many problems together: all of them or none; see `submit_problem`."""
     stored = _claim(session, tenant_id, "batch_id", idempotency)
     if stored.is_new:
-        check_backlog(session, tenant_id, adding=len(submissions), max_queued=max_queued)
+        limit = check_backlog(session, tenant_id, adding=len(submissions), max_queued=max_queued)
         session.execute(insert(Batch).values(id=stored.id, tenant_id=tenant_id, size=len(submissions)))
         # Ids that one process makes rise, so listings show a batch in its order.
         shared, versions = {"tenant_id": tenant_id, "batch_id": stored.id}, _Versions(session, silence_s)
@@ -186,6 +191,7 @@ def submit_batch(
             session.execute(insert(Problem), rows)
             record_submissions(session, tenant_id, [row["id"] for row in rows])
             policies += [row["policy"] for row in rows]
+        hold_backlog(session, tenant_id, limit=limit)
         wake_orchestrators(session, to="admit")
         stored = replace(stored, policies=tuple(policies))
     return stored

@@ -166,7 +166,8 @@ def test_nginx_agrees_with_the_api() -> None:
         assert found, directive
         return found[1]
 
-    assert int(value("client_max_body_size")) == Settings.model_fields["max_body_bytes"].default
+    assert int(value("client_max_body_size")) == Settings.model_fields["max_stream_bytes"].default
+    assert value("proxy_request_buffering") == "off"
     assert float(value("keepalive_timeout").removesuffix("s")) < Settings.model_fields["api_keep_alive_s"].default
     assert value("proxy_buffering") == "off"
     assert float(value("proxy_read_timeout").removesuffix("s")) > max(LONGEST_WAIT_S, QUIET_S)

@@ -8,28 +8,15 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Path, Response, status
 
 from services.api.access.callers import ADMIN
-from services.api.access.errors import DefaultTenantOnly
 from services.api.access.keys import show_new
-from services.api.dependencies import Cursor, Limit, WithDatabase, WithTenant
+from services.api.dependencies import Cursor, Limit, WithDatabase, check_is_operator
 from services.api.errors import BODY_REFUSALS, found, refusals
 from services.api.route import CheckedRoute
 from services.api.schemas.access import KeyRequest, NewApiKey, Tenant, TenantChange, TenantPage, TenantRequest
 from shared.store import access
-from shared.store.tables import DEFAULT_TENANT
-
-
-async def _check_is_operator(tenant_id: WithTenant) -> None:
-    """Check that the caller belongs to the default tenant.
-
-    Raises:
-        DefaultTenantOnly: It does not; the same for tenants that exist and others.
-    """
-    if tenant_id != DEFAULT_TENANT:
-        raise DefaultTenantOnly
-
 
 router = APIRouter(
-    prefix="/v1/tenants", tags=["access"], route_class=CheckedRoute, dependencies=[Depends(_check_is_operator)]
+    prefix="/v1/tenants", tags=["access"], route_class=CheckedRoute, dependencies=[Depends(check_is_operator)]
 )
 
 TenantId = Annotated[UUID, Path(description="Id of the tenant.")]

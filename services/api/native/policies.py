@@ -12,10 +12,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response, status
+from fastapi import APIRouter, Depends, Path, Query, Response, status
 
 from services.api.access.callers import ADMIN
-from services.api.dependencies import Cursor, Limit, RootPath, WithDatabase, WithSettings
+from services.api.dependencies import Cursor, Limit, RootPath, WithDatabase, WithSettings, check_is_operator
 from services.api.errors import BODY_REFUSALS, NotFound, refusals
 from services.api.presenting import show_policy_artefact, show_policy_version
 from services.api.route import CheckedRoute
@@ -29,6 +29,9 @@ from shared.policies.policy import FittedPolicy
 from shared.policies.registry import POLICIES, check_artefact
 from shared.store import policy_versions, queries
 from shared.store.policy_versions import NoDefault, UnknownVersion
+
+OPERATOR = [Depends(check_is_operator)]
+"""Dependency of routes that change policies, which all tenants share."""
 
 router = APIRouter(prefix="/v1/policies", tags=["policies"], route_class=CheckedRoute)
 
@@ -86,6 +89,7 @@ def versions(
         **refusals(*BODY_REFUSALS, 404, 503),
     },
     openapi_extra=ADMIN,
+    dependencies=OPERATOR,
 )
 def register(
     name: PolicyName, body: PolicyArtefact, response: Response, database: WithDatabase, root_path: RootPath
@@ -119,14 +123,18 @@ def artefact(name: PolicyName, version: Version, database: WithDatabase) -> Poli
     return show_policy_artefact(stored)
 
 
-@router.post("/{name}/versions/{version}/default", responses=refusals(404, 503), openapi_extra=ADMIN)
+@router.post(
+    "/{name}/versions/{version}/default", responses=refusals(404, 503), openapi_extra=ADMIN, dependencies=OPERATOR
+)
 def make_default(name: PolicyName, version: Version, database: WithDatabase) -> PolicyVersion:
     """Make a version the default for its models, in place of the present one."""
     with database.session() as session, _not_found():
         return show_policy_version(policy_versions.make_default(session, name, version))
 
 
-@router.post("/{name}/versions/{version}/retire", responses=refusals(404, 503), openapi_extra=ADMIN)
+@router.post(
+    "/{name}/versions/{version}/retire", responses=refusals(404, 503), openapi_extra=ADMIN, dependencies=OPERATOR
+)
 def retire(name: PolicyName, version: Version, database: WithDatabase) -> PolicyVersion:
     """Withdraw a version from new submissions. Problems that have it keep it; it cannot return."""
     with database.session() as session, _not_found():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Header, Request, Response
@@ -26,8 +27,9 @@ from services.api.openai.solving import Asked
 from services.api.openai.streaming import CompletionStream
 from services.api.route import CheckedRoute
 from services.api.streaming import EventStream
-from services.api.submitting import idempotency
+from services.api.submitting import Checked, idempotency
 from shared.store.awaited import Try
+from shared.store.submissions import Idempotency
 
 _SOLVED: Final[dict[str, Any]] = {
     "description": "The solution. With `stream`, server-sent events whose data are chunks: the first with the role, "
@@ -70,7 +72,7 @@ async def complete_chat(  # noqa: PLR0917 - FastAPI passes arguments by name
     tried = Try(
         digest=hashlib.sha256(await request.body()).hexdigest(),
         is_retry=retry_count not in (None, "", "0"),
-        idempotency=idempotency(idempotency_key, checked),
+        idempotency=_idempotency(idempotency_key, checked),
     )
     asked = Asked(
         body=body,
@@ -85,3 +87,12 @@ async def complete_chat(  # noqa: PLR0917 - FastAPI passes arguments by name
         return CompletionStream(asked, hold, solving=solving, following=following)
     problem, steps = await solving.solve(asked)
     return Response(complete(problem, steps, body).model_dump_json(), media_type="application/json")
+
+
+def _idempotency(key: str | None, checked: Checked) -> Idempotency | None:
+    """Identify a request by its client's key. One that the native API has used is refused.
+
+    What a client of this endpoint leaves is cancelled, and the submitter of the native problem has not left.
+    """
+    found = idempotency(key, checked)
+    return None if found is None else replace(found, digest=f"completion {found.digest}")

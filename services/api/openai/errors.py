@@ -167,7 +167,7 @@ def code_of_wrong_field(kind: str) -> str:
 
 def param_of(field: str) -> str:
     """Write the place of a field as OpenAI does: `messages[0].role` for `body.messages.0.role`."""
-    first, *others = [part for part in field.removeprefix("body.").split(".") if part]
+    first, *others = [part for part in field.removeprefix("body.").split(".") if part] or ["body"]
     return first + "".join(f"[{part}]" if part.isdecimal() else f".{part}" for part in others)
 
 

@@ -134,7 +134,7 @@ class ChatRequest(_Request):
     prompt_cache_retention: str | None = Field(None, description="No effect.")
     service_tier: Literal["auto", "default"] | None = Field(None, description="No effect: there is one tier.")
     store: bool | None = Field(None, description="No effect: the record of every problem is stored.")
-    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = Field(
+    metadata: Annotated[dict[Text, Text], Field(max_length=16)] | None = Field(
         None, description="Texts by name, which the response repeats; they are not stored."
     )
     parallel_tool_calls: bool | None = Field(None, description="No effect: there are no tools.")

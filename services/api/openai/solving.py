@@ -163,9 +163,12 @@ class Solving:
                 reading.cancel()  # It may wait for the database.
         return None if reading.cancelled() else reading.result()
 
-    def _read(self, asked: Sequence[tuple[UUID, str]]) -> list[Solved | None]:
-        """Read problems with their steps; `None` for one that has not ended."""
-        solved: list[Solved | None] = []
+    def _read(self, asked: Sequence[tuple[UUID, str]]) -> list[Solved | Exception | None]:
+        """Read problems with their steps; `None` for one that has not ended.
+
+        A record that cannot be shown is an error of its own request alone.
+        """
+        solved: list[Solved | Exception | None] = []
         with self._database.session() as session:
             rows = queries.read_problems(session, [problem_id for problem_id, _ in asked])
             ended = [each.id for each in rows.values() if Status(each.status).is_final]
@@ -174,6 +177,9 @@ class Solving:
                 if problem_id not in ended:
                     solved.append(None)
                     continue
-                problem = show_problem(session, rows[problem_id], root_path, silence_s=self._silence_s)
-                solved.append((problem, [show_step(each) for each in steps[problem_id]]))
+                try:
+                    problem = show_problem(session, rows[problem_id], root_path, silence_s=self._silence_s)
+                    solved.append((problem, [show_step(each) for each in steps[problem_id]]))
+                except ValueError as error:
+                    solved.append(error)
         return solved
