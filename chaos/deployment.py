@@ -38,7 +38,7 @@ PGMQ_CONNECTIONS = 65
 PGMQ_ROLE_CONNECTIONS = 11
 """Connections that a further process of it opens."""
 
-ROOM_PATIENCE_S = 120.0
+ROOM_PATIENCE_S = 300.0
 """Seconds that a deployment waits until another one has closed its connections."""
 
 

@@ -158,7 +158,10 @@ def _no_api(seen: Seen) -> Fault:
     assert not isinstance(seen.api, ApiReport)
     if isinstance(seen.api, NotTheService):
         return Fault(f"What answers at {seen.server} is another program.", "Name the service's address with --server.")
-    cause = type(seen.api.__cause__).__name__ if seen.api.__cause__ else str(seen.api).rstrip(".")
+    first: BaseException = seen.api
+    while first.__cause__ is not None:
+        first = first.__cause__
+    cause = str(seen.api).rstrip(".") if first is seen.api else type(first).__name__
     return Fault(
         f"No service answers at {seen.server} ({cause}).",
         "Start one (make serve, or python -m services.api), or name its address with --server.",

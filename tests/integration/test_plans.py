@@ -503,7 +503,7 @@ def test_streams_read_only_what_is_new_to_each_of_them(database: Database, execu
         assert all(each is not None and len(each.rows) == 2 for each in gained)
         assert sum(len(each.shadows) for each in gained if each is not None) == len(shadowed)
     assert find(executed, "SELECT clients.client, shadow_decisions").indexes == {"pk_shadow_decisions"}
-    check(executed, rows=60 * (2 + SHOWN_STEPS))
+    check(executed, rows=60 * (3 + SHOWN_STEPS))
     executed.clear()
     with database.session() as session:
         session.connection().exec_driver_sql(FIND_OPEN, (recorded, OPEN))

@@ -20,6 +20,7 @@ from services.api.access import middleware
 from services.api.access.callers import scope_needed
 from services.api.access.keyring import LIFE_S
 from services.api.app import create_app
+from services.api.openai.errors import has_openai_form
 from shared.domain.scopes import Scope
 from shared.store import access
 from shared.store.admission import record_processes
@@ -95,6 +96,18 @@ def send(api: TestClient, name: str, values: dict[str, Any], headers: dict[str, 
     return api.request(method, path.format(**values), json=BODIES.get(name), headers=headers)
 
 
+def explain(response: httpx2.Response, status: int, code: str) -> str:
+    """Check a refusal in the form of its path, and return the sentence."""
+    if not has_openai_form({"path": response.request.url.path}):
+        detail: str = is_refusal(response, status, code)["detail"]
+        return detail
+    assert response.status_code == status
+    error = response.json()["error"]
+    assert error["code"] == code
+    assert error["type"] == ("authentication_error" if status == 401 else "permission_error")
+    return str(error["message"])
+
+
 def test_every_route_needs_a_key_and_the_scope_that_its_method_or_itself_names(
     guarded: FastAPI, strict: TestClient, make: Make
 ) -> None:
@@ -108,10 +121,10 @@ def test_every_route_needs_a_key_and_the_scope_that_its_method_or_itself_names(
             assert send(strict, name, UNKNOWN, {}).status_code in {200, 503}
             continue
         refused = send(strict, name, UNKNOWN, {})
-        is_refusal(refused, 401, "unauthenticated")
+        explain(refused, 401, "unauthenticated")
         assert refused.headers["www-authenticate"] == "Bearer"
         others = make(*(each for each in Scope if each is not needed))
-        assert f"`{needed}`" in is_refusal(send(strict, name, UNKNOWN, bearer(others)), 403, "scope_missing")["detail"]
+        assert f"`{needed}`" in explain(send(strict, name, UNKNOWN, bearer(others)), 403, "scope_missing")
         assert send(strict, name, UNKNOWN, bearer(make(needed))).status_code not in {401, 403}, name
 
 

@@ -59,7 +59,7 @@ def test_every_endpoint_answers_as_described(api: TestClient, database: Database
         "tenant_id": UUID(int=0),
         "model": "trim",
     }
-    unknown = {**UNKNOWN, "name": "nothing"}
+    unknown = {**UNKNOWN, "name": "nothing", "model": "nothing"}
     has_versions = "{version}" in name or name.endswith(("/default", "{name}/versions"))
     assert send(api, name, values) in ((200, 404, 422) if has_versions else (200, 201, 202))
     assert send(api, name, unknown) in ((404,) if "{" in name else (200, 201))
