@@ -508,7 +508,7 @@ def test_streams_read_only_what_is_new_to_each_of_them(database: Database, execu
     with database.session() as session:
         session.connection().exec_driver_sql(FIND_OPEN, (recorded, OPEN))
         assert find_end(session, CROWDED, RECORDED) == Place()
-    check(executed, rows=50)
+    check(executed, rows=150)
 
 
 def test_an_export_reads_what_was_recorded_of_its_problems_by_their_ids(

@@ -19,7 +19,7 @@ from services.orchestrator.policy_cache import PolicyCache
 from services.orchestrator.sweeping import attend
 from shared.domain.options import PolicyChoice
 from shared.messages import GenerateSteps
-from shared.store import queries, submissions
+from shared.store import cancelling, queries, submissions
 from shared.store.database import Database
 from shared.store.reasoning_state import PostgresStore
 from shared.store.tables import DEFAULT_TENANT
@@ -106,7 +106,7 @@ def test_an_event_that_arrives_after_the_erasure_brings_no_text_back(database: D
     hear(database, report(command, "Secret one.", "Secret two."))
     assert "Secret" in everything(database, problem_id)
     with database.session() as session:
-        assert submissions.request_cancel(session, DEFAULT_TENANT, problem_id)
+        assert cancelling.request_cancel(session, DEFAULT_TENANT, problem_id)
     store = PostgresStore(database)
     attend(store, roles=lambda *_: None, policies=PolicyCache(store), now=lambda: NOW)
     erase(database, problem_id)

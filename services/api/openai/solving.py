@@ -166,7 +166,7 @@ class Solving:
     def _read(self, asked: Sequence[tuple[UUID, str]]) -> list[Solved | Exception | None]:
         """Read problems with their steps; `None` for one that has not ended.
 
-        A record that cannot be shown is an error of its own request alone.
+        A record that cannot be shown is an error of the request for it alone.
         """
         solved: list[Solved | Exception | None] = []
         with self._database.session() as session:

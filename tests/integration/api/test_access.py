@@ -29,7 +29,7 @@ from shared.store.port import SeenProcess
 from shared.store.tables import DEFAULT_TENANT
 from tests.integration.api.calls import QUESTION, SETTINGS, is_refusal, read_pages, submit, until
 from tests.integration.api.conftest import checked_client
-from tests.integration.api.test_described import BODIES, UNKNOWN
+from tests.integration.api.test_described import BODIES, UNKNOWN, WAITING
 
 pytestmark = pytest.mark.servers
 
@@ -125,7 +125,8 @@ def test_every_route_needs_a_key_and_the_scope_that_its_method_or_itself_names(
         assert refused.headers["www-authenticate"] == "Bearer"
         others = make(*(each for each in Scope if each is not needed))
         assert f"`{needed}`" in explain(send(strict, name, UNKNOWN, bearer(others)), 403, "scope_missing")
-        assert send(strict, name, UNKNOWN, bearer(make(needed))).status_code not in {401, 403}, name
+        if name not in WAITING:
+            assert send(strict, name, UNKNOWN, bearer(make(needed))).status_code not in {401, 403}, name
 
 
 def test_a_path_without_a_route_needs_a_key_and_the_description_none(strict: TestClient, make: Make) -> None:
