@@ -22,7 +22,7 @@ from shared.domain.options import Plan, PolicyChoice
 from shared.domain.roles import WorkerRole
 from shared.messages import GenerateSteps, StepsScored
 from shared.settings import Settings
-from shared.store import submissions, verification
+from shared.store import cancelling, submissions, verification
 from shared.store.checks import Scope
 from shared.store.database import Database
 from shared.store.reasoning_state import PostgresStore
@@ -269,7 +269,7 @@ def test_a_record_that_orchestrators_with_different_clocks_wrote_is_in_order(dat
         command = follow(hear(database, write(command, f"Score {score} at {ahead_s}.", score=score), now=now))
     assert hear(database, write(command, "\\boxed{1}"), now=NOW - timedelta(days=1)) == []
     with database.session() as session:
-        submissions.request_cancel(session, DEFAULT_TENANT, cancelled.problem_id)
+        cancelling.request_cancel(session, DEFAULT_TENANT, cancelled.problem_id)
     store = PostgresStore(database)
     attend(store, roles=lambda *_: None, policies=PolicyCache(store), now=lambda: NOW - timedelta(days=1))
     ended = rows(database, "SELECT status, finished_at FROM problems ORDER BY status")
