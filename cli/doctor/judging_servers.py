@@ -124,10 +124,8 @@ def judge_api(seen: Seen) -> Iterator[Finding]:
     readiness = report.readiness
     faults = []
     if readiness.service_version != VERSION:
-        version = readiness.service_version or "one before 0.1.0"
-        faults.append(
-            Fault(f"It runs version {version}, and this command is {VERSION}.", "Upgrade the older one of the two.")
-        )
+        sentence = f"It runs version {readiness.service_version}, and this command is {VERSION}."
+        faults.append(Fault(sentence, "Upgrade the older one of the two."))
     if readiness.status == "unavailable":
         down = " ".join(
             each.detail for each in readiness.parts if each.name in {"database", "schema"} and not each.is_up

@@ -70,7 +70,7 @@ class Readiness(BaseModel):
     )
     down: list[PartName] = Field(description="Names of the parts that are down.")
     parts: list[Part] = Field(description="All parts of the service.")
-    service_version: str | None = Field(None, description="Version of the API process; null from older ones.")
+    service_version: str = Field(description="Version of the API process.")
     note: str | None = Field(
         None, description="That the bundled demonstration models run, and what they solve; null if none of them runs."
     )
